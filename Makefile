@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint wheel-smoke clean
+
+# Set everything up, export the prior, restore a portrait three ways, say where the pictures are.
+demo: $(READY)
+	$(BIN)/frugal-rt demo -o demo
+
+# The whole test suite.
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# Style and types. mypy sees the tree through a link, because the package's root is the repository's.
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p .cache && ln -sfn .. .cache/frugal_rt
+	$(BIN)/python -m mypy
+
+# Build the wheel; restore with it in an empty venv by the hybrid, and in one without torch by DMPS.
+wheel-smoke: $(READY)
+	rm -rf build dist .cache/full .cache/lean .cache/smoke && mkdir -p .cache/smoke
+	$(BIN)/python -m build --wheel --outdir dist . >.cache/smoke/build.log || { cat .cache/smoke/build.log; exit 1; }
+	$(PYTHON) -m venv .cache/full && .cache/full/bin/$(PIP_INSTALL) "$$(ls dist/*.whl)[cpu,export]"
+	$(PYTHON) -m venv .cache/lean && .cache/lean/bin/$(PIP_INSTALL) "$$(ls dist/*.whl)[cpu]"
+	cd .cache/smoke && ../full/bin/frugal-rt export --model celeba
+	cd .cache/smoke && cp "$$(../full/bin/python -c 'from frugal_rt.runtime.demo import PORTRAIT; print(PORTRAIT)')" clean.png
+	cd .cache/smoke && ../full/bin/frugal-rt degrade clean.png --task sr --scale 4 -o y.png
+	cd .cache/smoke && ../full/bin/frugal-rt restore --engine celeba.plan y.png --steps 20
+	cd .cache/smoke && ! ../lean/bin/python -c 'import torch' 2>/dev/null
+	cd .cache/smoke && ../lean/bin/frugal-rt restore --engine celeba.plan y.png --steps 20 --method dmps -o lean.png
+
+clean:
+	rm -rf $(VENV) .cache demo build dist *.egg-info
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/$(PIP_INSTALL) -e '.[cpu,export,test]'
+	touch $@

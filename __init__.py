@@ -1,0 +1,71 @@
+"""frugal-rt: zero-shot diffusion image restoration, exported and compiled.
+
+    from frugal_rt import Restorer, operators
+
+    restorer = Restorer.load("celeba.plan")
+    result = restorer.restore(y, operators.SuperResolution((3, 64, 64), 4), sigma=0.01)
+
+Names are imported when first used, so that `import frugal_rt` stays quick and brings in no framework.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engines import (
+        BackendError,
+        DivergedError,
+        ExportError,
+        FrugalError,
+        InputError,
+        MissingExtra,
+        Plan,
+        PlanError,
+    )
+    from .export import export_plan
+    from .runtime import operators
+    from .runtime.restorer import Restorer, Result
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    **dict.fromkeys(
+        (
+            "BackendError",
+            "DivergedError",
+            "ExportError",
+            "FrugalError",
+            "InputError",
+            "MissingExtra",
+            "Plan",
+            "PlanError",
+        ),
+        ".engines",
+    ),
+    "Restorer": ".runtime.restorer",
+    "Result": ".runtime.restorer",
+    "export_plan": ".export",
+    "operators": ".runtime",
+}
+__all__ = [
+    "BackendError",
+    "DivergedError",
+    "ExportError",
+    "FrugalError",
+    "InputError",
+    "MissingExtra",
+    "Plan",
+    "PlanError",
+    "Restorer",
+    "Result",
+    "export_plan",
+    "operators",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "operators":
+        return importlib.import_module(".runtime.operators", __name__)
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)

@@ -1,0 +1,46 @@
+"""What every backend offers, and nothing more.
+
+Arrays are numpy or torch; results come back in the namespace and on the device of `x`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+Array = Any  # numpy.ndarray or torch.Tensor; the array API has no common static type
+
+
+class Prediction(NamedTuple):
+    """The network's answer for a batch."""
+
+    out: Array
+    """(B, C, H, W): eps, v or x0, as the plan's `prediction_type` says."""
+    variance: Array | None
+    """(B, C, H, W): the learned-range variance logit in [-1, 1], or None where the variance is fixed."""
+
+
+Pull = Callable[[Array], Array]
+"""Takes a cotangent of `Prediction.out`, (B, C, H, W), to the cotangent of `x`, same shape."""
+
+
+class Engine(Protocol):
+    """One backend running one plan. `x` is (B, C, H, W) on [-1, 1]; `t` is (B,) int64, one timestep per row."""
+
+    @property
+    def name(self) -> str:
+        """What runs, for people: `onnxruntime (cpu)`."""
+        ...
+
+    def asarray(self, x: Any) -> Array:
+        """`x` as a float32 array where this engine wants its state to live."""
+        ...
+
+    def predict(self, x: Array, t: Array) -> Prediction:
+        """One forward call, no gradient kept."""
+        ...
+
+    def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
+        """One forward call, and the vector-Jacobian product of `out` with respect to `x`, to be called once.
+
+        Raises MissingExtra or BackendError where the backend has no gradient.
+        """
+        ...

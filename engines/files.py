@@ -1,0 +1,39 @@
+"""Files that appear whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from .errors import FrugalError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a binary file that takes the place of `path` only when the block ends well.
+
+    Whatever stood at `path` survives an exception, Ctrl-C or a full disk. Raises FrugalError, in one sentence, when
+    the system refuses.
+    """
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except OSError as error:
+        raise FrugalError(f"cannot write {target}: {_reason(error)}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full; nothing was written, free some space and try again"
+    if error.errno == errno.ENOENT:
+        return "its folder does not exist"
+    return error.strerror or str(error)

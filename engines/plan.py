@@ -1,0 +1,226 @@
+"""The plan: one file that holds a prior's weights (once), its graphs, and the manifest that describes them.
+
+A plan is a zip archive of stored members, each starting on a 64-byte boundary, so that any zip tool opens it and this
+module maps it: weights are views into the file, never unpacked. `docs/plan-format.md` is the specification.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import FrugalError, PlanError
+from .files import atomic_write
+
+FORMAT = "frugal-rt plan"
+FORMAT_VERSION = 1
+ALIGNMENT = 64
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
+"""What a manifest's `schedule`, a diffusers scheduler config, may ask for."""
+
+_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+_MANIFEST_LIMIT = 4 << 20
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
+
+Buffer = memoryview | bytes | bytearray
+
+
+class Plan:
+    """A manifest and its members, in memory or mapped from a file.
+
+    `manifest` is the parsed JSON. Members are read by name; each is checked against its SHA-256 the first time it is
+    read. Build one from buffers to save it, or `Plan.open` a file.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any], members: Mapping[str, Buffer], source: str = "the plan"):
+        self.source = source
+        self._members = {name: memoryview(data) for name, data in members.items()}
+        self.manifest: dict[str, Any] = dict(manifest)
+        if "members" not in self.manifest:
+            self.manifest["members"] = {
+                name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in self._members.items()
+            }
+        self._checked: set[str] = set()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Plan":
+        """Map the plan at `path`. Raises PlanError, one sentence that says what the file is or where it is broken."""
+        source = Path(path).name
+        _refuse_other_formats(Path(path), source)
+        try:
+            with Path(path).open("rb") as file:
+                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+                with zipfile.ZipFile(file) as archive:
+                    manifest = _read_manifest(archive, source)
+                    members = dict(_locate(archive, manifest, data, source))
+        except OSError as error:
+            raise PlanError(f"cannot read {source}: {error.strerror or error}") from error
+        except (zipfile.BadZipFile, LookupError, TypeError, ValueError, RuntimeError, struct.error, EOFError) as error:
+            raise PlanError(
+                f"{source} is damaged: its table of contents does not hold together; copy or export it again"
+            ) from error
+        return cls(manifest, members, source)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the members, without the manifest."""
+        return tuple(self._members)
+
+    def member(self, name: str) -> memoryview:
+        """The bytes of a member, checked against the manifest's SHA-256. Raises PlanError."""
+        if name not in self._members:
+            raise PlanError(f"{self.source} holds no member {name}; it has {', '.join(self._members)}")
+        if name not in self._checked:
+            if _sha256(self._members[name]) != self.manifest["members"][name]["sha256"]:
+                raise PlanError(
+                    f"{self.source} is damaged: {name} does not match its SHA-256 in the manifest; "
+                    "copy or export the plan again"
+                )
+            self._checked.add(name)
+        return self._members[name]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The weights by name, as arrays over the plan's own memory. Raises PlanError."""
+        return {name: array for name, (array, _) in read_safetensors(self.member(WEIGHTS), self.source).items()}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan to `path`: to a temporary file beside it, then renamed. Raises FrugalError."""
+        manifest = json.dumps(self.manifest, indent=2, sort_keys=True).encode() + b"\n"
+        with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            members: dict[str, Buffer] = {MANIFEST: manifest, **self._members}
+            for name, data in members.items():
+                entry = zipfile.ZipInfo(name)  # the fixed date of 1980 keeps plans reproducible
+                entry.external_attr = 0o644 << 16
+                start = file.tell() + _LOCAL_HEADER.size + len(name) + 4
+                padding = -start % ALIGNMENT
+                entry.extra = struct.pack("<HH", 0xD935, padding) + bytes(padding)
+                archive.writestr(entry, data)
+
+    def extract(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write every member, checked, into `folder` (made if need be; existing files are not touched)."""
+        root = Path(folder)
+        manifest = json.dumps(self.manifest, indent=2, sort_keys=True).encode() + b"\n"
+        contents: dict[str, Buffer] = {MANIFEST: manifest, **{name: self.member(name) for name in self.members}}
+        targets = {root / name: data for name, data in contents.items()}
+        taken = [str(target) for target in targets if target.exists()]
+        if taken:
+            raise FrugalError(f"{', '.join(taken)} already exists; extract into an empty folder")
+        for target, data in targets.items():
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise FrugalError(f"cannot make the folder {target.parent}: {error.strerror}") from error
+            with atomic_write(target) as file:
+                file.write(data)
+        return list(targets)
+
+
+def read_safetensors(data: memoryview, source: str) -> dict[str, tuple[np.ndarray, int]]:
+    """Tensors of a safetensors buffer as views, each with the offset of its bytes in the buffer.
+
+    The safetensors package reads files or copies; this reads the same format in place, at any offset of a plan.
+    """
+    try:
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(bytes(data[8 : 8 + length]))
+        tensors = {}
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = (8 + length + offset for offset in entry["data_offsets"])
+            view = np.frombuffer(data[begin:end], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            tensors[name] = (view, begin)
+        return tensors
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise PlanError(f"{source}: {WEIGHTS} is not a safetensors file") from error
+
+
+def _sha256(data: Buffer) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _refuse_other_formats(path: Path, source: str) -> None:
+    """Name the commonest files that are handed in for a plan."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise PlanError(f"there is no file {path}; make a plan with: frugal-rt export --model celeba") from None
+    except OSError as error:
+        raise PlanError(f"cannot read {source}: {error.strerror}") from error
+    remedy = "make a plan with: frugal-rt export --model celeba"
+    if not head:
+        raise PlanError(f"{source} is empty; {remedy}")
+    if head[:4] in (b"ptrt", b"ftrt") or path.suffix in (".engine", ".trt"):
+        raise PlanError(f"{source} is a raw TensorRT engine, not a frugal-rt plan; {remedy}")
+    if head[0] == 0x08 and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x32", b"\x3a", b"\x42"):
+        raise PlanError(f"{source} is an ONNX model, not a frugal-rt plan; export from its weights instead: {remedy}")
+    if head[:4] != b"PK\x03\x04":
+        raise PlanError(f"{source} is not a frugal-rt plan; {remedy}")
+    try:
+        with path.open("rb") as file:
+            complete = zipfile.is_zipfile(file)
+    except OSError as error:
+        raise PlanError(f"cannot read {source}: {error.strerror}") from error
+    if not complete:
+        raise PlanError(f"{source} is cut short: the end of the file is missing; copy or export it again")
+
+
+def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
+    if MANIFEST not in archive.namelist():
+        raise PlanError(f"{source} is a zip archive without a {MANIFEST}, not a frugal-rt plan")
+    try:
+        if archive.getinfo(MANIFEST).file_size > _MANIFEST_LIMIT:
+            raise ValueError
+        manifest = json.loads(archive.read(MANIFEST))
+        kind, version = manifest["format"], manifest["format_version"]
+        if kind != FORMAT or not isinstance(version, int):
+            raise ValueError
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+        raise PlanError(f"{source} is damaged: its {MANIFEST} cannot be trusted; copy or export it again") from error
+    if version > FORMAT_VERSION:
+        raise PlanError(
+            f"{source} is plan format {version} and this frugal-rt reads up to {FORMAT_VERSION}; "
+            "upgrade with: pip install -U frugal-rt"
+        )
+    return manifest
+
+
+def _locate(
+    archive: zipfile.ZipFile, manifest: dict[str, Any], data: memoryview, source: str
+) -> Iterator[tuple[str, memoryview]]:
+    """Where each member lies, after the names, sizes and storage are found to be as the manifest says."""
+    entries = archive.infolist()
+    names = sorted(entry.filename for entry in entries)
+    expected = sorted([MANIFEST, *manifest["members"]])
+    strange = [name for name in names if not _NAME.fullmatch(name) or name not in expected]
+    if strange or len(set(names)) != len(names):
+        raise PlanError(
+            f"{source} has surprising members ({', '.join(map(repr, strange)) or 'one name twice'}); "
+            "it was not written by frugal-rt and is not opened"
+        )
+    if names != expected:
+        raise PlanError(f"{source} lacks {', '.join(set(expected) - set(names))}; copy or export it again")
+    for entry in entries:
+        if entry.filename == MANIFEST:
+            continue
+        header = _LOCAL_HEADER.unpack_from(data, entry.header_offset)
+        start = entry.header_offset + _LOCAL_HEADER.size + header[9] + header[10]
+        size = manifest["members"][entry.filename]["bytes"]
+        stored = header[0] == b"PK\x03\x04" and entry.compress_type == zipfile.ZIP_STORED
+        if not stored or entry.file_size != size or start % ALIGNMENT or start + size > len(data):
+            raise zipfile.BadZipFile(entry.filename)
+        yield entry.filename, data[start : start + size]

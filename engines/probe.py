@@ -1,0 +1,92 @@
+"""What this machine can run, and what would bring the rest. Nothing here imports a framework unless asked to."""
+
+import ctypes
+import ctypes.util
+import importlib.metadata
+from typing import NamedTuple
+
+from .errors import BackendError
+
+
+class Finding(NamedTuple):
+    """One line of `frugal-rt doctor`."""
+
+    backend: str
+    usable: bool
+    detail: str
+    """Versions where usable; else why not."""
+    remedy: str
+    """The command or step that would bring it; empty where usable."""
+
+
+def cuda_driver() -> str | None:
+    """None if the NVIDIA driver answers and shows a device, else why not. Loads no framework."""
+    try:
+        driver = ctypes.CDLL(ctypes.util.find_library("cuda") or "libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda) on this machine"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
+        return "the NVIDIA driver shows no device"
+    return None
+
+
+def version(distribution: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cuda_is_usable() -> bool:
+    """Whether onnxruntime can run on CUDA here."""
+    from .onnxruntime import import_onnxruntime
+
+    if version("onnxruntime-gpu") is None or cuda_driver() is not None:
+        return False
+    try:
+        import_onnxruntime("cuda")
+    except BackendError:
+        return False
+    return True
+
+
+def findings() -> list[Finding]:
+    """The state of each backend of this machine, and of exporting."""
+    return [_cpu(), _cuda(), _torch(), _export()]
+
+
+def _cpu() -> Finding:
+    both = version("onnxruntime") and version("onnxruntime-gpu")
+    if both:
+        remedy = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'frugal-rt[cpu]' or 'frugal-rt[gpu]'"
+        return Finding("cpu", False, "onnxruntime and onnxruntime-gpu overwrite each other", remedy)
+    found = version("onnxruntime") or version("onnxruntime-gpu")
+    if not found:
+        return Finding("cpu", False, "onnxruntime is not installed", "pip install 'frugal-rt[cpu]'")
+    return Finding("cpu", True, f"onnxruntime {found}; DPS takes its gradients from torch", "")
+
+
+def _cuda() -> Finding:
+    missing = cuda_driver()
+    if missing:
+        return Finding("cuda", False, missing, "use a machine with an NVIDIA GPU and its driver")
+    found = version("onnxruntime-gpu")
+    if not found:
+        return Finding("cuda", False, "onnxruntime-gpu is not installed", "pip install 'frugal-rt[gpu]'")
+    return Finding("cuda", True, f"onnxruntime-gpu {found}", "")
+
+
+def _torch() -> Finding:
+    missing = [name for name in ("torch", "diffusers") if not version(name)]
+    if missing:
+        return Finding("torch", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[torch]'")
+    return Finding("torch", True, f"torch {version('torch')}, diffusers {version('diffusers')}", "")
+
+
+def _export() -> Finding:
+    missing = [name for name in ("torch", "diffusers", "onnx", "onnxscript") if not version(name)]
+    if missing:
+        return Finding("export", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[export]'")
+    return Finding("export", True, f"onnx {version('onnx')}, onnxscript {version('onnxscript')}", "")
