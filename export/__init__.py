@@ -1,0 +1,77 @@
+"""From a prior's weights to a verified plan."""
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ..engines import Plan
+from ..engines.network import build_network, load_weights
+from ..engines.plan import FORMAT, FORMAT_VERSION, WEIGHTS
+from .prior import EMBEDDED, Prior, find_prior, read_prior
+
+__all__ = ["EMBEDDED", "Prior", "build_plan", "export_plan", "find_prior", "read_prior"]
+
+FORWARD = "forward.onnx"
+
+
+def export_plan(
+    prior: Prior, path: str | os.PathLike[str], on_stage: Callable[[str], object] = lambda stage: None
+) -> Plan:
+    """Export `prior`, check it against torch, and write the plan to `path`; a plan that fails is not written.
+
+    `on_stage` is told what is being done, one short phrase at a time. Raises MissingExtra, InputError, ExportError
+    or FrugalError.
+    """
+    plan = build_plan(prior, on_stage)
+    on_stage("comparing with torch")
+    from .verify import parity
+
+    plan.manifest["parity"] = parity(plan)
+    on_stage("writing")
+    plan.save(path)
+    return plan
+
+
+def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: None) -> Plan:
+    """The plan of `prior`, in memory and not yet verified."""
+    from safetensors.numpy import save
+
+    on_stage("reading the weights")
+    network = {
+        "architecture": "UNet2DModel",
+        "config": prior.unet,
+        "pixel_unshuffle": prior.pixel_unshuffle,
+        "learned_variance": prior.learned_variance,
+    }
+    tensors = {f"unet.{name}": tensor for name, tensor in prior.tensors().items()}
+    module = build_network(network)
+    load_weights(module, tensors, prior.name)
+    from .graph import forward_graph
+
+    on_stage("tracing the network")
+    weights = bytearray(save(tensors))
+    shape = (prior.channels, prior.size, prior.size)
+    outputs = ["out", "variance"] if prior.learned_variance else ["out"]
+    graph = forward_graph(module, shape, outputs, weights)
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "prior": {"name": prior.name, "card": prior.card, "licence": prior.licence},
+        "image": {"channels": prior.channels, "height": prior.size, "width": prior.size, "range": [-1, 1]},
+        "schedule": prior.scheduler,
+        "network": network,
+        "graphs": {
+            "forward": {
+                "member": FORWARD,
+                "inputs": {"x": ["batch", *shape], "t": ["batch"]},
+                "outputs": {name: ["batch", *shape] for name in outputs},
+            }
+        },
+        "precision": "float32",
+        "tools": {
+            name: importlib.metadata.version(name)
+            for name in ("frugal-rt", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
+        },
+    }
+    return Plan(manifest, {WEIGHTS: weights, FORWARD: graph}, prior.name)
