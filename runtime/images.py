@@ -1,0 +1,204 @@
+"""Pictures as users have them, in and out."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from ..engines import InputError
+from ..engines.files import atomic_write
+
+MAX_BYTES = 64 << 20
+MAX_PIXELS = 64_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+MASK_LEVEL = 128
+"""Mask values from here up, and alpha values below it, mark a pixel as missing."""
+SETTINGS_KEY = "frugal-rt"
+"""The PNG text chunk that carries a restoration's settings as JSON."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture on [-1, 1]."""
+
+    pixels: np.ndarray
+    """(C, H, W) float32, C = 1 for one-channel pictures, else 3."""
+    missing: np.ndarray | None = None
+    """(H, W) bool, True where a pixel is transparent (or NaN in a .npy); None where none is."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.pixels.shape[2], self.pixels.shape[1]
+
+    def colour(self) -> "Photo":
+        """The same picture with three channels."""
+        return replace(self, pixels=np.broadcast_to(self.pixels, (3, *self.pixels.shape[1:])))
+
+
+def read_photo(path: str | os.PathLike[str]) -> Photo:
+    """Read a picture (PNG, JPEG, WebP, TIFF, BMP, GIF, PPM), or a .npy array (C, H, W) or (H, W) on [-1, 1].
+
+    EXIF orientation is applied; palettes, CMYK and 16 bit are understood; transparent pixels become `missing`. Byte
+    and pixel limits hold before anything is decoded. Raises InputError.
+    """
+    data = _read_bytes(Path(path))
+    name = Path(path).name
+    return _from_npy(data, name) if Path(path).suffix == ".npy" else _from_picture(data, name)
+
+
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """(H, W) bool from a mask picture, True where it is white: where the pixel is missing. Raises InputError."""
+    photo = read_photo(path)
+    return photo.pixels.mean(axis=0) >= MASK_LEVEL / 127.5 - 1
+
+
+def fit_photo(photo: Photo, size: tuple[int, int], how: str) -> Photo:
+    """`photo` at (width, height): "crop" keeps its shape and cuts the middle out, "resize" stretches it."""
+
+    def fitted(channel: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(channel.astype(np.float32))
+        bilinear = Image.Resampling.BILINEAR
+        return np.asarray(ImageOps.fit(image, size, bilinear) if how == "crop" else image.resize(size, bilinear))
+
+    if photo.missing is None:
+        return Photo(np.stack([fitted(channel) for channel in photo.pixels]))
+    known = np.where(photo.missing, np.float32(0), photo.pixels)
+    # A pixel that any missing one contributes to is missing.
+    return Photo(np.stack([fitted(channel) for channel in known]), fitted(photo.missing) > 0)
+
+
+def to_picture(image: np.ndarray, missing: np.ndarray | None = None) -> Image.Image:
+    """A (C, H, W) array on [-1, 1] as an 8-bit picture, clipped, never stretched; `missing` pixels transparent."""
+    levels = np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
+    if missing is None:
+        return Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
+    levels = np.where(missing, 0, np.broadcast_to(levels, (3, *levels.shape[1:])))
+    alpha = np.where(missing, 0, 255).astype(np.uint8)
+    return Image.fromarray(np.dstack([levels.transpose(1, 2, 0).astype(np.uint8), alpha]))
+
+
+def check_output(path: str | os.PathLike[str], force: bool, suffixes: Sequence[str] = (".png",)) -> Path:
+    """The path, if it may be written: a known suffix, not taken unless `force`, its folder there. Raises InputError."""
+    target = Path(path)
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise InputError(f"{target.name}: the output must end in {' or '.join(suffixes)}")
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; name a file in it")
+    if target.exists() and not force:
+        raise InputError(f"{target} exists; give another name with -o, or --force to replace it")
+    if not target.parent.is_dir():
+        raise InputError(f"the folder {target.parent} does not exist")
+    return target
+
+
+def write_png(path: str | os.PathLike[str], picture: Image.Image, settings: Mapping[str, Any] | None = None) -> None:
+    """Write a PNG, whole or not at all, its settings as JSON in a text chunk. Raises FrugalError."""
+    info = PngInfo()
+    info.add_text("Software", "frugal-rt")
+    if settings is not None:
+        info.add_text(SETTINGS_KEY, json.dumps(settings))
+    with atomic_write(path) as file:
+        picture.save(file, "PNG", pnginfo=info)
+
+
+def write_npy(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Write an array as .npy, whole or not at all. Raises FrugalError."""
+    with atomic_write(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]], tile: int = 192) -> Image.Image:
+    """Rows of (title, [(picture, caption), ...]) as one labelled picture; pictures are enlarged by whole pixels."""
+    font = ImageFont.load_default(14)
+    gap, line = 12, 20
+    columns = max(len(cells) for _, cells in rows)
+    step = tile + gap
+    sheet = Image.new("RGB", (gap + columns * step, gap + len(rows) * (tile + 3 * line)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (title, cells) in enumerate(rows):
+        top = gap + i * (tile + 3 * line)
+        draw.text((gap, top - 4), title, "black", font)
+        for j, (picture, caption) in enumerate(cells):
+            left, under = gap + j * step, top + line
+            enlarged = picture.resize((tile, tile), Image.Resampling.NEAREST)
+            if enlarged.mode == "RGBA":
+                sheet.paste(_checkerboard(tile), (left, under))
+            sheet.paste(enlarged, (left, under), enlarged if enlarged.mode == "RGBA" else None)
+            draw.text((left, under + tile + 2), caption, "black", font)
+    return sheet
+
+
+def _checkerboard(size: int) -> Image.Image:
+    squares = np.indices((size, size)) // 8
+    return Image.fromarray(np.where(squares.sum(0) % 2, 200, 235).astype(np.uint8))
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give one picture")
+        if size > MAX_BYTES:
+            raise InputError(f"{path.name} has {size >> 20} MiB; pictures of up to {MAX_BYTES >> 20} MiB are read")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _from_npy(data: bytes, name: str) -> Photo:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{name} is not a .npy array of numbers: {error}") from error
+    if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (1, 3)):
+        raise InputError(
+            f"{name} must be a real array of (H, W), (1, H, W) or (3, H, W); it is {array.dtype} {array.shape}"
+        )
+    pixels = np.asarray(array if array.ndim == 3 else array[None], np.float32)
+    missing = np.isnan(pixels).any(axis=0)
+    pixels = np.where(missing, np.float32(0), pixels)
+    if not pixels.size or not np.isfinite(pixels).all() or np.abs(pixels).max() > 10:
+        raise InputError(f"{name} must hold values on the [-1, 1] scale (noise may go beyond), NaN for missing pixels")
+    return Photo(pixels, missing if missing.any() else None)
+
+
+def _from_picture(data: bytes, name: str) -> Photo:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            if math.prod(opened.size) > MAX_PIXELS:
+                raise InputError(f"{name} has {math.prod(opened.size)} pixels; up to {MAX_PIXELS} are read")
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not a picture this can read ({', '.join(FORMATS)}, .npy)") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{name} has too many pixels; up to {MAX_PIXELS} are read") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise on broken files
+        raise InputError(f"{name} is a broken picture: {error}") from error
+    missing: np.ndarray | None = None
+    if "A" in image.getbands() or "transparency" in image.info:
+        missing = np.asarray(image.convert("RGBA"))[:, :, 3] < MASK_LEVEL
+        missing = missing if missing.any() else None
+    pixels: np.ndarray
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        pixels = np.asarray(image, np.float32)[None] / 65535
+    elif image.mode == "F":
+        pixels = np.asarray(image, np.float32)[None]
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise InputError(f"{name}: a floating-point picture must lie on [0, 1]")
+    elif image.mode in ("1", "L", "LA", "La"):
+        pixels = np.asarray(image.convert("L"), np.float32)[None] / 255
+    else:
+        pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
+    return Photo(pixels * 2 - 1, missing)

@@ -1,0 +1,153 @@
+"""One restoration as a small state, and the call that advances a batch of them by one step.
+
+The plain loop in `restorer.py` drives these; a service that mixes requests can drive the same ones.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ..engines import Array, DivergedError, Engine
+from .metrics import psnr
+from .noise import Use, normal
+from .operators import Operator
+from .sampler import dmps_step, dps_step, likelihood_score, residual_gradient
+from .schedule import Schedule
+from .switch import Switch
+
+
+class Phase(Enum):
+    """Which equation guides the next step."""
+
+    DPS = "dps"
+    DMPS = "dmps"
+    DONE = "done"
+
+
+@dataclass
+class Restoration:
+    """One image being restored. `x` is (C, H, W); `step` is the index of the next step, T-1 .. 0, then -1."""
+
+    operator: Operator
+    y: Array
+    sigma: float
+    schedule: Schedule
+    switch: Switch
+    zeta: float | None
+    lam: float | None
+    seed: int
+    sample: int
+    x: Array
+    step: int = field(init=False)
+    x0hat: Array | None = None
+    """The last unguided estimate, (C, H, W)."""
+    trace: list[float] = field(default_factory=list)
+    """PSNR in dB between consecutive estimates; entry i belongs to step T-2-i."""
+    k: int | None = None
+    """How many DMPS steps were left at the switch; None while in DPS."""
+
+    def __post_init__(self) -> None:
+        self.step = len(self.schedule) - 1
+        self._switch_if_due()
+
+    @property
+    def phase(self) -> Phase:
+        if self.step < 0:
+            return Phase.DONE
+        return Phase.DPS if self.k is None else Phase.DMPS
+
+    def accept(self, x: Array, x0hat: Array, settled: float | None) -> None:
+        """Take the outcome of one step."""
+        self.x, self.x0hat = x, x0hat
+        self.step -= 1
+        if settled is not None:
+            self.trace.append(settled)
+        self._switch_if_due()
+
+    def _switch_if_due(self) -> None:
+        left = self.step + 1
+        if self.k is None and self.switch.due(left, self.trace[-1] if self.trace else -np.inf):
+            self.k = left
+
+
+def start_noise(shape: tuple[int, ...], seed: int, sample: int) -> np.ndarray:
+    """x at step T-1: standard normal, (C, H, W) float32."""
+    return normal(shape, seed, sample, Use.START)
+
+
+def advance(rows: Sequence[Restoration], engine: Engine) -> None:
+    """Advance every row by one step with one network call. All rows share a phase; steps and operators may differ.
+
+    Raises DivergedError when a row leaves the finite numbers.
+    """
+    xp = array_namespace(rows[0].x)
+    x = xp.stack([row.x for row in rows])
+    z = engine.asarray(np.stack([normal(tuple(row.x.shape), row.seed, row.sample, Use.STEP, row.step) for row in rows]))
+    c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
+    each = _by_operator(rows, xp)
+    sigma = _column([row.sigma for row in rows], x, xp)
+    if rows[0].phase is Phase.DPS:
+        zeta = _column([row.zeta for row in rows], x, xp)
+
+        def gradient(x0hat: Array) -> tuple[Array, ...]:
+            return each(lambda operator, y, pick: residual_gradient(operator, y, pick(x0hat), pick(sigma)))
+
+        x_next, x0hat = dps_step(x, z, c, engine.pullback, gradient, zeta)
+    else:
+        lam = _column([row.lam for row in rows], x, xp)
+
+        def score(x: Array, cap: Array) -> Array:
+            return each(lambda op, y, pick: (likelihood_score(op, y, *map(pick, (x, sigma, c.abar, cap))),))[0]
+
+        x_next, x0hat = dmps_step(x, z, c, engine.predict, score, lam)
+    if not bool(xp.all(xp.isfinite(x_next))):
+        raise DivergedError(
+            f"the restoration left the finite numbers at step {rows[0].step}; check sigma, or lower zeta or lambda"
+        )
+    settled = _settled(rows, x0hat, xp)
+    for i, row in enumerate(rows):
+        row.accept(x_next[i, ...], x0hat[i, ...], settled[i])
+
+
+def _settled(rows: Sequence[Restoration], x0hat: Array, xp: Any) -> list[float | None]:
+    """PSNR between each row's new estimate and its last; None where there is no last."""
+    last = [row.x0hat if row.x0hat is not None else x0hat[i, ...] for i, row in enumerate(rows)]
+    values = psnr(x0hat, xp.stack(last))
+    return [None if row.x0hat is None else float(value) for row, value in zip(rows, values, strict=True)]
+
+
+def _column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
+    """(B, 1, 1, 1), NaN for None."""
+    return xp.asarray(np.asarray(values, np.float64), dtype=like.dtype, device=like.device)[:, None, None, None]
+
+
+Pick = Callable[[Array], Array]
+PerOperator = Callable[[Operator, Array, Pick], tuple[Array, ...]]
+
+
+def _by_operator(rows: Sequence[Restoration], xp: Any) -> Callable[[PerOperator], tuple[Array, ...]]:
+    """A function that evaluates `f(operator, y, pick)` once an operator and puts the rows of what it gives in order.
+
+    `pick(a)` takes an operator's rows out of a batch `a`.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(id(row.operator), []).append(i)
+    measurements = [xp.stack([rows[i].y for i in group]) for group in groups.values()]
+
+    def each(f: PerOperator) -> tuple[Array, ...]:
+        if len(groups) == 1:
+            return f(rows[0].operator, measurements[0], lambda a: a)
+        parts = [
+            f(rows[group[0]].operator, y, lambda a, group=group: xp.stack([a[i, ...] for i in group]))  # type: ignore[misc]
+            for group, y in zip(groups.values(), measurements, strict=True)
+        ]
+        order = [i for group in groups.values() for i in group]
+        mixed = (xp.concat(values, axis=0) for values in zip(*parts, strict=True))
+        return tuple(xp.stack([values[order.index(i), ...] for i in range(len(rows))]) for values in mixed)
+
+    return each

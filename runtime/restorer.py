@@ -1,0 +1,192 @@
+"""The public class: a plan loaded once, restoring many measurements."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..engines import Array, DivergedError, Engine, InputError, Plan, open_engine
+from .operators import Operator
+from .restoration import Phase, Restoration, advance, start_noise
+from .schedule import Schedule
+from .switch import Switch
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """What `on_step` is told after every step of the loop."""
+
+    step: int
+    """Steps left, T-1 .. 0."""
+    steps: int
+    phases: tuple[str, ...]
+    """"dps" or "dmps" for each row: the phase of the step just made."""
+    settled: tuple[float, ...]
+    """PSNR in dB between the last two estimates, for each row; -inf at the first step."""
+    x0hat: Array
+    """(B, C, H, W) on [-1, 1]: the current estimates, for a preview."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A restored batch and how it came about. Arrays have a batch axis exactly when the measurement had one."""
+
+    image: np.ndarray
+    """(B, C, H, W) or (C, H, W), float32 on [-1, 1]."""
+    k: tuple[int, ...]
+    """For each row, the DMPS steps that were left at the switch: 0 is DPS to the end, T is DMPS from the start."""
+    trace: tuple[tuple[float, ...], ...]
+    """For each row, the PSNR in dB between consecutive estimates x0hat, first pair first: what the switch looks at."""
+    seconds: dict[str, float]
+    """Wall time by phase, "dps" and "dmps"."""
+    forwards: tuple[int, ...]
+    """Network evaluations of each row, those of DPS steps included."""
+    pullbacks: tuple[int, ...]
+    """Gradients through the network, for each row."""
+    settings: dict[str, Any]
+    """What repeats this result: steps, switch, sigma, zeta, lambda, seed, sample, operator, backend."""
+
+
+class Restorer:
+    """Restores measurements with the prior of one plan. Load it once; `restore` holds no state between calls."""
+
+    def __init__(self, plan: Plan, engine: Engine):
+        self.plan = plan
+        self.engine = engine
+        image = plan.manifest["image"]
+        self.image_shape: tuple[int, int, int] = (image["channels"], image["height"], image["width"])
+        """(C, H, W) of the images this prior makes."""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], backend: str = "auto") -> "Restorer":
+        """Open a plan and the backend that runs it: "auto", "cpu", "cuda" or "torch".
+
+        Raises PlanError, InputError, MissingExtra or BackendError.
+        """
+        plan = Plan.open(path)
+        return cls(plan, open_engine(plan, backend))
+
+    def restore(
+        self,
+        y: Any,
+        operator: Operator,
+        *,
+        sigma: float = 0.01,
+        steps: int = 100,
+        switch: str | int = "auto",
+        zeta: float | None = None,
+        lam: float | None = None,
+        seed: int = 0,
+        sample: int = 0,
+        on_step: Callable[[StepEvent], object] | None = None,
+    ) -> Result:
+        """The images that `operator` and noise of deviation `sigma` turned into `y`.
+
+        y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1] (missing pixels may hold anything).
+        sigma: noise on the [-1, 1] scale, 0..2. steps: T, 2..the prior's training steps.
+        switch: "auto", "never" (DPS), "always" (DMPS), or k, the number of DMPS steps.
+        zeta, lam: constant step sizes of DPS and DMPS, as in the papers; None lets the sampler find its own.
+        seed, sample: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
+        on_step: called with a StepEvent after each step; an exception it raises stops the restoration between steps.
+
+        Raises InputError for a measurement or setting that does not fit, DivergedError rather than return NaN or a
+        constant image.
+        """
+        batch = self._measurement(y, operator, sigma)
+        schedule = Schedule.respaced(self.plan.manifest["schedule"], steps)
+        for name, value in {"zeta": zeta, "lambda": lam}.items():
+            if value is not None and not 0 <= value < np.inf:
+                raise InputError(f"{name} must be a finite number of at least 0; got {value}")
+        if not (0 <= seed < 2**64 and 0 <= sample < 2**64):
+            raise InputError(f"seed must be a whole number in 0..2^64-1; got {seed if sample >= 0 else sample}")
+        rows = [
+            Restoration(
+                operator=operator,
+                y=self.engine.asarray(one),
+                sigma=sigma,
+                schedule=schedule,
+                switch=Switch.parse(switch, steps),
+                zeta=zeta,
+                lam=lam,
+                seed=seed,
+                sample=sample + i,
+                x=self.engine.asarray(start_noise(self.image_shape, seed, sample + i)),
+            )
+            for i, one in enumerate(batch)
+        ]
+        seconds = self._run(rows, on_step)
+        image = np.stack([_to_numpy(row.x) for row in rows])
+        flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
+        if flat:
+            raise DivergedError(f"row {flat[0]} came out as a constant image; check sigma, or lower zeta or lambda")
+        pullbacks = tuple(steps - (row.k or 0) for row in rows)
+        return Result(
+            image=np.clip(image if np.ndim(y) == 4 else image[0], -1, 1),
+            k=tuple(row.k or 0 for row in rows),
+            trace=tuple(tuple(row.trace) for row in rows),
+            seconds=seconds,
+            forwards=(steps,) * len(rows),
+            pullbacks=pullbacks,
+            settings={
+                "operator": operator.name,
+                "sigma": sigma,
+                "steps": steps,
+                "switch": switch,
+                "zeta": zeta,
+                "lambda": lam,
+                "seed": seed,
+                "sample": sample,
+                "backend": self.engine.name,
+                "prior": self.plan.manifest["prior"]["name"],
+            },
+        )
+
+    def _measurement(self, y: Any, operator: Operator, sigma: float) -> np.ndarray:
+        batch = np.asarray(y, np.float32)
+        if batch.ndim == 3:
+            batch = batch[None]
+        if operator.image_shape != self.image_shape:
+            raise InputError(
+                f"the operator is for images of {operator.image_shape}, this prior makes {self.image_shape}"
+            )
+        if batch.ndim != 4 or batch.shape[1:] != operator.measurement_shape or not len(batch):
+            raise InputError(
+                f"{operator.name} measurements of this prior are {operator.measurement_shape}, alone or in a batch; "
+                f"got {np.shape(y)}"
+            )
+        if not 0 <= sigma <= 2:
+            raise InputError(f"sigma is on the [-1, 1] scale and must lie in 0..2; got {sigma}")
+        batch = operator.observed(batch)
+        if not np.isfinite(batch).all():
+            raise InputError("the measurement holds NaN or infinity")
+        return batch
+
+    def _run(self, rows: list[Restoration], on_step: Callable[[StepEvent], object] | None) -> dict[str, float]:
+        """The plain loop: every row one step further, each phase by one network call, until all are done."""
+        seconds = {"dps": 0.0, "dmps": 0.0}
+        while rows[0].step >= 0:
+            phases = [row.phase for row in rows]
+            for phase in (Phase.DPS, Phase.DMPS):
+                together = [row for row, now in zip(rows, phases, strict=True) if now is phase]
+                if together:
+                    started = time.perf_counter()
+                    advance(together, self.engine)
+                    seconds[phase.value] += time.perf_counter() - started
+            if on_step is not None:
+                on_step(
+                    StepEvent(
+                        step=rows[0].step + 1,
+                        steps=len(rows[0].schedule),
+                        phases=tuple(phase.value for phase in phases),
+                        settled=tuple(row.trace[-1] if row.trace else -np.inf for row in rows),
+                        x0hat=np.stack([_to_numpy(row.x0hat) for row in rows]),
+                    )
+                )
+        return seconds
+
+
+def _to_numpy(array: Array) -> np.ndarray:
+    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)

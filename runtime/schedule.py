@@ -1,0 +1,126 @@
+"""Noise schedules, and the coefficients a step needs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..engines import InputError
+from ..engines.plan import BETA_SCHEDULES
+
+
+def train_betas(config: Mapping[str, Any]) -> np.ndarray:
+    """The training schedule's betas, (T_train,) float64, from a diffusers scheduler config.
+
+    Raises InputError for a schedule this package does not know.
+    """
+    count = config.get("num_train_timesteps", 1000)
+    if config.get("trained_betas") is not None:
+        return np.asarray(config["trained_betas"], np.float64)
+    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    kind = config.get("beta_schedule", "linear")
+    if kind == "linear":
+        return np.linspace(start, end, count)
+    if kind == "scaled_linear":
+        return np.linspace(start**0.5, end**0.5, count) ** 2
+    if kind == "squaredcos_cap_v2":  # Nichol and Dhariwal, 2021, eq. 17
+        edges = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1 - edges[1:] / edges[:-1], 0.999)
+    raise InputError(f"the beta schedule {kind!r} is not known; {', '.join(BETA_SCHEDULES)} are")
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What one step needs, for a batch of rows: each (B, 1, 1, 1), but `t` (B,)."""
+
+    t: Any
+    abar: Any
+    beta: Any
+    alpha: Any
+    x0_x: Any
+    """x0hat = x0_x * x - x0_out * out, whatever the network predicts."""
+    x0_out: Any
+    mean_x0: Any
+    """Ancestral mean = mean_x0 * x0hat + mean_x * x."""
+    mean_x: Any
+    log_var: Any
+    log_var_max: Any
+    """The learned range goes from log_var (the posterior's) to log_var_max (log beta)."""
+    noise: Any
+    """1, but 0 at the last step."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A training schedule respaced to T steps, indexed T-1 (pure noise) .. 0. Tables in float64."""
+
+    timesteps: np.ndarray
+    """(T,) the original integers the network was trained with, ascending."""
+    abar: np.ndarray
+    """(T,) cumulative products of alpha at those timesteps."""
+    prediction_type: str = "epsilon"
+    variance_type: str = "fixed_small"
+
+    @classmethod
+    def respaced(cls, config: Mapping[str, Any], steps: int) -> "Schedule":
+        """The training timesteps round(linspace(0, T_train - 1, steps)), betas recomputed from the kept abar.
+
+        Raises InputError if `steps` is not in 2..T_train.
+        """
+        betas = train_betas(config)
+        if not 2 <= steps <= len(betas):
+            raise InputError(f"steps must lie in 2..{len(betas)}, the prior's training steps; got {steps}")
+        kept = np.round(np.linspace(0, len(betas) - 1, steps)).astype(np.int64)
+        return cls(
+            kept,
+            np.cumprod(1 - betas)[kept],
+            config.get("prediction_type", "epsilon"),
+            config.get("variance_type", "fixed_small"),
+        )
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @cached_property
+    def tables(self) -> dict[str, np.ndarray]:
+        """Every coefficient as a (T,) table, by the name of the Coefficients field."""
+        abar = self.abar
+        abar_prev = np.append(1.0, abar[:-1])
+        alpha = abar / abar_prev
+        beta = 1 - alpha
+        posterior = beta * (1 - abar_prev) / (1 - abar)
+        posterior[0] = posterior[1]  # only its logarithm's sake: no noise is added at the last step
+        x0_x, x0_out = {
+            "epsilon": (1 / np.sqrt(abar), np.sqrt(1 / abar - 1)),
+            "v_prediction": (np.sqrt(abar), np.sqrt(1 - abar)),
+            "sample": (0 * abar, -np.ones_like(abar)),
+        }[self.prediction_type]
+        log_var = np.log(beta if self.variance_type.startswith("fixed_large") else posterior)
+        return {
+            "abar": abar,
+            "beta": beta,
+            "alpha": alpha,
+            "x0_x": x0_x,
+            "x0_out": x0_out,
+            "mean_x0": beta * np.sqrt(abar_prev) / (1 - abar),
+            "mean_x": (1 - abar_prev) * np.sqrt(alpha) / (1 - abar),
+            "log_var": log_var,
+            "log_var_max": np.log(beta),
+            "noise": (np.arange(len(abar)) > 0).astype(np.float64),
+        }
+
+    @staticmethod
+    def gather(schedules: Sequence["Schedule"], steps: Sequence[int], like: Any, xp: Any) -> Coefficients:
+        """The coefficients of each row's own step, in the namespace, type and device of `like`."""
+        values = {
+            name: xp.asarray(
+                np.array([schedule.tables[name][step] for schedule, step in zip(schedules, steps, strict=True)]),
+                dtype=like.dtype,
+                device=like.device,
+            )[:, None, None, None]
+            for name in schedules[0].tables
+        }
+        t = np.array([schedule.timesteps[step] for schedule, step in zip(schedules, steps, strict=True)])
+        return Coefficients(t=xp.asarray(t, device=like.device), **values)

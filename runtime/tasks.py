@@ -1,0 +1,278 @@
+"""From a photograph and a few words to a measurement, its operator and its noise: what a user means by a task."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from ..engines import InputError
+from .images import Photo, fit_photo
+from .noise import Use, generator, normal
+from .operators import GREY_WEIGHTS, Colorize, Deblur, Denoise, Inpaint, Operator, Shape, SuperResolution
+
+TASKS = ("denoise", "inpaint", "outpaint", "sr", "colorize", "deblur")
+SIGMA = 0.01
+"""Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a user says of a degradation. Anything left None is worked out or takes its default."""
+
+    task: str | None = None
+    mask: np.ndarray | None = None
+    """(H, W) bool, True where a pixel is missing."""
+    hole: tuple[int, int] | None = None
+    """Width and height of a missing box in the middle."""
+    keep: tuple[int, int] | None = None
+    """Width and height of the kept box in the middle; the rest is invented."""
+    share: float | None = None
+    """Share of pixels missing at random; for simulating only."""
+    scale: int | None = None
+    kernel: str | None = None
+    """"gaussian:STD" or "uniform:SIZE", in pixels."""
+    grey: str = "rec601"
+    sigma: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A measurement ready to restore."""
+
+    operator: Operator
+    y: np.ndarray
+    """The operator's measurement shape (c, h, w), on [-1, 1]."""
+    sigma: float
+    task: str
+    because: str
+    """One clause that says how the task and sigma were settled."""
+
+
+def parse_sigma(text: str) -> float:
+    """A number or a fraction such as 13/255, on the [-1, 1] scale. Raises InputError outside 0..2."""
+    try:
+        sigma = float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"sigma must be a number or a fraction such as 13/255; got {text!r}") from None
+    if not 0 <= sigma <= 2:
+        raise InputError(
+            f"sigma = {text} is out of range: it is on the [-1, 1] scale, 0..2 (s grey levels of 255 are s/127.5)"
+        )
+    return sigma
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "24x32" (width x height) or "24" (a square). Raises InputError."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"a size is WIDTHxHEIGHT in pixels, such as 24x24; got {text!r}")
+    return int(parts[0]), int(parts[-1])
+
+
+def box_mask(shape: Shape, width: int, height: int) -> np.ndarray:
+    """(H, W) bool, True in the centred box. Raises InputError if the box is not smaller than the image."""
+    _, h, w = shape
+    if width > w or height > h or (width, height) == (w, h):
+        raise InputError(f"a box of {width}x{height} does not leave anything of an image of {w}x{h}")
+    mask = np.zeros((h, w), bool)
+    top, left = (h - height) // 2, (w - width) // 2
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def border_mask(shape: Shape, width: int, height: int) -> np.ndarray:
+    """(H, W) bool, True outside the centred box. Raises InputError if the box is not smaller than the image."""
+    return ~box_mask(shape, width, height)
+
+
+def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray | None = None) -> Operator:
+    """The operator of a task on images of `shape`. Raises InputError naming the option that is missing or wrong."""
+    if task == "denoise":
+        return Denoise(shape)
+    if task == "sr":
+        if damage.scale is None:
+            raise InputError("super-resolution needs its factor: --scale 2 .. 16")
+        return SuperResolution(shape, damage.scale)
+    if task == "colorize":
+        return Colorize(shape, damage.grey)
+    if task == "deblur":
+        return _blur(shape, damage.kernel)
+    if task not in ("inpaint", "outpaint"):
+        raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
+    masks = [mask for mask in (missing, damage.mask) if mask is not None]
+    if damage.hole is not None:
+        masks.append(box_mask(shape, *damage.hole))
+    if damage.keep is not None:
+        masks.append(border_mask(shape, *damage.keep))
+    if not masks:
+        raise InputError(
+            "outpainting needs the box to keep: --keep WIDTHxHEIGHT"
+            if task == "outpaint"
+            else "inpainting needs to know what is missing: --mask MASK.png (white is missing), --hole WIDTHxHEIGHT, "
+            "or transparent pixels"
+        )
+    for mask in masks:
+        if mask.shape != shape[1:]:
+            raise InputError(
+                f"the mask is {mask.shape[1]}x{mask.shape[0]} but the image is {shape[2]}x{shape[1]}; make them equal"
+            )
+    return Inpaint(shape, np.logical_or.reduce(masks))
+
+
+def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = None) -> Job:
+    """The job of restoring `photo` with a prior of images of `image_shape` (C, H, W).
+
+    What `damage` leaves open is read off the photo: smaller by a whole factor is super-resolution, transparent
+    pixels are inpainting, one channel is colourising, anything else is denoising at an estimated sigma. `fit` ("crop"
+    or "resize") brings a photo of the wrong size to the size wanted. Raises InputError.
+    """
+    if damage.mask is not None:
+        photo = _masked(photo, damage.mask)
+        damage = replace(damage, mask=None)
+    task, because, scale = _settle_task(photo, image_shape, damage, fit)
+    damage = replace(damage, scale=scale)
+    if task == "outpaint" and damage.keep is None and photo.missing is None:
+        photo = _centred(photo, image_shape)
+    photo = _sized(photo, _measurement_size(task, image_shape, scale), fit, task)
+    if photo.missing is not None and task not in ("inpaint", "outpaint"):
+        raise InputError(f"the picture has transparent pixels, which {task} cannot use; flatten it, or --task inpaint")
+    operator = make_operator(task, image_shape, damage, photo.missing)
+    y = photo.pixels
+    if task == "colorize":
+        weights = np.asarray(GREY_WEIGHTS[damage.grey], np.float32)
+        y = y if len(y) == 1 else np.tensordot(weights, y, 1)[None]
+    elif len(y) != image_shape[0]:
+        y = photo.colour().pixels if image_shape[0] == 3 else y.mean(axis=0, keepdims=True)
+    sigma = damage.sigma
+    if sigma is None:
+        sigma = max(SIGMA, estimate_sigma(y)) if task == "denoise" else SIGMA
+        because += f"; sigma {sigma:.3f} {'estimated' if task == 'denoise' else 'assumed'}"
+    return Job(operator, operator.observed(y), sigma, task, because)
+
+
+def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, Operator]:
+    """A measurement y = A x + sigma n of a clean photo, for trying things out.
+
+    Returns y (c, h, w) on [-1, 1] with noise beyond it, the missing pixels (H, W) or None, and the operator. The same
+    seed gives the same noise and the same random mask. Raises InputError.
+    """
+    if damage.task is None:
+        raise InputError(f"say what to do to the picture: --task {'|'.join(TASKS)}")
+    if damage.task == "denoise" and damage.sigma is None:
+        raise InputError("say how much noise to add: --sigma, on the [-1, 1] scale")
+    clean = photo.pixels if damage.task != "colorize" else photo.colour().pixels
+    shape: Shape = (clean.shape[0], clean.shape[1], clean.shape[2])
+    missing = photo.missing
+    if damage.share is not None:
+        if not 0 < damage.share < 1:
+            raise InputError(f"the random share of missing pixels must lie between 0 and 1; got {damage.share}")
+        lost = generator(seed, 0, Use.MEASUREMENT, step=1).random(shape[1:]) < damage.share
+        missing = lost if missing is None else missing | lost
+    operator = make_operator(damage.task, shape, damage, missing)
+    sigma = SIGMA if damage.sigma is None else damage.sigma
+    y = operator.A(clean[None])[0] + np.float32(sigma) * normal(operator.measurement_shape, seed, 0, Use.MEASUREMENT)
+    return operator.observed(y), operator.missing if isinstance(operator, Inpaint) else None, operator
+
+
+def estimate_sigma(pixels: np.ndarray) -> float:
+    """The deviation of white noise in a picture (C, H, W), in its own units.
+
+    Donoho and Johnstone (1994): the median magnitude of the finest diagonal wavelet coefficients (Daubechies, two
+    vanishing moments) over 0.6745, averaged over channels. Texture makes it read high.
+    """
+    root = np.sqrt(3)
+    high = np.array([1 - root, root - 3, 3 + root, -1 - root]) / (4 * np.sqrt(2))
+
+    def details(a: np.ndarray) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(a, 4, axis=-1)[..., ::2, :]
+        return (windows @ high).swapaxes(-1, -2)
+
+    diagonal = details(details(np.asarray(pixels, np.float64)))
+    return float(np.mean(np.median(np.abs(diagonal), axis=(-2, -1)) / 0.6745))
+
+
+def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None) -> tuple[str, str, int | None]:
+    """The task, why, and the factor of super-resolution."""
+    factor = _whole_factor(photo, image_shape)
+    if damage.task is not None:
+        return damage.task, "as asked", damage.scale or (factor if damage.task == "sr" else None)
+    implied: Mapping[str, Any] = {
+        "sr": damage.scale,
+        "deblur": damage.kernel,
+        "inpaint": damage.hole,
+        "outpaint": damage.keep,
+    }
+    for task, option in implied.items():
+        if option is not None:
+            return task, "as its option implies", damage.scale
+    width, height = photo.size
+    if factor is not None and fit is None:
+        return "sr", f"{width}x{height} is 1/{factor} of {image_shape[2]}x{image_shape[1]} a side", factor
+    if photo.missing is not None:
+        return "inpaint", f"{photo.missing.mean():.0%} of the pixels are missing", None
+    if len(photo.pixels) == 1 and image_shape[0] == 3:
+        return "colorize", "the picture has one channel", None
+    return "denoise", "nothing is missing from the picture", None
+
+
+def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
+    """The r >= 2 by which both sides of the prior's images are larger, if there is one."""
+    (width, height), (_, full_height, full_width) = photo.size, image_shape
+    r = full_width // width
+    return r if r >= 2 and (width * r, height * r) == (full_width, full_height) else None
+
+
+def _measurement_size(task: str, image_shape: Shape, scale: int | None) -> tuple[int, int]:
+    """(width, height) of the pictures a task starts from."""
+    _, height, width = image_shape
+    if task != "sr" or scale is None:
+        return width, height
+    return SuperResolution(image_shape, scale).measurement_shape[2], SuperResolution(
+        image_shape, scale
+    ).measurement_shape[1]
+
+
+def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> Photo:
+    if photo.size == size:
+        return photo
+    if fit is None:
+        raise InputError(
+            f"the picture is {photo.size[0]}x{photo.size[1]}, and {task} with this prior starts from "
+            f"{size[0]}x{size[1]}; give one of that size, or --fit crop or --fit resize"
+        )
+    return fit_photo(photo, size, fit)
+
+
+def _masked(photo: Photo, mask: np.ndarray) -> Photo:
+    if mask.shape != photo.pixels.shape[1:]:
+        raise InputError(
+            f"the mask is {mask.shape[1]}x{mask.shape[0]} but the picture is {photo.size[0]}x{photo.size[1]}; "
+            "make them equal"
+        )
+    if not mask.any():
+        raise InputError("the mask marks nothing: paint white what is missing")
+    return replace(photo, missing=mask if photo.missing is None else photo.missing | mask)
+
+
+def _centred(photo: Photo, image_shape: Shape) -> Photo:
+    """A photo smaller than the prior's images in the middle of one, the border missing."""
+    (width, height), (_, full_height, full_width) = photo.size, image_shape
+    missing = border_mask(image_shape, width, height)
+    pixels = np.zeros((len(photo.pixels), full_height, full_width), np.float32)
+    pixels[:, ~missing] = photo.pixels.reshape(len(photo.pixels), -1)
+    return Photo(pixels, missing)
+
+
+def _blur(shape: Shape, kernel: str | None) -> Deblur:
+    kind, _, value = (kernel or "").partition(":")
+    try:
+        if kind == "gaussian":
+            return Deblur.gaussian(shape, float(value))
+        if kind == "uniform":
+            return Deblur.uniform(shape, int(value))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+    raise InputError(f"deblurring needs its kernel: --kernel gaussian:STD or uniform:SIZE, in pixels; got {kernel!r}")
