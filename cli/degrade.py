@@ -1,0 +1,39 @@
+"""frugal-rt degrade"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ..runtime.images import check_output, fit_photo, read_photo, to_picture, write_npy, write_png
+from ..runtime.tasks import parse_size, simulate
+from . import options
+
+
+@click.command()
+@click.argument("image", type=options.PATH)
+@options.damage
+@click.option("--random", "share", type=float, metavar="SHARE", help="Lose this share of the pixels, at random.")
+@click.option("--size", metavar="WxH", help="First bring IMAGE to this size, cutting the middle out.")
+@options.seed
+@click.option("-o", "--output", type=options.PATH, required=True, help="A .png, or a .npy that is not rounded.")
+@options.force
+def command(
+    image: Path, share: float | None, size: str | None, seed: int, output: Path, force: bool, **damage: Any
+) -> None:
+    """Damage a clean IMAGE as the operators do, with noise, to have something to restore.
+
+    Missing pixels come out transparent in a .png and NaN in a .npy, which `restore` understands.
+    """
+    target = check_output(output, force, (".png", ".npy"))
+    photo = read_photo(image)
+    if size is not None:
+        photo = fit_photo(photo, parse_size(size), "crop")
+    described = options.read_damage(damage, share=share)
+    y, missing, operator = simulate(photo, described, seed)
+    if target.suffix.lower() == ".npy":
+        write_npy(target, y if missing is None else np.where(missing, np.float32(np.nan), y))
+    else:
+        write_png(target, to_picture(y, missing))
+    click.echo(f"{target}: {operator.name}, {operator.measurement_shape[2]}x{operator.measurement_shape[1]}")

@@ -1,0 +1,53 @@
+"""frugal-rt demo"""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ..engines import InputError
+from ..export import export_plan, find_prior
+from ..runtime import demo
+from ..runtime.images import write_png
+from ..runtime.restorer import Restorer
+from . import options
+from .progress import stages, steps
+
+
+@click.command()
+@click.option(
+    "-e", "--engine", metavar="PLAN", type=options.PATH, help="Default: FOLDER/celeba.plan, exported if need be."
+)
+@options.steps
+@options.seed
+@options.backend
+@click.option("-o", "--output", metavar="FOLDER", type=options.PATH, default=Path("demo"), show_default=True)
+def command(engine: Path | None, steps_: int, seed: int, backend: str, output: Path) -> None:
+    """Restore a packaged portrait: three tasks by DPS, DMPS and the hybrid.
+
+    Writes FOLDER/sheet.png and prints what each cost and gave.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {output}: {error.strerror}") from error
+    plan = engine or output / "celeba.plan"
+    with stages() as on_stage:
+        if engine is None and not plan.exists():
+            export_plan(find_prior("celeba"), plan, on_stage)
+        on_stage("reading the plan")
+        restorer = Restorer.load(plan, backend)
+    with steps("demo", steps_ * len(demo.TASKS) * len(demo.METHODS)) as on_step:
+        rows, sheet = demo.run(restorer, steps_, seed, lambda task, method, event: on_step(event))
+    table = Table(title=f"{restorer.engine.name}, T = {steps_}, seed {seed}")
+    for heading in ("task", "method", "PSNR", "time", "network calls", "gradients", "DMPS steps"):
+        table.add_column(heading, justify="left" if heading in ("task", "method") else "right")
+    for row in rows:
+        result = row.result
+        figures = (result.forwards[0], result.pullbacks[0], result.k[0])
+        seconds = sum(result.seconds.values())
+        table.add_row(row.task, row.method, f"{row.psnr:.2f} dB", f"{seconds:.2f} s", *map(str, figures))
+    Console().print(table)
+    write_png(output / "sheet.png", sheet)
+    click.echo(f"pictures: {output / 'sheet.png'}")

@@ -1,0 +1,32 @@
+"""frugal-rt export"""
+
+from pathlib import Path
+
+import click
+
+from ..engines import InputError
+from ..export import EMBEDDED, export_plan, find_prior, read_prior
+from ..runtime.images import check_output
+from .progress import stages
+
+
+@click.command()
+@click.option("--model", metavar="NAME", help=f"A prior that ships in the package: {', '.join(EMBEDDED)}.")
+@click.option("--weights", metavar="DIR", type=click.Path(path_type=Path), help="Or a diffusers DDPM folder.")
+@click.option("-o", "--output", metavar="PLAN", type=click.Path(path_type=Path), help="Default: NAME.plan.")
+@click.option("--force", is_flag=True, help="Replace PLAN if it exists.")
+def command(model: str | None, weights: Path | None, output: Path | None, force: bool) -> None:
+    """Turn a prior's weights into a plan: one file that holds them, the compiled graphs, and what describes them.
+
+    The plan is compared with torch before it is written; one that differs is not.
+    """
+    if (model is None) == (weights is None):
+        raise InputError("say which prior: --model celeba, or --weights DIR (one of the two)")
+    prior = find_prior(model) if model is not None else read_prior(weights or "")
+    target = check_output(output or f"{prior.name}.plan", force, (".plan",))
+    with stages() as on_stage:
+        plan = export_plan(prior, target, on_stage)
+    parity = plan.manifest["parity"]
+    click.echo(f"{target}: {prior.channels}x{prior.size}x{prior.size}, {target.stat().st_size / 1e6:.1f} MB")
+    click.echo(f"largest error against torch {parity['max_abs_error']:.1e}, relative {parity['max_rel_error']:.1e}")
+    click.echo(f"licence of the weights: {prior.licence}")

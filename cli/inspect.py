@@ -1,0 +1,50 @@
+"""frugal-rt inspect"""
+
+import json
+from pathlib import Path
+
+import click
+
+from ..engines import Plan
+from . import options
+
+
+@click.command()
+@click.argument("plan", type=options.PATH)
+@click.option("--json", "as_json", is_flag=True, help="The manifest, as JSON.")
+@click.option("--extract", metavar="DIR", type=options.PATH, help="Write every member into DIR.")
+def command(plan: Path, as_json: bool, extract: Path | None) -> None:
+    """Say what is in PLAN, checking every member against its hash."""
+    opened = Plan.open(plan)
+    for name in opened.members:
+        opened.member(name)
+    if extract is not None:
+        for path in opened.extract(extract):
+            click.echo(str(path), err=as_json)
+    if as_json:
+        click.echo(json.dumps(opened.manifest, indent=2, sort_keys=True))
+    elif extract is None:
+        _describe(plan, opened)
+
+
+def _describe(path: Path, plan: Plan) -> None:
+    manifest = plan.manifest
+    prior, image, schedule = manifest["prior"], manifest["image"], manifest["schedule"]
+    parity = manifest.get("parity", {})
+    lines = {
+        "plan": f"{path}, format {manifest['format_version']}, {path.stat().st_size / 1e6:.1f} MB, all hashes match",
+        "prior": f"{prior['name']}, {image['channels']}x{image['height']}x{image['width']} on {image['range']}",
+        "licence": prior["licence"],
+        "schedule": f"{schedule.get('beta_schedule')}, {schedule.get('num_train_timesteps')} steps, "
+        f"predicts {schedule.get('prediction_type')}, variance {schedule.get('variance_type')}",
+        "graphs": ", ".join(f"{name} ({graph['member']})" for name, graph in manifest["graphs"].items())
+        + f", {manifest['precision']}",
+        "parity": f"largest error against torch {parity.get('max_abs_error', float('nan')):.1e}",
+        "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
+    }
+    for heading, text in lines.items():
+        click.echo(f"{heading + ':':10} {text}")
+    for name, member in manifest["members"].items():
+        click.echo(f"{'member:':10} {name}, {member['bytes']} bytes, SHA-256 {member['sha256']}")
+    if prior["card"]:
+        click.echo(f"\n{prior['card'].strip()}")

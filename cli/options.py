@@ -1,0 +1,56 @@
+"""Options that several commands share, each defined once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..engines import BACKENDS
+from ..runtime.images import read_mask
+from ..runtime.operators import GREY_WEIGHTS
+from ..runtime.tasks import TASKS, Damage, parse_sigma, parse_size
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+PATH = click.Path(path_type=Path)
+
+engine = click.option("-e", "--engine", metavar="PLAN", type=PATH, required=True, help="The plan to run.")
+backend = click.option("--backend", type=click.Choice(list(BACKENDS)), default="auto", show_default=True)
+seed = click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
+steps = click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T.")
+force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+
+_DAMAGE = (
+    click.option("--task", type=click.Choice(TASKS), help="What was done to the picture."),
+    click.option("--mask", metavar="IMAGE", type=PATH, help="White marks the missing pixels."),
+    click.option("--hole", metavar="WxH", help="A missing box in the middle."),
+    click.option("--keep", metavar="WxH", help="The kept box in the middle; the rest is invented."),
+    click.option("--scale", type=int, metavar="R", help="Lost resolution: each pixel is the mean of an RxR block."),
+    click.option("--kernel", metavar="KIND:N", help="The blur: gaussian:STD or uniform:SIZE, in pixels."),
+    click.option(
+        "--grey", type=click.Choice(list(GREY_WEIGHTS)), default="rec601", show_default=True, help="Weights of R, G, B."
+    ),
+    click.option("--sigma", metavar="S", help="Noise deviation on the [-1, 1] scale, such as 0.1 or 13/255."),
+)
+
+
+def damage(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that describe a degradation; the command takes them as one mapping to `read_damage`."""
+    for option in reversed(_DAMAGE):
+        command = option(command)
+    return command
+
+
+def read_damage(options: dict[str, Any], **more: Any) -> Damage:
+    """The Damage that the options of `damage` describe. Raises InputError."""
+    return Damage(
+        task=options["task"],
+        mask=None if options["mask"] is None else read_mask(options["mask"]),
+        hole=None if options["hole"] is None else parse_size(options["hole"]),
+        keep=None if options["keep"] is None else parse_size(options["keep"]),
+        scale=options["scale"],
+        kernel=options["kernel"],
+        grey=options["grey"],
+        sigma=None if options["sigma"] is None else parse_sigma(options["sigma"]),
+        **more,
+    )

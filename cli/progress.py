@@ -1,0 +1,60 @@
+"""Live progress on a terminal's standard error, and Ctrl-C that waits for the end of a step."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..runtime.restorer import StepEvent
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], object]]:
+    """A spinner; call it with a phrase for what is being done."""
+    with Console(stderr=True).status("starting") as status:
+        yield status.update
+
+
+@contextmanager
+def steps(label: str, total: int) -> Iterator[Callable[[StepEvent], None]]:
+    """A bar for `total` steps; pass what it yields as `on_step`.
+
+    The first Ctrl-C raises KeyboardInterrupt at the end of the running step, the second at once.
+    """
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[phase]}"),
+        TimeElapsedColumn(),
+    )
+    stop = False
+
+    def on_sigint(number: int, frame: FrameType | None) -> None:
+        nonlocal stop
+        if stop:
+            raise KeyboardInterrupt
+        stop = True
+
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(label, total=total, phase="")
+
+        def on_step(event: StepEvent) -> None:
+            if stop:
+                raise KeyboardInterrupt
+            settled = event.settled[0]
+            phase = event.phases[0].upper()
+            moved = f"{phase}  estimate settled to {settled:.1f} dB" if math.isfinite(settled) else phase
+            progress.update(bar, advance=1, phase=moved)
+
+        before = signal.signal(signal.SIGINT, on_sigint)
+        try:
+            yield on_step
+        finally:
+            signal.signal(signal.SIGINT, before)
