@@ -1,0 +1,127 @@
+"""Fixtures: plans of tiny random priors, the embedded prior's plan, and the data folder where there is one."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from frugal_rt.engines import Prediction
+from frugal_rt.export import export_plan, find_prior, read_prior
+
+TINY_UNET = {
+    "_class_name": "UNet2DModel",
+    "sample_size": 8,
+    "in_channels": 3,
+    "out_channels": 3,
+    "layers_per_block": 1,
+    "block_out_channels": [8, 16],
+    "norm_num_groups": 4,
+    "attention_head_dim": 8,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}
+TINY_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear"}
+
+MakePrior = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_prior(tmp_path_factory: pytest.TempPathFactory) -> MakePrior:
+    """Writes a diffusers folder of a tiny random prior; keywords change its UNet and scheduler configs."""
+
+    def make(unet: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None) -> Path:
+        import torch
+        from diffusers import UNet2DModel
+        from safetensors.torch import save_file
+
+        folder = tmp_path_factory.mktemp("prior")
+        config = {**TINY_UNET, **(unet or {})}
+        torch.manual_seed(0)
+        weights = UNet2DModel.from_config(config).state_dict()
+        for sub, name, content in (
+            ("unet", "config.json", config),
+            ("scheduler", "scheduler_config.json", {**TINY_SCHEDULER, **(scheduler or {})}),
+        ):
+            (folder / sub).mkdir()
+            (folder / sub / name).write_text(json.dumps(content))
+        save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
+        (folder / "README.md").write_text("# A tiny random prior\n")
+        (folder / "LICENSE").write_text("Public domain\n")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(make_prior: MakePrior, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plan of a tiny prior of 3x16x16 behind a 2x2 pixel-unshuffle."""
+    path = tmp_path_factory.mktemp("plans") / "tiny.plan"
+    export_plan(read_prior(make_prior({"in_channels": 12, "out_channels": 12}), "tiny"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def celeba_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded prior's plan."""
+    path = tmp_path_factory.mktemp("plans") / "celeba.plan"
+    export_plan(find_prior("celeba"), path)
+    return path
+
+
+@pytest.fixture
+def plan_copy(tiny_plan: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny plan that a test may damage."""
+    return Path(shutil.copy(tiny_plan, tmp_path / "tiny.plan"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of photographs and LPIPS weights beside the checkout (FRUGAL_DATA overrides where)."""
+    folder = Path(os.environ.get("FRUGAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("the data folder (../shared/data, or FRUGAL_DATA) is absent")
+    return folder
+
+
+class GaussianEngine:
+    """The exact eps of a Gaussian prior N(m, C) over (c, h, w) images, in float64: an oracle for the samplers.
+
+    E[x0 | x_t] = m + sqrt(abar) C (abar C + (1 - abar) I)^{-1} (x_t - sqrt(abar) m).
+    """
+
+    name = "gaussian"
+
+    def __init__(self, mean: np.ndarray, covariance: np.ndarray, abar: np.ndarray):
+        self.mean, self.covariance, self.abar = mean, covariance, abar
+
+    def asarray(self, x: Any) -> np.ndarray:
+        return np.asarray(x, np.float64)
+
+    def _jacobian(self, t: int) -> np.ndarray:
+        """d eps / d x_t, symmetric."""
+        a, eye = self.abar[t], np.eye(len(self.covariance))
+        gain = np.sqrt(a) * self.covariance @ np.linalg.inv(a * self.covariance + (1 - a) * eye)
+        return (eye - np.sqrt(a) * gain) / np.sqrt(1 - a)
+
+    def predict(self, x: np.ndarray, t: np.ndarray) -> Prediction:
+        rows = [
+            self._jacobian(ti) @ (xi.reshape(-1) - np.sqrt(self.abar[ti]) * self.mean)
+            for xi, ti in zip(x, t, strict=True)
+        ]
+        return Prediction(np.stack(rows).reshape(x.shape), None)
+
+    def pullback(self, x: np.ndarray, t: np.ndarray) -> tuple[Prediction, Callable[[np.ndarray], np.ndarray]]:
+        def pull(v: np.ndarray) -> np.ndarray:
+            return np.stack([self._jacobian(ti) @ vi.reshape(-1) for vi, ti in zip(v, t, strict=True)]).reshape(x.shape)
+
+        return self.predict(x, t), pull
+
+
+@pytest.fixture
+def gaussian_engine() -> type[GaussianEngine]:
+    return GaussianEngine

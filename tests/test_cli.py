@@ -1,0 +1,256 @@
+"""The command as a user meets it: what it says, what it writes, how it exits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import frugal_rt.engines
+from frugal_rt import Plan
+from frugal_rt.cli import COMMANDS, main
+
+FRUGAL = [sys.executable, "-c", "from frugal_rt.cli import main; main(prog_name='frugal-rt')"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, tiny_plan) -> Path:
+    """A folder with a clean 16x16 picture and the tiny plan, to work in."""
+    monkeypatch.chdir(tmp_path)
+    levels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(levels).resize((16, 16), Image.Resampling.BICUBIC).save("clean.png")
+    (tmp_path / "tiny.plan").symlink_to(tiny_plan)
+    return tmp_path
+
+
+def frugal(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def refuses(sentence: str, *arguments: str, status: int = 1) -> None:
+    """The command fails with one line that holds `sentence`, the given status, and no traceback."""
+    before = sorted(Path.cwd().iterdir())
+    result = frugal(*arguments)
+    assert result.exit_code == status, result.output
+    assert sentence in result.output.replace("\n", " "), result.output
+    assert "Traceback" not in result.output
+    if status == 1:
+        error = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+        assert len(error) == 1
+    assert sorted(Path.cwd().iterdir()) == before
+
+
+RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    result = frugal(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+
+
+def test_export_writes_a_verified_plan(here, make_prior):
+    result = frugal("export", "--weights", str(make_prior()), "-o", "mine.plan")
+    assert result.exit_code == 0
+    assert "largest error against torch" in result.output
+    assert "Public domain" in result.output
+    assert Plan.open("mine.plan").manifest["parity"]["max_rel_error"] < 1e-4
+    refuses("mine.plan exists; give another name with -o, or --force", "export", "--model", "celeba", "-o", "mine.plan")
+
+
+def test_export_needs_one_prior(here):
+    refuses("say which prior: --model celeba, or --weights DIR", "export")
+    refuses("no prior 'imagenet'; choose one of celeba", "export", "--model", "imagenet")
+    refuses("nowhere is not a diffusers DDPM folder", "export", "--weights", "nowhere")
+    refuses("must end in .plan", "export", "--model", "celeba", "-o", "x.onnx")
+    refuses("the folder no does not exist", "export", "--model", "celeba", "-o", "no/x.plan")
+
+
+@pytest.mark.parametrize(
+    ("damage", "written", "task"),
+    [
+        (["--task", "sr", "--scale", "4"], "y.png", "sr (4x4 is 1/4 of 16x16"),
+        (["--task", "inpaint", "--hole", "6x6"], "y.png", "inpaint (14% of the pixels are missing"),
+        (["--task", "inpaint", "--random", "0.4"], "y.npy", "inpaint ("),
+        (["--task", "outpaint", "--keep", "10x10"], "y.png", "inpaint (61%"),
+        (["--task", "colorize"], "y.png", "colorize (the picture has one channel"),
+        (["--task", "denoise", "--sigma", "51/255"], "y.png", "denoise (nothing is missing"),
+    ],
+)
+def test_what_degrade_writes_restore_understands(here, damage, written, task):
+    assert frugal("degrade", "clean.png", *damage, "-o", written).exit_code == 0
+    result = frugal(*RESTORE, written)
+    assert result.exit_code == 0, result.output
+    assert task in result.output
+    restored = Image.open("y.restored.png")
+    assert (restored.size, restored.mode) == ((16, 16), "RGB")
+    settings = json.loads(restored.text["frugal-rt"])
+    assert settings["steps"] == 4
+    assert settings["seed"] == 0
+    assert {"sigma", "switch", "k", "task", "backend", "prior"} <= settings.keys()
+
+
+def test_a_blur_is_named_in_both(here):
+    assert frugal("degrade", "clean.png", "--task", "deblur", "--kernel", "gaussian:1.2", "-o", "y.npy").exit_code == 0
+    assert "deblur" in frugal(*RESTORE, "y.npy", "--kernel", "gaussian:1.2").output
+
+
+def test_a_mask_picture_marks_what_is_missing(here):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[3:7, 3:9] = 255
+    Image.fromarray(mask).save("mask.png")
+    result = frugal(*RESTORE, "clean.png", "--mask", "mask.png", "--method", "dmps")
+    assert "inpaint (9% of the pixels are missing" in result.output
+    assert "4 network calls and 0 gradients" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--method", "dps"], "4 network calls and 4 gradients; DMPS ran the last 0 of 4"),
+        (["--method", "dmps"], "4 network calls and 0 gradients; DMPS ran the last 4 of 4"),
+        (["--switch", "1"], "4 network calls and 3 gradients; DMPS ran the last 1 of 4"),
+        (["--backend", "torch", "--switch", "2"], "4 network calls and 2 gradients"),
+    ],
+)
+def test_methods_and_switch(here, options, says):
+    assert says in frugal(*RESTORE, "clean.png", *options).output
+
+
+def test_the_same_seed_gives_the_same_file(here):
+    for name, seed in (("a.png", "5"), ("b.png", "5"), ("c.png", "6")):
+        assert frugal(*RESTORE, "clean.png", "-o", name, "--seed", seed).exit_code == 0
+    a, b, c = (Path(name).read_bytes() for name in ("a.png", "b.png", "c.png"))
+    assert a == b != c
+
+
+def test_outputs_are_never_overwritten_unasked(here):
+    Path("clean.restored.png").write_text("precious")
+    refuses("clean.restored.png exists; give another name with -o, or --force to replace it", *RESTORE, "clean.png")
+    assert Path("clean.restored.png").read_text() == "precious"
+    assert frugal(*RESTORE, "clean.png", "--force").exit_code == 0
+    assert Image.open("clean.restored.png").size == (16, 16)
+
+
+def test_wrong_inputs_are_one_sentence(here):
+    Path("text.png").write_text("hello")
+    Path("text.plan").write_text("hello")
+    Image.new("RGB", (30, 20), "red").save("large.png")
+    refuses("there is no file nothing.png", *RESTORE, "nothing.png")
+    refuses("text.png is not a picture", *RESTORE, "text.png")
+    refuses(
+        "there is no file nothing.plan; make a plan with: frugal-rt export",
+        "restore",
+        "-e",
+        "nothing.plan",
+        "clean.png",
+    )
+    refuses("text.plan is not a frugal-rt plan", "restore", "-e", "text.plan", "clean.png")
+    refuses("starts from 16x16; give one of that size, or --fit crop or --fit resize", *RESTORE, "large.png")
+    refuses("must end in .png", *RESTORE, "clean.png", "-o", "a.jpg")
+    refuses("on the [-1, 1] scale, 0..2", *RESTORE, "clean.png", "--sigma", "25")
+    refuses("sigma must be a number or a fraction", *RESTORE, "clean.png", "--sigma", "lots")
+    refuses("steps must lie in 2..1000", "restore", "-e", "tiny.plan", "clean.png", "--steps", "1001")
+    refuses("switch must be auto, never, always or a number of steps 0..4", *RESTORE, "clean.png", "--switch", "9")
+    refuses("--scale 2 .. 16", *RESTORE, "clean.png", "--task", "sr")
+    refuses("the mask is 30x20 but the picture is 16x16", *RESTORE, "clean.png", "--mask", "large.png")
+    refuses("is for the hybrid", *RESTORE, "clean.png", "--method", "dps", "--switch", "3", status=2)
+    refuses("is not one of", *RESTORE, "clean.png", "--task", "sharpen", status=2)
+    refuses("Missing option", "restore", "clean.png", status=2)
+    refuses("No such command", "repair", status=2)
+    refuses("--task", "degrade", "clean.png", "-o", "y.png")
+    refuses("say how much noise", "degrade", "clean.png", "--task", "denoise", "-o", "y.png")
+
+
+@pytest.mark.parametrize("how", ["crop", "resize"])
+def test_fit(here, how):
+    Image.new("RGB", (30, 20), "red").save("large.png")
+    assert frugal(*RESTORE, "large.png", "--fit", how, "--hole", "4x4").exit_code == 0
+
+
+def test_a_result_of_nan_is_an_error_and_writes_nothing(here, monkeypatch):
+    real = frugal_rt.engines.PairedEngine.pullback
+
+    def broken(self, x, t):
+        prediction, pull = real(self, x, t)
+        return prediction._replace(out=prediction.out * np.nan), pull
+
+    monkeypatch.setattr(frugal_rt.engines.PairedEngine, "pullback", broken)
+    refuses("left the finite numbers", *RESTORE, "clean.png", "--method", "dps")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(here, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    refuses("cannot write clean.restored.png: the disk is full", *RESTORE, "clean.png")
+
+
+def test_inspect_describes_checks_and_extracts(here, tiny_plan):
+    described = frugal("inspect", "tiny.plan").output
+    assert "licence:   Public domain" in described
+    assert "3x16x16" in described
+    assert "parity:" in described
+    manifest = json.loads(frugal("inspect", "tiny.plan", "--json").stdout)
+    assert manifest == Plan.open("tiny.plan").manifest
+    assert frugal("inspect", "tiny.plan", "--extract", "out").exit_code == 0
+    assert {path.name for path in Path("out").iterdir()} == {"manifest.json", "weights.safetensors", "forward.onnx"}
+    data = bytearray(tiny_plan.read_bytes())
+    data[len(data) // 2] ^= 1
+    Path("bad.plan").write_bytes(data)
+    refuses("does not match its SHA-256", "inspect", "bad.plan")
+
+
+def test_doctor_lists_every_backend(here):
+    output = frugal("doctor").output
+    assert all(f" {backend} " in output for backend in ("cpu", "cuda", "torch"))
+
+
+def test_demo_writes_the_sheet_and_prints_its_figures(here):
+    result = frugal("demo", "-e", "tiny.plan", "--steps", "4", "-o", "shown")
+    assert result.exit_code == 0, result.output
+    for word in ("super-resolution x4", "inpainting", "colourise", "DPS", "DMPS", "hybrid", "dB"):
+        assert word in result.output
+    assert Image.open("shown/sheet.png").width > 900
+
+
+@pytest.fixture
+def running(here):
+    """A restoration in a process of its own, some steps in."""
+    process = subprocess.Popen(
+        [*FRUGAL, "restore", "-e", "tiny.plan", "clean.png", "--steps", "1000", "--method", "dmps"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert "denoise" in process.stdout.readline()
+    time.sleep(0.3)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_ctrl_c_stops_between_steps_leaves_nothing_and_exits_130(running, here):
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "Stopped." in stderr
+    assert "Traceback" not in stderr
+    assert sorted(path.name for path in here.iterdir()) == ["clean.png", "tiny.plan"]
+
+
+def test_two_processes_at_once_give_what_one_gives(here):
+    commands = [[*FRUGAL, *RESTORE, "clean.png", "-o", f"{i}.png"] for i in range(2)]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert Path("0.png").read_bytes() == Path("1.png").read_bytes()

@@ -1,0 +1,121 @@
+"""One body of tests over every engine, and how backends that are missing say so."""
+
+import builtins
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from frugal_rt import BackendError, InputError, MissingExtra, Plan
+from frugal_rt.engines import BACKENDS, open_engine, probe
+from frugal_rt.engines.onnxruntime import OnnxRuntimeEngine
+
+CPU_BACKENDS = ["auto", "cpu", "torch"]
+
+
+@pytest.fixture(params=CPU_BACKENDS)
+def engine(request, tiny_plan):
+    return open_engine(Plan.open(tiny_plan), request.param)
+
+
+def inputs(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(batch)
+    return random.standard_normal((batch, 3, 16, 16), dtype=np.float32), random.integers(0, 1000, batch)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_engines_agree(engine, tiny_plan, batch):
+    x, t = inputs(batch)
+    reference = open_engine(Plan.open(tiny_plan), "torch").predict(x, t)
+    out, variance = engine.predict(engine.asarray(x), t)
+    assert variance is None
+    np.testing.assert_allclose(np.asarray(out), reference.out, atol=1e-5)
+
+
+def test_answers_come_in_the_namespace_of_the_state(engine):
+    x, t = inputs(2)
+    x = engine.asarray(x)
+    (out, _), pull = engine.pullback(x, t)
+    assert type(out) is type(x) is type(pull(x)) is type(engine.predict(x, t).out)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pullbacks_are_directional_derivatives(engine, batch):
+    """<v, J u> by central differences in float64 of the float32 network, against <J^T v, u>."""
+    x, t = inputs(batch)
+    u, v = inputs(batch + 10)[0][:batch], inputs(batch + 20)[0][:batch]
+    (out, _), pull = engine.pullback(engine.asarray(x), t)
+    np.testing.assert_allclose(np.asarray(out), np.asarray(engine.predict(engine.asarray(x), t).out), atol=1e-5)
+    pulled = float((np.asarray(pull(engine.asarray(v)), np.float64) * u).sum())
+    h = 1e-2
+    ahead, behind = (np.asarray(engine.predict(engine.asarray(x + s * h * u), t).out, np.float64) for s in (1, -1))
+    assert pulled == pytest.approx(float(((ahead - behind) / (2 * h) * v).sum()), rel=1e-2)
+
+
+def test_the_weights_stay_in_the_plan_s_memory(tiny_plan):
+    plan = Plan.open(tiny_plan)
+    engine = OnnxRuntimeEngine(plan)
+    addresses = {array.ctypes.data for array in plan.tensors().values()}
+    assert {value.data_ptr() for value in engine._weights.values()} == addresses
+
+
+def test_onnxruntime_alone_has_no_gradient(tiny_plan):
+    with pytest.raises(BackendError, match="needs --backend torch"):
+        OnnxRuntimeEngine(Plan.open(tiny_plan)).pullback(*inputs(1))
+
+
+def test_an_unknown_backend_lists_those_there_are(tiny_plan):
+    with pytest.raises(InputError, match="no backend 'tpu'; choose one of auto, cpu, cuda, torch"):
+        open_engine(Plan.open(tiny_plan), "tpu")
+
+
+def forget(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """Make importing these fail, as if they were not installed."""
+    real = builtins.__import__
+
+    def guarded(name, globals=None, locals=None, fromlist=(), level=0):
+        if level == 0 and name.split(".")[0] in modules:
+            raise ImportError(f"No module named {name!r}", name=name)
+        return real(name, globals, locals, fromlist, level)
+
+    for name in [name for name in sys.modules if name.split(".")[0] in modules]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", guarded)
+
+
+@pytest.mark.parametrize(
+    ("backend", "modules", "extra"),
+    [("cpu", ["onnxruntime"], "cpu"), ("torch", ["torch"], "torch"), ("auto", ["onnxruntime", "torch"], "cpu")],
+)
+def test_a_missing_extra_is_one_sentence_with_its_command(tiny_plan, monkeypatch, backend, modules, extra):
+    forget(monkeypatch, *modules)
+    with pytest.raises(MissingExtra, match=rf"pip install 'frugal-rt\[{extra}\]'"):
+        open_engine(Plan.open(tiny_plan), backend)
+
+
+def test_without_torch_forward_calls_run_and_a_gradient_says_what_it_needs(tiny_plan, monkeypatch):
+    forget(monkeypatch, "torch")
+    engine = open_engine(Plan.open(tiny_plan), "auto")
+    assert engine.predict(*inputs(1)).out.shape == (1, 3, 16, 16)
+    with pytest.raises(MissingExtra, match=r"needs torch.*pip install 'frugal-rt\[torch\]'"):
+        engine.pullback(*inputs(1))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none_is_refused_not_replaced(tiny_plan):
+    with pytest.raises(BackendError, match=r"onnxruntime-gpu.*frugal-rt\[gpu\]"):
+        open_engine(Plan.open(tiny_plan), "cuda")
+
+
+def test_doctor_knows_every_backend_and_names_a_remedy_for_each_that_is_missing():
+    findings = probe.findings()
+    assert {finding.backend for finding in findings} >= set(BACKENDS) - {"auto"}
+    assert all(finding.usable != bool(finding.remedy) for finding in findings)
+
+
+def test_doctor_sees_two_onnxruntimes_as_a_fault(monkeypatch):
+    monkeypatch.setattr(probe, "version", lambda name: "1.0")
+    cpu = probe.findings()[0]
+    assert not cpu.usable
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in cpu.remedy

@@ -1,0 +1,22 @@
+import numpy as np
+
+from frugal_rt.runtime.noise import Use, normal
+
+
+def test_a_key_gives_one_noise_and_any_change_of_it_another():
+    keys = [(0, 0, Use.STEP, 5), (1, 0, Use.STEP, 5), (0, 1, Use.STEP, 5), (0, 0, Use.STEP, 6), (0, 0, Use.START, 5)]
+    draws = [normal((3, 32, 32), *key) for key in keys]
+    assert np.array_equal(draws[0], normal((3, 32, 32), *keys[0]))
+    correlations = np.corrcoef(np.stack(draws).reshape(len(keys), -1))
+    assert np.abs(correlations - np.eye(len(keys))).max() < 0.1
+
+
+def test_noise_is_standard_normal():
+    z = np.concatenate([normal((3, 64, 64), seed, 0, Use.STEP, 1).reshape(-1) for seed in range(20)])
+    assert z.dtype == np.float32
+    assert abs(z.mean()) < 0.01
+    assert abs(z.std() - 1) < 0.01
+
+
+def test_large_seeds_are_keys_too():
+    assert not np.array_equal(normal((4,), 2**64 - 1, 0, Use.START), normal((4,), 2**63, 0, Use.START))

@@ -1,0 +1,199 @@
+"""One body of tests over every operator, against dense matrices and autograd."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+
+from frugal_rt import InputError, operators
+from frugal_rt.runtime.operators import GREY_WEIGHTS, Operator, Shape
+from frugal_rt.runtime.sampler import likelihood_score, residual_gradient
+
+
+def _mask(shape: Shape) -> np.ndarray:
+    return np.random.default_rng(3).random(shape[1:]) < 0.4
+
+
+BUILDERS: dict[str, Callable[[Shape], Operator]] = {
+    "denoise": operators.Denoise,
+    "inpaint": lambda s: operators.Inpaint(s, _mask(s)),
+    "sr2": lambda s: operators.SuperResolution(s, 2),
+    "sr4": lambda s: operators.SuperResolution(s, 4),
+    "grey mean": lambda s: operators.Colorize(s, "mean"),
+    "grey rec601": lambda s: operators.Colorize(s, "rec601"),
+    "gaussian": lambda s: operators.Deblur.gaussian(s, 0.8),
+    "wide gaussian": lambda s: operators.Deblur.gaussian(s, 2.5),
+    "uniform": lambda s: operators.Deblur.uniform(s, 3),
+    "separable": lambda s: operators.Separable(
+        s, np.random.default_rng(1).normal(size=(s[1] // 2, s[1])), np.random.default_rng(2).normal(size=(s[2], s[2]))
+    ),
+}
+SHAPES: list[Shape] = [(3, 8, 8), (3, 4, 12)]
+NAMESPACES = {"numpy": np.asarray, "torch": torch.asarray}
+
+
+@pytest.fixture(params=BUILDERS)
+def build(request: pytest.FixtureRequest) -> Callable[[Shape], Operator]:
+    return BUILDERS[request.param]
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def operator(build: Callable[[Shape], Operator], request: pytest.FixtureRequest) -> Operator:
+    return build(request.param)
+
+
+@pytest.fixture(params=NAMESPACES)
+def array(request: pytest.FixtureRequest) -> Callable[[np.ndarray], object]:
+    return NAMESPACES[request.param]
+
+
+def dense(operator: Operator) -> np.ndarray:
+    """A as a matrix, column by column from its definition."""
+    size = int(np.prod(operator.image_shape))
+    return operator.A(np.eye(size).reshape(size, *operator.image_shape)).reshape(size, -1).T
+
+
+def normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def test_adjoint_is_the_transpose(operator, array):
+    x, y = array(normal((2, *operator.image_shape))), array(normal((2, *operator.measurement_shape), 1))
+    left = np.asarray((operator.A(x) * y).reshape(2, -1).sum(1))
+    right = np.asarray((x * operator.AT(y)).reshape(2, -1).sum(1))
+    np.testing.assert_allclose(left, right, rtol=1e-12)
+
+
+def test_singular_value_decomposition_is_the_dense_matrix(operator, array):
+    matrix = dense(operator)
+    x = normal((2, *operator.image_shape))
+    via_svd = operator.U(operator.spectrum(array(x)) * operator.Vt(array(x)))
+    np.testing.assert_allclose(np.asarray(via_svd).reshape(2, -1), x.reshape(2, -1) @ matrix.T, atol=1e-12)
+    s = np.broadcast_to(operator.spectrum(x), (1, *operator.measurement_shape))
+    ours, theirs = np.sort(s.reshape(-1)), np.sort(np.linalg.svd(matrix, compute_uv=False))
+    np.testing.assert_allclose(ours[-len(theirs) :], theirs[-len(ours) :], atol=1e-12)
+
+
+def test_bases_are_orthonormal(operator, array):
+    c = array(normal((2, *operator.measurement_shape)))
+    for there, back in ((operator.V, operator.Vt), (operator.U, operator.Ut), (operator.Ut, operator.U)):
+        np.testing.assert_allclose(np.asarray(back(there(c))), np.asarray(c), atol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.5])
+def test_resolvent_is_the_dense_inverse(operator, array, sigma):
+    matrix, scale = dense(operator), 0.3
+    r = normal((2, *operator.measurement_shape))
+    gram = sigma**2 * np.eye(len(matrix)) + scale * matrix @ matrix.T
+    ours = np.asarray(operator.resolvent(array(r), sigma, scale)).reshape(2, -1)
+    np.testing.assert_allclose(ours, np.linalg.solve(gram, r.reshape(2, -1).T).T, rtol=1e-8, atol=1e-8)
+
+
+def test_resolvent_without_noise_is_the_pseudo_inverse(operator, array):
+    """G R G = G, for G = scale A A^T however singular."""
+    matrix = dense(operator)
+    gram = 0.3 * matrix @ matrix.T
+    r = normal((2, *operator.measurement_shape)).reshape(2, -1)
+    through = (r @ gram).reshape(2, *operator.measurement_shape)
+    ours = np.asarray(operator.resolvent(array(through), 0.0, 0.3)).reshape(2, -1) @ gram
+    np.testing.assert_allclose(ours, r @ gram, atol=1e-8)
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.5])
+def test_dmps_guidance_is_the_gradient_of_its_log_density(operator, sigma):
+    """autograd of log N(y; A x / sqrt(abar), sigma^2 I + (1 - abar)/abar A A^T), float64, each row at its abar."""
+    matrix = torch.tensor(dense(operator))
+    x = torch.tensor(normal((2, *operator.image_shape)), requires_grad=True)
+    y = torch.tensor(operator.observed(normal((2, *operator.measurement_shape), 1)))
+    abar = torch.tensor([0.3, 0.95], dtype=torch.float64)[:, None, None, None]
+    total = torch.zeros((), dtype=torch.float64)
+    for xi, yi, ai in zip(x, y, abar.reshape(-1), strict=True):
+        residual = yi.reshape(-1) - matrix @ xi.reshape(-1) / ai.sqrt()
+        covariance = sigma**2 * torch.eye(len(matrix), dtype=torch.float64) + (1 - ai) / ai * matrix @ matrix.T
+        total = total - 0.5 * residual @ torch.linalg.solve(covariance, residual)
+    (expected,) = torch.autograd.grad(total, x)
+    for ours in (
+        likelihood_score(operator, y, x.detach(), sigma, abar).numpy(),
+        likelihood_score(operator, y.numpy(), x.detach().numpy(), sigma, abar.numpy()),
+    ):
+        error = np.abs(ours - expected.numpy()).max() / np.abs(expected.numpy()).max()
+        assert error < 1e-9
+
+
+def test_dmps_guidance_holds_in_float32(operator):
+    x, y = normal((1, *operator.image_shape)), operator.observed(normal((1, *operator.measurement_shape), 1))
+    exact = likelihood_score(operator, y, x, 0.01, np.full((1, 1, 1, 1), 0.9))
+    ours = likelihood_score(
+        operator, y.astype("f"), x.astype("f"), np.float32(0.01), np.full((1, 1, 1, 1), 0.9, np.float32)
+    )
+    assert ours.dtype == np.float32
+    assert np.abs(ours - exact).max() / np.abs(exact).max() < 2e-3
+
+
+def test_residual_gradient_is_autograd_s_with_the_norm_per_row(operator):
+    y = torch.tensor(operator.observed(normal((2, *operator.measurement_shape), 1)))
+    x = torch.tensor(normal((2, *operator.image_shape)), requires_grad=True)
+    norms = (y - operator.A(x)).reshape(2, -1).norm(dim=1)
+    (expected,) = torch.autograd.grad(norms.sum(), x)
+    sigma = torch.full((2, 1, 1, 1), 0.1, dtype=torch.float64)
+    ours, excess = residual_gradient(operator, y, x.detach(), sigma)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+    measured = np.count_nonzero(np.abs(dense(operator)).sum(axis=1))
+    torch.testing.assert_close(excess.reshape(-1), norms.detach() - 0.1 * measured**0.5)
+
+
+def test_sigma_zero_gives_finite_guidance(operator):
+    x, y = normal((1, *operator.image_shape)), operator.observed(normal((1, *operator.measurement_shape), 1))
+    assert np.isfinite(likelihood_score(operator, y.astype("f"), x.astype("f"), 0.0, np.float32(0.5))).all()
+
+
+def test_numbers_keep_their_type(operator, array):
+    x = array(normal((1, *operator.image_shape)).astype("f"))
+    assert operator.A(x).dtype == x.dtype
+    assert operator.AT(operator.A(x)).dtype == x.dtype
+    assert operator.resolvent(operator.A(x), 0.1, 0.2).dtype == x.dtype
+
+
+def test_block_mean_is_the_mean_of_blocks():
+    x = normal((1, 3, 8, 12))
+    expected = x.reshape(1, 3, 2, 4, 3, 4).mean(axis=(3, 5))
+    np.testing.assert_allclose(operators.SuperResolution((3, 8, 12), 4).A(x), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 16), (1, 31, 7)])
+def test_blurs_are_scipy_s_with_a_mirrored_border(shape):
+    x = normal((1, *shape))
+    gaussian = operators.Deblur.gaussian(shape, 1.5)
+    expected = scipy.ndimage.gaussian_filter(x, (0, 0, 1.5, 1.5), mode="reflect", radius=(0, 0, 6, 6))
+    np.testing.assert_allclose(gaussian.A(x), expected, atol=1e-10)
+    expected = scipy.ndimage.uniform_filter(x, (0, 0, 5, 5), mode="reflect")
+    np.testing.assert_allclose(operators.Deblur.uniform(shape, 5).A(x), expected, atol=1e-10)
+
+
+def test_grey_rec601_is_pillow_s():
+    from PIL import Image
+
+    levels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    theirs = np.asarray(Image.fromarray(levels).convert("L"), float)
+    ours = operators.Colorize((3, 16, 16)).A(levels.transpose(2, 0, 1)[None].astype(float))[0, 0]
+    assert np.abs(ours - theirs).max() <= 0.51
+    assert all(abs(sum(weights) - 1) < 1e-9 for weights in GREY_WEIGHTS.values())
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: operators.SuperResolution((3, 64, 64), 5), "x5 does not divide 64x64"),
+        (lambda: operators.Inpaint((3, 8, 8), np.ones((8, 8))), "every pixel is marked missing"),
+        (lambda: operators.Inpaint((3, 8, 8), np.ones((4, 8))), "the mask is 8x4 but the image is 8x8"),
+        (lambda: operators.Colorize((3, 8, 8), "luma"), "no grey weights 'luma'"),
+        (lambda: operators.Colorize((1, 8, 8)), "3 channels"),
+        (lambda: operators.Deblur.gaussian((3, 8, 8), 0), "standard deviation"),
+        (lambda: operators.Deblur.uniform((3, 8, 8), 4), "odd size"),
+    ],
+)
+def test_what_does_not_fit_is_refused(make, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make()

@@ -1,0 +1,63 @@
+"""The package's shape: what it imports, which way, and what the wheel holds."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    tomllib = None
+
+ROOT = Path(__file__).parents[1]
+LAYERS = {"engines": set(), "runtime": {"engines"}, "export": {"engines"}, "cli": {"engines", "runtime", "export"}}
+
+
+@pytest.mark.parametrize(
+    "statement", ["import frugal_rt", "from frugal_rt.cli import main; main(['--help'], standalone_mode=False)"]
+)
+def test_importing_and_help_bring_in_no_framework(statement):
+    heavy = ["torch", "onnxruntime", "onnx", "diffusers", "tensorrt", "PIL"]
+    check = f"{statement}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_public_name_can_be_imported():
+    import frugal_rt
+
+    for name in frugal_rt.__all__:
+        assert getattr(frugal_rt, name) is not None
+    with pytest.raises(AttributeError):
+        _ = frugal_rt.nothing
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_go_one_way(layer):
+    for path in (ROOT / layer).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 2 and node.module:
+                assert node.module.split(".")[0] in LAYERS[layer], f"{path}: from ..{node.module}"
+
+
+def test_the_runtime_names_no_framework():
+    for path in (ROOT / "runtime").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not {name.split(".")[0] for name in names} & {"torch", "onnxruntime", "onnx"}, path
+
+
+@pytest.mark.skipif(tomllib is None, reason="needs tomllib (Python 3.11)")
+def test_the_package_list_matches_the_folders():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent for path in ROOT.glob("*/**/__init__.py")}
+    ours = {
+        "frugal_rt." + ".".join(path.relative_to(ROOT).parts)
+        for path in folders
+        if path.parts[len(ROOT.parts)] in LAYERS
+    }
+    assert set(setup["packages"]) == {"frugal_rt"} | ours

@@ -1,0 +1,177 @@
+"""The plan format: what is written is read, and nothing else is."""
+
+import io
+import json
+import random
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load as load_safetensors
+
+from frugal_rt import FrugalError, Plan, PlanError
+from frugal_rt.engines.plan import ALIGNMENT, FORMAT, FORMAT_VERSION, WEIGHTS
+
+
+def small_plan() -> Plan:
+    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "prior": {"name": "none"}}
+    return Plan(manifest, {WEIGHTS: b"weights" * 40, "forward.onnx": b"graph" * 99})
+
+
+def rewrite(path: Path, change) -> None:
+    """Write the zip anew, with `change(name, data) -> (name, data) | None` applied to each member."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in filter(None, (change(*member) for member in members)):
+            archive.writestr(name, data)
+    path.write_bytes(buffer.getvalue())
+
+
+def edit_manifest(path: Path, **changes: object) -> None:
+    rewrite(
+        path, lambda n, d: (n, json.dumps({**json.loads(d), **changes}).encode()) if n == "manifest.json" else (n, d)
+    )
+
+
+def test_any_zip_tool_opens_it_and_members_are_stored_and_aligned(tmp_path):
+    small_plan().save(tmp_path / "a.plan")
+    with zipfile.ZipFile(tmp_path / "a.plan") as archive:
+        assert archive.testzip() is None
+        assert archive.namelist()[0] == "manifest.json"
+        data = (tmp_path / "a.plan").read_bytes()
+        for entry in archive.infolist():
+            name, extra = struct.unpack_from("<HH", data, entry.header_offset + 26)
+            assert entry.compress_type == zipfile.ZIP_STORED
+            assert (entry.header_offset + 30 + name + extra) % ALIGNMENT == 0
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    small_plan().save(tmp_path / "a.plan")
+    Plan.open(tmp_path / "a.plan").save(tmp_path / "b.plan")
+    assert (tmp_path / "a.plan").read_bytes() == (tmp_path / "b.plan").read_bytes()
+
+
+def test_tensors_are_views_of_the_file_and_what_safetensors_reads(tiny_plan):
+    plan = Plan.open(tiny_plan)
+    ours, theirs = plan.tensors(), load_safetensors(bytes(plan.member(WEIGHTS)))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert all(not array.flags.owndata for array in ours.values())
+
+
+def test_extract_writes_every_member_once(tiny_plan, tmp_path):
+    paths = Plan.open(tiny_plan).extract(tmp_path / "out")
+    assert sorted(path.name for path in paths) == ["forward.onnx", "manifest.json", "weights.safetensors"]
+    with pytest.raises(FrugalError, match="already exists"):
+        Plan.open(tiny_plan).extract(tmp_path / "out")
+
+
+def read_all(path: Path) -> dict[str, bytes]:
+    plan = Plan.open(path)
+    return {name: bytes(plan.member(name)) for name in plan.members}
+
+
+def flip(path: Path, offset: int, bit: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def find(path: Path, member: str) -> int:
+    """An offset well inside a member."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(member)
+    name, extra = struct.unpack_from("<HH", path.read_bytes(), entry.header_offset + 26)
+    return entry.header_offset + 30 + name + extra + entry.file_size // 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda p: edit_manifest(p, format_version=99), "plan format 99 and this frugal-rt reads up to 1; upgrade"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-1000]), "cut short: the end of the file is missing"),
+        (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), "cut short"),
+        (lambda p: flip(p, find(p, WEIGHTS)), "weights.safetensors does not match its SHA-256"),
+        (lambda p: flip(p, find(p, "forward.onnx")), "forward.onnx does not match its SHA-256"),
+        (lambda p: flip(p, find(p, "manifest.json")), r"its manifest\.json cannot be trusted"),
+        (
+            lambda p: rewrite(p, lambda n, d: ("../" + n, d) if n == WEIGHTS else (n, d)),
+            r"surprising members \('\.\./weights",
+        ),
+        (lambda p: rewrite(p, lambda n, d: ("x.py" if n == WEIGHTS else n, d)), r"surprising members \('x\.py'\)"),
+        (lambda p: rewrite(p, lambda n, d: None if n == WEIGHTS else (n, d)), "lacks weights.safetensors"),
+        (
+            lambda p: rewrite(p, lambda n, d: None if n == "manifest.json" else (n, d)),
+            "a zip archive without a manifest",
+        ),
+        (lambda p: p.write_bytes(b"ptrt" + bytes(100)), "a raw TensorRT engine, not a frugal-rt plan"),
+        (lambda p: p.write_bytes(b"\x08\x0a\x12\x07pytorch" + bytes(99)), "an ONNX model, not a frugal-rt plan"),
+        (lambda p: p.write_text("hello, this is text"), "is not a frugal-rt plan"),
+        (lambda p: p.write_bytes(b""), "is empty"),
+        (lambda p: p.unlink(), "there is no file"),
+        (lambda p: (p.unlink(), p.mkdir()), "cannot read tiny.plan"),
+    ],
+)
+def test_each_kind_of_damage_has_its_sentence(plan_copy, damage, sentence):
+    damage(plan_copy)
+    with pytest.raises(PlanError, match=sentence):
+        read_all(plan_copy)
+
+
+def test_real_onnx_files_are_recognised(tiny_plan, tmp_path):
+    graph = Plan.open(tiny_plan).member("forward.onnx")
+    (tmp_path / "model.plan").write_bytes(graph)
+    with pytest.raises(PlanError, match="an ONNX model"):
+        Plan.open(tmp_path / "model.plan")
+
+
+def test_no_single_flipped_bit_gets_past_or_raises_anything_else(tmp_path):
+    """Every byte of a small plan, one bit at a time: a PlanError, or a plan that reads as it was written."""
+    small_plan().save(tmp_path / "whole.plan")
+    data = (tmp_path / "whole.plan").read_bytes()
+    whole = Plan.open(tmp_path / "whole.plan")
+    caught, path, bits = 0, tmp_path / "flipped.plan", random.Random(0)
+    for offset in range(len(data)):
+        path.write_bytes(data[:offset] + bytes([data[offset] ^ 1 << bits.randrange(8)]) + data[offset + 1 :])
+        try:
+            plan = Plan.open(path)
+            members = {name: bytes(plan.member(name)) for name in plan.members}
+        except PlanError:
+            caught += 1
+            continue
+        assert plan.manifest == whole.manifest, offset
+        assert members == {name: bytes(whole.member(name)) for name in whole.members}, offset
+    assert caught > 0.7 * len(data)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "a.plan"
+    small_plan().save(path)
+    before = path.read_bytes()
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(FrugalError, match="the disk is full"):
+        small_plan().save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "a.plan"
+    small_plan().save(path)
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        small_plan().save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert Plan.open(path).members == small_plan().members

@@ -1,0 +1,178 @@
+"""What a user means, from the picture and a few words."""
+
+import numpy as np
+import pytest
+import pywt
+
+from frugal_rt import InputError
+from frugal_rt.runtime.images import Photo
+from frugal_rt.runtime.tasks import (
+    Damage,
+    border_mask,
+    box_mask,
+    estimate_sigma,
+    parse_sigma,
+    parse_size,
+    prepare,
+    simulate,
+)
+
+SHAPE = (3, 16, 16)
+RANDOM = np.random.default_rng(0)
+
+
+def photo(width=16, height=16, channels=3, missing=None) -> Photo:
+    return Photo(RANDOM.uniform(-1, 1, (channels, height, width)).astype(np.float32), missing)
+
+
+HOLE = box_mask(SHAPE, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("picture", "task", "because"),
+    [
+        (photo(4, 4), "sr", "4x4 is 1/4 of 16x16"),
+        (photo(missing=HOLE), "inpaint", "9% of the pixels are missing"),
+        (photo(channels=1), "colorize", "one channel"),
+        (photo(), "denoise", "estimated"),
+        (photo(4, 4, channels=1), "sr", "4x4 is 1/4"),
+    ],
+)
+def test_the_task_is_read_off_the_picture(picture, task, because):
+    job = prepare(picture, SHAPE, Damage())
+    assert job.task == task
+    assert because in job.because
+    assert job.y.shape == job.operator.measurement_shape
+
+
+@pytest.mark.parametrize(
+    ("damage", "task"),
+    [
+        (Damage(mask=HOLE), "inpaint"),
+        (Damage(hole=(4, 4)), "inpaint"),
+        (Damage(keep=(8, 8)), "outpaint"),
+        (Damage(kernel="gaussian:1.5"), "deblur"),
+        (Damage(kernel="uniform:3"), "deblur"),
+        (Damage(task="colorize"), "colorize"),
+    ],
+)
+def test_an_option_implies_its_task(damage, task):
+    assert prepare(photo(), SHAPE, damage).task == task
+
+
+def test_masks_and_transparency_add_up():
+    other = border_mask(SHAPE, 14, 14)
+    job = prepare(photo(missing=HOLE), SHAPE, Damage(mask=other))
+    assert np.array_equal(job.operator.missing, HOLE | other)
+    assert (job.y[:, HOLE | other] == 0).all()
+
+
+def test_a_smaller_picture_is_outpainted_from_the_middle():
+    small = photo(8, 6)
+    job = prepare(small, SHAPE, Damage(task="outpaint"))
+    assert np.array_equal(job.operator.missing, border_mask(SHAPE, 8, 6))
+    np.testing.assert_array_equal(job.y[:, 5:11, 4:12], small.pixels)
+
+
+def test_grey_and_colour_are_brought_to_what_the_task_measures():
+    colour = photo()
+    y = prepare(colour, SHAPE, Damage(task="colorize", grey="mean")).y
+    np.testing.assert_allclose(y, colour.pixels.mean(0, keepdims=True), atol=1e-6)
+    assert prepare(photo(channels=1), SHAPE, Damage(task="denoise")).y.shape == SHAPE
+    assert prepare(photo(), (1, 16, 16), Damage(task="denoise")).y.shape == (1, 16, 16)
+
+
+def test_sigma_is_as_told_else_assumed_else_estimated():
+    assert prepare(photo(), SHAPE, Damage(hole=(4, 4), sigma=0.3)).sigma == 0.3
+    assert prepare(photo(), SHAPE, Damage(hole=(4, 4))).sigma == 0.01
+    flat = Photo(np.zeros(SHAPE, np.float32) + 0.2 * RANDOM.standard_normal(SHAPE).astype(np.float32))
+    assert prepare(flat, SHAPE, Damage()).sigma == pytest.approx(0.2, rel=0.2)
+    assert prepare(Photo(np.zeros(SHAPE, np.float32)), SHAPE, Damage()).sigma == 0.01
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5])
+def test_estimated_sigma_is_that_of_the_wavelet_details(sigma):
+    smooth = np.outer(np.sin(np.linspace(0, 3, 64)), np.cos(np.linspace(0, 2, 64)))
+    noisy = np.stack([smooth] * 3) + sigma * np.random.default_rng(1).standard_normal((3, 64, 64))
+    details = pywt.dwtn(noisy, "db2", axes=(1, 2))["dd"]
+    theirs = np.mean(np.median(np.abs(details), axis=(1, 2)) / 0.6745)
+    assert estimate_sigma(noisy) == pytest.approx(theirs, rel=0.05)
+    assert estimate_sigma(noisy) == pytest.approx(sigma, rel=0.1)
+
+
+@pytest.mark.parametrize(("text", "sigma"), [("0.1", 0.1), ("13/255", 13 / 255), ("0", 0), ("2", 2), (" 1e-2 ", 0.01)])
+def test_sigma_is_a_number_or_a_fraction(text, sigma):
+    assert parse_sigma(text) == pytest.approx(sigma)
+
+
+@pytest.mark.parametrize("text", ["3", "25", "-0.1", "nan", "inf", "1/0", "much", ""])
+def test_other_sigmas_are_refused(text):
+    with pytest.raises(InputError, match="sigma"):
+        parse_sigma(text)
+
+
+def test_sizes():
+    assert parse_size("24x32") == (24, 32)
+    assert parse_size("24") == (24, 24)
+    for text in ("", "x", "24x", "0x4", "2x3x4", "-4x4"):
+        with pytest.raises(InputError, match="WIDTHxHEIGHT"):
+            parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("picture", "damage", "sentence"),
+    [
+        (photo(20, 30), Damage(), "20x30, and denoise with this prior starts from 16x16; .* --fit crop"),
+        (photo(), Damage(task="sr", scale=4), "16x16, and sr with this prior starts from 4x4"),
+        (photo(), Damage(task="sr"), "--scale"),
+        (photo(), Damage(task="sr", scale=5), "x5 does not divide"),
+        (photo(), Damage(task="inpaint"), "--mask"),
+        (photo(), Damage(task="outpaint"), "nothing|does not leave|--keep"),
+        (photo(), Damage(task="deblur"), "--kernel gaussian:STD"),
+        (photo(), Damage(kernel="motion:3"), "--kernel gaussian:STD"),
+        (photo(), Damage(kernel="gaussian:wide"), "--kernel gaussian:STD"),
+        (photo(), Damage(mask=np.ones((3, 3), bool)), "the mask is 3x3 but the picture is 16x16"),
+        (photo(), Damage(mask=np.zeros((16, 16), bool)), "marks nothing"),
+        (photo(), Damage(hole=(16, 16)), "does not leave anything"),
+        (photo(missing=np.ones((16, 16), bool)), Damage(), "every pixel is marked missing"),
+        (photo(missing=HOLE), Damage(task="deblur", kernel="uniform:3"), "transparent pixels, which deblur cannot use"),
+    ],
+)
+def test_what_does_not_fit_is_refused(picture, damage, sentence):
+    with pytest.raises(InputError, match=sentence):
+        prepare(picture, SHAPE, damage)
+
+
+@pytest.mark.parametrize("how", ["crop", "resize"])
+def test_fit_brings_any_size_to_the_one_wanted(how):
+    assert prepare(photo(40, 30), SHAPE, Damage(), how).y.shape == SHAPE
+    assert prepare(photo(40, 30), SHAPE, Damage(task="sr", scale=4), how).y.shape == (3, 4, 4)
+
+
+def test_simulated_measurements_are_the_operator_s_with_keyed_noise():
+    clean = photo(20, 12)
+    y, missing, operator = simulate(clean, Damage(task="sr", scale=4, sigma=0.1), seed=5)
+    assert y.shape == (3, 3, 5)
+    assert missing is None
+    noise = (y - operator.A(clean.pixels[None])[0]) / 0.1
+    assert 0.5 < noise.std() < 1.5
+    assert np.array_equal(y, simulate(clean, Damage(task="sr", scale=4, sigma=0.1), seed=5)[0])
+    assert not np.array_equal(y, simulate(clean, Damage(task="sr", scale=4, sigma=0.1), seed=6)[0])
+
+
+def test_random_masks_lose_their_share():
+    _, missing, _ = simulate(photo(64, 64), Damage(task="inpaint", share=0.7), seed=1)
+    assert missing.mean() == pytest.approx(0.7, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (Damage(), "--task"),
+        (Damage(task="denoise"), "--sigma"),
+        (Damage(task="inpaint", share=1.5), "between 0 and 1"),
+    ],
+)
+def test_simulating_needs_to_know_what(damage, sentence):
+    with pytest.raises(InputError, match=sentence):
+        simulate(photo(), damage)
