@@ -45,7 +45,6 @@ _HOMES = {
     "Restorer": ".runtime.restorer",
     "Result": ".runtime.restorer",
     "export_plan": ".export",
-    "operators": ".runtime",
 }
 __all__ = [
     "BackendError",
@@ -64,8 +63,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "operators":
         return importlib.import_module(".runtime.operators", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name], __name__), name)

@@ -26,7 +26,8 @@ from .progress import stages, steps
 def command(engine: Path | None, steps_: int, seed: int, backend: str, output: Path) -> None:
     """Restore a packaged portrait: three tasks by DPS, DMPS and the hybrid.
 
-    Writes FOLDER/sheet.png and prints what each cost and gave.
+    Writes FOLDER/sheet.png, replacing an earlier one, and prints what each cost and gave: network calls, gradients
+    through the network, and k, the DMPS steps left at the switch.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -41,8 +42,8 @@ def command(engine: Path | None, steps_: int, seed: int, backend: str, output: P
     with steps("demo", steps_ * len(demo.TASKS) * len(demo.METHODS)) as on_step:
         rows, sheet = demo.run(restorer, steps_, seed, lambda task, method, event: on_step(event))
     table = Table(title=f"{restorer.engine.name}, T = {steps_}, seed {seed}")
-    for heading in ("task", "method", "PSNR", "time", "network calls", "gradients", "DMPS steps"):
-        table.add_column(heading, justify="left" if heading in ("task", "method") else "right")
+    for heading in ("task", "method", "PSNR", "time", "calls", "gradients", "k"):
+        table.add_column(heading, justify="left" if heading in ("task", "method") else "right", no_wrap=True)
     for row in rows:
         result = row.result
         figures = (result.forwards[0], result.pullbacks[0], result.k[0])

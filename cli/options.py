@@ -21,15 +21,13 @@ steps = click.option("--steps", "steps_", type=int, default=100, show_default=Tr
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 
 _DAMAGE = (
-    click.option("--task", type=click.Choice(TASKS), help="What was done to the picture."),
+    click.option("--task", type=click.Choice(list(TASKS)), help="What was done to the picture."),
     click.option("--mask", metavar="IMAGE", type=PATH, help="White marks the missing pixels."),
     click.option("--hole", metavar="WxH", help="A missing box in the middle."),
     click.option("--keep", metavar="WxH", help="The kept box in the middle; the rest is invented."),
     click.option("--scale", type=int, metavar="R", help="Lost resolution: each pixel is the mean of an RxR block."),
     click.option("--kernel", metavar="KIND:N", help="The blur: gaussian:STD or uniform:SIZE, in pixels."),
-    click.option(
-        "--grey", type=click.Choice(list(GREY_WEIGHTS)), default="rec601", show_default=True, help="Weights of R, G, B."
-    ),
+    click.option("--grey", type=click.Choice(list(GREY_WEIGHTS)), help="Weights of R, G, B; default rec601."),
     click.option("--sigma", metavar="S", help="Noise deviation on the [-1, 1] scale, such as 0.1 or 13/255."),
 )
 

@@ -56,5 +56,7 @@ def steps(label: str, total: int) -> Iterator[Callable[[StepEvent], None]]:
         before = signal.signal(signal.SIGINT, on_sigint)
         try:
             yield on_step
+            if stop:
+                raise KeyboardInterrupt
         finally:
             signal.signal(signal.SIGINT, before)

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from .. import __version__
 from ..runtime.images import check_output, read_photo, to_picture, write_png
 from ..runtime.restorer import Restorer
 from ..runtime.tasks import prepare
@@ -54,7 +55,7 @@ def command(
     """
     if switch is not None and method != "hybrid":
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
-    target = check_output(output or image.with_suffix(".restored.png"), force)
+    target = check_output(output or image.parent / f"{image.stem}.restored.png", force)
     with stages() as on_stage:
         on_stage("reading the plan")
         photo = read_photo(image)
@@ -73,7 +74,11 @@ def command(
             seed=seed,
             on_step=on_step,
         )
-    write_png(target, to_picture(result.image), {**result.settings, "task": job.task, "k": result.k[0]})
+    write_png(
+        target,
+        to_picture(result.image),
+        {"frugal_rt": __version__, **result.settings, "task": job.task, "fit": fit, "k": result.k[0]},
+    )
     click.echo(
         f"{target}: {sum(result.seconds.values()):.1f} s, {result.forwards[0]} network calls and "
         f"{result.pullbacks[0]} gradients; DMPS ran the last {result.k[0]} of {steps_} steps"

@@ -56,10 +56,17 @@ def _torch(plan: Plan, device: str) -> Engine:
     return TorchEngine(plan, device)
 
 
+def _gradient(plan: Plan, device: str) -> Engine:
+    from .network import import_torch
+
+    import_torch("DPS's gradient (--method dmps has none)")
+    return _torch(plan, device)
+
+
 def _paired(plan: Plan, device: str) -> Engine:
     from .onnxruntime import OnnxRuntimeEngine
 
-    return PairedEngine(OnnxRuntimeEngine(plan, device), lambda: _torch(plan, device))
+    return PairedEngine(OnnxRuntimeEngine(plan, device), lambda: _gradient(plan, device))
 
 
 def _auto(plan: Plan) -> Engine:
@@ -72,7 +79,7 @@ def _auto(plan: Plan) -> Engine:
         return _paired(plan, "cpu")
     except MissingExtra:
         try:
-            return _torch(plan, "cpu")
+            return _torch(plan, _torch_device())
         except MissingExtra:
             raise MissingExtra("Running a plan", "onnxruntime (or torch)", "cpu") from None
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +19,21 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     the system refuses.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
+    created = False
     try:
         with draft.open("xb") as file:
+            created = True
             yield file
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
+        created = False
     except OSError as error:
         raise FrugalError(f"cannot write {target}: {_reason(error)}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        if created:
+            draft.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:

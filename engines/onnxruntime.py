@@ -43,6 +43,10 @@ class OnnxRuntimeEngine:
                 bytes(plan.member(graph["member"])), options, providers=[PROVIDERS[device]]
             )
         except Exception as error:  # onnxruntime's errors share no base but Exception
+            if device != "cpu":
+                raise BackendError(
+                    f"onnxruntime cannot run on {device} here: {error}; run: frugal-rt doctor"
+                ) from error
             raise PlanError(f"{plan.source}: onnxruntime cannot load {graph['member']}: {error}") from error
         self._session.disable_fallback()
         running = self._session.get_providers()[0]

@@ -30,6 +30,18 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
 """What a manifest's `schedule`, a diffusers scheduler config, may ask for."""
 
+_SHAPE = {
+    "members": {"*": {"bytes": int, "sha256": str}},
+    "prior": {"name": str, "card": str, "licence": str},
+    "image": {"channels": int, "height": int, "width": int},
+    "schedule": {"num_train_timesteps": int},
+    "network": {"config": {}, "pixel_unshuffle": int, "learned_variance": bool},
+    "graphs": {"forward": {"member": str}},
+    "precision": str,
+    "tools": {"*": str},
+}
+"""What a manifest must hold, for its readers to rely on."""
+
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _MANIFEST_LIMIT = 4 << 20
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
@@ -98,10 +110,8 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to `path`: to a temporary file beside it, then renamed. Raises FrugalError."""
-        manifest = json.dumps(self.manifest, indent=2, sort_keys=True).encode() + b"\n"
         with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            members: dict[str, Buffer] = {MANIFEST: manifest, **self._members}
-            for name, data in members.items():
+            for name, data in {MANIFEST: self._manifest_bytes(), **self._members}.items():
                 entry = zipfile.ZipInfo(name)  # the fixed date of 1980 keeps plans reproducible
                 entry.external_attr = 0o644 << 16
                 start = file.tell() + _LOCAL_HEADER.size + len(name) + 4
@@ -112,9 +122,7 @@ class Plan:
     def extract(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write every member, checked, into `folder` (made if need be; existing files are not touched)."""
         root = Path(folder)
-        manifest = json.dumps(self.manifest, indent=2, sort_keys=True).encode() + b"\n"
-        contents: dict[str, Buffer] = {MANIFEST: manifest, **{name: self.member(name) for name in self.members}}
-        targets = {root / name: data for name, data in contents.items()}
+        targets = {root / MANIFEST: self._manifest_bytes(), **{root / name: self.member(name) for name in self.members}}
         taken = [str(target) for target in targets if target.exists()]
         if taken:
             raise FrugalError(f"{', '.join(taken)} already exists; extract into an empty folder")
@@ -126,6 +134,9 @@ class Plan:
             with atomic_write(target) as file:
                 file.write(data)
         return list(targets)
+
+    def _manifest_bytes(self) -> memoryview:
+        return memoryview(json.dumps(self.manifest, indent=2, sort_keys=True).encode() + b"\n")
 
 
 def read_safetensors(data: memoryview, source: str) -> dict[str, tuple[np.ndarray, int]]:
@@ -164,19 +175,15 @@ def _refuse_other_formats(path: Path, source: str) -> None:
     remedy = "make a plan with: frugal-rt export --model celeba"
     if not head:
         raise PlanError(f"{source} is empty; {remedy}")
+    if head[:4] == b"PK\x03\x04":
+        if not zipfile.is_zipfile(path):
+            raise PlanError(f"{source} is cut short: the end of the file is missing; copy or export it again")
+        return
     if head[:4] in (b"ptrt", b"ftrt") or path.suffix in (".engine", ".trt"):
         raise PlanError(f"{source} is a raw TensorRT engine, not a frugal-rt plan; {remedy}")
     if head[0] == 0x08 and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x32", b"\x3a", b"\x42"):
         raise PlanError(f"{source} is an ONNX model, not a frugal-rt plan; export from its weights instead: {remedy}")
-    if head[:4] != b"PK\x03\x04":
-        raise PlanError(f"{source} is not a frugal-rt plan; {remedy}")
-    try:
-        with path.open("rb") as file:
-            complete = zipfile.is_zipfile(file)
-    except OSError as error:
-        raise PlanError(f"cannot read {source}: {error.strerror}") from error
-    if not complete:
-        raise PlanError(f"{source} is cut short: the end of the file is missing; copy or export it again")
+    raise PlanError(f"{source} is not a frugal-rt plan; {remedy}")
 
 
 def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
@@ -187,7 +194,7 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
             raise ValueError
         manifest = json.loads(archive.read(MANIFEST))
         kind, version = manifest["format"], manifest["format_version"]
-        if kind != FORMAT or not isinstance(version, int):
+        if kind != FORMAT or type(version) is not int:
             raise ValueError
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
         raise PlanError(f"{source} is damaged: its {MANIFEST} cannot be trusted; copy or export it again") from error
@@ -196,7 +203,22 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
             f"{source} is plan format {version} and this frugal-rt reads up to {FORMAT_VERSION}; "
             "upgrade with: pip install -U frugal-rt"
         )
+    wrong = _mismatch(manifest, _SHAPE)
+    if wrong:
+        raise PlanError(f"{source}: its {MANIFEST} has no valid {wrong}; it was not written by frugal-rt")
     return manifest
+
+
+def _mismatch(value: Any, shape: Any, path: str = "") -> str:
+    """The first place where parsed JSON is not of `shape`, or nothing. A shape is a type, or a mapping of keys to
+    shapes whose key "*" stands for every key there is."""
+    if isinstance(shape, type):
+        return "" if type(value) is shape else path
+    if not isinstance(value, dict):
+        return path
+    keys = list(value) if "*" in shape else list(shape)
+    places = (_mismatch(value.get(key), shape.get("*", shape.get(key)), f"{path}.{key}".strip(".")) for key in keys)
+    return next(filter(None, places), "")
 
 
 def _locate(

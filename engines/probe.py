@@ -3,9 +3,13 @@
 import ctypes
 import ctypes.util
 import importlib.metadata
+import importlib.util
 from typing import NamedTuple
 
 from .errors import BackendError
+
+EXPORT_MODULES = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
+"""What exporting imports."""
 
 
 class Finding(NamedTuple):
@@ -17,6 +21,9 @@ class Finding(NamedTuple):
     """Versions where usable; else why not."""
     remedy: str
     """The command or step that would bring it; empty where usable."""
+
+
+_ONE_ONNXRUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'frugal-rt[cpu]' or 'frugal-rt[gpu]'"
 
 
 def cuda_driver() -> str | None:
@@ -60,8 +67,7 @@ def findings() -> list[Finding]:
 def _cpu() -> Finding:
     both = version("onnxruntime") and version("onnxruntime-gpu")
     if both:
-        remedy = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'frugal-rt[cpu]' or 'frugal-rt[gpu]'"
-        return Finding("cpu", False, "onnxruntime and onnxruntime-gpu overwrite each other", remedy)
+        return Finding("cpu", False, "onnxruntime and onnxruntime-gpu overwrite each other", _ONE_ONNXRUNTIME)
     found = version("onnxruntime") or version("onnxruntime-gpu")
     if not found:
         return Finding("cpu", False, "onnxruntime is not installed", "pip install 'frugal-rt[cpu]'")
@@ -75,6 +81,8 @@ def _cuda() -> Finding:
     found = version("onnxruntime-gpu")
     if not found:
         return Finding("cuda", False, "onnxruntime-gpu is not installed", "pip install 'frugal-rt[gpu]'")
+    if not cuda_is_usable():
+        return Finding("cuda", False, f"onnxruntime-gpu {found} has no CUDA provider here", _ONE_ONNXRUNTIME)
     return Finding("cuda", True, f"onnxruntime-gpu {found}", "")
 
 
@@ -86,7 +94,7 @@ def _torch() -> Finding:
 
 
 def _export() -> Finding:
-    missing = [name for name in ("torch", "diffusers", "onnx", "onnxscript") if not version(name)]
+    missing = [name for name in EXPORT_MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        return Finding("export", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[export]'")
+        return Finding("export", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[cpu,export]'")
     return Finding("export", True, f"onnx {version('onnx')}, onnxscript {version('onnxscript')}", "")

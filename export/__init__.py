@@ -1,13 +1,14 @@
 """From a prior's weights to a verified plan."""
 
-import importlib.metadata
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
 
-from ..engines import Plan
+from ..engines import MissingExtra, Plan
 from ..engines.network import build_network, load_weights
 from ..engines.plan import FORMAT, FORMAT_VERSION, WEIGHTS
+from ..engines.probe import EXPORT_MODULES, version
 from .prior import EMBEDDED, Prior, find_prior, read_prior
 
 __all__ = ["EMBEDDED", "Prior", "build_plan", "export_plan", "find_prior", "read_prior"]
@@ -35,6 +36,9 @@ def export_plan(
 
 def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: None) -> Plan:
     """The plan of `prior`, in memory and not yet verified."""
+    for module in EXPORT_MODULES:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtra("Exporting", module, "cpu,export")
     from safetensors.numpy import save
 
     on_stage("reading the weights")
@@ -69,9 +73,6 @@ def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: N
             }
         },
         "precision": "float32",
-        "tools": {
-            name: importlib.metadata.version(name)
-            for name in ("frugal-rt", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
-        },
+        "tools": {name: found for name in ("frugal-rt", *EXPORT_MODULES) if (found := version(name))},
     }
     return Plan(manifest, {WEIGHTS: weights, FORWARD: graph}, prior.name)

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ class Prior:
     @property
     def size(self) -> int:
         """Side of the square images, in pixels."""
-        return int(self.unet["sample_size"]) * self.pixel_unshuffle
+        return self.unet["sample_size"] * self.pixel_unshuffle
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The weights by diffusers' names, float32. Raises ExportError."""
@@ -46,8 +45,10 @@ class Prior:
 
         try:
             loaded = load_file(self.weights)
-        except (OSError, SafetensorError) as error:
-            raise ExportError(f"cannot read {self.weights.name} of the prior {self.name}: {error}") from error
+        except (OSError, SafetensorError, TypeError, KeyError) as error:  # the last two: a type numpy does not have
+            raise ExportError(
+                f"cannot read {self.weights.name} of the prior {self.name}: {error}; float32 and float16 weights work"
+            ) from error
         return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in sorted(loaded.items())}
 
 
@@ -76,14 +77,21 @@ def read_prior(folder: str | os.PathLike[str], name: str | None = None) -> Prior
     weights = root / "unet" / WEIGHT_FILE
     if not weights.is_file():
         raise InputError(f"{root.name} holds no unet/{WEIGHT_FILE}; convert pickled weights with diffusers first")
-    channels, r = _pixel_layout(root.name, int(unet["in_channels"]))
-    ratio = int(unet["out_channels"]) / int(unet["in_channels"])
+    for key in ("in_channels", "out_channels", "sample_size"):
+        if type(unet.get(key)) is not int or unet[key] < 1:
+            raise ExportError(
+                f"{root.name}/unet/config.json: {key} must be a whole number above 0; it is {unet.get(key)}"
+            )
+    channels, r = _pixel_layout(root.name, unet["in_channels"])
+    ratio = unet["out_channels"] / unet["in_channels"]
     variance = str(scheduler.get("variance_type", "fixed_small"))
     if variance not in VARIANCE_TYPES or ratio != (2 if variance == "learned_range" else 1):
         raise ExportError(
             f"{root.name}: variance {variance} with {unet['out_channels']} output channels is not supported; "
             "fixed variances need as many as go in, learned_range twice as many"
         )
+    if type(scheduler.setdefault("num_train_timesteps", 1000)) is not int:
+        raise ExportError(f"{root.name}: num_train_timesteps must be a whole number")
     _known(root.name, "prediction type", scheduler.get("prediction_type", "epsilon"), PREDICTION_TYPES)
     if scheduler.get("trained_betas") is None:
         _known(root.name, "beta schedule", scheduler.get("beta_schedule", "linear"), BETA_SCHEDULES)
@@ -107,12 +115,14 @@ def _known(name: str, what: str, value: str, known: tuple[str, ...]) -> None:
 
 def _config(root: Path, name: str) -> dict[str, Any]:
     try:
-        config: Mapping[str, Any] = json.loads((root / name).read_text())
+        config = json.loads((root / name).read_text(encoding="utf-8"))
     except OSError:
         raise InputError(f"{root} is not a diffusers DDPM folder: it has no readable {name}") from None
     except ValueError as error:
         raise InputError(f"{root.name}/{name} is not JSON: {error}") from error
-    return dict(config)
+    if not isinstance(config, dict):
+        raise InputError(f"{root.name}/{name} is not a JSON object")
+    return config
 
 
 def _pixel_layout(name: str, in_channels: int) -> tuple[int, int]:
@@ -126,7 +136,7 @@ def _pixel_layout(name: str, in_channels: int) -> tuple[int, int]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _licence(root: Path) -> str:

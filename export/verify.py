@@ -12,9 +12,10 @@ from ..engines.torch import TorchEngine
 
 TOLERANCE = 1e-4
 """Largest error accepted, relative to the larger of 1 and the output's magnitude. Measured on celeba: 2e-5."""
+CEILING = 1e-2
 ROUNDING = 4
-"""Beyond TOLERANCE, onnxruntime may be this many times as far from float64 as torch's own float32 is: a constant
-input leaves a group norm hardly any variance to divide by, and there float32 itself is no better."""
+"""Between TOLERANCE and CEILING, onnxruntime may be this many times as far from float64 as torch's own float32 is: a
+constant input leaves a group norm hardly any variance to divide by, and there float32 itself is no better."""
 
 
 def parity(plan: Plan) -> dict[str, float]:
@@ -31,7 +32,8 @@ def parity(plan: Plan) -> dict[str, float]:
             raise ExportError(f"parity failed on {label}: onnxruntime gives {got.shape}, torch {want.shape}")
         scale = max(1.0, float(np.abs(want).max()))
         error = _distance(got, want)
-        if not error / scale <= TOLERANCE and not _is_rounding(plan, x, t, got, want):
+        rounding = error / scale <= TOLERANCE or (error / scale <= CEILING and _is_rounding(plan, x, t, got, want))
+        if not rounding:
             raise ExportError(
                 f"parity failed on {label}: onnxruntime is {error / scale:.1e} away from torch, {TOLERANCE:.0e} is "
                 "allowed; nothing was written"

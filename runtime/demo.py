@@ -10,17 +10,14 @@ from PIL import Image
 
 from .images import Photo, contact_sheet, fit_photo, read_photo, to_picture
 from .metrics import psnr
-from .operators import Operator
+from .operators import Operator, Shape
 from .restorer import Restorer, Result, StepEvent
 from .tasks import Damage, simulate
 
 PORTRAIT = Path(__file__).parent / "portrait.png"
 """Eileen Collins, NASA, 1995: public domain; framed as the celeba prior was trained."""
-TASKS = {
-    "super-resolution x4": Damage(task="sr", scale=4, sigma=0.01),
-    "inpainting, 24x24 hole": Damage(task="inpaint", hole=(24, 24), sigma=0.01),
-    "colourise": Damage(task="colorize", sigma=0.01),
-}
+SIGMA = 0.01
+TASKS = ("super-resolution x4", "box inpainting", "colourise")
 METHODS: dict[str, str] = {"DPS": "never", "DMPS": "always", "hybrid": "auto"}
 
 
@@ -44,13 +41,22 @@ class Row:
     """dB against the clean portrait."""
 
 
+def damage(task: str, shape: Shape) -> Damage:
+    """What a task does to an image of `shape`: the hole is 3/8 of a side, 24x24 of 64x64."""
+    return {
+        "super-resolution x4": Damage(task="sr", scale=4, sigma=SIGMA),
+        "box inpainting": Damage(task="inpaint", hole=(3 * shape[2] // 8, 3 * shape[1] // 8), sigma=SIGMA),
+        "colourise": Damage(task="colorize", sigma=SIGMA),
+    }[task]
+
+
 def measure(restorer: Restorer, task: str, seed: int) -> Measured:
     """The portrait at the prior's size, damaged."""
     _, height, width = restorer.image_shape
     portrait = read_photo(PORTRAIT)
     if portrait.size != (width, height):
         portrait = fit_photo(portrait, (width, height), "resize")
-    y, missing, operator = simulate(Photo(portrait.pixels), TASKS[task], seed)
+    y, missing, operator = simulate(Photo(portrait.pixels), damage(task, restorer.image_shape), seed)
     return Measured(portrait.pixels, y, missing, operator)
 
 
@@ -63,14 +69,14 @@ def run(
     """Every task by every method, and the labelled contact sheet. `on_step` hears task, method and the step."""
     rows: list[Row] = []
     sheet = []
-    for task, damage in TASKS.items():
+    for task in TASKS:
         clean, y, missing, operator = measure(restorer, task, seed)
         cells = [(to_picture(clean), "clean"), (to_picture(y, missing), "measurement")]
         for method, switch in METHODS.items():
             result = restorer.restore(
                 y,
                 operator,
-                sigma=damage.sigma or 0.0,
+                sigma=SIGMA,
                 steps=steps,
                 switch=switch,
                 seed=seed,

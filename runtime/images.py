@@ -52,7 +52,7 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
     """
     data = _read_bytes(Path(path))
     name = Path(path).name
-    return _from_npy(data, name) if Path(path).suffix == ".npy" else _from_picture(data, name)
+    return _from_npy(data, name) if Path(path).suffix.lower() == ".npy" else _from_picture(data, name)
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
@@ -89,6 +89,8 @@ def to_picture(image: np.ndarray, missing: np.ndarray | None = None) -> Image.Im
 def check_output(path: str | os.PathLike[str], force: bool, suffixes: Sequence[str] = (".png",)) -> Path:
     """The path, if it may be written: a known suffix, not taken unless `force`, its folder there. Raises InputError."""
     target = Path(path)
+    if len(target.name.encode()) > 200:
+        raise InputError(f"the name {target.name[:30]}... is too long for a file")
     if suffixes and target.suffix.lower() not in suffixes:
         raise InputError(f"{target.name}: the output must end in {' or '.join(suffixes)}")
     if target.is_dir():
@@ -157,9 +159,17 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _from_npy(data: bytes, name: str) -> Photo:
+    file = io.BytesIO(data)
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, _ = read_header[np.lib.format.read_magic(file)](file)
+        if math.prod(shape) > 3 * MAX_PIXELS:
+            raise InputError(f"{name} has {math.prod(shape)} values; up to {3 * MAX_PIXELS} are read")
+        file.seek(0)
+        array = np.load(file, allow_pickle=False)
+    except InputError:
+        raise
+    except (ValueError, EOFError, OSError, KeyError) as error:
         raise InputError(f"{name} is not a .npy array of numbers: {error}") from error
     if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (1, 3)):
         raise InputError(
@@ -180,6 +190,8 @@ def _from_picture(data: bytes, name: str) -> Photo:
                 raise InputError(f"{name} has {math.prod(opened.size)} pixels; up to {MAX_PIXELS} are read")
             opened.load()
             image = ImageOps.exif_transpose(opened)
+    except InputError:
+        raise
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a picture this can read ({', '.join(FORMATS)}, .npy)") from None
     except Image.DecompressionBombError:
@@ -188,17 +200,19 @@ def _from_picture(data: bytes, name: str) -> Photo:
         raise InputError(f"{name} is a broken picture: {error}") from error
     missing: np.ndarray | None = None
     if "A" in image.getbands() or "transparency" in image.info:
-        missing = np.asarray(image.convert("RGBA"))[:, :, 3] < MASK_LEVEL
+        clear = image.info.get("transparency")
+        deep = image.mode.startswith("I;16") and isinstance(clear, int)  # Pillow's conversion would lose it
+        missing = np.asarray(image) == clear if deep else np.asarray(image.convert("RGBA"))[:, :, 3] < MASK_LEVEL
         missing = missing if missing.any() else None
     pixels: np.ndarray
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
         pixels = np.asarray(image, np.float32)[None] / 65535
     elif image.mode == "F":
         pixels = np.asarray(image, np.float32)[None]
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise InputError(f"{name}: a floating-point picture must lie on [0, 1]")
     elif image.mode in ("1", "L", "LA", "La"):
         pixels = np.asarray(image.convert("L"), np.float32)[None] / 255
     else:
         pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
+    if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+        raise InputError(f"{name}: a floating-point picture must lie on [0, 1], an integer one on 0..65535")
     return Photo(pixels * 2 - 1, missing)

@@ -5,6 +5,7 @@ and the spectrum) are arrays of the measurement's shape: U is square and orthono
 singular values of zero mark what A does not see. Everything is numpy or torch, whatever `x` is.
 """
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from typing import Any
@@ -67,6 +68,11 @@ class Operator(ABC):
     def AT(self, y: Array) -> Array:
         """The adjoint: (B, c, h, w) -> (B, C, H, W)."""
         return self.V(self.spectrum(y) * self.Ut(y))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells this operator from others of its class, in JSON's types."""
+        return {}
 
     @property
     def measured(self) -> int:
@@ -144,6 +150,10 @@ class Inpaint(Operator):
         self._known = 1.0 - missing[None, None]
 
     @property
+    def settings(self) -> dict[str, Any]:
+        return {"missing": int(self.missing.sum()), "mask_sha256": hashlib.sha256(self.missing.tobytes()).hexdigest()}
+
+    @property
     def measured(self) -> int:
         return self.image_shape[0] * int((~self.missing).sum())
 
@@ -174,6 +184,10 @@ class SuperResolution(Operator):
         super().__init__(image_shape, (channels, height // scale, width // scale))
         self.scale = scale
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
     def spectrum(self, like: Array) -> Array:
         return self._place("s", np.full((1, 1, 1, 1), 1 / self.scale), like)
 
@@ -203,6 +217,10 @@ class Colorize(Operator):
         w = np.asarray(GREY_WEIGHTS[weights])
         self._norm = float(np.linalg.norm(w))
         self._direction = (w / self._norm)[None, :, None, None]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"weights": self.weights}
 
     def spectrum(self, like: Array) -> Array:
         return self._place("s", np.full((1, 1, 1, 1), self._norm), like)
@@ -273,6 +291,10 @@ class Deblur(Separable):
         taps = np.asarray(taps, np.float64)
         self.taps = taps / taps.sum()
         super().__init__(image_shape, _mirrored(self.taps, image_shape[1]), _mirrored(self.taps, image_shape[2]))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"taps": self.taps.tolist()}
 
     @classmethod
     def gaussian(cls, image_shape: Shape, std: float) -> "Deblur":

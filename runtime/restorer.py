@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import Array, DivergedError, Engine, InputError, Plan, open_engine
+from ..engines.plan import WEIGHTS
 from .operators import Operator
 from .restoration import Phase, Restoration, advance, start_noise
 from .schedule import Schedule
@@ -100,8 +101,9 @@ class Restorer:
         for name, value in {"zeta": zeta, "lambda": lam}.items():
             if value is not None and not 0 <= value < np.inf:
                 raise InputError(f"{name} must be a finite number of at least 0; got {value}")
-        if not (0 <= seed < 2**64 and 0 <= sample < 2**64):
-            raise InputError(f"seed must be a whole number in 0..2^64-1; got {seed if sample >= 0 else sample}")
+        for name, value, last in (("seed", seed, seed), ("sample", sample, sample + len(batch) - 1)):
+            if not 0 <= value <= last < 2**64:
+                raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
         rows = [
             Restoration(
                 operator=operator,
@@ -118,20 +120,20 @@ class Restorer:
             for i, one in enumerate(batch)
         ]
         seconds = self._run(rows, on_step)
-        image = np.stack([_to_numpy(row.x) for row in rows])
+        image = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
         flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
         if flat:
             raise DivergedError(f"row {flat[0]} came out as a constant image; check sigma, or lower zeta or lambda")
         pullbacks = tuple(steps - (row.k or 0) for row in rows)
         return Result(
-            image=np.clip(image if np.ndim(y) == 4 else image[0], -1, 1),
+            image=image if np.ndim(y) == 4 else image[0],
             k=tuple(row.k or 0 for row in rows),
             trace=tuple(tuple(row.trace) for row in rows),
             seconds=seconds,
             forwards=(steps,) * len(rows),
             pullbacks=pullbacks,
             settings={
-                "operator": operator.name,
+                "operator": {"name": operator.name, **operator.settings},
                 "sigma": sigma,
                 "steps": steps,
                 "switch": switch,
@@ -141,6 +143,7 @@ class Restorer:
                 "sample": sample,
                 "backend": self.engine.name,
                 "prior": self.plan.manifest["prior"]["name"],
+                "weights_sha256": self.plan.manifest["members"][WEIGHTS]["sha256"],
             },
         )
 

@@ -15,16 +15,20 @@ from .schedule import Coefficients
 
 TINY = 1e-12
 TRUST = 0.3
-"""DPS's own step never moves x further than this multiple of the noise that the same step adds."""
+"""DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
 LAMBDA = 1.75
 """DMPS's own step size: the official one, bounded where steps are few."""
 
 
 def estimate(x: Array, out: Array, c: Coefficients) -> tuple[Array, Array]:
-    """x0hat = E[x0 | x_t] clipped to [-1, 1], and a mask that is 1 where it was not clipped."""
+    """x0hat = E[x0 | x_t] clipped to [-1, 1], and a mask that is 1 where it was not clipped.
+
+    An infinity becomes NaN rather than hide behind the clip.
+    """
     xp = array_namespace(x)
     raw = c.x0_x * x - c.x0_out * out
-    return xp.clip(raw, -1.0, 1.0), xp.astype(xp.abs(raw) <= 1, x.dtype)
+    x0hat = xp.where(xp.isfinite(raw), xp.clip(raw, -1.0, 1.0), math.nan * xp.ones_like(raw))
+    return x0hat, xp.astype(xp.abs(raw) <= 1, x.dtype)
 
 
 def ancestral(x: Array, x0hat: Array, variance: Array | None, z: Array, c: Coefficients) -> Array:

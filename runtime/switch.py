@@ -41,7 +41,7 @@ class Switch:
         if k is None:
             try:
                 k = int(value)
-            except ValueError:
+            except (ValueError, TypeError, OverflowError):
                 k = -1
         if not 0 <= k <= steps:
             raise InputError(f"switch must be auto, never, always or a number of steps 0..{steps}; got {value!r}")

@@ -12,7 +12,16 @@ from .images import Photo, fit_photo
 from .noise import Use, generator, normal
 from .operators import GREY_WEIGHTS, Colorize, Deblur, Denoise, Inpaint, Operator, Shape, SuperResolution
 
-TASKS = ("denoise", "inpaint", "outpaint", "sr", "colorize", "deblur")
+TASKS: dict[str, tuple[str, ...]] = {
+    "denoise": (),
+    "inpaint": ("mask", "hole", "keep", "share"),
+    "outpaint": ("mask", "hole", "keep", "share"),
+    "sr": ("scale",),
+    "colorize": ("grey",),
+    "deblur": ("kernel",),
+}
+"""The tasks, and which fields of Damage each one reads besides sigma."""
+GREY = "rec601"
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
 
@@ -33,7 +42,8 @@ class Damage:
     scale: int | None = None
     kernel: str | None = None
     """"gaussian:STD" or "uniform:SIZE", in pixels."""
-    grey: str = "rec601"
+    grey: str | None = None
+    """A name of GREY_WEIGHTS; None is rec601."""
     sigma: float | None = None
 
 
@@ -54,7 +64,7 @@ def parse_sigma(text: str) -> float:
     """A number or a fraction such as 13/255, on the [-1, 1] scale. Raises InputError outside 0..2."""
     try:
         sigma = float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise InputError(f"sigma must be a number or a fraction such as 13/255; got {text!r}") from None
     if not 0 <= sigma <= 2:
         raise InputError(
@@ -89,6 +99,9 @@ def border_mask(shape: Shape, width: int, height: int) -> np.ndarray:
 
 def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray | None = None) -> Operator:
     """The operator of a task on images of `shape`. Raises InputError naming the option that is missing or wrong."""
+    if task not in TASKS:
+        raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
+    _refuse_unread(task, damage, missing)
     if task == "denoise":
         return Denoise(shape)
     if task == "sr":
@@ -96,11 +109,9 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
             raise InputError("super-resolution needs its factor: --scale 2 .. 16")
         return SuperResolution(shape, damage.scale)
     if task == "colorize":
-        return Colorize(shape, damage.grey)
+        return Colorize(shape, damage.grey or GREY)
     if task == "deblur":
         return _blur(shape, damage.kernel)
-    if task not in ("inpaint", "outpaint"):
-        raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
     masks = [mask for mask in (missing, damage.mask) if mask is not None]
     if damage.hole is not None:
         masks.append(box_mask(shape, *damage.hole))
@@ -129,19 +140,20 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
     or "resize") brings a photo of the wrong size to the size wanted. Raises InputError.
     """
     if damage.mask is not None:
-        photo = _masked(photo, damage.mask)
-        damage = replace(damage, mask=None)
+        task = damage.task or "inpaint"
+        _refuse_unread(task, damage, None)
+        photo, damage = _masked(photo, damage.mask), replace(damage, mask=None, task=task)
     task, because, scale = _settle_task(photo, image_shape, damage, fit)
     damage = replace(damage, scale=scale)
     if task == "outpaint" and damage.keep is None and photo.missing is None:
         photo = _centred(photo, image_shape)
     photo = _sized(photo, _measurement_size(task, image_shape, scale), fit, task)
-    if photo.missing is not None and task not in ("inpaint", "outpaint"):
-        raise InputError(f"the picture has transparent pixels, which {task} cannot use; flatten it, or --task inpaint")
     operator = make_operator(task, image_shape, damage, photo.missing)
+    if isinstance(operator, Inpaint):
+        because = f"{operator.missing.mean():.0%} of the pixels are missing"
     y = photo.pixels
     if task == "colorize":
-        weights = np.asarray(GREY_WEIGHTS[damage.grey], np.float32)
+        weights = np.asarray(GREY_WEIGHTS[damage.grey or GREY], np.float32)
         y = y if len(y) == 1 else np.tensordot(weights, y, 1)[None]
     elif len(y) != image_shape[0]:
         y = photo.colour().pixels if image_shape[0] == 3 else y.mean(axis=0, keepdims=True)
@@ -174,6 +186,16 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
     sigma = SIGMA if damage.sigma is None else damage.sigma
     y = operator.A(clean[None])[0] + np.float32(sigma) * normal(operator.measurement_shape, seed, 0, Use.MEASUREMENT)
     return operator.observed(y), operator.missing if isinstance(operator, Inpaint) else None, operator
+
+
+def _refuse_unread(task: str, damage: Damage, missing: np.ndarray | None) -> None:
+    """Raise InputError for what the task would silently leave aside."""
+    for name in sorted({name for names in TASKS.values() for name in names} - set(TASKS[task])):
+        if getattr(damage, name) is not None:
+            option = "random" if name == "share" else name
+            raise InputError(f"--{option} does not go with {task}; one damage at a time")
+    if missing is not None and "mask" not in TASKS[task]:
+        raise InputError(f"the picture has transparent pixels, which {task} cannot use; flatten it, or --task inpaint")
 
 
 def estimate_sigma(pixels: np.ndarray) -> float:
@@ -211,7 +233,7 @@ def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | No
     if factor is not None and fit is None:
         return "sr", f"{width}x{height} is 1/{factor} of {image_shape[2]}x{image_shape[1]} a side", factor
     if photo.missing is not None:
-        return "inpaint", f"{photo.missing.mean():.0%} of the pixels are missing", None
+        return "inpaint", "pixels are missing", None
     if len(photo.pixels) == 1 and image_shape[0] == 3:
         return "colorize", "the picture has one channel", None
     return "denoise", "nothing is missing from the picture", None
@@ -229,9 +251,8 @@ def _measurement_size(task: str, image_shape: Shape, scale: int | None) -> tuple
     _, height, width = image_shape
     if task != "sr" or scale is None:
         return width, height
-    return SuperResolution(image_shape, scale).measurement_shape[2], SuperResolution(
-        image_shape, scale
-    ).measurement_shape[1]
+    _, height, width = SuperResolution(image_shape, scale).measurement_shape
+    return width, height
 
 
 def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> Photo:
@@ -259,6 +280,11 @@ def _masked(photo: Photo, mask: np.ndarray) -> Photo:
 def _centred(photo: Photo, image_shape: Shape) -> Photo:
     """A photo smaller than the prior's images in the middle of one, the border missing."""
     (width, height), (_, full_height, full_width) = photo.size, image_shape
+    if width > full_width or height > full_height or (width, height) == (full_width, full_height):
+        raise InputError(
+            f"outpainting starts from a picture smaller than {full_width}x{full_height}, or from one of that size and "
+            f"the box to keep: --keep WIDTHxHEIGHT; this one is {width}x{height}"
+        )
     missing = border_mask(image_shape, width, height)
     pixels = np.zeros((len(photo.pixels), full_height, full_width), np.float32)
     pixels[:, ~missing] = photo.pixels.reshape(len(photo.pixels), -1)

@@ -16,6 +16,7 @@ from PIL import Image
 import frugal_rt.engines
 from frugal_rt import Plan
 from frugal_rt.cli import COMMANDS, main
+from frugal_rt.engines import Prediction
 
 FRUGAL = [sys.executable, "-c", "from frugal_rt.cli import main; main(prog_name='frugal-rt')"]
 
@@ -144,6 +145,9 @@ def test_wrong_inputs_are_one_sentence(here):
     Path("text.png").write_text("hello")
     Path("text.plan").write_text("hello")
     Image.new("RGB", (30, 20), "red").save("large.png")
+    refuses("is a folder", *RESTORE, ".")
+    refuses("too long for a file", *RESTORE, "clean.png", "-o", "x" * 300 + ".png")
+    refuses("--hole does not go with deblur", *RESTORE, "clean.png", "--kernel", "uniform:3", "--hole", "4x4")
     refuses("there is no file nothing.png", *RESTORE, "nothing.png")
     refuses("text.png is not a picture", *RESTORE, "text.png")
     refuses(
@@ -185,6 +189,30 @@ def test_a_result_of_nan_is_an_error_and_writes_nothing(here, monkeypatch):
 
     monkeypatch.setattr(frugal_rt.engines.PairedEngine, "pullback", broken)
     refuses("left the finite numbers", *RESTORE, "clean.png", "--method", "dps")
+
+
+def test_a_constant_result_is_an_error_and_writes_nothing(here, monkeypatch):
+    monkeypatch.setattr(frugal_rt.engines.PairedEngine, "pullback", flat_pullback)
+    refuses("came out as a constant image", *RESTORE, "clean.png", "--method", "dps", "--zeta", "0")
+
+
+def flat_pullback(self, x, t):
+    return Prediction(np.full_like(x, -1e3), None), lambda v: v
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence", "command"),
+    [
+        ("onnxruntime", "pip install 'frugal-rt[cpu]'", [*RESTORE, "clean.png", "--backend", "cpu"]),
+        ("torch", "pip install 'frugal-rt[torch]'", [*RESTORE, "clean.png", "--backend", "torch"]),
+        ("torch", "gradient (--method dmps has none) needs torch, which is not installed", [*RESTORE, "clean.png"]),
+        ("onnxscript", "pip install 'frugal-rt[cpu,export]'", ["export", "--model", "celeba"]),
+        ("onnxruntime", "pip install 'frugal-rt[cpu,export]'", ["export", "--model", "celeba"]),
+    ],
+)
+def test_a_missing_extra_is_one_sentence_with_its_command(here, monkeypatch, missing, sentence, command):
+    monkeypatch.setitem(sys.modules, missing, None)
+    refuses(sentence, *command)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(here, monkeypatch):

@@ -1,6 +1,5 @@
 """One body of tests over every engine, and how backends that are missing say so."""
 
-import builtins
 import sys
 
 import numpy as np
@@ -72,16 +71,8 @@ def test_an_unknown_backend_lists_those_there_are(tiny_plan):
 
 def forget(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     """Make importing these fail, as if they were not installed."""
-    real = builtins.__import__
-
-    def guarded(name, globals=None, locals=None, fromlist=(), level=0):
-        if level == 0 and name.split(".")[0] in modules:
-            raise ImportError(f"No module named {name!r}", name=name)
-        return real(name, globals, locals, fromlist, level)
-
-    for name in [name for name in sys.modules if name.split(".")[0] in modules]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", guarded)
+    for name in modules:
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +89,7 @@ def test_without_torch_forward_calls_run_and_a_gradient_says_what_it_needs(tiny_
     forget(monkeypatch, "torch")
     engine = open_engine(Plan.open(tiny_plan), "auto")
     assert engine.predict(*inputs(1)).out.shape == (1, 3, 16, 16)
-    with pytest.raises(MissingExtra, match=r"needs torch.*pip install 'frugal-rt\[torch\]'"):
+    with pytest.raises(MissingExtra, match=r"gradient .* needs torch.*pip install 'frugal-rt\[torch\]'"):
         engine.pullback(*inputs(1))
 
 

@@ -76,14 +76,15 @@ def test_the_graph_holds_no_weight_of_its_own(tiny_plan):
     assert all(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
 
 
-def test_a_plan_that_differs_from_torch_is_not_written(make_prior, tmp_path, monkeypatch):
-    real = verify.TorchEngine.predict
+@pytest.mark.parametrize("factor", [1.001, 1.1])
+def test_a_plan_that_differs_from_torch_is_not_written(make_prior, tmp_path, monkeypatch, factor):
+    real = verify.OnnxRuntimeEngine.predict
 
     def wrong(self, x, t):
-        out, variance = real(self, x, t)
-        return type(real(self, x, t))(out * 1.001, variance)
+        prediction = real(self, x, t)
+        return prediction._replace(out=prediction.out * factor)
 
-    monkeypatch.setattr(verify.TorchEngine, "predict", wrong)
+    monkeypatch.setattr(verify.OnnxRuntimeEngine, "predict", wrong)
     with pytest.raises(ExportError, match="parity failed on noise, batch 1"):
         export_plan(read_prior(make_prior()), tmp_path / "a.plan")
     assert not list(tmp_path.iterdir())
@@ -94,8 +95,8 @@ def test_a_plan_that_gives_nan_is_not_written(make_prior, monkeypatch):
     real = verify.OnnxRuntimeEngine.predict
 
     def nan(self, x, t):
-        out, variance = real(self, x, t)
-        return type(real(self, x, t))(np.where(np.abs(x).max() > 100, np.nan, out), variance)
+        prediction = real(self, x, t)
+        return prediction._replace(out=np.where(np.abs(x).max() > 100, np.nan, prediction.out))
 
     monkeypatch.setattr(verify.OnnxRuntimeEngine, "predict", nan)
     with pytest.raises(ExportError, match="parity failed on huge values"):
@@ -119,6 +120,9 @@ def change_config(folder, name, **changes):
             ExportError,
             "only an unconditional",
         ),
+        (lambda f: change_config(f, "unet/config.json", in_channels=0), ExportError, "in_channels must be"),
+        (lambda f: change_config(f, "unet/config.json", sample_size=[8, 8]), ExportError, "sample_size must be"),
+        (lambda f: (f / "unet" / "config.json").write_text("[]"), InputError, "is not a JSON object"),
         (lambda f: change_config(f, "unet/config.json", in_channels=4), ExportError, "4 input channels"),
         (
             lambda f: change_config(f, "unet/config.json", block_out_channels=[8, 32]),

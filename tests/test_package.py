@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ def test_importing_and_help_bring_in_no_framework(statement):
     check = f"{statement}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_and_help_are_quick():
+    """Well under a second; the best of three, so that a busy machine does not fail it."""
+    for statement in ("import frugal_rt", "from frugal_rt.cli import main; main(['--help'], standalone_mode=False)"):
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", statement], check=True, capture_output=True)
+            times.append(time.perf_counter() - started)
+        assert min(times) < 1
 
 
 def test_every_public_name_can_be_imported():

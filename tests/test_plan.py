@@ -3,20 +3,33 @@
 import io
 import json
 import random
+import re
 import struct
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load as load_safetensors
 
 from frugal_rt import FrugalError, Plan, PlanError
+from frugal_rt.cli import main
 from frugal_rt.engines.plan import ALIGNMENT, FORMAT, FORMAT_VERSION, WEIGHTS
 
 
 def small_plan() -> Plan:
-    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "prior": {"name": "none"}}
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "prior": {"name": "none", "card": "", "licence": "none"},
+        "image": {"channels": 3, "height": 8, "width": 8},
+        "schedule": {"num_train_timesteps": 1000},
+        "network": {"config": {}, "pixel_unshuffle": 1, "learned_variance": False},
+        "graphs": {"forward": {"member": "forward.onnx"}},
+        "precision": "float32",
+        "tools": {},
+    }
     return Plan(manifest, {WEIGHTS: b"weights" * 40, "forward.onnx": b"graph" * 99})
 
 
@@ -93,6 +106,10 @@ def find(path: Path, member: str) -> int:
     ("damage", "sentence"),
     [
         (lambda p: edit_manifest(p, format_version=99), "plan format 99 and this frugal-rt reads up to 1; upgrade"),
+        (lambda p: edit_manifest(p, image=None), "has no valid image"),
+        (lambda p: edit_manifest(p, image={"channels": 3, "height": "8"}), "has no valid image.height"),
+        (lambda p: edit_manifest(p, members={"a": {"bytes": 1}}), "has no valid members.a.sha256"),
+        (lambda p: edit_manifest(p, format_version=True), r"its manifest\.json cannot be trusted"),
         (lambda p: p.write_bytes(p.read_bytes()[:-1000]), "cut short: the end of the file is missing"),
         (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), "cut short"),
         (lambda p: flip(p, find(p, WEIGHTS)), "weights.safetensors does not match its SHA-256"),
@@ -120,6 +137,11 @@ def test_each_kind_of_damage_has_its_sentence(plan_copy, damage, sentence):
     damage(plan_copy)
     with pytest.raises(PlanError, match=sentence):
         read_all(plan_copy)
+    told = CliRunner().invoke(main, ["inspect", str(plan_copy)])
+    assert told.exit_code == 1
+    assert re.search(sentence, told.stderr)
+    assert told.stderr.startswith("Error: ")
+    assert told.stderr.count("\n") == 1
 
 
 def test_real_onnx_files_are_recognised(tiny_plan, tmp_path):

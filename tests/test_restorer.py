@@ -77,6 +77,9 @@ def test_the_trace_explains_the_switch(restorer, operator):
 
 
 @pytest.mark.parametrize("switch", ["always", 5, "never"])
+@pytest.mark.parametrize(
+    "operator", [operators.SuperResolution(SHAPE, 2), operators.Deblur.gaussian(SHAPE, 1.0), operators.Colorize(SHAPE)]
+)
 def test_a_row_s_result_does_not_depend_on_its_batch(restorer, operator, switch):
     """Bitwise where onnxruntime's CPU provider runs; torch's sums differ with the batch, so DPS has a bound."""
     y = measurement(operator, 5)
@@ -196,7 +199,7 @@ def test_a_network_that_gives_nan_is_an_error(restorer, operator, monkeypatch, b
 
 
 def test_a_constant_image_is_an_error(restorer, operator, monkeypatch):
-    monkeypatch.setattr(restorer.engine, "predict", lambda x, t: Prediction(x * 1e6, None))
+    monkeypatch.setattr(restorer.engine, "predict", lambda x, t: Prediction(np.full_like(x, -1e3), None))
     with pytest.raises(DivergedError, match="constant image"):
         restorer.restore(measurement(operator, 1), operator, steps=10, switch="always", lam=0.0)
 
@@ -214,6 +217,9 @@ def test_a_constant_image_is_an_error(restorer, operator, monkeypatch):
         (np.zeros((3, 8, 8)), {"zeta": -1}, "zeta must be a finite number"),
         (np.zeros((3, 8, 8)), {"lam": np.inf}, "lambda must be a finite number"),
         (np.zeros((3, 8, 8)), {"seed": -1}, "seed must be"),
+        (np.zeros((2, 3, 8, 8)), {"sample": 2**64 - 1}, "sample must be"),
+        (np.zeros((3, 8, 8)), {"switch": None}, "switch must be"),
+        (np.zeros((3, 8, 8)), {"switch": np.inf}, "switch must be"),
     ],
 )
 def test_what_does_not_fit_is_refused(restorer, operator, y, settings, sentence):

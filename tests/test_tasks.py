@@ -127,7 +127,7 @@ def test_sizes():
         (photo(), Damage(task="sr"), "--scale"),
         (photo(), Damage(task="sr", scale=5), "x5 does not divide"),
         (photo(), Damage(task="inpaint"), "--mask"),
-        (photo(), Damage(task="outpaint"), "nothing|does not leave|--keep"),
+        (photo(), Damage(task="outpaint"), "smaller than 16x16, or .* --keep WIDTHxHEIGHT"),
         (photo(), Damage(task="deblur"), "--kernel gaussian:STD"),
         (photo(), Damage(kernel="motion:3"), "--kernel gaussian:STD"),
         (photo(), Damage(kernel="gaussian:wide"), "--kernel gaussian:STD"),
@@ -135,6 +135,10 @@ def test_sizes():
         (photo(), Damage(mask=np.zeros((16, 16), bool)), "marks nothing"),
         (photo(), Damage(hole=(16, 16)), "does not leave anything"),
         (photo(missing=np.ones((16, 16), bool)), Damage(), "every pixel is marked missing"),
+        (photo(), Damage(kernel="gaussian:1", hole=(8, 8)), "--hole does not go with deblur"),
+        (photo(), Damage(task="denoise", scale=4), "--scale does not go with denoise"),
+        (photo(), Damage(mask=HOLE, scale=4), "--scale does not go with inpaint"),
+        (photo(), Damage(task="sr", mask=HOLE), "--mask does not go with sr"),
         (photo(missing=HOLE), Damage(task="deblur", kernel="uniform:3"), "transparent pixels, which deblur cannot use"),
     ],
 )
@@ -171,6 +175,7 @@ def test_random_masks_lose_their_share():
         (Damage(), "--task"),
         (Damage(task="denoise"), "--sigma"),
         (Damage(task="inpaint", share=1.5), "between 0 and 1"),
+        (Damage(task="sr", scale=4, share=0.5), "--random does not go with sr"),
     ],
 )
 def test_simulating_needs_to_know_what(damage, sentence):

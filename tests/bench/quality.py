@@ -21,6 +21,7 @@ import onnxruntime
 from PIL import Image
 
 from frugal_rt import Restorer, __version__, operators
+from frugal_rt.engines.files import atomic_write
 from frugal_rt.runtime.metrics import psnr
 from frugal_rt.runtime.noise import Use, normal
 from frugal_rt.runtime.tasks import border_mask, box_mask
@@ -171,28 +172,62 @@ def tune(
 @main.command()
 @common
 @click.option("--seeds", default=3)
+@click.option("--zeta", type=float, help="A constant for DPS, and so the hybrid; default: their own step.")
+@click.option("--lambda", "lam", type=float, help="A constant for DMPS.")
 def report(
-    engine: Path, images: Path, lpips: Path, tasks: str, steps: int, count: int, output: Path | None, seeds: int
+    engine: Path,
+    images: Path,
+    lpips: Path,
+    tasks: str,
+    steps: int,
+    count: int,
+    output: Path | None,
+    seeds: int,
+    zeta: float | None,
+    lam: float | None,
 ) -> None:
-    """The table of every task by every method. Rows already in OUTPUT's .json are not run again."""
+    """The table of every task by every method; rows that the same run left in OUTPUT's .json are kept."""
     restorer, distance, clean = Restorer.load(engine), Lpips(lpips), load_images(images)[:count]
-    store = (output or Path("results.md")).with_suffix(".json")
-    rows: list[dict[str, Any]] = json.loads(store.read_text()) if store.exists() else []
+    output = output or Path("results.md")
+    store = output.with_suffix(".json")
+    run = {
+        "images": images.name,
+        "count": len(clean),
+        "steps": steps,
+        "zeta": zeta,
+        "lambda": lam,
+        "weights_sha256": restorer.plan.manifest["members"]["weights.safetensors"]["sha256"],
+        "version": __version__,
+    }
+    kept = json.loads(store.read_text()) if store.exists() else {"run": run, "rows": []}
+    if kept["run"] != run:
+        raise click.ClickException(f"{store} is of another run; move it away, or name another output")
+    rows: list[dict[str, Any]] = kept["rows"]
     for task, seed, method in itertools.product(tasks.split(","), range(seeds), METHODS):
         if any((row["task"], row["seed"], row["method"]) == (task, seed, method) for row in rows):
             continue
-        row = evaluate(restorer, distance, task, clean, seed, steps=steps, switch=METHODS[method])
+        row = evaluate(restorer, distance, task, clean, seed, steps=steps, switch=METHODS[method], zeta=zeta, lam=lam)
         rows.append({"method": method, **row})
         click.echo(f"{task} {method} seed {seed}: {np.mean(row['psnr']):.2f} dB, LPIPS {np.mean(row['lpips']):.4f}")
-        store.write_text(json.dumps(rows))
-    (output or Path("results.md")).write_text("\n".join(table(rows, images.name, steps)) + "\n")
+        with atomic_write(store) as file:
+            file.write(json.dumps({"run": run, "rows": rows}).encode())
+    with atomic_write(output) as file:
+        file.write("\n".join([*table(rows, run), ""]).encode())
 
 
-def table(rows: list[dict[str, Any]], images: str, steps: int) -> Iterator[str]:
+def table(rows: list[dict[str, Any]], run: dict[str, Any]) -> Iterator[str]:
     """The report as Markdown lines."""
-    seeds, count = len({row["seed"] for row in rows}), len(rows[0]["psnr"])
-    yield f"Images: {images}, {count}; seeds 0..{seeds - 1}; T = {steps}; noise 0.01 on [-1, 1], denoise 0.25."
-    yield f"Made on {machine()}; batches of {count}, which the seconds an image are in."
+    yield "# DPS, DMPS and the hybrid on seven tasks"
+    yield ""
+    yield "    python tests/bench/quality.py report --engine celeba.plan --images ../shared/data/celeba64/report-20 \\"
+    yield "        --lpips ../shared/data/metrics/lpips_alex.onnx -o docs/results.md"
+    yield ""
+    seeds = len({row["seed"] for row in rows})
+    own = "its own step" if run["zeta"] is None else f"zeta {run['zeta']}"
+    yield f"Images: {run['images']}, {run['count']}; seeds 0..{seeds - 1}; T = {run['steps']}; DPS with {own},"
+    yield "and the hybrid with the same;"
+    yield "noise 0.01 on [-1, 1], denoise 0.25. The figures of every image are in results.json."
+    yield f"Made on {machine()}; an image's seconds are those of a batch of {run['count']}, shared."
     yield "Mean +- standard error over images, each averaged over its seeds. k: DMPS steps at the switch."
     yield ""
     yield "| task | method | PSNR, dB | LPIPS | k | forwards | gradients | s an image |"

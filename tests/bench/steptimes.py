@@ -20,7 +20,7 @@ from frugal_rt.runtime import demo
 @click.option("--backend", default="auto")
 def main(engine: Path, steps: int, k: int, rounds: int, backend: str) -> None:
     restorer = Restorer.load(engine, backend)
-    measured = demo.measure(restorer, next(iter(demo.TASKS)), seed=0)
+    measured = demo.measure(restorer, demo.TASKS[0], seed=0)
 
     def seconds(switch: str | int) -> float:
         result = restorer.restore(measured.y, measured.operator, steps=steps, switch=switch)
