@@ -14,6 +14,8 @@ from .operators import Operator
 from .schedule import Coefficients
 
 TINY = 1e-12
+KAPPA = 4.0
+"""DPS's own step size, as a multiple of the share of the noise that a step removes; see dps_step."""
 TRUST = 0.3
 """DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
 LAMBDA = 1.75
@@ -84,8 +86,9 @@ def dps_step(
 
     `gradient(x0hat)` is `residual_gradient`; the pullback takes it through the clip and the network. zeta (B, 1, 1, 1)
     is the paper's constant, or NaN for a step of its own: Polyak's step excess / |grad|^2, which would bring the
-    residual down to the noise at once, times beta / (1 - abar), the share of x_t's noise that this step removes,
-    times the share of the gradient that the clip lets through.
+    residual down to the noise at once, times kappa = KAPPA sqrt(abar) beta / (1 - abar), at most 1, times the share of
+    the gradient that the clip lets through. beta / (1 - abar) is the share of x_t's noise that this step removes,
+    sqrt(abar) how much of x_t is signal: a gradient through an estimate made from noise is worth little.
     """
     (out, variance), pull = pullback(x, c.t)
     x0hat, unclipped = estimate(x, out, c)
@@ -94,9 +97,10 @@ def dps_step(
     pulled = c.x0_x * cotangent - pull(c.x0_out * cotangent)
     xp = array_namespace(x)
     square = _square_sum(pulled) + TINY
-    share = c.beta / (1 - c.abar) * _square_sum(cotangent) / (_square_sum(reach) + TINY)
+    kappa = xp.clip(KAPPA * c.abar**0.5 * c.beta / (1 - c.abar), 0.0, 1.0)
+    passed = _square_sum(cotangent) / (_square_sum(reach) + TINY)
     longest = TRUST * (c.beta * math.prod(x.shape[1:]) / square) ** 0.5
-    own = xp.minimum(share * excess / square, longest)
+    own = xp.minimum(kappa * passed * excess / square, longest)
     step = xp.where(xp.isnan(zeta), own, zeta)
     return ancestral(x, x0hat, variance, z, c) - step * pulled, x0hat
 

@@ -50,9 +50,10 @@ def test_a_dps_step_subtracts_autograd_s_gradient_through_clip_and_network():
     own = step([0.7, float("nan"), 0.0])[0]
     reach = residual_gradient(operator, y, x0hat.detach(), torch.zeros(3, 1, 1, 1, dtype=torch.float64))[0]
     passed = (reach * (x0hat.detach().abs() < 1)).square().sum((1, 2, 3)) / reach.square().sum((1, 2, 3))
-    removed = c.beta / (1 - c.abar)
-    polyak = passed[1] * removed[1].item() * norms[1].detach() / gradient[1].square().sum()
-    assert 1e-3 < polyak < 0.5
+    kappa = 4 * c.abar.sqrt() * c.beta / (1 - c.abar)
+    polyak = passed[1] * kappa[1].item() * norms[1].detach() / gradient[1].square().sum()
+    assert kappa[1] < 1
+    assert 1e-3 < polyak < 1
     torch.testing.assert_close(own[1], plain[0][1] - polyak * gradient[1], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(own[::2], torch.stack([guided[0][0], plain[0][2]]))
 
