@@ -126,6 +126,7 @@ def find(path: Path, member: str) -> int:
             "a zip archive without a manifest",
         ),
         (lambda p: p.write_bytes(b"ptrt" + bytes(100)), "a raw TensorRT engine, not a frugal-rt plan"),
+        (lambda p: p.write_bytes(b"vtrt" + bytes(100)), "a raw TensorRT engine, not a frugal-rt plan"),
         (lambda p: p.write_bytes(b"\x08\x0a\x12\x07pytorch" + bytes(99)), "an ONNX model, not a frugal-rt plan"),
         (lambda p: p.write_text("hello, this is text"), "is not a frugal-rt plan"),
         (lambda p: p.write_bytes(b""), "is empty"),
