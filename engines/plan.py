@@ -179,7 +179,7 @@ def _refuse_other_formats(path: Path, source: str) -> None:
         if not zipfile.is_zipfile(path):
             raise PlanError(f"{source} is cut short: the end of the file is missing; copy or export it again")
         return
-    if head[:4] in (b"ptrt", b"ftrt", b"vtrt") or path.suffix in (".engine", ".trt"):
+    if head[1:4] == b"trt" or path.suffix in (".engine", ".trt"):
         raise PlanError(f"{source} is a raw TensorRT engine, not a frugal-rt plan; {remedy}")
     if head[0] == 0x08 and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x32", b"\x3a", b"\x42"):
         raise PlanError(f"{source} is an ONNX model, not a frugal-rt plan; export from its weights instead: {remedy}")

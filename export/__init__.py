@@ -36,9 +36,9 @@ def export_plan(
 
 def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: None) -> Plan:
     """The plan of `prior`, in memory and not yet verified."""
-    for module in EXPORT_MODULES:
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtra("Exporting", module, "cpu,export")
+    for name in EXPORT_MODULES:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtra("Exporting", name, "cpu,export")
     from safetensors.numpy import save
 
     on_stage("reading the weights")
