@@ -28,24 +28,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    **dict.fromkeys(
-        (
-            "BackendError",
-            "DivergedError",
-            "ExportError",
-            "FrugalError",
-            "InputError",
-            "MissingExtra",
-            "Plan",
-            "PlanError",
-        ),
-        ".engines",
-    ),
-    "Restorer": ".runtime.restorer",
-    "Result": ".runtime.restorer",
-    "export_plan": ".export",
-}
 __all__ = [
     "BackendError",
     "DivergedError",
@@ -62,9 +44,12 @@ __all__ = [
 ]
 
 
+_HOMES = {"Restorer": ".runtime.restorer", "Result": ".runtime.restorer", "export_plan": ".export"}
+
+
 def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "operators":
         return importlib.import_module(".runtime.operators", __name__)
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    return getattr(importlib.import_module(_HOMES.get(name, ".engines"), __name__), name)

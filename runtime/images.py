@@ -176,7 +176,7 @@ def _from_npy(data: bytes, name: str) -> Photo:
             f"{name} must be a real array of (H, W), (1, H, W) or (3, H, W); it is {array.dtype} {array.shape}"
         )
     pixels = np.asarray(array if array.ndim == 3 else array[None], np.float32)
-    missing: np.ndarray = np.isnan(pixels).any(axis=0)
+    missing = np.asarray(np.isnan(pixels).any(axis=0))
     pixels = np.where(missing, np.float32(0), pixels)
     if not pixels.size or not np.isfinite(pixels).all() or np.abs(pixels).max() > 10:
         raise InputError(f"{name} must hold values on the [-1, 1] scale (noise may go beyond), NaN for missing pixels")
