@@ -225,7 +225,7 @@ def table(rows: list[dict[str, Any]], run: dict[str, Any]) -> Iterator[str]:
     seeds = len({row["seed"] for row in rows})
     own = "its own step" if run["zeta"] is None else f"zeta {run['zeta']}"
     yield f"Images: {run['images']}, {run['count']}; seeds 0..{seeds - 1}; T = {run['steps']}; DPS with {own},"
-    yield "and the hybrid with the same;"
+    yield "and the hybrid with the same (docs/method.md, docs/zeta.md);"
     yield "noise 0.01 on [-1, 1], denoise 0.25. The figures of every image are in results.json."
     yield f"Made on {machine()}; an image's seconds are those of a batch of {run['count']}, shared."
     yield "Mean +- standard error over images, each averaged over its seeds. k: DMPS steps at the switch."
