@@ -34,7 +34,7 @@ __all__ = [
 
 
 class PairedEngine:
-    """Forward calls by one engine, pullbacks by another, which is opened at the first pullback."""
+    """Forward calls by one engine, pullbacks by another, which is opened when one is needed."""
 
     def __init__(self, forward: Engine, open_backward: Callable[[], Engine]):
         self._forward = forward
@@ -45,6 +45,10 @@ class PairedEngine:
     @property
     def name(self) -> str:
         return f"{self._forward.name}, gradients by torch"
+
+    def prepare(self, gradients: bool) -> None:
+        if gradients:
+            self._backward()
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
         return self._backward().pullback(x, t)

@@ -30,6 +30,13 @@ class Engine(Protocol):
         """What runs, for people: `onnxruntime (cpu)`."""
         ...
 
+    def prepare(self, gradients: bool) -> None:
+        """Load what calls will need, so that none of them pays for it; with `gradients`, pullbacks too.
+
+        Raises MissingExtra or BackendError where the backend has no gradient.
+        """
+        ...
+
     def asarray(self, x: Any) -> Array:
         """`x` as a float32 array where this engine wants its state to live."""
         ...

@@ -9,6 +9,7 @@ from .base import Array, Prediction, Pull
 from .errors import BackendError, MissingExtra, PlanError
 from .plan import Plan
 
+_NO_GRADIENT = "this plan holds no gradient graph: onnxruntime serves DMPS only; DPS needs --backend torch"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -57,6 +58,10 @@ class OnnxRuntimeEngine:
     def name(self) -> str:
         return f"onnxruntime ({self._device})"
 
+    def prepare(self, gradients: bool) -> None:
+        if gradients:
+            raise BackendError(_NO_GRADIENT)
+
     def asarray(self, x: Any) -> Array:
         return np.ascontiguousarray(x, dtype=np.float32)
 
@@ -68,4 +73,4 @@ class OnnxRuntimeEngine:
         return Prediction(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
-        raise BackendError("this plan holds no gradient graph: onnxruntime serves DMPS only; DPS needs --backend torch")
+        raise BackendError(_NO_GRADIENT)

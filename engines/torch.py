@@ -29,6 +29,9 @@ class TorchEngine:
     def name(self) -> str:
         return f"torch ({self._device})"
 
+    def prepare(self, gradients: bool) -> None:
+        pass  # all is loaded
+
     def asarray(self, x: Any) -> Array:
         return self._torch.as_tensor(x, dtype=self._torch.float32, device=self._device)
 

@@ -71,8 +71,6 @@ def run(
     sheet = []
     for task in TASKS:
         clean, y, missing, operator = measure(restorer, task, seed)
-        if not rows:  # so that the first time is not that of loading torch
-            restorer.restore(y, operator, steps=2, switch=1)
         cells = [(to_picture(clean), "clean"), (to_picture(y, missing), "measurement")]
         for method, switch in METHODS.items():
             result = restorer.restore(

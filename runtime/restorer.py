@@ -119,6 +119,7 @@ class Restorer:
             )
             for i, one in enumerate(batch)
         ]
+        self.engine.prepare(gradients=any(row.phase is Phase.DPS for row in rows))
         seconds = self._run(rows, on_step)
         image = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
         flat = [i for i, one in enumerate(image) if one.std() < 1e-4]

@@ -60,8 +60,12 @@ def test_the_weights_stay_in_the_plan_s_memory(tiny_plan):
 
 
 def test_onnxruntime_alone_has_no_gradient(tiny_plan):
+    engine = OnnxRuntimeEngine(Plan.open(tiny_plan))
     with pytest.raises(BackendError, match="needs --backend torch"):
-        OnnxRuntimeEngine(Plan.open(tiny_plan)).pullback(*inputs(1))
+        engine.pullback(*inputs(1))
+    with pytest.raises(BackendError, match="needs --backend torch"):
+        engine.prepare(gradients=True)
+    engine.prepare(gradients=False)
 
 
 def test_an_unknown_backend_lists_those_there_are(tiny_plan):
