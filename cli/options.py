@@ -11,7 +11,6 @@ from ..runtime.images import read_mask
 from ..runtime.operators import GREY_WEIGHTS
 from ..runtime.tasks import TASKS, Damage, parse_sigma, parse_size
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 PATH = click.Path(path_type=Path)
 
 engine = click.option("-e", "--engine", metavar="PLAN", type=PATH, required=True, help="The plan to run.")

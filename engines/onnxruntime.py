@@ -29,7 +29,7 @@ class OnnxRuntimeEngine:
     """The plan's forward graph in an onnxruntime session. State lives in numpy arrays; there is no pullback."""
 
     def __init__(self, plan: Plan, device: str = "cpu"):
-        self._ort = ort = import_onnxruntime(device)
+        ort = import_onnxruntime(device)
         self._device = device
         options = ort.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0

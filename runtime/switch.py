@@ -11,8 +11,7 @@ from ..engines import InputError
 THRESHOLD = 25.0
 """dB between two consecutive estimates x0hat at which the structure counts as settled, at REFERENCE_STEPS steps.
 
-The poster's 20 dB landed at k = 50 with its prior; with the embedded one 25 dB lands there (20 dB at 54 to 67, and
-loses more to DPS), over 10 images of CelebA's val part.
+The poster's 20 dB landed at k = 50 with its prior; with the embedded one 25 dB lands at 54 to 57 (docs/results.md).
 """
 REFERENCE_STEPS = 100
 EARLIEST, LATEST = 0.8, 0.2
