@@ -28,5 +28,5 @@ def command(model: str | None, weights: Path | None, output: Path | None, force:
         plan = export_plan(prior, target, on_stage)
     parity = plan.manifest["parity"]
     click.echo(f"{target}: {prior.channels}x{prior.size}x{prior.size}, {target.stat().st_size / 1e6:.1f} MB")
-    click.echo(f"largest error against torch {parity['max_abs_error']:.1e}, relative {parity['max_rel_error']:.1e}")
+    click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
     click.echo(f"licence of the weights: {prior.licence}")

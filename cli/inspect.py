@@ -30,7 +30,7 @@ def command(plan: Path, as_json: bool, extract: Path | None) -> None:
 def _describe(path: Path, plan: Plan) -> None:
     manifest = plan.manifest
     prior, image, schedule = manifest["prior"], manifest["image"], manifest["schedule"]
-    parity = manifest.get("parity", {})
+    parity = ", ".join(f"{what} {error:.1e}" for what, error in manifest.get("parity", {}).items())
     lines = {
         "plan": f"{path}, format {manifest['format_version']}, {path.stat().st_size / 1e6:.1f} MB, all hashes match",
         "prior": f"{prior['name']}, {image['channels']}x{image['height']}x{image['width']} on {image['range']}",
@@ -39,7 +39,7 @@ def _describe(path: Path, plan: Plan) -> None:
         f"predicts {schedule.get('prediction_type')}, variance {schedule.get('variance_type')}",
         "graphs": ", ".join(f"{name} ({graph['member']})" for name, graph in manifest["graphs"].items())
         + f", {manifest['precision']}",
-        "parity": f"largest error against torch {parity.get('max_abs_error', float('nan')):.1e}",
+        "parity": f"largest relative error against torch: {parity or 'not measured'}",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
     }
     for heading, text in lines.items():

@@ -1,6 +1,5 @@
 """Plans, and the backends that run them. Backends are imported when one is opened, not before."""
 
-import functools
 from collections.abc import Callable
 
 from .base import Array, Engine, Prediction, Pull
@@ -33,54 +32,26 @@ __all__ = [
 ]
 
 
-class PairedEngine:
-    """Forward calls by one engine, pullbacks by another, which is opened when one is needed."""
-
-    def __init__(self, forward: Engine, open_backward: Callable[[], Engine]):
-        self._forward = forward
-        self._backward = functools.cache(open_backward)
-        self.asarray = forward.asarray
-        self.predict = forward.predict
-
-    @property
-    def name(self) -> str:
-        return f"{self._forward.name}, gradients by torch"
-
-    def prepare(self, gradients: bool) -> None:
-        if gradients:
-            self._backward()
-
-    def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
-        return self._backward().pullback(x, t)
-
-
 def _torch(plan: Plan, device: str) -> Engine:
     from .torch import TorchEngine
 
     return TorchEngine(plan, device)
 
 
-def _gradient(plan: Plan, device: str) -> Engine:
-    from .network import import_torch
-
-    import_torch("DPS's gradient (--method dmps has none)")
-    return _torch(plan, device)
-
-
-def _paired(plan: Plan, device: str) -> Engine:
+def _onnxruntime(plan: Plan, device: str) -> Engine:
     from .onnxruntime import OnnxRuntimeEngine
 
-    return PairedEngine(OnnxRuntimeEngine(plan, device), lambda: _gradient(plan, device))
+    return OnnxRuntimeEngine(plan, device)
 
 
 def _auto(plan: Plan) -> Engine:
-    """CUDA where onnxruntime has it, else the CPU; torch alone where onnxruntime is missing altogether."""
+    """CUDA where onnxruntime has it, else the CPU; torch where onnxruntime is missing altogether."""
     from .probe import cuda_is_usable
 
     if cuda_is_usable():
-        return _paired(plan, "cuda")
+        return _onnxruntime(plan, "cuda")
     try:
-        return _paired(plan, "cpu")
+        return _onnxruntime(plan, "cpu")
     except MissingExtra:
         try:
             return _torch(plan, _torch_device())
@@ -90,8 +61,8 @@ def _auto(plan: Plan) -> Engine:
 
 BACKENDS: dict[str, Callable[[Plan], Engine]] = {
     "auto": _auto,
-    "cpu": lambda plan: _paired(plan, "cpu"),
-    "cuda": lambda plan: _paired(plan, "cuda"),
+    "cpu": lambda plan: _onnxruntime(plan, "cpu"),
+    "cuda": lambda plan: _onnxruntime(plan, "cuda"),
     "torch": lambda plan: _torch(plan, _torch_device()),
 }
 

@@ -21,7 +21,7 @@ from .errors import FrugalError, PlanError
 from .files import atomic_write
 
 FORMAT = "frugal-rt plan"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ALIGNMENT = 64
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -36,7 +36,7 @@ _SHAPE = {
     "image": {"channels": int, "height": int, "width": int},
     "schedule": {"num_train_timesteps": int},
     "network": {"config": {}, "pixel_unshuffle": int, "learned_variance": bool},
-    "graphs": {"forward": {"member": str}},
+    "graphs": {name: {"member": str, "weights": list} for name in ("embedding", "forward", "pullback")},
     "precision": str,
     "tools": {"*": str},
 }
@@ -202,6 +202,10 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
         raise PlanError(
             f"{source} is plan format {version} and this frugal-rt reads up to {FORMAT_VERSION}; "
             "upgrade with: pip install -U frugal-rt"
+        )
+    if version < FORMAT_VERSION:
+        raise PlanError(
+            f"{source} is plan format {version}, which held no gradient; export it again: frugal-rt export --force"
         )
     wrong = _mismatch(manifest, _SHAPE)
     if wrong:

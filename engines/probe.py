@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .errors import BackendError
 
-EXPORT_MODULES = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
+EXPORT_MODULES = ("torch", "diffusers", "onnx", "onnxruntime")
 """What exporting imports."""
 
 
@@ -71,7 +71,7 @@ def _cpu() -> Finding:
     found = version("onnxruntime") or version("onnxruntime-gpu")
     if not found:
         return Finding("cpu", False, "onnxruntime is not installed", "pip install 'frugal-rt[cpu]'")
-    return Finding("cpu", True, f"onnxruntime {found}; DPS takes its gradients from torch", "")
+    return Finding("cpu", True, f"onnxruntime {found}", "")
 
 
 def _cuda() -> Finding:
@@ -97,4 +97,4 @@ def _export() -> Finding:
     missing = [name for name in EXPORT_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         return Finding("export", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[cpu,export]'")
-    return Finding("export", True, f"onnx {version('onnx')}, onnxscript {version('onnxscript')}", "")
+    return Finding("export", True, f"onnx {version('onnx')}, onnxruntime {version('onnxruntime')}", "")

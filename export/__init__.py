@@ -13,8 +13,6 @@ from .prior import EMBEDDED, Prior, find_prior, read_prior
 
 __all__ = ["EMBEDDED", "Prior", "build_plan", "export_plan", "find_prior", "read_prior"]
 
-FORWARD = "forward.onnx"
-
 
 def export_plan(
     prior: Prior, path: str | os.PathLike[str], on_stage: Callable[[str], object] = lambda stage: None
@@ -51,13 +49,13 @@ def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: N
     tensors = {f"unet.{name}": tensor for name, tensor in prior.tensors().items()}
     module = build_network(network)
     load_weights(module, tensors, prior.name)
-    from .graph import forward_graph
+    from .graph import graphs_of
 
-    on_stage("tracing the network")
+    on_stage("tracing the network and its gradient")
     weights = bytearray(save(tensors))
     shape = (prior.channels, prior.size, prior.size)
     outputs = ["out", "variance"] if prior.learned_variance else ["out"]
-    graph = forward_graph(module, shape, outputs, weights)
+    graphs = graphs_of(module, shape, outputs, weights)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -65,14 +63,9 @@ def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: N
         "image": {"channels": prior.channels, "height": prior.size, "width": prior.size, "range": [-1, 1]},
         "schedule": prior.scheduler,
         "network": network,
-        "graphs": {
-            "forward": {
-                "member": FORWARD,
-                "inputs": {"x": ["batch", *shape], "t": ["batch"]},
-                "outputs": {name: ["batch", *shape] for name in outputs},
-            }
-        },
+        "graphs": {name: entry for name, (_, entry) in graphs.items()},
         "precision": "float32",
         "tools": {name: found for name in ("frugal-rt", *EXPORT_MODULES) if (found := version(name))},
     }
-    return Plan(manifest, {WEIGHTS: weights, FORWARD: graph}, prior.name)
+    members = {entry["member"]: onnx for onnx, entry in graphs.values()}
+    return Plan(manifest, {WEIGHTS: weights, **members}, prior.name)

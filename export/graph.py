@@ -1,93 +1,185 @@
-"""From a torch module to an ONNX graph over the plan's weights."""
+"""From a traced network to a plan's three ONNX graphs over one set of weights: embedding, forward, pullback."""
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..engines import ExportError, MissingExtra
 from ..engines.plan import WEIGHTS, read_safetensors
+from .rules import OPSET, Emitter, PullbackEmitter
+from .trace import BATCH, Shape, Trace, Value, trace
 
 if TYPE_CHECKING:
     import torch
 
+IR_VERSION = 10
 
-def forward_graph(
+
+def graphs_of(
     module: "torch.nn.Module", shape: tuple[int, int, int], outputs: list[str], weights: bytes | bytearray
-) -> bytes:
-    """The module as ONNX bytes: `x` (batch, C, H, W) float32 and `t` (batch,) int64 to `outputs`, any batch.
+) -> dict[str, tuple[bytes, dict[str, Any]]]:
+    """Each graph's ONNX bytes and its entry in the manifest, for any batch.
 
-    Every parameter becomes an external initialiser that points into the member WEIGHTS, whose bytes are `weights`;
-    the graph itself holds no weight. Not optimised: the exporter's optimiser drops small constants and copies
-    weights, and the runtimes optimise on their own.
+    embedding: t (batch,) int64 to `embedding` (batch, K), all that the network needs of t.
+    forward: x (batch, C, H, W) and embedding to `outputs` and the activations that the pullback reads.
+    pullback: those activations, embedding and v, the cotangent of the first output, to `gradient`, that of x.
 
-    Raises MissingExtra without onnx and onnxscript, ExportError if torch cannot export the module.
+    Every parameter is an external initialiser that points into the member WEIGHTS, whose bytes are `weights`.
+    Raises MissingExtra without onnx, ExportError if the network cannot be exported.
     """
-    import torch
-
     try:
-        import onnx
-        import onnxscript  # noqa: F401  torch.onnx needs it and says so less clearly
+        import onnx  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("Exporting", str(error.name), "export") from error
-    example = (torch.randn(2, *shape), torch.tensor([3, 500]))
-    batch = {0: torch.export.Dim.DYNAMIC}
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                module,
-                example,
-                dynamo=True,
-                dynamic_shapes=(batch, batch),
-                input_names=["x", "t"],
-                output_names=outputs,
-                optimize=False,
-                verbose=False,
-            )
-        except Exception as error:  # torch's exporter raises many kinds
-            raise ExportError(f"torch cannot export this network: {error}") from error
-    assert program is not None  # only None for exports to a file
-    model = program.model_proto
-    onnx.checker.check_model(model)
-    _externalise(model.graph.initializer, weights)
-    for value in [*model.graph.input, *model.graph.output]:
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-        del value.metadata_props[:]
-    for node in model.graph.node:  # stack traces of the exporting machine
-        del node.metadata_props[:]
-    return model.SerializeToString(deterministic=True)
+        raise MissingExtra("Exporting", "onnx", "export") from error
+    traced = trace(module, shape)
+    if len(traced.outputs) != len(outputs):
+        raise ExportError(f"the network has {len(traced.outputs)} outputs, its config says {len(outputs)}")
+    tensors = read_safetensors(memoryview(weights), "the export")
+    conditions = _conditions(traced)
+    pullback, kept = _pullback(traced, conditions)
+    built = {
+        "embedding": _embedding(traced, conditions),
+        "forward": _forward(traced, conditions, outputs, kept),
+        "pullback": pullback,
+    }
+    return {name: _serialise(name, *parts, tensors) for name, parts in built.items()}
 
 
-def _externalise(initializers: Any, weights: bytes | bytearray) -> None:
-    """Turn each initialiser into a pointer at its tensor in the safetensors bytes."""
+Built = tuple[Emitter, dict[str, tuple[str, Shape]], dict[str, tuple[str, Shape]]]
+"""An emitter with its inputs and outputs: by public name, the name in the graph and the shape."""
+
+
+def _conditions(traced: Trace) -> list[Value]:
+    """The values that depend on t alone and that what depends on x reads."""
+    read = (one for value in traced.values if value.active for one in value.inputs)
+    return list(dict.fromkeys(one for one in read if one.varies and not one.active))
+
+
+def _width(values: Sequence[Value]) -> int:
+    return sum(int(np.prod([n or 0 for n in value.shape[1:]])) for value in values)
+
+
+def _embedding(traced: Trace, conditions: list[Value]) -> Built:
+    e = Emitter()
+    e.names[traced.t] = "t"
+    flat = [e.node("Flatten", e(value), axis=1) for value in conditions]
+    out = e.node("Concat", *flat, axis=1)
+    return e, {"t": ("t", (BATCH,))}, {"embedding": (out, (BATCH, _width(conditions)))}
+
+
+def _take_conditions(e: Emitter, conditions: list[Value]) -> None:
+    """Cut the input `embedding` into the values it was put together from."""
+    start = 0
+    for value in conditions:
+        stop = start + _width([value])
+        e.names[value] = e.reshape(e.slice("embedding", 1, start, stop), value.shape)
+        start = stop
+
+
+def _forward(traced: Trace, conditions: list[Value], outputs: list[str], kept: list[Value]) -> Built:
+    e = Emitter()
+    e.names[traced.x] = "x"
+    _take_conditions(e, conditions)
+    results = {name: (e(value), value.shape) for name, value in zip(outputs, traced.outputs, strict=True)}
+    results |= {f"kept:{value.name}": (e(value), value.shape) for value in kept}
+    return e, {"x": ("x", traced.x.shape), "embedding": ("embedding", (BATCH, _width(conditions)))}, results
+
+
+def _pullback(traced: Trace, conditions: list[Value]) -> tuple[Built, list[Value]]:
+    """Reverse-mode differentiation: from the last operation to the first, cotangents of one value added up."""
+    e = PullbackEmitter()
+    _take_conditions(e, conditions)
+    out = traced.outputs[0]
+    cotangents: dict[Value, list[str]] = {out: ["v"]}
+    for value in reversed(traced.values):
+        if value.active and value in cotangents:
+            for one, cotangent in e.pull(value, _sum(e, cotangents.pop(value))):
+                cotangents.setdefault(one, []).append(cotangent)
+    gradient = _sum(e, cotangents[traced.x])
+    inputs = {e(value): (e(value), value.shape) for value in e.kept}
+    inputs |= {"embedding": ("embedding", (BATCH, _width(conditions))), "v": ("v", out.shape)}
+    used = {name for node in e.nodes for name in node.input}
+    inputs = {public: found for public, found in inputs.items() if found[0] in used}
+    return (e, inputs, {"gradient": (gradient, traced.x.shape)}), e.kept
+
+
+def _sum(e: Emitter, names: list[str]) -> str:
+    total = names[0]
+    for name in names[1:]:
+        total = e.node("Add", total, name)
+    return total
+
+
+def _serialise(
+    graph: str,
+    e: Emitter,
+    inputs: dict[str, tuple[str, Shape]],
+    outputs: dict[str, tuple[str, Shape]],
+    tensors: dict[str, tuple[np.ndarray, int]],
+) -> tuple[bytes, dict[str, Any]]:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    renamed = {inner: public for public, (inner, _) in outputs.items()}
+    for node in _reachable(e.nodes, set(renamed)):
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = renamed.get(name, name)
+    kept = _reachable(e.nodes, set(outputs))
+    read = {name for node in kept for name in node.input}
+
+    def info(name: str, shape: Shape) -> Any:
+        kind = TensorProto.INT64 if name == "t" else TensorProto.FLOAT
+        return helper.make_tensor_value_info(name, kind, ["batch" if n is BATCH else n for n in shape])
+
+    constants = [numpy_helper.from_array(a, name) for name, a in e.constants.items() if name in read]
+    weights = sorted(e.weights & read)
+    model = helper.make_model(
+        helper.make_graph(
+            kept,
+            graph,
+            [info(name, shape) for name, (_, shape) in inputs.items()],
+            [info(name, shape) for name, (_, shape) in outputs.items()],
+            constants,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="frugal-rt",
+    )
+    checked = onnx.ModelProto.FromString(model.SerializeToString())
+    checked.graph.input.extend(info(name, tensors[name][0].shape) for name in weights)  # the checker opens no weights
+    onnx.checker.check_model(checked, full_check=True)
+    model.graph.initializer.extend(_external(name, *tensors[name]) for name in weights)
+    entry = {
+        "member": f"{graph}.onnx",
+        "inputs": {name: _manifest_shape(shape) for name, (_, shape) in inputs.items()},
+        "outputs": {name: _manifest_shape(shape) for name, (_, shape) in outputs.items()},
+        "weights": weights,
+    }
+    return model.SerializeToString(deterministic=True), entry
+
+
+def _reachable(nodes: list[Any], wanted: set[str]) -> list[Any]:
+    """The nodes that `wanted` needs, in order."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted = wanted | set(node.input)
+    return kept[::-1]
+
+
+def _external(name: str, view: np.ndarray, offset: int) -> Any:
+    """An initialiser that points at its tensor in the safetensors bytes."""
     import onnx
 
-    tensors = read_safetensors(memoryview(weights), "the export")
-    if {tensor.name for tensor in initializers} != set(tensors):
-        raise ExportError("the exported graph's weights are not those of the network; this torch is not supported")
-    for tensor in initializers:
-        view, offset = tensors[tensor.name]
-        if list(tensor.dims) != list(view.shape):
-            raise ExportError(f"the exported graph reshaped {tensor.name}; this torch is not supported")
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in {"location": WEIGHTS, "offset": offset, "length": view.nbytes}.items():
-            tensor.external_data.add(key=key, value=str(value))
+    tensor = onnx.TensorProto(name=name, dims=view.shape, data_type=onnx.TensorProto.FLOAT)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": WEIGHTS, "offset": offset, "length": view.nbytes}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's chatter, which tells a user nothing."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def _manifest_shape(shape: Shape) -> list[int | str]:
+    return ["batch" if n is BATCH else n for n in shape]

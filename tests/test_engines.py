@@ -59,13 +59,32 @@ def test_the_weights_stay_in_the_plan_s_memory(tiny_plan):
     assert {value.data_ptr() for value in engine._weights.values()} == addresses
 
 
-def test_onnxruntime_alone_has_no_gradient(tiny_plan):
+def test_forward_calls_load_no_gradient_graph(tiny_plan, monkeypatch):
     engine = OnnxRuntimeEngine(Plan.open(tiny_plan))
-    with pytest.raises(BackendError, match="needs --backend torch"):
-        engine.pullback(*inputs(1))
-    with pytest.raises(BackendError, match="needs --backend torch"):
-        engine.prepare(gradients=True)
+    monkeypatch.setattr(engine, "_session", None)
     engine.prepare(gradients=False)
+    assert engine.predict(*inputs(1)).out.shape == (1, 3, 16, 16)
+    with pytest.raises(TypeError):
+        engine.prepare(gradients=True)
+
+
+def test_rows_do_not_depend_on_their_batch(tiny_plan):
+    engine = OnnxRuntimeEngine(Plan.open(tiny_plan))
+    x, t = inputs(3)
+    (out, _), pull = engine.pullback(x, t)
+    gradient = pull(x)
+    for i in range(3):
+        (one, _), pull_one = engine.pullback(x[i : i + 1], t[i : i + 1])
+        np.testing.assert_array_equal(one[0], out[i])
+        np.testing.assert_array_equal(pull_one(x[i : i + 1])[0], gradient[i])
+
+
+def test_a_timestep_is_embedded_once(tiny_plan, monkeypatch):
+    engine = OnnxRuntimeEngine(Plan.open(tiny_plan))
+    x, _ = inputs(3)
+    first = engine.predict(x, np.array([5, 900, 5])).out
+    monkeypatch.setattr(engine, "_embedding", None)
+    np.testing.assert_array_equal(engine.predict(x, np.array([5, 900, 5])).out, first)
 
 
 def test_an_unknown_backend_lists_those_there_are(tiny_plan):
@@ -89,12 +108,12 @@ def test_a_missing_extra_is_one_sentence_with_its_command(tiny_plan, monkeypatch
         open_engine(Plan.open(tiny_plan), backend)
 
 
-def test_without_torch_forward_calls_run_and_a_gradient_says_what_it_needs(tiny_plan, monkeypatch):
+def test_without_torch_forward_calls_and_gradients_run(tiny_plan, monkeypatch):
     forget(monkeypatch, "torch")
     engine = open_engine(Plan.open(tiny_plan), "auto")
     assert engine.predict(*inputs(1)).out.shape == (1, 3, 16, 16)
-    with pytest.raises(MissingExtra, match=r"gradient .* needs torch.*pip install 'frugal-rt\[torch\]'"):
-        engine.pullback(*inputs(1))
+    _, pull = engine.pullback(*inputs(1))
+    assert np.abs(pull(inputs(1)[0])).max() > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

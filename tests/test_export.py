@@ -49,7 +49,8 @@ def test_the_manifest_says_what_the_plan_is(celeba_plan):
     assert "non-commercial" in manifest["prior"]["licence"]
     assert "CelebA" in manifest["prior"]["card"]
     assert manifest["image"] == {"channels": 3, "height": 64, "width": 64, "range": [-1, 1]}
-    assert 0 < manifest["parity"]["max_rel_error"] < 1e-4
+    assert 0 < manifest["parity"]["output"] < 1e-4
+    assert 0 < manifest["parity"]["gradient"] < 1e-4
     assert manifest["precision"] == "float32"
     assert {"torch", "onnx", "frugal-rt"} <= manifest["tools"].keys()
 
@@ -61,45 +62,121 @@ def test_exporting_twice_gives_the_same_plan(make_prior, tmp_path):
     assert (tmp_path / "a.plan").read_bytes() == (tmp_path / "b.plan").read_bytes()
 
 
-def test_the_extracted_graph_stands_alone(tiny_plan, tmp_path):
-    Plan.open(tiny_plan).extract(tmp_path)
-    onnx.checker.check_model(str(tmp_path / "forward.onnx"))
-    session = onnxruntime.InferenceSession(str(tmp_path / "forward.onnx"), providers=["CPUExecutionProvider"])
+def test_the_extracted_graphs_stand_alone(tiny_plan, tmp_path):
+    """onnxruntime alone, on the extracted files, gives what our engine gives: outputs and gradient."""
+    plan = Plan.open(tiny_plan)
+    plan.extract(tmp_path)
+    sessions = {}
+    for graph in plan.manifest["graphs"]:
+        path = str(tmp_path / f"{graph}.onnx")
+        onnx.checker.check_model(path)
+        sessions[graph] = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     x, t = np.random.default_rng(0).standard_normal((3, 3, 16, 16), dtype=np.float32), np.array([0, 5, 999])
-    ours = open_engine(Plan.open(tiny_plan), "cpu").predict(x, t).out
-    np.testing.assert_array_equal(session.run(None, {"x": x, "t": t})[0], ours)
+    values = {"x": x, "v": x}
+    values["embedding"] = sessions["embedding"].run(None, {"t": t})[0]
+    for graph in ("forward", "pullback"):
+        names = [output.name for output in sessions[graph].get_outputs()]
+        inputs = {one.name: values[one.name] for one in sessions[graph].get_inputs()}
+        values |= dict(zip(names, sessions[graph].run(None, inputs), strict=True))
+    (out, _), pull = open_engine(plan, "cpu").pullback(x, t)
+    np.testing.assert_array_equal(values["out"], out)
+    np.testing.assert_array_equal(values["gradient"], pull(x))
 
 
-def test_the_graph_holds_no_weight_of_its_own(tiny_plan):
-    model = onnx.load_from_string(bytes(Plan.open(tiny_plan).member("forward.onnx")))
-    assert model.graph.initializer
-    assert all(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+def test_the_graphs_hold_no_parameter_and_no_scatter(tiny_plan):
+    plan = Plan.open(tiny_plan)
+    for entry in plan.manifest["graphs"].values():
+        graph = onnx.load_from_string(bytes(plan.member(entry["member"]))).graph
+        external = [one.name for one in graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
+        assert external == entry["weights"] != []
+        held = [onnx.numpy_helper.to_array(one) for one in graph.initializer if one.name not in external]
+        assert sum(array.size for array in held) < 500
+        assert not [node.op_type for node in graph.node if "Scatter" in node.op_type]
 
 
+BLOCKS = {"up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"]}
+
+
+@pytest.mark.parametrize(
+    "unet",
+    [
+        {"downsample_padding": 0, "norm_eps": 1e-6, "flip_sin_to_cos": False, "freq_shift": 1},
+        {"attention_head_dim": None, "layers_per_block": 2, "mid_block_scale_factor": 1.4142},
+        {"resnet_time_scale_shift": "scale_shift", "out_channels": 6},
+        {"downsample_type": "resnet", "upsample_type": "resnet"},
+        {"down_block_types": ["ResnetDownsampleBlock2D"] * 2, "up_block_types": ["ResnetUpsampleBlock2D"] * 2},
+        {"add_attention": False, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2},
+    ],
+    ids=["ddpm", "one head", "scale and shift", "resnet sampling", "resnet blocks", "no attention"],
+)
+def test_every_kind_of_unet_agrees_with_autograd(make_prior, unet):
+    variance = {"variance_type": "learned_range"} if unet.get("out_channels") == 6 else {}
+    errors = verify.parity(build_plan(read_prior(make_prior({"layers_per_block": 1, **unet}, variance))))
+    assert 0 < errors["output"] < 1e-2
+    assert 0 < errors["gradient"] < 1e-2
+
+
+def test_an_operation_that_is_not_known_is_named(make_prior):
+    with pytest.raises(ExportError, match=r"uses the operation aten\.\w+.*, which frugal-rt cannot export yet"):
+        build_plan(read_prior(make_prior({"act_fn": "mish"})))
+
+
+def test_300_pullbacks_on_a_busy_machine_are_one(celeba_plan):
+    plan = Plan.open(celeba_plan)
+    verify.repeatable(plan, open_engine(plan, "cpu"), runs=300)
+
+
+class Wrong:
+    """Stands in for the engine under test: `damage` takes what it gives for an input to something else."""
+
+    def __init__(self, monkeypatch, damage):
+        real, calls = verify.evaluate, []
+
+        def evaluate(engine, x, t, v):
+            given = real(engine, x, t, v)
+            if isinstance(engine, verify.OnnxRuntimeEngine):
+                calls.append(x)
+                damage(given, x, len(calls))
+            return given
+
+        monkeypatch.setattr(verify, "evaluate", evaluate)
+
+
+@pytest.mark.parametrize("what", ["output", "gradient"])
 @pytest.mark.parametrize("factor", [1.001, 1.1])
-def test_a_plan_that_differs_from_torch_is_not_written(make_prior, tmp_path, monkeypatch, factor):
-    real = verify.OnnxRuntimeEngine.predict
-
-    def wrong(self, x, t):
-        prediction = real(self, x, t)
-        return prediction._replace(out=prediction.out * factor)
-
-    monkeypatch.setattr(verify.OnnxRuntimeEngine, "predict", wrong)
-    with pytest.raises(ExportError, match="parity failed on noise, batch 1"):
+def test_a_plan_that_differs_from_torch_is_not_written(make_prior, tmp_path, monkeypatch, factor, what):
+    Wrong(monkeypatch, lambda given, x, call: given.update({what: given[what] * np.float32(factor)}))
+    with pytest.raises(ExportError, match=f"parity failed on noise, batch 1: onnxruntime's {what}"):
         export_plan(read_prior(make_prior()), tmp_path / "a.plan")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_plan_that_gives_nan_is_not_written(make_prior, monkeypatch):
-    plan = build_plan(read_prior(make_prior()))
-    real = verify.OnnxRuntimeEngine.predict
+@pytest.mark.parametrize("what", ["output", "gradient"])
+def test_a_plan_that_gives_nan_is_not_written(make_prior, monkeypatch, what):
+    def nan(given, x, call):
+        given[what] = np.where(np.abs(x).max() > 100, np.nan, given[what])
 
-    def nan(self, x, t):
-        prediction = real(self, x, t)
-        return prediction._replace(out=np.where(np.abs(x).max() > 100, np.nan, prediction.out))
-
-    monkeypatch.setattr(verify.OnnxRuntimeEngine, "predict", nan)
+    Wrong(monkeypatch, nan)
     with pytest.raises(ExportError, match="parity failed on huge values"):
+        verify.parity(build_plan(read_prior(make_prior())))
+
+
+def test_a_gradient_that_is_wrong_now_and_then_is_found(tiny_plan, monkeypatch):
+    def rarely(given, x, call):
+        given["gradient"] = given["gradient"] + (1e-6 if call == 6 else 0)
+
+    Wrong(monkeypatch, rarely)
+    plan = Plan.open(tiny_plan)
+    with pytest.raises(ExportError, match=r"gradient differs between two runs .* \(run 5 of 8\)"):
+        verify.repeatable(plan, verify.OnnxRuntimeEngine(plan), verify.RUNS)
+
+
+def test_a_graph_with_a_scatter_is_refused(make_prior, monkeypatch):
+    node = onnx.helper.make_node("ScatterND", ["data", "indices", "updates"], ["y"])
+    graph = onnx.helper.make_graph([node], "bad", [], [])
+    plan = build_plan(read_prior(make_prior()))
+    monkeypatch.setattr(plan, "member", lambda name: onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(ExportError, match="holds ScatterND"):
         verify.parity(plan)
 
 

@@ -26,7 +26,7 @@ def small_plan() -> Plan:
         "image": {"channels": 3, "height": 8, "width": 8},
         "schedule": {"num_train_timesteps": 1000},
         "network": {"config": {}, "pixel_unshuffle": 1, "learned_variance": False},
-        "graphs": {"forward": {"member": "forward.onnx"}},
+        "graphs": {name: {"member": "forward.onnx", "weights": []} for name in ("embedding", "forward", "pullback")},
         "precision": "float32",
         "tools": {},
     }
@@ -78,7 +78,8 @@ def test_tensors_are_views_of_the_file_and_what_safetensors_reads(tiny_plan):
 
 def test_extract_writes_every_member_once(tiny_plan, tmp_path):
     paths = Plan.open(tiny_plan).extract(tmp_path / "out")
-    assert sorted(path.name for path in paths) == ["forward.onnx", "manifest.json", "weights.safetensors"]
+    graphs = ["embedding.onnx", "forward.onnx", "pullback.onnx"]
+    assert sorted(path.name for path in paths) == [*graphs[:2], "manifest.json", graphs[2], "weights.safetensors"]
     with pytest.raises(FrugalError, match="already exists"):
         Plan.open(tiny_plan).extract(tmp_path / "out")
 
@@ -105,7 +106,9 @@ def find(path: Path, member: str) -> int:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda p: edit_manifest(p, format_version=99), "plan format 99 and this frugal-rt reads up to 1; upgrade"),
+        (lambda p: edit_manifest(p, format_version=99), "plan format 99 and this frugal-rt reads up to 2; upgrade"),
+        (lambda p: edit_manifest(p, format_version=1), "plan format 1, which held no gradient; export it again"),
+        (lambda p: edit_manifest(p, graphs={"forward": {"member": "x"}}), "has no valid graphs.embedding"),
         (lambda p: edit_manifest(p, image=None), "has no valid image"),
         (lambda p: edit_manifest(p, image={"channels": 3, "height": "8"}), "has no valid image.height"),
         (lambda p: edit_manifest(p, members={"a": {"bytes": 1}}), "has no valid members.a.sha256"),
