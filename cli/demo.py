@@ -11,6 +11,7 @@ from ..export import export_plan, find_prior
 from ..runtime import demo
 from ..runtime.images import write_png
 from ..runtime.restorer import Restorer
+from ..runtime.switch import METHODS
 from . import options
 from .progress import stages, steps
 
@@ -39,7 +40,7 @@ def command(engine: Path | None, steps_: int, seed: int, backend: str, output: P
             export_plan(find_prior("celeba"), plan, on_stage)
         on_stage("reading the plan")
         restorer = Restorer.load(plan, backend)
-    with steps("demo", steps_ * len(demo.TASKS) * len(demo.METHODS)) as on_step:
+    with steps("demo", steps_ * len(demo.TASKS) * len(METHODS)) as on_step:
         rows, sheet = demo.run(restorer, steps_, seed, lambda task, method, event: on_step(event))
     table = Table(title=f"{restorer.engine.name}, T = {steps_}, seed {seed}")
     for heading in ("task", "method", "PSNR", "time", "calls", "gradients", "k"):

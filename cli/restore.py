@@ -8,11 +8,10 @@ import click
 from .. import __version__
 from ..runtime.images import check_output, read_photo, to_picture, write_png
 from ..runtime.restorer import Restorer
+from ..runtime.switch import METHODS
 from ..runtime.tasks import prepare
 from . import options
 from .progress import stages, steps
-
-METHODS = {"hybrid": "auto", "dps": "never", "dmps": "always"}
 
 
 @click.command()

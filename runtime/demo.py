@@ -12,13 +12,13 @@ from .images import Photo, contact_sheet, fit_photo, read_photo, to_picture
 from .metrics import psnr
 from .operators import Operator, Shape
 from .restorer import Restorer, Result, StepEvent
+from .switch import METHODS
 from .tasks import Damage, simulate
 
 PORTRAIT = Path(__file__).parent / "portrait.png"
 """Eileen Collins, NASA, 1995: public domain; framed as the celeba prior was trained."""
 SIGMA = 0.01
 TASKS = ("super-resolution x4", "box inpainting", "colourise")
-METHODS: dict[str, str] = {"DPS": "never", "DMPS": "always", "hybrid": "auto"}
 
 
 class Measured(NamedTuple):

@@ -1,4 +1,4 @@
-"""Linear degradations y = A x + sigma n, each through its singular value decomposition A = U S V^T, never a dense A.
+"""Degradations y = A(x) + sigma n. Linear ones through their singular value decomposition A = U S V^T, never a dense A.
 
 An operator acts on a batch of images (B, C, H, W) and gives measurements (B, c, h, w). Coefficients (of `Vt`, `Ut`
 and the spectrum) are arrays of the measurement's shape: U is square and orthonormal, V has orthonormal columns, and
@@ -8,6 +8,7 @@ singular values of zero mark what A does not see. Everything is numpy or torch, 
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,19 +27,101 @@ GREY_WEIGHTS = {
 
 
 class Operator(ABC):
-    """A linear degradation of images of one shape.
-
-    A subclass sets `image_shape`, `measurement_shape` (C, H, W) and `name`, and gives the four bases and the
-    singular values; it may give A and A^T a shorter way.
-    """
+    """A degradation of images of one shape: what it does, and its vector-Jacobian product. Enough for DPS."""
 
     name: str
     image_shape: Shape
+    """(C, H, W)."""
     measurement_shape: Shape
 
     def __init__(self, image_shape: Shape, measurement_shape: Shape):
         self.image_shape = image_shape
         self.measurement_shape = measurement_shape
+
+    @abstractmethod
+    def A(self, x: Array) -> Array:
+        """The measurement of an image, without noise: (B, C, H, W) -> (B, c, h, w)."""
+
+    @abstractmethod
+    def vjp(self, x: Array, r: Array) -> Array:
+        """The transposed Jacobian of A at x, (B, C, H, W), times r, (B, c, h, w): (B, C, H, W)."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells this operator from others of its class, in JSON's types."""
+        return {}
+
+    @property
+    def measured(self) -> int:
+        """How many values a measurement holds that are not known beforehand."""
+        return math.prod(self.measurement_shape)
+
+    def observed(self, y: np.ndarray) -> np.ndarray:
+        """`y` with what A cannot see set to 0, so that a caller may leave anything there, NaN included."""
+        return y
+
+
+class Custom(Operator):
+    """Any degradation, linear or not, given as functions of a batch: for DPS to the end, as DMPS needs an SVD.
+
+    `apply` (B, C, H, W) -> (B, c, h, w) is A, `vjp(x, r)` its transposed Jacobian at x times r. Both get and give
+    arrays of the engine's kind: numpy for onnxruntime, torch tensors for torch.
+    """
+
+    def __init__(
+        self,
+        image_shape: Shape,
+        measurement_shape: Shape,
+        apply: Callable[[Array], Array],
+        vjp: Callable[[Array, Array], Array],
+        name: str = "custom",
+    ):
+        super().__init__(image_shape, measurement_shape)
+        self.name = name
+        self._apply = apply
+        self._vjp = vjp
+
+    @classmethod
+    def from_torch(
+        cls, image_shape: Shape, measurement_shape: Shape, function: Callable[[Any], Any], name: str = "custom"
+    ) -> "Custom":
+        """The degradation that a torch function computes, its vector-Jacobian product by autograd.
+
+        Works with every engine: arrays of other kinds are taken to torch and back.
+        """
+        import torch
+
+        def like(tensor: Any, given: Array) -> Array:
+            return tensor.numpy().astype(given.dtype) if isinstance(given, np.ndarray) else tensor
+
+        def apply(x: Array) -> Array:
+            with torch.no_grad():
+                return like(function(torch.as_tensor(x)), x)
+
+        def vjp(x: Array, r: Array) -> Array:
+            with torch.enable_grad():
+                leaf = torch.as_tensor(x).detach().clone().requires_grad_()
+                (gradient,) = torch.autograd.grad(function(leaf), leaf, torch.as_tensor(r))
+            return like(gradient, x)
+
+        return cls(image_shape, measurement_shape, apply, vjp, name)
+
+    def A(self, x: Array) -> Array:
+        return self._apply(x)
+
+    def vjp(self, x: Array, r: Array) -> Array:
+        return self._vjp(x, r)
+
+
+class Linear(Operator):
+    """A linear degradation.
+
+    A subclass sets `image_shape`, `measurement_shape` (C, H, W) and `name`, and gives the four bases and the
+    singular values; it may give A and A^T a shorter way.
+    """
+
+    def __init__(self, image_shape: Shape, measurement_shape: Shape):
+        super().__init__(image_shape, measurement_shape)
         self._placed: dict[Any, Array] = {}
 
     @abstractmethod
@@ -69,19 +152,8 @@ class Operator(ABC):
         """The adjoint: (B, c, h, w) -> (B, C, H, W)."""
         return self.V(self.spectrum(y) * self.Ut(y))
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What tells this operator from others of its class, in JSON's types."""
-        return {}
-
-    @property
-    def measured(self) -> int:
-        """How many values a measurement holds that are not known beforehand."""
-        return math.prod(self.measurement_shape)
-
-    def observed(self, y: np.ndarray) -> np.ndarray:
-        """`y` with what A cannot see set to 0, so that a caller may leave anything there, NaN included."""
-        return y
+    def vjp(self, x: Array, r: Array) -> Array:
+        return self.AT(r)
 
     def resolvent(self, r: Array, sigma: Any, scale: Any) -> Array:
         """(sigma^2 I + scale A A^T)^{-1} r, its pseudo-inverse where that is singular. Shapes of a measurement.
@@ -111,7 +183,7 @@ def _reciprocal(denominator: Array) -> Array:
     return xp.astype(positive, denominator.dtype) / xp.where(positive, denominator, xp.ones_like(denominator))
 
 
-class Denoise(Operator):
+class Denoise(Linear):
     """A = I: only noise was added."""
 
     name = "denoise"
@@ -129,7 +201,7 @@ class Denoise(Operator):
         return s
 
 
-class Inpaint(Operator):
+class Inpaint(Linear):
     """Pixels are missing: A is a mask, and a measurement is an image that is 0 where a pixel is missing.
 
     `missing` is (H, W) bool, True where the pixel is lost. Outpainting is the same with a border missing.
@@ -170,7 +242,7 @@ class Inpaint(Operator):
         return s
 
 
-class SuperResolution(Operator):
+class SuperResolution(Linear):
     """Lost resolution: the mean over scale x scale blocks. A A^T = I / scale^2: every singular value is 1 / scale."""
 
     name = "sr"
@@ -202,7 +274,7 @@ class SuperResolution(Operator):
         return xp.repeat(xp.repeat(s, self.scale, axis=2), self.scale, axis=3) / self.scale
 
 
-class Colorize(Operator):
+class Colorize(Linear):
     """Lost colour: y = w . (R, G, B). A A^T = |w|^2. `weights` is a name of GREY_WEIGHTS."""
 
     name = "colorize"
@@ -233,7 +305,7 @@ class Colorize(Operator):
         return self._place("v", self._direction, s) * s
 
 
-class Separable(Operator):
+class Separable(Linear):
     """A x = L x R^T on every channel: blurs whose kernel is an outer product, at any size.
 
     `rows` is L (h, H), `columns` is R (w, W), with h <= H and w <= W. Their SVDs are taken once; then

@@ -126,7 +126,7 @@ def _column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
 
 
 Pick = Callable[[Array], Array]
-PerOperator = Callable[[Operator, Array, Pick], tuple[Array, ...]]
+PerOperator = Callable[[Any, Array, Pick], tuple[Array, ...]]  # an Operator; a Linear one in DMPS
 
 
 def _by_operator(rows: Sequence[Restoration], xp: Any) -> Callable[[PerOperator], tuple[Array, ...]]:

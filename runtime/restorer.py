@@ -10,7 +10,7 @@ import numpy as np
 
 from ..engines import Array, DivergedError, Engine, InputError, Plan, open_engine
 from ..engines.plan import WEIGHTS
-from .operators import Operator
+from .operators import Linear, Operator
 from .restoration import Phase, Restoration, advance, start_noise
 from .schedule import Schedule
 from .switch import Switch
@@ -97,6 +97,7 @@ class Restorer:
         constant image.
         """
         batch = self._measurement(y, operator, sigma)
+        rule = self._switch(switch, steps, operator)
         schedule = Schedule.respaced(self.plan.manifest["schedule"], steps)
         for name, value in {"zeta": zeta, "lambda": lam}.items():
             if value is not None and not 0 <= value < np.inf:
@@ -110,7 +111,7 @@ class Restorer:
                 y=self.engine.asarray(one),
                 sigma=sigma,
                 schedule=schedule,
-                switch=Switch.parse(switch, steps),
+                switch=rule,
                 zeta=zeta,
                 lam=lam,
                 seed=seed,
@@ -147,6 +148,15 @@ class Restorer:
                 "weights_sha256": self.plan.manifest["members"][WEIGHTS]["sha256"],
             },
         )
+
+    @staticmethod
+    def _switch(switch: str | int, steps: int, operator: Operator) -> Switch:
+        """The rule asked for; DPS to the end where the operator has no SVD, unless DMPS was asked for by name."""
+        if isinstance(operator, Linear):
+            return Switch.parse(switch, steps)
+        if switch not in ("auto", "never", 0, "0"):
+            raise InputError(f"{operator.name} is not a linear operator, so DMPS cannot run; use DPS: switch='never'")
+        return Switch.parse("never", steps)
 
     def _measurement(self, y: Any, operator: Operator, sigma: float) -> np.ndarray:
         batch = np.asarray(y, np.float32)

@@ -10,7 +10,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from ..engines import Array, Prediction, Pull
-from .operators import Operator
+from .operators import Linear, Operator
 from .schedule import Coefficients
 
 TINY = 1e-12
@@ -52,11 +52,11 @@ def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) 
     xp = array_namespace(x0hat)
     r = y - operator.A(x0hat)
     norm = xp.sqrt(_square_sum(r))
-    return -operator.AT(r) / (norm + TINY), xp.clip(norm - sigma * operator.measured**0.5, 0.0, None)
+    return -operator.vjp(x0hat, r) / (norm + TINY), xp.clip(norm - sigma * operator.measured**0.5, 0.0, None)
 
 
 def likelihood_score(
-    operator: Operator, y: Array, x: Array, sigma: Any, abar: Array, cap: Array | float = math.inf
+    operator: Linear, y: Array, x: Array, sigma: Any, abar: Array, cap: Array | float = math.inf
 ) -> Array:
     """The score at x_t of N(y; A x_t / sqrt(abar), sigma^2 I + (1 - abar)/abar A A^T): DMPS, eq. 14, by the SVD.
 

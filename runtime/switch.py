@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from ..engines import InputError
 
+METHODS = {"dps": "never", "dmps": "always", "hybrid": "auto"}
+"""The switch of each method by name."""
 THRESHOLD = 25.0
 """dB between two consecutive estimates x0hat at which the structure counts as settled, at REFERENCE_STEPS steps.
 

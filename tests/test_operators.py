@@ -8,7 +8,7 @@ import scipy.ndimage
 import torch
 
 from frugal_rt import InputError, operators
-from frugal_rt.runtime.operators import GREY_WEIGHTS, Operator, Shape
+from frugal_rt.runtime.operators import GREY_WEIGHTS, Linear, Shape
 from frugal_rt.runtime.sampler import likelihood_score, residual_gradient
 
 
@@ -16,7 +16,7 @@ def _mask(shape: Shape) -> np.ndarray:
     return np.random.default_rng(3).random(shape[1:]) < 0.4
 
 
-BUILDERS: dict[str, Callable[[Shape], Operator]] = {
+BUILDERS: dict[str, Callable[[Shape], Linear]] = {
     "denoise": operators.Denoise,
     "inpaint": lambda s: operators.Inpaint(s, _mask(s)),
     "sr2": lambda s: operators.SuperResolution(s, 2),
@@ -35,12 +35,12 @@ NAMESPACES = {"numpy": np.asarray, "torch": torch.asarray}
 
 
 @pytest.fixture(params=BUILDERS)
-def build(request: pytest.FixtureRequest) -> Callable[[Shape], Operator]:
+def build(request: pytest.FixtureRequest) -> Callable[[Shape], Linear]:
     return BUILDERS[request.param]
 
 
 @pytest.fixture(params=SHAPES, ids=str)
-def operator(build: Callable[[Shape], Operator], request: pytest.FixtureRequest) -> Operator:
+def operator(build: Callable[[Shape], Linear], request: pytest.FixtureRequest) -> Linear:
     return build(request.param)
 
 
@@ -49,7 +49,7 @@ def array(request: pytest.FixtureRequest) -> Callable[[np.ndarray], object]:
     return NAMESPACES[request.param]
 
 
-def dense(operator: Operator) -> np.ndarray:
+def dense(operator: Linear) -> np.ndarray:
     """A as a matrix, column by column from its definition."""
     size = int(np.prod(operator.image_shape))
     return operator.A(np.eye(size).reshape(size, *operator.image_shape)).reshape(size, -1).T
@@ -197,3 +197,20 @@ def test_grey_rec601_is_pillow_s():
 def test_what_does_not_fit_is_refused(make, sentence):
     with pytest.raises(InputError, match=sentence):
         make()
+
+
+def saturate(x):
+    """Not linear: half the resolution of tanh(1.5 x)."""
+    return torch.nn.functional.avg_pool2d(torch.tanh(1.5 * x), 2)
+
+
+def test_a_torch_function_is_an_operator_in_every_namespace(array):
+    """Against the derivative by hand: 1.5 (1 - tanh^2), spread over each 2x2 block and divided by 4."""
+    operator = operators.Custom.from_torch((3, 8, 8), (3, 4, 4), saturate)
+    x, r = normal((2, 3, 8, 8)), normal((2, 3, 4, 4), 1)
+    y, pulled = operator.A(array(x)), operator.vjp(array(x), array(r))
+    assert type(y) is type(pulled) is type(array(x))
+    tanh = np.tanh(1.5 * x)
+    np.testing.assert_allclose(y, tanh.reshape(2, 3, 4, 2, 4, 2).mean((3, 5)), rtol=1e-12)
+    spread = r.repeat(2, axis=2).repeat(2, axis=3) / 4
+    np.testing.assert_allclose(pulled, 1.5 * (1 - tanh**2) * spread, rtol=1e-12)

@@ -230,3 +230,27 @@ def test_an_operator_of_another_size_is_refused(restorer):
 
 def test_sigma_zero_works(restorer, operator):
     assert np.isfinite(restorer.restore(measurement(operator, 1), operator, sigma=0, steps=10, switch=5).image).all()
+
+
+def test_a_degradation_that_is_not_linear_is_guided_by_dps_to_the_end(restorer):
+    """A callable with its own derivative and a torch function of the same give the same; guidance brings A(x) to y."""
+
+    def saturate(x):
+        return np.tanh(1.5 * x)
+
+    custom = operators.Custom(SHAPE, SHAPE, saturate, lambda x, r: 1.5 * (1 - np.tanh(1.5 * x) ** 2) * r)
+    by_torch = operators.Custom.from_torch(SHAPE, SHAPE, lambda x: (1.5 * x).tanh())
+    y = saturate(np.random.default_rng(0).uniform(-1, 1, (2, *SHAPE))).astype(np.float32)
+    result = restorer.restore(y, custom, steps=20, seed=1)
+    assert (result.k, result.pullbacks) == ((0, 0), (20, 20))
+    np.testing.assert_allclose(result.image, restorer.restore(y, by_torch, steps=20, seed=1).image, atol=1e-4)
+    unguided = restorer.restore(y, custom, steps=20, seed=1, zeta=0.0)
+    near, far = (np.square(saturate(one.image) - y).mean() for one in (result, unguided))
+    assert near < 0.8 * far
+
+
+@pytest.mark.parametrize("switch", ["always", 5])
+def test_dmps_for_a_degradation_that_is_not_linear_is_refused(restorer, switch):
+    custom = operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: r, name="tone mapping")
+    with pytest.raises(InputError, match=r"tone mapping is not a linear operator, so DMPS cannot run; use DPS"):
+        restorer.restore(np.zeros(SHAPE), custom, steps=10, switch=switch)

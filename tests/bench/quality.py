@@ -24,6 +24,7 @@ from frugal_rt import Restorer, __version__, operators
 from frugal_rt.engines.files import atomic_write
 from frugal_rt.runtime.metrics import psnr
 from frugal_rt.runtime.noise import Use, normal
+from frugal_rt.runtime.switch import METHODS
 from frugal_rt.runtime.tasks import border_mask, box_mask
 
 Shape = tuple[int, int, int]
@@ -36,7 +37,6 @@ TASKS: dict[str, tuple[str, Callable[[Shape], operators.Operator], float]] = {
     "gaussian": ("Gaussian deblur, std 2 px", lambda s: operators.Deblur.gaussian(s, 2.0), 0.01),
     "denoise": ("denoise", operators.Denoise, 0.25),
 }
-METHODS: dict[str, str] = {"dps": "never", "dmps": "always", "hybrid": "auto"}
 
 
 def load_images(path: Path) -> np.ndarray:
