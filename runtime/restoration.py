@@ -4,6 +4,7 @@ The plain loop in `restorer.py` drives these; a service that mixes requests can 
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -18,6 +19,10 @@ from .operators import Operator
 from .sampler import dmps_step, dps_step, likelihood_score, residual_gradient
 from .schedule import Schedule
 from .switch import Switch
+
+
+_PREFETCH = ThreadPoolExecutor(1, "frugal-rt-noise")
+"""Draws the noise of the next step while the network runs this one."""
 
 
 class Phase(Enum):
@@ -49,6 +54,7 @@ class Restoration:
     """PSNR in dB between consecutive estimates; entry i belongs to step T-2-i."""
     k: int | None = None
     """How many DMPS steps were left at the switch; None while in DPS."""
+    _drawn: "dict[int, Future[np.ndarray]]" = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.step = len(self.schedule) - 1
@@ -59,6 +65,16 @@ class Restoration:
         if self.step < 0:
             return Phase.DONE
         return Phase.DPS if self.k is None else Phase.DMPS
+
+    def noise(self) -> np.ndarray:
+        """z of the next step, (C, H, W) float32; that of the step after it is drawn meanwhile."""
+        drawn = self._drawn.pop(self.step, None) or self._draw(self.step)
+        if self.step > 0:
+            self._drawn = {self.step - 1: self._draw(self.step - 1)}
+        return drawn.result()
+
+    def _draw(self, step: int) -> "Future[np.ndarray]":
+        return _PREFETCH.submit(normal, tuple(self.x.shape), self.seed, self.sample, Use.STEP, step)
 
     def accept(self, x: Array, x0hat: Array, settled: float | None) -> None:
         """Take the outcome of one step."""
@@ -86,7 +102,7 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
     """
     xp = array_namespace(rows[0].x)
     x = xp.stack([row.x for row in rows])
-    z = engine.asarray(np.stack([normal(tuple(row.x.shape), row.seed, row.sample, Use.STEP, row.step) for row in rows]))
+    z = engine.asarray(np.stack([row.noise() for row in rows]))
     c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
     each = _by_operator(rows, xp)
     sigma = _column([row.sigma for row in rows], x, xp)

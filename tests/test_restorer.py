@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from frugal_rt import DivergedError, InputError, Restorer, operators
+from frugal_rt import BackendError, DivergedError, InputError, Restorer, operators
 from frugal_rt.engines import Prediction
 from frugal_rt.runtime.restoration import Phase, Restoration, advance, start_noise
 from frugal_rt.runtime.schedule import Schedule
@@ -254,3 +254,34 @@ def test_dmps_for_a_degradation_that_is_not_linear_is_refused(restorer, switch):
     custom = operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: r, name="tone mapping")
     with pytest.raises(InputError, match=r"tone mapping is not a linear operator, so DMPS cannot run; use DPS"):
         restorer.restore(np.zeros(SHAPE), custom, steps=10, switch=switch)
+
+
+def test_a_step_that_failed_can_be_made_again(restorer, operator, monkeypatch):
+    """A network call that fails leaves the rows as they were: what follows is what would have been."""
+    y = measurement(operator, 2)
+    real, calls = restorer.engine.predict, []
+
+    def interrupted(x, t):
+        calls.append(t)
+        if len(calls) == 4:
+            raise BackendError("the device went away")
+        return real(x, t)
+
+    def rows():
+        schedule = Schedule.respaced(restorer.plan.manifest["schedule"], 8)
+        return [
+            Restoration(operator, one, 0.01, schedule, Switch(8, 8), None, None, 3, i, start_noise(SHAPE, 3, i))
+            for i, one in enumerate(y)
+        ]
+
+    whole, retried = rows(), rows()
+    for _ in range(8):
+        advance(whole, restorer.engine)
+    monkeypatch.setattr(restorer.engine, "predict", interrupted)
+    while retried[0].step >= 0:
+        try:
+            advance(retried, restorer.engine)
+        except BackendError:
+            assert len(calls) == 4
+    assert len(calls) == 9
+    assert all(np.array_equal(a.x, b.x) for a, b in zip(whole, retried, strict=True))
