@@ -20,7 +20,6 @@ from .sampler import dmps_step, dps_step, likelihood_score, residual_gradient
 from .schedule import Schedule
 from .switch import Switch
 
-
 _PREFETCH = ThreadPoolExecutor(1, "frugal-rt-noise")
 """Draws the noise of the next step while the network runs this one."""
 

@@ -59,7 +59,7 @@ def test_the_hybrid_at_k_50_makes_50_pullbacks_and_100_forwards_in_all(restorer,
 
 @pytest.mark.parametrize(("switch", "pullbacks"), [("never", 10), ("always", 0), (3, 7)])
 def test_every_switch_costs_what_it_says(restorer, operator, counted, switch, pullbacks):
-    result = restorer.restore(measurement(operator, 2), operator, steps=10, switch=switch)
+    result = restorer.restore(measurement(operator, 2), operator, steps=10, switch=switch, batch=2)
     assert counted == {"predict": 2 * (10 - pullbacks), "pullback": 2 * pullbacks, "pulled": 2 * pullbacks}
     assert result.pullbacks == (pullbacks,) * 2
     assert result.forwards == (10,) * 2
@@ -285,3 +285,28 @@ def test_a_step_that_failed_can_be_made_again(restorer, operator, monkeypatch):
             assert len(calls) == 4
     assert len(calls) == 9
     assert all(np.array_equal(a.x, b.x) for a, b in zip(whole, retried, strict=True))
+
+
+def test_a_batch_is_cut_into_calls_of_the_size_asked_for(restorer, operator, monkeypatch):
+    sizes = []
+    real = restorer.engine.predict
+    monkeypatch.setattr(restorer.engine, "predict", lambda x, t: sizes.append(len(x)) or real(x, t))
+    y = measurement(operator, 5)
+    cut = restorer.restore(y, operator, steps=3, switch="always", batch=2)
+    assert sizes == [2, 2, 1] * 3
+    assert cut.settings["batch"] == 2
+    assert np.array_equal(cut.image, restorer.restore(y, operator, steps=3, switch="always", batch=5).image)
+    with pytest.raises(InputError, match="batch must be at least 1; got 0"):
+        restorer.restore(y, operator, batch=0)
+
+
+def test_the_batch_is_the_one_that_was_fastest(tiny_plan, monkeypatch):
+    restorer = Restorer.load(tiny_plan)
+    now = [0.0]
+
+    def slow(x, t):
+        now[0] += {1: 1.0, 2: 1.5, 4: 2.0, 8: 5.0}[len(x)]  # an image: 1, 0.75, 0.5, 0.625
+
+    monkeypatch.setattr(restorer.engine, "predict", slow)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    assert restorer.fastest_batch == 4
