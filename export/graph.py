@@ -36,27 +36,27 @@ def graphs_of(
     if len(traced.outputs) != len(outputs):
         raise ExportError(f"the network has {len(traced.outputs)} outputs, its config says {len(outputs)}")
     tensors = read_safetensors(memoryview(weights), "the export")
-    conditions = _conditions(traced)
+    conditions = conditions_of(traced)
     pullback, kept = _pullback(traced, conditions)
     built = {
         "embedding": _embedding(traced, conditions),
         "forward": _forward(traced, conditions, outputs, kept),
         "pullback": pullback,
     }
-    return {name: _serialise(name, *parts, tensors) for name, parts in built.items()}
+    return {name: serialise(name, *parts, tensors) for name, parts in built.items()}
 
 
 Built = tuple[Emitter, dict[str, tuple[str, Shape]], dict[str, tuple[str, Shape]]]
 """An emitter with its inputs and outputs: by public name, the name in the graph and the shape."""
 
 
-def _conditions(traced: Trace) -> list[Value]:
+def conditions_of(traced: Trace) -> list[Value]:
     """The values that depend on t alone and that what depends on x reads."""
     read = (one for value in traced.values if value.active for one in value.inputs)
     return list(dict.fromkeys(one for one in read if one.varies and not one.active))
 
 
-def _width(values: Sequence[Value]) -> int:
+def width(values: Sequence[Value]) -> int:
     return sum(int(np.prod([n or 0 for n in value.shape[1:]])) for value in values)
 
 
@@ -65,14 +65,14 @@ def _embedding(traced: Trace, conditions: list[Value]) -> Built:
     e.names[traced.t] = "t"
     flat = [e.node("Flatten", e(value), axis=1) for value in conditions]
     out = e.node("Concat", *flat, axis=1)
-    return e, {"t": ("t", (BATCH,))}, {"embedding": (out, (BATCH, _width(conditions)))}
+    return e, {"t": ("t", (BATCH,))}, {"embedding": (out, (BATCH, width(conditions)))}
 
 
-def _take_conditions(e: Emitter, conditions: list[Value]) -> None:
+def take_conditions(e: Emitter, conditions: list[Value]) -> None:
     """Cut the input `embedding` into the values it was put together from."""
     start = 0
     for value in conditions:
-        stop = start + _width([value])
+        stop = start + width([value])
         e.names[value] = e.reshape(e.slice("embedding", 1, start, stop), value.shape)
         start = stop
 
@@ -80,25 +80,32 @@ def _take_conditions(e: Emitter, conditions: list[Value]) -> None:
 def _forward(traced: Trace, conditions: list[Value], outputs: list[str], kept: list[Value]) -> Built:
     e = Emitter()
     e.names[traced.x] = "x"
-    _take_conditions(e, conditions)
+    take_conditions(e, conditions)
     results = {name: (e(value), value.shape) for name, value in zip(outputs, traced.outputs, strict=True)}
     results |= {f"kept:{value.name}": (e(value), value.shape) for value in kept}
-    return e, {"x": ("x", traced.x.shape), "embedding": ("embedding", (BATCH, _width(conditions)))}, results
+    return e, {"x": ("x", traced.x.shape), "embedding": ("embedding", (BATCH, width(conditions)))}, results
 
 
-def _pullback(traced: Trace, conditions: list[Value]) -> tuple[Built, list[Value]]:
-    """Reverse-mode differentiation: from the last operation to the first, cotangents of one value added up."""
-    e = PullbackEmitter()
-    _take_conditions(e, conditions)
-    out = traced.outputs[0]
-    cotangents: dict[Value, list[str]] = {out: ["v"]}
+def reverse(e: PullbackEmitter, traced: Trace, v: str) -> str:
+    """The gradient of x for the cotangent v of the first output: reverse-mode differentiation.
+
+    From the last operation to the first, the cotangents of one value added up.
+    """
+    cotangents: dict[Value, list[str]] = {traced.outputs[0]: [v]}
     for value in reversed(traced.values):
         if value.active and value in cotangents:
             for one, cotangent in e.pull(value, _sum(e, cotangents.pop(value))):
                 cotangents.setdefault(one, []).append(cotangent)
-    gradient = _sum(e, cotangents[traced.x])
+    return _sum(e, cotangents[traced.x])
+
+
+def _pullback(traced: Trace, conditions: list[Value]) -> tuple[Built, list[Value]]:
+    e = PullbackEmitter()
+    take_conditions(e, conditions)
+    out = traced.outputs[0]
+    gradient = reverse(e, traced, "v")
     inputs = {e(value): (e(value), value.shape) for value in e.kept}
-    inputs |= {"embedding": ("embedding", (BATCH, _width(conditions))), "v": ("v", out.shape)}
+    inputs |= {"embedding": ("embedding", (BATCH, width(conditions))), "v": ("v", out.shape)}
     used = {name for node in e.nodes for name in node.input}
     inputs = {public: found for public, found in inputs.items() if found[0] in used}
     return (e, inputs, {"gradient": (gradient, traced.x.shape)}), e.kept
@@ -111,7 +118,7 @@ def _sum(e: Emitter, names: list[str]) -> str:
     return total
 
 
-def _serialise(
+def serialise(
     graph: str,
     e: Emitter,
     inputs: dict[str, tuple[str, Shape]],
