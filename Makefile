@@ -38,5 +38,5 @@ clean:
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(PIP_INSTALL) -e '.[cpu,export,test]'
+	$(BIN)/$(PIP_INSTALL) -e '.[cpu,openvino,export,test]'
 	touch $@

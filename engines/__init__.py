@@ -44,6 +44,12 @@ def _onnxruntime(plan: Plan, device: str) -> Engine:
     return OnnxRuntimeEngine(plan, device)
 
 
+def _openvino(plan: Plan) -> Engine:
+    from .openvino import OpenVinoEngine
+
+    return OpenVinoEngine(plan)
+
+
 def _auto(plan: Plan) -> Engine:
     """CUDA where onnxruntime has it, else the CPU; torch where onnxruntime is missing altogether."""
     from .probe import cuda_is_usable
@@ -63,6 +69,7 @@ BACKENDS: dict[str, Callable[[Plan], Engine]] = {
     "auto": _auto,
     "cpu": lambda plan: _onnxruntime(plan, "cpu"),
     "cuda": lambda plan: _onnxruntime(plan, "cuda"),
+    "openvino": _openvino,
     "torch": lambda plan: _torch(plan, _torch_device()),
 }
 

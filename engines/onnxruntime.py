@@ -1,14 +1,17 @@
 """The plan's graphs in onnxruntime, on the CPU or a CUDA device. The weights stay where the plan maps them."""
 
 import functools
-import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import cache
 from .base import Array, Prediction, Pull
 from .errors import BackendError, MissingExtra, PlanError
-from .plan import Plan
+from .machine import cores
+from .plan import WEIGHTS, Plan
+from .timesteps import Embeddings
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -36,13 +39,11 @@ class OnnxRuntimeEngine:
         self._ort = import_onnxruntime(device)
         self._plan = plan
         self._device = device
-        # Sessions keep pointing into these values, so they live as long as the engine does.
-        self._weights = {name: self._ort.OrtValue.ortvalue_from_numpy(a) for name, a in plan.tensors().items()}
         self._embedding = self._session("embedding", "cpu")
         self._forward = self._session("forward", device)
         self._outputs = [output.name for output in self._forward.get_outputs()]
         self._answers = [name for name in ("out", "variance") if name in self._outputs]
-        self._embedded: dict[int, np.ndarray] = {}
+        self._embed = Embeddings(lambda t: self._run(self._embedding, {"t": t}, ["embedding"])["embedding"].numpy())
 
     @property
     def name(self) -> str:
@@ -72,20 +73,16 @@ class OnnxRuntimeEngine:
         return self._prediction(kept), pull
 
     @functools.cached_property
+    def _weights(self) -> dict[str, Any]:
+        """The plan's weights where they are mapped. Sessions keep pointing into them: they live as long as this."""
+        return {name: self._ort.OrtValue.ortvalue_from_numpy(a) for name, a in self._plan.tensors().items()}
+
+    @functools.cached_property
     def _pullback(self) -> Any:
         return self._session("pullback", self._device)
 
     def _prediction(self, values: dict[str, Any]) -> Prediction:
         return Prediction(*(values[name].numpy() if name in values else None for name in ("out", "variance")))
-
-    def _embed(self, t: Array) -> np.ndarray:
-        """The network's view of each timestep, (B, K), from those computed before where there are."""
-        steps = [int(one) for one in t]
-        new = sorted(set(steps) - self._embedded.keys())
-        if new:
-            rows = self._run(self._embedding, {"t": np.asarray(new, np.int64)}, ["embedding"])["embedding"].numpy()
-            self._embedded.update(zip(new, rows, strict=True))
-        return np.stack([self._embedded[one] for one in steps])
 
     def _run(self, session: Any, inputs: dict[str, Any], outputs: list[str]) -> dict[str, Any]:
         """One call: inputs as numpy arrays or values of an earlier call; outputs stay on the session's device."""
@@ -105,26 +102,50 @@ class OnnxRuntimeEngine:
             raise BackendError(f"onnxruntime failed in a call: {error}") from error
 
     def _session(self, graph: str, device: str) -> Any:
-        entry = self._plan.manifest["graphs"][graph]
+        """A session of one of the plan's graphs; on the CPU the optimised graph is kept for the next process."""
+        entry, members = self._plan.manifest["graphs"][graph], self._plan.manifest["members"]
+        hashes = members[entry["member"]]["sha256"], members[WEIGHTS]["sha256"]
+        name = cache.key(self._ort.__version__, *hashes)
+        session = None
+        if device == "cpu":
+            optimised = cache.find(name)
+            if optimised is None:
+
+                def write(path: Path) -> None:
+                    nonlocal session
+                    session = self._open(entry, device, optimized_model_filepath=str(path))
+
+                cache.keep(name, write)
+            else:
+                level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                session = self._open(entry, device, optimised, graph_optimization_level=level)
+        if session is None:
+            session = self._open(entry, device)
+        session.disable_fallback()
+        running = session.get_providers()[0]
+        if running != PROVIDERS[device]:
+            raise BackendError(f"onnxruntime fell back from {device} to {running}; run: frugal-rt doctor")
+        return session
+
+    def _open(self, entry: dict[str, Any], device: str, model: bytes | None = None, **settings: Any) -> Any:
         options = self._ort.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        options.intra_op_num_threads = cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Threads spin within a call and rest between calls: the threads of one session would starve the other's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        weights = {name: value for name, value in self._weights.items() if name in entry["weights"]}
+        for setting, value in settings.items():
+            setattr(options, setting, value)
+        weights = (
+            {name: value for name, value in self._weights.items() if name in entry["weights"]} if not model else {}
+        )
         options.add_external_initializers(list(weights), list(weights.values()))
-        model = bytes(self._plan.member(entry["member"]))
+        graph = model or bytes(self._plan.member(entry["member"]))
         try:
-            session = self._ort.InferenceSession(model, options, providers=[PROVIDERS[device]])
+            return self._ort.InferenceSession(graph, options, providers=[PROVIDERS[device]])
         except Exception as error:  # as above
             if device != "cpu":
                 raise BackendError(
                     f"onnxruntime cannot run on {device} here: {error}; run: frugal-rt doctor"
                 ) from error
             raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
-        session.disable_fallback()
-        running = session.get_providers()[0]
-        if running != PROVIDERS[device]:
-            raise BackendError(f"onnxruntime fell back from {device} to {running}; run: frugal-rt doctor")
-        return session

@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 from typing import NamedTuple
 
-from .errors import BackendError
+from .errors import BackendError, MissingExtra
 
 EXPORT_MODULES = ("torch", "diffusers", "onnx", "onnxruntime")
 """What exporting imports."""
@@ -61,7 +61,7 @@ def cuda_is_usable() -> bool:
 
 def findings() -> list[Finding]:
     """The state of each backend of this machine, and of exporting."""
-    return [_cpu(), _cuda(), _torch(), _export()]
+    return [_cpu(), _cuda(), _openvino(), _torch(), _export()]
 
 
 def _cpu() -> Finding:
@@ -84,6 +84,18 @@ def _cuda() -> Finding:
     if not cuda_is_usable():
         return Finding("cuda", False, f"onnxruntime-gpu {found} has no CUDA provider here", _ONE_ONNXRUNTIME)
     return Finding("cuda", True, f"onnxruntime-gpu {found}", "")
+
+
+def _openvino() -> Finding:
+    from .openvino import import_openvino
+
+    try:
+        import_openvino()
+    except MissingExtra:
+        return Finding("openvino", False, "openvino is not installed", "pip install 'frugal-rt[openvino]'")
+    except BackendError as error:
+        return Finding("openvino", False, str(error), "use --backend cpu")
+    return Finding("openvino", True, f"openvino {version('openvino')}, bfloat16", "")
 
 
 def _torch() -> Finding:

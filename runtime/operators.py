@@ -89,7 +89,9 @@ class Custom(Operator):
 
         Works with every engine: arrays of other kinds are taken to torch and back.
         """
-        import torch
+        from ..engines.network import import_torch
+
+        torch = import_torch("An operator from a torch function")
 
         def like(tensor: Any, given: Array) -> Array:
             return tensor.numpy().astype(given.dtype) if isinstance(given, np.ndarray) else tensor

@@ -1,5 +1,6 @@
 """One body of tests over every engine, and how backends that are missing say so."""
 
+import os
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from frugal_rt import BackendError, InputError, MissingExtra, Plan
-from frugal_rt.engines import BACKENDS, open_engine, probe
+from frugal_rt.engines import BACKENDS, cache, open_engine, probe
 from frugal_rt.engines.onnxruntime import OnnxRuntimeEngine
 
 CPU_BACKENDS = ["auto", "cpu", "torch"]
@@ -52,6 +53,36 @@ def test_pullbacks_are_directional_derivatives(engine, batch):
     assert pulled == pytest.approx(float(((ahead - behind) / (2 * h) * v).sum()), rel=1e-2)
 
 
+@pytest.fixture
+def openvino(tiny_plan):
+    if not any(finding.backend == "openvino" and finding.usable for finding in probe.findings()):
+        pytest.skip("openvino is not installed, or this CPU has no bfloat16")
+    return open_engine(Plan.open(tiny_plan), "openvino")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_openvino_is_within_bfloat16_of_torch(openvino, tiny_plan, batch):
+    """8 bits of mantissa are 0.4% a rounding; a network of a dozen layers stays within a few."""
+    x, t = inputs(batch)
+    v = inputs(batch + 20)[0][:batch]
+    (out, _), pull = open_engine(Plan.open(tiny_plan), "torch").pullback(x, t)
+    gradient = pull(v)
+    (ours, _), our_pull = openvino.pullback(x, t)
+    for got, want in ((ours, out), (our_pull(v), gradient), (openvino.predict(x, t).out, out)):
+        assert 0 < np.abs(got - want).max() < 0.06 * np.abs(want).max()
+
+
+def test_openvino_s_pullbacks_do_not_share_memory(openvino):
+    (x, t), (other, s) = inputs(1), inputs(11)
+    other, s = other[:1], s[:1]
+    (out, _), pull = openvino.pullback(x, t)
+    before, alone = out.copy(), pull(x)
+    (_, _), pull = openvino.pullback(x, t)
+    openvino.pullback(other, s)[1](other)
+    np.testing.assert_array_equal(pull(x), alone)
+    np.testing.assert_array_equal(out, before)
+
+
 def test_the_weights_stay_in_the_plan_s_memory(tiny_plan):
     plan = Plan.open(tiny_plan)
     engine = OnnxRuntimeEngine(plan)
@@ -83,12 +114,12 @@ def test_a_timestep_is_embedded_once(tiny_plan, monkeypatch):
     engine = OnnxRuntimeEngine(Plan.open(tiny_plan))
     x, _ = inputs(3)
     first = engine.predict(x, np.array([5, 900, 5])).out
-    monkeypatch.setattr(engine, "_embedding", None)
+    monkeypatch.setattr(engine._embed, "_compute", None)
     np.testing.assert_array_equal(engine.predict(x, np.array([5, 900, 5])).out, first)
 
 
 def test_an_unknown_backend_lists_those_there_are(tiny_plan):
-    with pytest.raises(InputError, match="no backend 'tpu'; choose one of auto, cpu, cuda, torch"):
+    with pytest.raises(InputError, match="no backend 'tpu'; choose one of auto, cpu, cuda, openvino, torch"):
         open_engine(Plan.open(tiny_plan), "tpu")
 
 
@@ -100,7 +131,12 @@ def forget(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 
 @pytest.mark.parametrize(
     ("backend", "modules", "extra"),
-    [("cpu", ["onnxruntime"], "cpu"), ("torch", ["torch"], "torch"), ("auto", ["onnxruntime", "torch"], "cpu")],
+    [
+        ("cpu", ["onnxruntime"], "cpu"),
+        ("openvino", ["openvino"], "openvino"),
+        ("torch", ["torch"], "torch"),
+        ("auto", ["onnxruntime", "torch"], "cpu"),
+    ],
 )
 def test_a_missing_extra_is_one_sentence_with_its_command(tiny_plan, monkeypatch, backend, modules, extra):
     forget(monkeypatch, *modules)
@@ -133,3 +169,60 @@ def test_doctor_sees_two_onnxruntimes_as_a_fault(monkeypatch):
     cpu = probe.findings()[0]
     assert not cpu.usable
     assert "pip uninstall onnxruntime onnxruntime-gpu" in cpu.remedy
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A cache folder of its own for this test."""
+    monkeypatch.setenv("FRUGAL_RT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def answers(plan_path) -> list[np.ndarray]:
+    engine = OnnxRuntimeEngine(Plan.open(plan_path))
+    (out, _), pull = engine.pullback(*inputs(2))
+    return [out, pull(out)]
+
+
+def test_optimised_graphs_are_kept_and_give_the_same(tiny_plan, cached, monkeypatch):
+    first = answers(tiny_plan)
+    assert len(list(cached.glob("*.sha256"))) == 3
+    monkeypatch.setattr(OnnxRuntimeEngine, "_weights", None)  # the kept graphs hold them
+    for a, b in zip(first, answers(tiny_plan), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_damaged_cache_entry_is_made_again(tiny_plan, cached, caplog):
+    first = answers(tiny_plan)
+    for entry in [path.with_suffix("") for path in cached.glob("*.sha256")]:
+        data = bytearray(entry.read_bytes())
+        data[len(data) // 2] ^= 1
+        entry.write_bytes(data)
+    for a, b in zip(first, answers(tiny_plan), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert caplog.text.count("is damaged and is made again") == 3
+    caplog.clear()
+    answers(tiny_plan)
+    assert not caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tiny_plan, cached):
+    cached.write_text("a file where the folder should be")
+    assert np.isfinite(answers(tiny_plan)).all()
+
+
+def test_other_weights_versions_and_machines_are_other_entries(tiny_plan, cached, monkeypatch):
+    answers(tiny_plan)
+    monkeypatch.setattr("frugal_rt.engines.cache._instructions", lambda: "another CPU")
+    answers(tiny_plan)
+    assert len(list(cached.glob("*.sha256"))) == 6
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(cached, monkeypatch):
+    for i, name in enumerate("abc"):
+        cache.keep(name, lambda path: path.write_bytes(bytes(100)))
+        os.utime(cached / name, (i, i))
+    monkeypatch.setattr(cache, "LIMIT", 250)
+    assert cache.find("a")  # used now, so b is the oldest
+    cache.keep("d", lambda path: path.write_bytes(bytes(100)))
+    assert {path.name for path in cached.iterdir()} == {"a", "a.sha256", "d", "d.sha256"}

@@ -1,0 +1,86 @@
+"""Graphs as onnxruntime optimised them for this machine, kept between processes: a start without that work.
+
+In $FRUGAL_RT_CACHE, by default frugal-rt/ in the user's cache folder; "off" keeps none. Anything in there may be
+deleted at any time. An entry is used only if it matches the SHA-256 written beside it.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import FrugalError
+from .files import atomic_write
+
+logger = logging.getLogger(__name__)
+LIMIT = 2 << 30
+"""Bytes kept at most; the entries used longest ago go first."""
+
+
+def folder() -> Path | None:
+    """Where entries lie, or None where caching is off."""
+    chosen = os.environ.get("FRUGAL_RT_CACHE")
+    if chosen is not None:
+        return None if chosen in ("", "off") else Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frugal-rt"
+
+
+def key(*parts: str) -> str:
+    """The name of what was made from `parts` (contents and versions, in order) on this kind of CPU."""
+    return hashlib.sha256("\0".join((*parts, _instructions())).encode()).hexdigest()[:40]
+
+
+def _instructions() -> str:
+    """The CPU's model and instruction sets, as the system names them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return "\n".join(sorted({one for one in lines if one.startswith(("model name", "flags"))})) or platform.processor()
+
+
+def find(name: str) -> bytes | None:
+    """The entry, or None where there is none or it is not what was written."""
+    root = folder()
+    if root is None:
+        return None
+    try:
+        data = (root / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() == (root / f"{name}.sha256").read_text():
+            os.utime(root / name)
+            return data
+        logger.warning("the cache entry %s is damaged and is made again", name)
+    except OSError:
+        pass  # there is none
+    return None
+
+
+def keep(name: str, write: Callable[[Path], object]) -> None:
+    """Let `write` make the entry's file. A cache that cannot be written is a slower start, not an error."""
+    root = folder()
+    if root is None:
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root) as scratch:
+            made = Path(scratch) / name
+            write(made)
+            digest = hashlib.sha256(made.read_bytes()).hexdigest()
+            made.replace(root / name)
+        with atomic_write(root / f"{name}.sha256") as file:
+            file.write(digest.encode())
+        _prune(root)
+    except (OSError, FrugalError) as error:
+        logger.info("the optimised graph was not kept: %s", error)
+
+
+def _prune(root: Path) -> None:
+    entries = sorted(root.glob("*.sha256"), key=lambda path: path.with_suffix("").stat().st_mtime, reverse=True)
+    total = 0
+    for digest in entries:
+        entry = digest.with_suffix("")
+        total += entry.stat().st_size
+        if total > LIMIT:
+            entry.unlink()
+            digest.unlink()

@@ -1,0 +1,94 @@
+"""What this machine is, and how fast it multiplies: the scale for other measurements. Imports torch when called."""
+
+import ctypes
+import importlib.util
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .network import import_torch
+from .probe import cuda_driver, version
+
+SIZE = 2048
+"""Side of the square fp32 matrices whose product is timed: 17 GFLOP, 17 MB each."""
+TRIALS = 5
+
+
+def processor() -> str:
+    """The CPU's model."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu() -> str | None:
+    """The first CUDA device's name, asked of the driver; None where there is none."""
+    if cuda_driver() is not None:
+        return None
+    driver = ctypes.CDLL(ctypes.util.find_library("cuda") or "libcuda.so.1")
+    device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+    failed = driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, len(name), device)
+    return None if failed else name.value.decode()
+
+
+def torch_threads() -> int | None:
+    """How many threads torch computes with; None without torch."""
+    return import_torch("Counting threads").get_num_threads() if _has_torch() else None
+
+
+def versions() -> dict[str, str]:
+    """What computes here, by distribution."""
+    tools = ("frugal-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "torch", "diffusers")
+    return {"python": platform.python_version(), **{name: found for name in tools if (found := version(name))}}
+
+
+def peak_flops() -> dict[str, float]:
+    """The best FLOP/s of TRIALS large fp32 matrix products, by library and device: numpy (cpu), torch (cpu), ...
+
+    Several libraries, because numpy's and torch's own may leave half of a CPU's vector width unused where they do not
+    know it; oneDNN's product reached twice theirs on an AMD EPYC with AVX-512.
+    """
+    return {name: 2 * SIZE**3 / _best_seconds(product) for name, product in _products()}
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _products() -> Iterator[tuple[str, Callable[[], Any]]]:
+    a, b = np.random.default_rng(0).standard_normal((2, SIZE, SIZE), dtype=np.float32)
+    yield "numpy (cpu)", partial(_product, a, b)
+    if not _has_torch():
+        return
+    torch = import_torch("The peak")
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        c, d = (torch.from_numpy(one).to(device) for one in (a, b))
+        yield f"torch ({device})", partial(_product, c, d)
+    if torch.backends.mkldnn.is_available():
+        blocked = [torch.from_numpy(one).to_mkldnn() for one in (a, b)]
+        yield "torch, oneDNN (cpu)", partial(torch.nn.functional.linear, *blocked)
+
+
+def _product(a: Any, b: Any) -> float:
+    return float((a @ b)[0, 0])  # reading one value waits for an asynchronous device
+
+
+def _best_seconds(call: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(TRIALS):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times)

@@ -1,0 +1,23 @@
+"""What a network makes of each timestep, computed once."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .base import Array
+
+
+class Embeddings:
+    """Rows (K,) of the plan's embedding graph by timestep; `compute` takes t (B,) int64 to (B, K)."""
+
+    def __init__(self, compute: Callable[[np.ndarray], np.ndarray]):
+        self._compute = compute
+        self._rows: dict[int, np.ndarray] = {}
+
+    def __call__(self, t: Array) -> np.ndarray:
+        """(B, K) for t (B,)."""
+        steps = [int(one) for one in t]
+        new = sorted(set(steps) - self._rows.keys())
+        if new:
+            self._rows.update(zip(new, self._compute(np.asarray(new, np.int64)), strict=True))
+        return np.stack([self._rows[one] for one in steps])
