@@ -1,0 +1,92 @@
+"""frugal-rt bench"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+from ..engines import InputError, Plan
+from ..engines.files import atomic_write
+from ..export import build_plan
+from ..export.random_prior import ARCHITECTURES, random_prior
+from ..runtime.bench import bench
+from ..runtime.bench_report import markdown
+from ..runtime.images import check_output
+from . import options
+
+
+def _batches(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    """1,4 and --batch 1 --batch 4 alike."""
+    texts = [text for value in values for text in value.split(",")]
+    if not all(text.isdecimal() and int(text) for text in texts):
+        raise click.BadParameter(f"batch sizes are whole numbers above 0, such as 1,4,16; got {','.join(texts)}")
+    return tuple(sorted({int(text) for text in texts}))
+
+
+@click.command()
+@click.option("-e", "--engine", metavar="PLAN", type=options.PATH, help="The plan to measure.")
+@click.option(
+    "--random-weights",
+    metavar="NAME",
+    help=f"Or an architecture with random weights, forward calls and steps only: {', '.join(ARCHITECTURES)}.",
+)
+@click.option("--batch", "batches", metavar="N,N", multiple=True, callback=_batches, help="Default: 1,4,16; else 1.")
+@click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T of a restoration.")
+@click.option("--rounds", type=click.IntRange(1), help="Default: 7; with --random-weights 3.")
+@click.option("--compile/--no-compile", default=True, help="torch.compile takes minutes; leave it out.")
+@click.option("--vs", type=click.Choice(["deepinv"]), help="Also time this library's DPS on the same network.")
+@click.option("--json", "json_", metavar="FILE", type=options.PATH, help="Write everything, each round's samples too.")
+@click.option("--markdown", "markdown_", metavar="FILE", type=options.PATH, help="Write what is printed.")
+@options.force
+def command(
+    engine: Path | None,
+    random_weights: str | None,
+    batches: tuple[int, ...],
+    steps_: int,
+    rounds: int | None,
+    compile: bool,
+    vs: str | None,
+    json_: Path | None,
+    markdown_: Path | None,
+    force: bool,
+) -> None:
+    """Measure forward calls, steps and restorations by every backend here, and by torch as others run it.
+
+    Prints a Markdown page: times, ratios within each round, the share of the machine's peak. Leave the machine alone
+    meanwhile; it takes a quarter of an hour on two cores.
+    """
+    if (engine is None) == (random_weights is None):
+        raise InputError("say what to measure: --engine PLAN, or --random-weights celebahq-256 (one of the two)")
+    if vs and random_weights:
+        raise InputError("--vs times whole restorations, which --random-weights leaves out; give --engine PLAN")
+    targets = {
+        kind: check_output(path, force, (f".{kind}",))
+        for kind, path in (("json", json_), ("md", markdown_))
+        if path is not None
+    }
+
+    def on_stage(stage: str) -> None:
+        click.echo(stage, err=True)  # plain lines: a spinner's thread would be measured along
+
+    if engine is not None:
+        plan = Plan.open(engine)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            plan = build_plan(random_prior(random_weights or "", Path(folder)), on_stage)
+    report = bench(
+        plan,
+        steps=steps_,
+        batches=batches or ((1, 4, 16) if engine else (1,)),
+        rounds=rounds or (7 if engine else 3),
+        restorations=engine is not None,
+        compiled=compile,
+        deepinv=vs == "deepinv",
+        on_stage=on_stage,
+    )
+    page = markdown(report)
+    click.echo(page, nl=False)
+    for kind, text in (("json", json.dumps(report, indent=1) + "\n"), ("md", page)):
+        if kind in targets:
+            with atomic_write(targets[kind]) as file:
+                file.write(text.encode())

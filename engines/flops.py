@@ -1,0 +1,28 @@
+"""How much arithmetic a prior's network takes."""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from .network import build_network, import_torch
+
+
+def network_flops(manifest: Mapping[str, Any]) -> dict[str, int] | None:
+    """Floating-point operations for one image: `forward`, and `gradient`, what the gradient in x adds to it.
+
+    Counted by torch on shapes alone, a multiply-add as 2; normalisations and activations are left out. None where
+    torch or diffusers is missing.
+    """
+    if not all(importlib.util.find_spec(name) for name in ("torch", "diffusers")):
+        return None
+    torch = import_torch("Counting operations")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    module, image = build_network(manifest["network"]), manifest["image"]
+    x = torch.empty(1, image["channels"], image["height"], image["width"], device="meta", requires_grad=True)
+    t = torch.zeros(1, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        out = module(x, t)
+        forward = counter.get_total_flops()
+        (out[0] if isinstance(out, tuple) else out).sum().backward()
+    return {"forward": forward, "gradient": counter.get_total_flops() - forward}

@@ -1,0 +1,324 @@
+"""How long forward calls, steps and restorations take, by every backend and by torch as others run it.
+
+One code drives every contender, in turn within each round, so that ratios are of the same minutes. The report is plain
+data: every sample of every round, and what they were made on. `bench_report` reads it.
+"""
+
+import datetime
+import gc
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engines import (
+    BACKENDS,
+    Array,
+    BackendError,
+    Engine,
+    InputError,
+    MissingExtra,
+    Plan,
+    Prediction,
+    Pull,
+    open_engine,
+)
+from ..engines.flops import network_flops
+from ..engines.machine import cores, gpu, peak_flops, processor, torch_threads, versions
+from ..engines.peers import COMPILED, PEERS
+from ..engines.plan import WEIGHTS
+from .bench_report import figures
+from .demo import SIGMA, TASKS, Measured, measure
+from .restoration import Restoration, advance, start_noise
+from .restorer import Restorer
+from .schedule import Schedule
+from .switch import Switch
+from .versus import DeepInvDPS
+
+SAMPLE_SECONDS = 0.5
+"""A sample is the mean of consecutive calls that fill this long."""
+TORCH = "torch channels_last"
+"""What the torch backend is called here: it is torch, and no ratio counts it as ours unless nothing else runs."""
+
+
+class Sample(NamedTuple):
+    """One measurement of one contender."""
+
+    seconds: float
+    """Of one forward call, one step or one restoration, for the whole batch."""
+    network: float | None
+    """How many of them were spent in the engine's calls, where that is known."""
+
+
+Cell = Callable[[bool], Sample]
+"""Takes a sample; told True, it makes the first calls only, as few as warm everything up."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report: what is timed, and how to time it by each contender."""
+
+    kind: str
+    """forward, dps step, dmps step, dps, dmps or hybrid."""
+    name: str
+    batch: int
+    forwards: int
+    """Network evaluations and gradients of one image in one sample."""
+    gradients: int
+    cells: dict[str, Cell]
+
+
+class Timed:
+    """An engine that adds up the seconds its calls take, until their results are there."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self.seconds = 0.0
+        self.asarray = engine.asarray
+        self.prepare = engine.prepare
+
+    @property
+    def name(self) -> str:
+        return self._engine.name
+
+    def predict(self, x: Array, t: Array) -> Prediction:
+        return self._add(lambda: self._engine.predict(x, t), lambda prediction: prediction.out)
+
+    def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
+        prediction, pull = self._add(lambda: self._engine.pullback(x, t), lambda answer: answer[0].out)
+        return prediction, lambda cotangent: self._add(lambda: pull(cotangent), lambda gradient: gradient)
+
+    def _add(self, call: Callable[[], Any], result: Callable[[Any], Array]) -> Any:
+        started = time.perf_counter()
+        answer = call()
+        float(result(answer)[0, 0, 0, 0])  # waits for a device that answers before it has computed
+        self.seconds += time.perf_counter() - started
+        return answer
+
+
+def bench(
+    plan: Plan,
+    *,
+    steps: int = 100,
+    batches: Sequence[int] = (1, 4, 16),
+    rounds: int = 7,
+    restorations: bool = True,
+    compiled: bool = True,
+    deepinv: bool = False,
+    on_stage: Callable[[str], object] = lambda stage: None,
+) -> dict[str, Any]:
+    """Measure everything, `rounds` times over; the report as plain data, seconds and FLOP/s.
+
+    Rows: forward calls, DPS steps and DMPS steps at each of `batches`; with `restorations`, DPS, DMPS and the hybrid
+    at k = steps / 2 on one image. `compiled` adds torch.compile, `deepinv` that library's DPS. `on_stage` is told what
+    is being done. Contenders that cannot run here are left out, with the reason in the report.
+
+    Raises InputError for settings that do not fit, MissingExtra if nothing runs here or deepinv is missing.
+    """
+    Schedule.respaced(plan.manifest["schedule"], steps)
+    prior, image = plan.manifest["prior"], plan.manifest["image"]
+    if image["channels"] != 3:
+        raise InputError(f"the benchmark restores a colour portrait; the images of {prior['name']} are grey")
+    other = DeepInvDPS(plan) if deepinv else None
+    engines, left_out, reference = open_contenders(plan, compiled, on_stage)
+    measured = measure(Restorer(plan, engines[reference]), TASKS[0], seed=0)
+    rows = [row for batch in batches for row in _step_rows(plan, engines, measured, steps, batch)]
+    if restorations:
+        rows += _restoration_rows(plan, engines, measured, steps)
+    if other is not None and restorations:
+        next(row for row in rows if row.kind == "dps").cells["deepinv"] = partial(_other, other, measured, steps)
+    taken, first = _measure(rows, rounds, on_stage)
+    report = {
+        "machine": {
+            "processor": processor(),
+            "cores": cores(),
+            "gpu": gpu(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "torch_threads": torch_threads(),
+        },
+        "versions": {**versions(), **({} if other is None else {"deepinv": other.version})},
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "prior": {
+            "name": prior["name"],
+            "shape": [image["channels"], image["height"], image["width"]],
+            "weights_sha256": plan.manifest["members"][WEIGHTS]["sha256"],
+        },
+        "settings": {"rounds": rounds, "steps": steps, "batches": list(batches), "measurement": TASKS[0]},
+        "contenders": {
+            **{label: engine.name for label, engine in engines.items()},
+            **({} if other is None else {"deepinv": other.name}),
+        },
+        "left_out": left_out,
+        "reference": reference,
+        "peak_flops": taken.peaks,
+        "network_flops": network_flops(plan.manifest),
+        "rows": [_as_data(row, taken.samples[i], first[i]) for i, row in enumerate(rows)],
+    }
+    return {**report, "figures": figures(report)}
+
+
+def open_contenders(
+    plan: Plan, compiled: bool, on_stage: Callable[[str], object]
+) -> tuple[dict[str, Engine], dict[str, str], str]:
+    """Every engine that runs here by its label, why the others do not, and the label of what `auto` would take."""
+    openers: dict[str, Callable[[], Engine]] = {
+        TORCH if name == "torch" else f"ours: {name}": partial(open_engine, plan, name)
+        for name in BACKENDS
+        if name != "auto"
+    }
+    openers |= {label: partial(opener, plan) for label, opener in PEERS.items()}
+    engines: dict[str, Engine] = {}
+    left_out: dict[str, str] = {}
+    for label, opener in openers.items():
+        if label == COMPILED and not compiled:
+            left_out[label] = "not asked for (--no-compile)"
+            continue
+        on_stage(f"opening {label}")
+        try:
+            engines[label] = opener()
+        except BackendError as error:
+            left_out[label] = str(error)
+    if not engines:
+        raise MissingExtra("Benchmarking", "onnxruntime (or torch)", "cpu")
+    preferred = open_engine(plan).name
+    gc.collect()  # the engine that was opened for its name only
+    return (
+        engines,
+        left_out,
+        next((label for label in engines if engines[label].name == preferred), next(iter(engines))),
+    )
+
+
+class _Taken(NamedTuple):
+    peaks: dict[str, list[float]]
+    samples: list[dict[str, list[Sample]]]
+
+
+def _measure(
+    rows: Sequence[Row], rounds: int, on_stage: Callable[[str], object]
+) -> tuple[_Taken, list[dict[str, float]]]:
+    """Every cell once for warmth, then every cell of every row in each round; and the seconds of the first calls."""
+    first: list[dict[str, float]] = []
+    for row in rows:
+        on_stage(f"first calls: {row.name}, batch {row.batch}")
+        first.append({})
+        for label, cell in row.cells.items():
+            started = time.perf_counter()
+            cell(True)
+            first[-1][label] = time.perf_counter() - started
+    taken = _Taken({}, [{label: [] for label in row.cells} for row in rows])
+    for number in range(rounds):
+        on_stage(f"round {number + 1} of {rounds}: peak")
+        for name, value in peak_flops().items():
+            taken.peaks.setdefault(name, []).append(value)
+        for row, samples in zip(rows, taken.samples, strict=True):
+            on_stage(f"round {number + 1} of {rounds}: {row.name}, batch {row.batch}")
+            for label, cell in row.cells.items():
+                samples[label].append(cell(False))
+    return taken, first
+
+
+def _as_data(row: Row, samples: dict[str, list[Sample]], first: dict[str, float]) -> dict[str, Any]:
+    return {
+        "kind": row.kind,
+        "name": row.name,
+        "batch": row.batch,
+        "forwards": row.forwards,
+        "gradients": row.gradients,
+        "contenders": {
+            label: {
+                "seconds": [sample.seconds for sample in taken],
+                "network_seconds": [sample.network for sample in taken],
+                "first_seconds": first[label],
+            }
+            for label, taken in samples.items()
+        },
+    }
+
+
+def _step_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps: int, batch: int) -> list[Row]:
+    """Forward calls, DPS steps and DMPS steps of one batch size."""
+
+    def cells(sample: Callable[..., Sample], *arguments: Any) -> dict[str, Cell]:
+        return {label: partial(sample, plan, engine, *arguments, batch) for label, engine in engines.items()}
+
+    return [
+        Row("forward", "forward", batch, 1, 0, cells(_forward)),
+        Row("dps step", "DPS step", batch, 1, 1, cells(_steps, measured, steps, "never")),
+        Row("dmps step", "DMPS step", batch, 1, 0, cells(_steps, measured, steps, "always")),
+    ]
+
+
+def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps: int) -> list[Row]:
+    """Whole restorations of one image by the three methods."""
+    half = steps // 2
+
+    def row(kind: str, name: str, k: int) -> Row:
+        cells: dict[str, Cell] = {
+            label: partial(_restoration, plan, engine, measured, steps, k) for label, engine in engines.items()
+        }
+        return Row(kind, f"{name}, {steps} steps", 1, steps, steps - k, cells)
+
+    return [row("dps", "DPS", 0), row("dmps", "DMPS", steps), row("hybrid", f"hybrid at k = {half}", half)]
+
+
+def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
+    timed, image = Timed(engine), plan.manifest["image"]
+    shape = (image["channels"], image["height"], image["width"])
+    x = engine.asarray(np.stack([start_noise(shape, 0, i) for i in range(batch)]))
+    t = np.full(batch, plan.manifest["schedule"]["num_train_timesteps"] // 2)
+    engine.prepare(gradients=False)
+    return _paced(lambda: timed.predict(x, t), timed, 1 if brief else None)
+
+
+def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, switch: str, batch: int, brief: bool) -> Sample:
+    """Consecutive steps from pure noise on."""
+    timed = Timed(engine)
+    schedule = Schedule.respaced(plan.manifest["schedule"], steps)
+    rows = [
+        Restoration(
+            operator=measured.operator,
+            y=engine.asarray(measured.y),
+            sigma=SIGMA,
+            schedule=schedule,
+            switch=Switch.parse(switch, steps),
+            zeta=None,
+            lam=None,
+            seed=0,
+            sample=i,
+            x=engine.asarray(start_noise(measured.operator.image_shape, 0, i)),
+        )
+        for i in range(batch)
+    ]
+    engine.prepare(gradients=switch == "never")
+    return _paced(lambda: advance(rows, timed), timed, 1 if brief else steps)
+
+
+def _paced(call: Callable[[], object], timed: Timed, most: int | None) -> Sample:
+    """The mean of consecutive calls that fill SAMPLE_SECONDS: one at least, and no more than `most`."""
+    timed.seconds, calls, started = 0.0, 0, time.perf_counter()
+    while True:
+        call()
+        calls += 1
+        elapsed = time.perf_counter() - started
+        if elapsed >= SAMPLE_SECONDS or calls == most:
+            return Sample(elapsed / calls, timed.seconds / calls)
+
+
+def _restoration(plan: Plan, engine: Engine, measured: Measured, steps: int, k: int, brief: bool) -> Sample:
+    timed = Timed(engine)
+    if brief:
+        steps, k = 2, 0 if k == 0 else 2 if k == steps else 1
+    started = time.perf_counter()
+    Restorer(plan, timed).restore(measured.y, measured.operator, sigma=SIGMA, steps=steps, switch=k)
+    return Sample(time.perf_counter() - started, timed.seconds)
+
+
+def _other(other: DeepInvDPS, measured: Measured, steps: int, brief: bool) -> Sample:
+    started = time.perf_counter()
+    other.restore(measured.y, measured.operator, 2 if brief else steps)
+    return Sample(time.perf_counter() - started, None)

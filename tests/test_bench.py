@@ -1,0 +1,323 @@
+"""The benchmark: what its report holds, how its ratios come about, what it refuses. Nothing here asserts a speed."""
+
+import json
+import platform
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from frugal_rt import Plan
+from frugal_rt.cli import main
+from frugal_rt.engines import BACKENDS, BackendError, Prediction, machine, open_engine
+from frugal_rt.engines.flops import network_flops
+from frugal_rt.engines.network import build_network
+from frugal_rt.export import build_plan, random_prior, read_prior
+from frugal_rt.runtime import bench
+from frugal_rt.runtime.bench_report import figures, markdown
+
+QUICK = ("--steps", "4", "--rounds", "1", "--no-compile")
+KINDS = ("forward", "dps step", "dmps step")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, tiny_plan):
+    """A folder with the tiny plan; the backends every machine has; a sample is one call, the peak a small product."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "BACKENDS", {name: BACKENDS[name] for name in ("auto", "cpu", "cuda", "torch")})
+    monkeypatch.setattr(bench, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(machine, "SIZE", 64)
+    (tmp_path / "tiny.plan").symlink_to(tiny_plan)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ("bench", *arguments), catch_exceptions=False)
+
+
+@pytest.fixture
+def report(here):
+    result = run("-e", "tiny.plan", "--batch", "2", "--batch", "1,2", *QUICK, "--json", "r.json", "--markdown", "r.md")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (here / "r.md").read_text()
+    return json.loads((here / "r.json").read_text())
+
+
+def test_the_report_holds_every_sample_of_every_row(report):
+    steps = [(kind, batch) for batch in (1, 2) for kind in KINDS]
+    assert [(row["kind"], row["batch"]) for row in report["rows"]] == [*steps, ("dps", 1), ("dmps", 1), ("hybrid", 1)]
+    calls = {row["kind"]: (row["forwards"], row["gradients"]) for row in report["rows"]}
+    assert calls == {
+        "forward": (1, 0),
+        "dps step": (1, 1),
+        "dmps step": (1, 0),
+        "dps": (4, 4),
+        "dmps": (4, 0),
+        "hybrid": (4, 2),
+    }
+    for row in report["rows"]:
+        assert set(row["contenders"]) == {"ours: cpu", "torch channels_last", "torch eager"}
+        for taken in row["contenders"].values():
+            assert len(taken["seconds"]) == len(taken["network_seconds"]) == 1
+            assert 0 < taken["network_seconds"][0] <= taken["seconds"][0]
+            assert taken["first_seconds"] > 0
+
+
+def test_the_header_says_what_was_measured_and_not_where(report, here):
+    assert report["machine"]["cores"] >= 1
+    assert report["machine"]["processor"]
+    assert {"python", "frugal-rt", "numpy", "torch", "onnxruntime", "diffusers"} <= set(report["versions"])
+    plan = Plan.open("tiny.plan")
+    assert report["prior"]["weights_sha256"] == plan.manifest["members"]["weights.safetensors"]["sha256"]
+    assert report["contenders"][report["reference"]] == open_engine(plan).name
+    assert report["settings"]["rounds"] == 1
+    assert report["left_out"]["torch.compile"] == "not asked for (--no-compile)"
+    assert all(len(values) == 1 and values[0] > 0 for values in report["peak_flops"].values())
+    for text in ((here / "r.json").read_text(), (here / "r.md").read_text()):
+        assert platform.node() not in text
+        assert str(here) not in text
+
+
+def test_the_figures_follow_from_the_samples(report):
+    rows = {(row["kind"], row["batch"]): row for row in report["rows"]}
+    found = {figure["name"]: figure for figure in report["figures"]}
+
+    def seconds(kind, label):
+        return np.array(rows[kind, 1]["contenders"][label]["seconds"])
+
+    ours = "ours: cpu"
+    forward, step = seconds("forward", ours), seconds("dps step", ours)
+    expected = {
+        "forward, batch 1: torch eager / ours": seconds("forward", "torch eager") / forward,
+        "DPS step, batch 1: torch eager / ours": seconds("dps step", "torch eager") / step,
+        "DPS step / DMPS step, ours": step / seconds("dmps step", ours),
+        "DPS, 4 steps, by torch eager / our hybrid at k = 2, 4 steps": seconds("dps", "torch eager")
+        / seconds("hybrid", ours),
+    }
+    for name, samples in expected.items():
+        np.testing.assert_allclose(found[name]["samples"], samples)
+    assert report["figures"] == figures(report)
+    work = report["network_flops"]["forward"] / forward / max(max(peak) for peak in report["peak_flops"].values())
+    np.testing.assert_allclose(found["forward, ours: share of the measured peak"]["samples"], 100 * work)
+
+
+def made_up() -> dict:
+    """A report of three rounds whose ratios can be worked out by hand."""
+    seconds = {
+        "ours: cpu": {"forward": [1.0, 2.0, 4.0], "dps step": [2.0, 5.0, 10.0], "dmps step": [1.0, 2.0, 4.0]},
+        "torch eager": {"forward": [3.0, 4.0, 20.0], "dps step": [4.0, 20.0, 30.0], "dmps step": [3.0, 4.0, 20.0]},
+        "torch channels_last": {
+            "forward": [2.0, 5.0, 6.0],
+            "dps step": [8.0, 20.0, 40.0],
+            "dmps step": [2.0, 5.0, 6.0],
+        },
+    }
+    rows = [
+        {
+            "kind": kind,
+            "name": kind,
+            "batch": 1,
+            "forwards": 1,
+            "gradients": int(kind == "dps step"),
+            "contenders": {
+                label: {
+                    "seconds": taken[kind],
+                    "network_seconds": [0.75 * value for value in taken[kind]],
+                    "first_seconds": 9.0,
+                }
+                for label, taken in seconds.items()
+            },
+        }
+        for kind in KINDS
+    ]
+    return {
+        "machine": {"processor": "a CPU", "cores": 2, "gpu": None, "system": "an OS", "torch_threads": 2},
+        "versions": {"python": "3"},
+        "date": "today",
+        "prior": {"name": "a prior", "shape": [3, 8, 8], "weights_sha256": "0"},
+        "settings": {"rounds": 3, "steps": 4, "batches": [1], "measurement": "a task"},
+        "contenders": {label: "engine (cuda)" if "eager" in label else "engine (cpu, bfloat16)" for label in seconds},
+        "left_out": {},
+        "reference": "ours: cpu",
+        "peak_flops": {"numpy (cpu)": [8e9, 10e9], "torch (cpu)": [9e9, 9e9]},
+        "network_flops": {"forward": int(4e9), "gradient": int(6e9)},
+        "rows": rows,
+        "figures": [],
+    }
+
+
+def test_ratios_are_taken_within_rounds_before_their_median():
+    found = {figure["name"]: figure for figure in figures(made_up())}
+    eager = found["forward, batch 1: torch eager / ours"]
+    assert eager["samples"] == [3.0, 2.0, 5.0]
+    assert (eager["median"], eager["least"], eager["most"]) == (3.0, 2.0, 5.0)  # of the medians it would be 2
+    assert found["DPS step / DMPS step, ours"]["samples"] == [2.0, 2.5, 2.5]
+    assert found["dps step, batch 1: best torch (torch eager) / ours"]["median"] == 3.0
+    assert found["forward, ours: share of the measured peak"]["samples"] == [40.0, 20.0, 10.0]
+    assert found["dps step, ours: share of the measured peak"]["samples"] == [50.0, 20.0, 10.0]
+    assert found["dps step, ours: share outside the network"]["median"] == 25.0
+    assert not any("hybrid" in name for name in found)
+
+
+def test_the_page_shows_medians_spreads_and_no_peak_of_another_device():
+    lines = markdown(made_up()).splitlines()
+    assert "| forward | 1 | 2.00 s (1.00..4.00) | 4.00 s (3.00..20.0) | 5.00 s (2.00..6.00) |" in lines
+    assert "| forward | 1 | 3.00x (2.00..5.00) | 2.00x (1.50..2.50) |" in lines
+    assert "| forward | 1 | 2.0 (20%) | 1.0 | 0.8 (8%) |" in lines  # eager ran on CUDA, whose peak nobody measured
+
+
+def test_without_torch_what_runs_is_measured(here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = run("-e", "tiny.plan", *QUICK, "--batch", "1", "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    report = json.loads((here / "r.json").read_text())
+    assert list(report["contenders"]) == ["ours: cpu"]
+    assert report["network_flops"] is None
+    assert "pip install 'frugal-rt[torch]'" in report["left_out"]["torch eager"]
+    measured = {row["kind"] for row in report["rows"] if row["contenders"]}
+    assert {"forward", "dmps step", "dmps"} <= measured
+
+
+def test_a_new_backend_takes_part_or_says_why_not(here, tiny_plan, monkeypatch):
+    def broken(plan):
+        raise BackendError("this one needs a machine of its own")
+
+    monkeypatch.setattr(bench, "BACKENDS", {"auto": BACKENDS["auto"], "mine": BACKENDS["cpu"], "broken": broken})
+    monkeypatch.setitem(BACKENDS, "mine", BACKENDS["cpu"])
+    monkeypatch.setitem(BACKENDS, "broken", broken)
+    engines, left_out, reference = bench.open_contenders(Plan.open(tiny_plan), False, lambda stage: None)
+    assert "ours: mine" in engines
+    assert reference == "ours: mine"
+    assert left_out["ours: broken"] == "this one needs a machine of its own"
+
+
+def test_network_time_is_that_of_calls_and_of_pulls():
+    class Sleeper:
+        name, asarray = "sleeper", np.asarray
+
+        def prepare(self, gradients):
+            pass
+
+        def predict(self, x, t):
+            time.sleep(0.02)
+            return Prediction(x, None)
+
+        def pullback(self, x, t):
+            def pull(cotangent):
+                time.sleep(0.04)
+                return cotangent
+
+            return self.predict(x, t), pull
+
+    timed, x = bench.Timed(Sleeper()), np.ones((1, 1, 1, 1))
+    timed.predict(x, None)
+    assert timed.seconds >= 0.02
+    before = timed.seconds
+    _, pull = timed.pullback(x, None)
+    assert pull(x) is x
+    assert timed.seconds - before >= 0.06
+
+
+def test_the_celebahq_architecture_is_the_published_one():
+    """113,673,219 parameters; 497.0 GFLOP forward and 497.7 more for the gradient (measured, notes on the runtimes)."""
+    network = {
+        "config": random_prior.ARCHITECTURES["celebahq-256"],
+        "pixel_unshuffle": 1,
+        "learned_variance": False,
+    }
+    assert sum(p.numel() for p in build_network(network).parameters()) == 113_673_219
+    flops = network_flops({"network": network, "image": {"channels": 3, "height": 256, "width": 256}})
+    assert flops is not None
+    assert flops["forward"] == pytest.approx(497.0e9, rel=1e-3)
+    assert flops["gradient"] == pytest.approx(497.7e9, rel=1e-3)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A small architecture in the place of the large one."""
+    config = {
+        **random_prior.ARCHITECTURES["celebahq-256"],
+        "sample_size": 16,
+        "layers_per_block": 1,
+        "block_out_channels": [8, 16],
+        "norm_num_groups": 4,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    }
+    monkeypatch.setitem(random_prior.ARCHITECTURES, "celebahq-256", config)
+
+
+def test_random_weights_are_seeded_and_give_a_plan_that_runs(small, tmp_path):
+    plans = []
+    for seed in (0, 0, 1):
+        folder = tmp_path / str(len(plans))
+        folder.mkdir()
+        plans.append(build_plan(random_prior.random_prior("celebahq-256", folder, seed)))
+    first, again, other = (plan.manifest["members"]["weights.safetensors"]["sha256"] for plan in plans)
+    assert first == again != other
+    x = np.random.default_rng(0).standard_normal((1, 3, 16, 16), dtype=np.float32)
+    outs = [open_engine(plans[0], backend).predict(x, np.array([500])).out for backend in ("cpu", "torch")]
+    np.testing.assert_allclose(*outs, atol=1e-5)
+    assert np.isfinite(outs[0]).all()
+    assert outs[0].std() > 1e-3
+
+
+def test_random_weights_measure_calls_and_steps_only(here, small):
+    result = run("--random-weights", "celebahq-256", *QUICK, "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    report = json.loads((here / "r.json").read_text())
+    assert [(row["kind"], row["batch"]) for row in report["rows"]] == [(kind, 1) for kind in KINDS]
+    assert report["prior"]["name"] == "celebahq-256, random weights"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "arguments"),
+    [
+        ("say what to measure: --engine PLAN, or --random-weights", ()),
+        ("one of the two", ("-e", "tiny.plan", "--random-weights", "celebahq-256")),
+        ("no architecture 'imagenet'; choose one of celebahq-256", ("--random-weights", "imagenet")),
+        ("--vs times whole restorations", ("--random-weights", "celebahq-256", "--vs", "deepinv")),
+        ("there is no file none.plan", ("-e", "none.plan")),
+        ("steps must lie in 2..1000", ("-e", "tiny.plan", "--steps", "1")),
+        ("taken.json exists", ("-e", "tiny.plan", "--json", "taken.json")),
+        ("must end in .json", ("-e", "tiny.plan", "--json", "r.txt")),
+        ("must end in .md", ("-e", "tiny.plan", "--markdown", "r.json")),
+        ("the folder no does not exist", ("-e", "tiny.plan", "--markdown", "no/r.md")),
+        ("--vs deepinv needs deepinv", ("-e", "tiny.plan", "--vs", "deepinv")),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_sentence(here, monkeypatch, sentence, arguments):
+    monkeypatch.setitem(sys.modules, "deepinv", None)
+    (here / "taken.json").write_text("mine")
+    before = sorted(here.iterdir())
+    result = run(*arguments)
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert sentence in errors[0]
+    assert sorted(here.iterdir()) == before
+    assert (here / "taken.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("arguments", [("--batch", "0"), ("--batch", "1,x"), ("--rounds", "0"), ("--vs", "nobody")])
+def test_options_that_make_no_sense_are_usage_errors(here, arguments):
+    assert run("-e", "tiny.plan", *arguments).exit_code == 2
+
+
+def test_a_grey_prior_is_refused(here, make_prior):
+    plan = build_plan(read_prior(make_prior({"in_channels": 1, "out_channels": 1})))
+    with pytest.raises(bench.InputError, match="are grey"):
+        bench.bench(plan, rounds=1, compiled=False)
+
+
+def test_ctrl_c_leaves_no_file(here, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    before = sorted(here.iterdir())
+    monkeypatch.setattr(bench, "peak_flops", stop)
+    result = run("-e", "tiny.plan", *QUICK, "--batch", "1", "--json", "r.json", "--markdown", "r.md")
+    assert result.exit_code == 130
+    assert sorted(here.iterdir()) == before
