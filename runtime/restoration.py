@@ -14,7 +14,7 @@ from array_api_compat import array_namespace
 
 from ..engines import Array, DivergedError, Engine
 from .metrics import psnr
-from .noise import Use, normal
+from .noise import Use, generator, normal
 from .operators import Operator
 from .sampler import dmps_step, dps_step, likelihood_score, residual_gradient
 from .schedule import Schedule
@@ -73,7 +73,8 @@ class Restoration:
         return drawn.result()
 
     def _draw(self, step: int) -> "Future[np.ndarray]":
-        return _PREFETCH.submit(normal, tuple(self.x.shape), self.seed, self.sample, Use.STEP, step)
+        stream = generator(self.seed, self.sample, Use.STEP, step)
+        return _PREFETCH.submit(stream.standard_normal, tuple(self.x.shape), np.float32)
 
     def accept(self, x: Array, x0hat: Array, settled: float | None) -> None:
         """Take the outcome of one step."""
@@ -94,14 +95,15 @@ def start_noise(shape: tuple[int, ...], seed: int, sample: int) -> np.ndarray:
     return normal(shape, seed, sample, Use.START)
 
 
+@np.errstate(invalid="ignore")  # what is not finite is an error below, not a warning
 def advance(rows: Sequence[Restoration], engine: Engine) -> None:
     """Advance every row by one step with one network call. All rows share a phase; steps and operators may differ.
 
     Raises DivergedError when a row leaves the finite numbers.
     """
     xp = array_namespace(rows[0].x)
-    x = xp.stack([row.x for row in rows])
-    z = engine.asarray(np.stack([row.noise() for row in rows]))
+    x = _stack([row.x for row in rows], xp)
+    z = engine.asarray(_stack([row.noise() for row in rows], np))
     c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
     each = _by_operator(rows, xp)
     sigma = _column([row.sigma for row in rows], x, xp)
@@ -131,8 +133,13 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
 def _settled(rows: Sequence[Restoration], x0hat: Array, xp: Any) -> list[float | None]:
     """PSNR between each row's new estimate and its last; None where there is no last."""
     last = [row.x0hat if row.x0hat is not None else x0hat[i, ...] for i, row in enumerate(rows)]
-    values = psnr(x0hat, xp.stack(last))
+    values = psnr(x0hat, _stack(last, xp))
     return [None if row.x0hat is None else float(value) for row, value in zip(rows, values, strict=True)]
+
+
+def _stack(arrays: Sequence[Array], xp: Any) -> Array:
+    """Arrays as the rows of one; a single one is not copied."""
+    return xp.stack(arrays) if len(arrays) > 1 else arrays[0][None, ...]
 
 
 def _column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
@@ -152,17 +159,17 @@ def _by_operator(rows: Sequence[Restoration], xp: Any) -> Callable[[PerOperator]
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(id(row.operator), []).append(i)
-    measurements = [xp.stack([rows[i].y for i in group]) for group in groups.values()]
+    measurements = [_stack([rows[i].y for i in group], xp) for group in groups.values()]
 
     def each(f: PerOperator) -> tuple[Array, ...]:
         if len(groups) == 1:
             return f(rows[0].operator, measurements[0], lambda a: a)
         parts = [
-            f(rows[group[0]].operator, y, lambda a, group=group: xp.stack([a[i, ...] for i in group]))  # type: ignore[misc]
+            f(rows[group[0]].operator, y, lambda a, group=group: _stack([a[i, ...] for i in group], xp))  # type: ignore[misc]
             for group, y in zip(groups.values(), measurements, strict=True)
         ]
         order = [i for group in groups.values() for i in group]
         mixed = (xp.concat(values, axis=0) for values in zip(*parts, strict=True))
-        return tuple(xp.stack([values[order.index(i), ...] for i in range(len(rows))]) for values in mixed)
+        return tuple(_stack([values[order.index(i), ...] for i in range(len(rows))], xp) for values in mixed)
 
     return each

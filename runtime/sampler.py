@@ -27,10 +27,9 @@ def estimate(x: Array, out: Array, c: Coefficients) -> tuple[Array, Array]:
 
     An infinity becomes NaN rather than hide behind the clip.
     """
-    xp = array_namespace(x)
     raw = c.x0_x * x - c.x0_out * out
-    x0hat = xp.where(xp.isfinite(raw), xp.clip(raw, -1.0, 1.0), math.nan * xp.ones_like(raw))
-    return x0hat, xp.astype(xp.abs(raw) <= 1, x.dtype)
+    x0hat = raw.clip(-1.0, 1.0) + 0 * raw
+    return x0hat, array_namespace(x).astype(raw == x0hat, x.dtype)
 
 
 def ancestral(x: Array, x0hat: Array, variance: Array | None, z: Array, c: Coefficients) -> Array:
@@ -130,5 +129,5 @@ def dmps_step(
 
 def _square_sum(a: Array) -> Array:
     """The sum of squares of each row, (B, 1, 1, 1)."""
-    xp = array_namespace(a)
-    return xp.sum(xp.reshape(a * a, (a.shape[0], -1)), axis=1)[:, None, None, None]
+    flat = a.reshape(a.shape[0], -1)
+    return (flat * flat).sum(1)[:, None, None, None]

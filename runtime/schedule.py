@@ -33,7 +33,7 @@ def train_betas(config: Mapping[str, Any]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What one step needs, for a batch of rows: each (B, 1, 1, 1), but `t` (B,)."""
+    """What one step needs, for a batch of rows: each (B, 1, 1, 1), or (1, 1, 1, 1) for all, but `t` (B,)."""
 
     t: Any
     abar: Any
@@ -80,6 +80,10 @@ class Schedule:
             config.get("variance_type", "fixed_small"),
         )
 
+    @cached_property
+    def _placed(self) -> dict[Any, dict[str, Any]]:
+        return {}
+
     def __len__(self) -> int:
         return len(self.timesteps)
 
@@ -111,16 +115,22 @@ class Schedule:
             "noise": (np.arange(len(abar)) > 0).astype(np.float64),
         }
 
+    def at(self, step: int, like: Any, xp: Any) -> dict[str, Any]:
+        """Every coefficient of one step, (1, 1, 1, 1) in the namespace, type and device of `like`; made once."""
+        key = (step, type(like), like.dtype, str(like.device))
+        if key not in self._placed:
+            self._placed[key] = {
+                name: xp.asarray(table[step].reshape(1, 1, 1, 1), dtype=like.dtype, device=like.device)
+                for name, table in self.tables.items()
+            }
+        return self._placed[key]
+
     @staticmethod
     def gather(schedules: Sequence["Schedule"], steps: Sequence[int], like: Any, xp: Any) -> Coefficients:
         """The coefficients of each row's own step, in the namespace, type and device of `like`."""
-        values = {
-            name: xp.asarray(
-                np.array([schedule.tables[name][step] for schedule, step in zip(schedules, steps, strict=True)]),
-                dtype=like.dtype,
-                device=like.device,
-            )[:, None, None, None]
-            for name in schedules[0].tables
-        }
-        t = np.array([schedule.timesteps[step] for schedule, step in zip(schedules, steps, strict=True)])
-        return Coefficients(t=xp.asarray(t, device=like.device), **values)
+        pairs = list(zip(schedules, steps, strict=True))
+        t = xp.asarray(np.array([schedule.timesteps[step] for schedule, step in pairs]), device=like.device)
+        rows = [schedule.at(step, like, xp) for schedule, step in pairs]
+        if all(row is rows[0] for row in rows):
+            return Coefficients(t=t, **rows[0])  # one for all, by broadcasting
+        return Coefficients(t=t, **{name: xp.concat([row[name] for row in rows], axis=0) for name in rows[0]})
