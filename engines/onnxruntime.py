@@ -13,6 +13,7 @@ from .machine import cores
 from .plan import WEIGHTS, Plan
 from .timesteps import Embeddings
 
+ANSWERS = ("out", "variance")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -41,9 +42,9 @@ class OnnxRuntimeEngine:
         self._device = device
         self._embedding = self._session("embedding", "cpu")
         self._forward = self._session("forward", device)
-        self._outputs = [output.name for output in self._forward.get_outputs()]
-        self._answers = [name for name in ("out", "variance") if name in self._outputs]
-        self._embed = Embeddings(lambda t: self._run(self._embedding, {"t": t}, ["embedding"])["embedding"].numpy())
+        self._answers = [name for name in ANSWERS if name in plan.manifest["graphs"]["forward"]["outputs"]]
+        self._embed = Embeddings(self._compute_embedding)
+        self._workspaces: dict[int, list[_Workspace]] = {}
 
     @property
     def name(self) -> str:
@@ -57,20 +58,41 @@ class OnnxRuntimeEngine:
         return np.ascontiguousarray(x, dtype=np.float32)
 
     def predict(self, x: Array, t: Array) -> Prediction:
-        values = self._run(self._forward, {"x": self.asarray(x), "embedding": self._embed(t)}, self._answers)
-        return self._prediction(values)
+        binding = self._forward.io_binding()
+        for name in self._answers:
+            binding.bind_output(name)
+        self._run(self._forward, binding, x=self.asarray(x), embedding=self._embed(t))
+        return Prediction(*(value.numpy() for value in binding.get_outputs()), *[None] * (2 - len(self._answers)))
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
-        session = self._pullback
+        free = self._workspaces.setdefault(len(x), [])
+        work = free.pop() if free else _Workspace(self, len(x))
         embedding = self._embed(t)
-        kept = self._run(self._forward, {"x": self.asarray(x), "embedding": embedding}, self._outputs)
+        self._run(self._forward, work.forward, x=self.asarray(x), embedding=embedding)
+        out, variance = (work.values[name].numpy().copy() if name in work.values else None for name in ANSWERS)
 
         def pull(cotangent: Array) -> Array:
-            available = {**kept, "embedding": embedding, "v": self.asarray(cotangent)}
-            inputs = {value.name: available[value.name] for value in session.get_inputs()}
-            return self._run(session, inputs, ["gradient"])["gradient"].numpy()
+            known = {"embedding": embedding} if "embedding" in work.inputs else {}
+            self._run(self._pullback, work.pullback, v=self.asarray(cotangent), **known)
+            gradient = work.values["gradient"].numpy().copy()
+            free.append(work)
+            return gradient
 
-        return self._prediction(kept), pull
+        return Prediction(out, variance), pull
+
+    def _run(self, session: Any, binding: Any, **inputs: np.ndarray) -> None:
+        try:
+            for name, value in inputs.items():
+                binding.bind_cpu_input(name, value)
+            session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            raise BackendError(f"onnxruntime failed in a call: {error}") from error
+
+    def _compute_embedding(self, t: np.ndarray) -> np.ndarray:
+        binding = self._embedding.io_binding()
+        binding.bind_output("embedding")
+        self._run(self._embedding, binding, t=t)
+        return binding.get_outputs()[0].numpy()
 
     @functools.cached_property
     def _weights(self) -> dict[str, Any]:
@@ -80,26 +102,6 @@ class OnnxRuntimeEngine:
     @functools.cached_property
     def _pullback(self) -> Any:
         return self._session("pullback", self._device)
-
-    def _prediction(self, values: dict[str, Any]) -> Prediction:
-        return Prediction(*(values[name].numpy() if name in values else None for name in ("out", "variance")))
-
-    def _run(self, session: Any, inputs: dict[str, Any], outputs: list[str]) -> dict[str, Any]:
-        """One call: inputs as numpy arrays or values of an earlier call; outputs stay on the session's device."""
-        try:
-            binding = session.io_binding()
-            for name, value in inputs.items():
-                if isinstance(value, np.ndarray):
-                    binding.bind_cpu_input(name, value)
-                else:
-                    binding.bind_ortvalue_input(name, value)
-            device = "cpu" if session is self._embedding else self._device
-            for name in outputs:
-                binding.bind_output(name, device)
-            session.run_with_iobinding(binding)
-            return dict(zip(outputs, binding.get_outputs(), strict=True))
-        except Exception as error:  # onnxruntime's errors share no base but Exception
-            raise BackendError(f"onnxruntime failed in a call: {error}") from error
 
     def _session(self, graph: str, device: str) -> Any:
         """A session of one of the plan's graphs; on the CPU the optimised graph is kept for the next process."""
@@ -143,9 +145,30 @@ class OnnxRuntimeEngine:
         graph = model or bytes(self._plan.member(entry["member"]))
         try:
             return self._ort.InferenceSession(graph, options, providers=[PROVIDERS[device]])
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime's errors share no base but Exception
             if device != "cpu":
                 raise BackendError(
                     f"onnxruntime cannot run on {device} here: {error}; run: frugal-rt doctor"
                 ) from error
             raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
+
+
+class _Workspace:
+    """The memory of one pullback, on the engine's device: what the forward graph writes and the pullback graph reads.
+
+    Made once for a batch size and used again; a second pullback begun before the first is pulled gets its own.
+    """
+
+    def __init__(self, engine: OnnxRuntimeEngine, batch: int):
+        graphs = engine._plan.manifest["graphs"]
+        outputs = {**graphs["forward"]["outputs"], **graphs["pullback"]["outputs"]}
+        make = engine._ort.OrtValue.ortvalue_from_shape_and_type
+        self.values = {name: make([batch, *shape[1:]], np.float32, engine._device) for name, shape in outputs.items()}
+        self.inputs = graphs["pullback"]["inputs"]
+        self.forward = engine._forward.io_binding()
+        self.pullback = engine._pullback.io_binding()
+        for name in graphs["forward"]["outputs"]:
+            self.forward.bind_ortvalue_output(name, self.values[name])
+        for name in self.inputs.keys() & self.values.keys():
+            self.pullback.bind_ortvalue_input(name, self.values[name])
+        self.pullback.bind_ortvalue_output("gradient", self.values["gradient"])

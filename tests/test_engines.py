@@ -72,15 +72,21 @@ def test_openvino_is_within_bfloat16_of_torch(openvino, tiny_plan, batch):
         assert 0 < np.abs(got - want).max() < 0.06 * np.abs(want).max()
 
 
-def test_openvino_s_pullbacks_do_not_share_memory(openvino):
+@pytest.mark.parametrize("backend", ["cpu", "openvino", "torch"])
+def test_pullbacks_under_way_do_not_share_memory(backend, tiny_plan, request):
+    engine = (
+        request.getfixturevalue("openvino") if backend == "openvino" else open_engine(Plan.open(tiny_plan), backend)
+    )
     (x, t), (other, s) = inputs(1), inputs(11)
     other, s = other[:1], s[:1]
-    (out, _), pull = openvino.pullback(x, t)
+    (out, _), pull = engine.pullback(x, t)
     before, alone = out.copy(), pull(x)
-    (_, _), pull = openvino.pullback(x, t)
-    openvino.pullback(other, s)[1](other)
-    np.testing.assert_array_equal(pull(x), alone)
+    kept = alone.copy()
+    (_, _), pull = engine.pullback(x, t)
+    engine.pullback(other, s)[1](other)
+    np.testing.assert_array_equal(pull(x), kept)
     np.testing.assert_array_equal(out, before)
+    np.testing.assert_array_equal(alone, kept)
 
 
 def test_the_weights_stay_in_the_plan_s_memory(tiny_plan):
