@@ -114,6 +114,7 @@ COMMON = (
     click.option("--tasks", default=",".join(TASKS), help="comma-separated"),
     click.option("--steps", default=100),
     click.option("--count", default=20, help="how many of the images"),
+    click.option("--backend", default="auto", show_default=True),
     click.option("-o", "--output", type=click.Path(path_type=Path), help="Markdown; the rows go beside it as .json"),
 )
 
@@ -141,6 +142,7 @@ def tune(
     tasks: str,
     steps: int,
     count: int,
+    backend: str,
     output: Path | None,
     method: str,
     zetas: str,
@@ -148,7 +150,7 @@ def tune(
     switch: str | None,
 ) -> None:
     """PSNR and LPIPS of one method over a grid of step sizes. For choosing, so never on the report set."""
-    restorer, distance, clean = Restorer.load(engine), Lpips(lpips), load_images(images)[:count]
+    restorer, distance, clean = Restorer.load(engine, backend), Lpips(lpips), load_images(images)[:count]
     lines = [
         f"{method.upper()}, T = {steps}, the first {count} of {images.name}, seed 0; {machine()}",
         "",
@@ -172,6 +174,7 @@ def tune(
 @main.command()
 @common
 @click.option("--seeds", default=3)
+@click.option("--methods", default=",".join(METHODS), help="comma-separated")
 @click.option("--zeta", default="", help="Constants for DPS, and so the hybrid: sr16=9,box=3; else their own step.")
 @click.option("--lambda", "lam", type=float, help="A constant for DMPS.")
 def report(
@@ -181,13 +184,15 @@ def report(
     tasks: str,
     steps: int,
     count: int,
+    backend: str,
     output: Path | None,
     seeds: int,
+    methods: str,
     zeta: str,
     lam: float | None,
 ) -> None:
     """The table of every task by every method; rows that the same run left in OUTPUT's .json are kept."""
-    restorer, distance, clean = Restorer.load(engine), Lpips(lpips), load_images(images)[:count]
+    restorer, distance, clean = Restorer.load(engine, backend), Lpips(lpips), load_images(images)[:count]
     output = output or Path("results.md")
     zetas = dict(pair.split("=") for pair in zeta.split(",") if pair)
     store = output.with_suffix(".json")
@@ -197,6 +202,7 @@ def report(
         "steps": steps,
         "zeta": zeta,
         "lambda": lam,
+        "backend": restorer.engine.name,
         "weights_sha256": restorer.plan.manifest["members"]["weights.safetensors"]["sha256"],
         "version": __version__,
     }
@@ -204,7 +210,7 @@ def report(
     if kept["run"] != run:
         raise click.ClickException(f"{store} is of another run; move it away, or name another output")
     rows: list[dict[str, Any]] = kept["rows"]
-    for task, seed, method in itertools.product(tasks.split(","), range(seeds), METHODS):
+    for task, seed, method in itertools.product(tasks.split(","), range(seeds), methods.split(",")):
         if any((row["task"], row["seed"], row["method"]) == (task, seed, method) for row in rows):
             continue
         constant = float(zetas[task]) if task in zetas else None
@@ -219,8 +225,28 @@ def report(
         file.write("\n".join([*table(rows, run), ""]).encode())
 
 
+@main.command()
+@click.argument("first", type=click.Path(exists=True, path_type=Path))
+@click.argument("second", type=click.Path(exists=True, path_type=Path))
+def compare(first: Path, second: Path) -> None:
+    """Two reports' .json, SECOND minus FIRST: the same images, seeds and tasks by another backend or prior."""
+    reports = [json.loads(path.read_text()) for path in (first, second)]
+    click.echo("| task | method | PSNR, dB | LPIPS |\n| --- | --- | --- | --- |")
+    gaps: dict[str, list[float]] = {"psnr": [], "lpips": []}
+    for task, method in itertools.product(TASKS, METHODS):
+        both = [[row for row in r["rows"] if (row["task"], row["method"]) == (task, method)] for r in reports]
+        if not all(both):
+            continue
+        for figure, values in gaps.items():
+            a, b = (np.mean([row[figure] for row in rows]) for rows in both)
+            values.append(float(b - a))
+        click.echo(f"| {TASKS[task][0]} | {method} | {gaps['psnr'][-1]:+.2f} | {gaps['lpips'][-1]:+.4f} |")
+    click.echo(f"| mean | | {np.mean(gaps['psnr']):+.2f} | {np.mean(gaps['lpips']):+.4f} |")
+
+
 def table(rows: list[dict[str, Any]], run: dict[str, Any]) -> Iterator[str]:
     """The report as Markdown lines."""
+    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
     yield "# DPS, DMPS and the hybrid on seven tasks"
     yield ""
     yield "    python tests/bench/quality.py report --engine celeba.plan --images ../shared/data/celeba64/report-20 \\"
@@ -231,22 +257,24 @@ def table(rows: list[dict[str, Any]], run: dict[str, Any]) -> Iterator[str]:
     yield f"Images: {run['images']}, {run['count']}; seeds 0..{seeds - 1}; T = {run['steps']}; DPS with {own},"
     yield "and the hybrid with the same (docs/method.md, docs/zeta.md);"
     yield "noise 0.01 on [-1, 1], denoise 0.25. The figures of every image are in results.json."
-    yield f"Made on {machine()}; an image's seconds are those of a batch of {run['count']}, shared."
+    yield f"Made on {machine()}, {run['backend']}; an image's seconds are those of a batch of {run['count']}, shared."
     yield "Mean +- standard error over images, each averaged over its seeds. k: DMPS steps at the switch."
     yield ""
     yield "| task | method | PSNR, dB | LPIPS | k | forwards | gradients | s an image |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for task in [name for name in TASKS if any(row["task"] == name for row in rows)]:
-        for method in METHODS:
+        for method in methods:
             mine = [row for row in rows if (row["task"], row["method"]) == (task, method)]
             k, forwards, pullbacks, seconds = (
                 np.mean([row[f] for row in mine]) for f in ("k", "forwards", "pullbacks", "seconds")
             )
             (psnr_mean, psnr_se), (lpips_mean, lpips_se) = summary(mine, "psnr"), summary(mine, "lpips")
             yield (
-                f"| {TASKS[task][0] if method == 'dps' else ''} | {method} | {psnr_mean:.2f} +- {psnr_se:.2f} "
+                f"| {TASKS[task][0] if method == methods[0] else ''} | {method} | {psnr_mean:.2f} +- {psnr_se:.2f} "
                 f"| {lpips_mean:.4f} +- {lpips_se:.4f} | {k:.0f} | {forwards:.0f} | {pullbacks:.0f} | {seconds:.2f} |"
             )
+    if not {"dps", "hybrid"} <= {*methods}:
+        return
     yield ""
     yield "Hybrid minus DPS, paired by image:"
     yield ""
