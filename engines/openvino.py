@@ -1,7 +1,9 @@
 """The plan's graphs in OpenVINO, in bfloat16: for CPUs that multiply it natively. Less exact, so never the default."""
 
+import contextlib
 import functools
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from .machine import cores
 from .plan import WEIGHTS, Plan
 from .timesteps import Embeddings
 
-ANSWERS = {"out", "variance"}
+ANSWERS = ("out", "variance")
 GRAPHS_KEPT = 12
 """Compiled graphs kept, one for each graph and batch size: each holds the weights once more."""
 
@@ -66,39 +68,63 @@ class OpenVinoEngine:
         return np.ascontiguousarray(x, dtype=np.float32)
 
     def predict(self, x: Array, t: Array) -> Prediction:
-        return _prediction(self._run("forward", "answers", {"x": self.asarray(x), "embedding": self._embed(t)}))
+        with self._request("forward", "answers", len(x)) as request:
+            self._infer(request, x=self.asarray(x), embedding=self._embed(t))
+            return self._prediction(request)
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
         embedding = self._embed(t)
-        kept = self._run("forward", "all", {"x": self.asarray(x), "embedding": embedding})
+        lent = contextlib.ExitStack()  # what the forward graph wrote is read by the pull, and then free again
+        forward = lent.enter_context(self._request("forward", "all", len(x)))
+        self._infer(forward, x=self.asarray(x), embedding=embedding)
 
         def pull(cotangent: Array) -> Array:
-            values = {**kept, "embedding": embedding, "v": self.asarray(cotangent)}
-            return self._run("pullback", "all", values)["gradient"].data
+            known = {"embedding": embedding, "v": self.asarray(cotangent)}
+            with lent, self._request("pullback", "all", len(x)) as request:
+                wanted = self._entries["pullback"]["inputs"]
+                kept = {name: forward.get_tensor(name) for name in wanted if name not in known}
+                self._infer(request, **kept, **{name: known[name] for name in known if name in wanted})
+                return request.get_tensor("gradient").data.copy()
 
-        return _prediction(kept), pull
+        return self._prediction(forward), pull
 
-    def _run(self, graph: str, outputs: str, values: dict[str, Any]) -> dict[str, Any]:
-        """One call of a graph: its results by name. The request that owns their memory serves this call only."""
-        compiled = self._compiled(graph, outputs, len(values["embedding"]))
+    def _prediction(self, request: Any) -> Prediction:
+        there = self._entries["forward"]["outputs"]
+        return Prediction(*(request.get_tensor(name).data.copy() if name in there else None for name in ANSWERS))
+
+    @contextlib.contextmanager
+    def _request(self, graph: str, outputs: str, batch: int) -> Iterator[Any]:
+        """A request that nobody else uses meanwhile: it owns the memory of its results."""
+        compiled, free = self._compiled(graph, outputs, batch)
+        request = free.pop() if free else compiled.create_infer_request()
+        yield request
+        free.append(request)
+
+    @staticmethod
+    def _infer(request: Any, **values: Any) -> None:
         try:
-            request = compiled.create_infer_request()
-            request.infer({name: values[name] for name in self._entries[graph]["inputs"]}, share_inputs=True)
-            # One port may go by several names, so the manifest's are asked for.
-            wanted = ANSWERS if outputs == "answers" else self._entries[graph]["outputs"]
-            return {name: request.get_tensor(name) for name in wanted if name in self._entries[graph]["outputs"]}
+            request.infer(values, share_inputs=True)
         except RuntimeError as error:
             raise BackendError(f"OpenVINO failed in a call: {error}") from error
 
-    def _compile(self, graph: str, outputs: str, batch: int) -> Any:
-        """A graph for one batch size, with "all" its outputs or the network's "answers" alone."""
+    def _compile(self, graph: str, outputs: str, batch: int) -> tuple[Any, list[Any]]:
+        """A graph for one batch size, with "all" its outputs or the network's "answers" alone; and its free requests.
+
+        What one graph hands to the other stays in bfloat16.
+        """
         model = self._models[graph].clone()
         model.reshape(
             {port: [batch, *(size.get_length() for size in list(port.partial_shape)[1:])] for port in model.inputs}
         )
         if outputs == "answers":
-            wanted = [result for result in model.get_results() if result.input_value(0).get_names() & ANSWERS]
+            wanted = [result for result in model.get_results() if result.input_value(0).get_names() & {*ANSWERS}]
             model = self._ov.Model(wanted, model.get_parameters(), graph)
+        handed = self._ov.preprocess.PrePostProcessor(model)
+        for name in self._entries["pullback"]["inputs"]:
+            if name.startswith("kept:") and outputs == "all":
+                port = handed.input(name) if graph == "pullback" else handed.output(name)
+                port.tensor().set_element_type(self._ov.Type.bf16)
+        model = handed.build()
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16",
             "PERFORMANCE_HINT": "LATENCY",
@@ -106,10 +132,6 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": cores(),
         }
         try:
-            return self._core.compile_model(model, "CPU", settings)
+            return self._core.compile_model(model, "CPU", settings), []
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot compile the {graph} graph: {error}") from error
-
-
-def _prediction(values: dict[str, Any]) -> Prediction:
-    return Prediction(*(values[name].data if name in values else None for name in ("out", "variance")))
