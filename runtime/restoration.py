@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..engines import Array, DivergedError, Engine
 from .metrics import psnr
 from .noise import Use, generator, normal
 from .operators import Operator
-from .sampler import dmps_step, dps_step, likelihood_score, residual_gradient
+from .sampler import dmps_step, dps_step, likelihood_score, residual_gradient, settled_guidance
 from .schedule import Schedule
 from .switch import Switch
 
@@ -115,22 +116,33 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
 
         x_next, x0hat = dps_step(x, z, c, engine.pullback, gradient, zeta)
     else:
-        lam = _column([row.lam for row in rows], x, xp)
+        own = [row.lam is None for row in rows]
+        lam = _column([row.lam or 0.0 for row in rows], x, xp)
 
-        def score(x: Array, cap: Array) -> Array:
-            return each(lambda op, y, pick: (likelihood_score(op, y, *map(pick, (x, sigma, c.abar, cap))),))[0]
+        def by_score() -> Array:
+            return lam * each(lambda op, y, pick: (likelihood_score(op, y, *map(pick, (x, sigma, c.abar))),))[0]
 
-        x_next, x0hat = dmps_step(x, z, c, engine.predict, score, lam)
+        def settled(x0hat: Array, cap: Array) -> Array:
+            values = (x, x0hat, sigma, c.abar, cap)
+            return each(lambda op, y, pick: (settled_guidance(op, y, *map(pick, values)),))[0]
+
+        def guide(x0hat: Array, cap: Array) -> Array:
+            if all(own):
+                return settled(x0hat, cap)
+            chosen = xp.asarray(np.array(own), device=x.device)[:, None, None, None]
+            return xp.where(chosen, settled(x0hat, cap), by_score())
+
+        x_next, x0hat = dmps_step(x, z, c, engine.predict, guide)
     if not bool(xp.all(xp.isfinite(x_next))):
         raise DivergedError(
             f"the restoration left the finite numbers at step {rows[0].step}; check sigma, or lower zeta or lambda"
         )
-    settled = _settled(rows, x0hat, xp)
+    closeness = _closeness(rows, x0hat, xp)
     for i, row in enumerate(rows):
-        row.accept(x_next[i, ...], x0hat[i, ...], settled[i])
+        row.accept(x_next[i, ...], x0hat[i, ...], closeness[i])
 
 
-def _settled(rows: Sequence[Restoration], x0hat: Array, xp: Any) -> list[float | None]:
+def _closeness(rows: Sequence[Restoration], x0hat: Array, xp: Any) -> list[float | None]:
     """PSNR between each row's new estimate and its last; None where there is no last."""
     last = [row.x0hat if row.x0hat is not None else x0hat[i, ...] for i, row in enumerate(rows)]
     values = psnr(x0hat, _stack(last, xp))
@@ -164,8 +176,12 @@ def _by_operator(rows: Sequence[Restoration], xp: Any) -> Callable[[PerOperator]
     def each(f: PerOperator) -> tuple[Array, ...]:
         if len(groups) == 1:
             return f(rows[0].operator, measurements[0], lambda a: a)
+
+        def pick(group: list[int], a: Array) -> Array:
+            return a if a.shape[0] == 1 else _stack([a[i, ...] for i in group], xp)  # one row stands for all
+
         parts = [
-            f(rows[group[0]].operator, y, lambda a, group=group: _stack([a[i, ...] for i in group], xp))  # type: ignore[misc]
+            f(rows[group[0]].operator, y, partial(pick, group))
             for group, y in zip(groups.values(), measurements, strict=True)
         ]
         order = [i for group in groups.values() for i in group]

@@ -14,12 +14,12 @@ from .operators import Linear, Operator
 from .schedule import Coefficients
 
 TINY = 1e-12
-KAPPA = 4.0
-"""DPS's own step size, as a multiple of the share of the noise that a step removes; see dps_step."""
 TRUST = 0.3
 """DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
 LAMBDA = 1.75
-"""DMPS's own step size: the official one, bounded where steps are few."""
+"""DMPS's own step size where it follows the paper: the official one, bounded where steps are few."""
+ERROR = 0.02
+"""The variance of a settled estimate's error, a pixel on [-1, 1], at most: chosen on tune-100 (docs/method.md)."""
 
 
 def estimate(x: Array, out: Array, c: Coefficients) -> tuple[Array, Array]:
@@ -54,23 +54,39 @@ def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) 
     return -operator.vjp(x0hat, r) / (norm + TINY), xp.clip(norm - sigma * operator.measured**0.5, 0.0, None)
 
 
-def likelihood_score(
-    operator: Linear, y: Array, x: Array, sigma: Any, abar: Array, cap: Array | float = math.inf
-) -> Array:
+def likelihood_score(operator: Linear, y: Array, x: Array, sigma: Any, abar: Array) -> Array:
     """The score at x_t of N(y; A x_t / sqrt(abar), sigma^2 I + (1 - abar)/abar A A^T): DMPS, eq. 14, by the SVD.
 
     g = 1/sqrt(abar) V S^T (sigma^2 I + (1-abar)/abar S S^T)^{-1} (U^T y - S V^T x_t / sqrt(abar))
+    """
+    root, scale = abar**0.5, (1 - abar) / abar
+    s = operator.spectrum(x)
+    return operator.V(operator.filter(sigma, scale, s) * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
 
-    The share of (1-abar)/abar s^2 in the denominator, w in 0..1, is how much a direction trusts the measurement;
-    `cap` (B, 1, 1, 1) bounds it, and infinity leaves the equation as it is.
+
+def settled_guidance(operator: Linear, y: Array, x: Array, x0hat: Array, sigma: Any, abar: Array, cap: Array) -> Array:
+    """DMPS's own move, lambda g, for an estimate x0hat that has settled. Sizes and directions differ by singular value.
+
+    DMPS takes the prior to be flat: x_t / sqrt(abar) is its estimate, (1-abar)/abar its variance, and so it corrects
+    x_t's noise, and leaves in place the error that x0hat has where y knows better. Where y says more about a
+    direction than x0hat does, the residual is therefore taken at x0hat, at lambda 1: x0hat is brought to y. Elsewhere
+    it stays at x_t, at LAMBDA, as in the paper. The share of the first is a posterior's, v s^2 / (sigma^2 + v s^2),
+    v the variance of x0hat's error: (1-abar)/abar, ERROR at most.
+
+    g takes LAMBDA w mean_x0 of x_t's noise out of a direction, w = scale s^2 / (sigma^2 + scale s^2), where the
+    ancestral mean holds mean_x sqrt(abar) of it; `cap` (B, 1, 1, 1) on w keeps what is left from changing its sign,
+    which it would when steps are few.
     """
     xp = array_namespace(x)
     root, scale = abar**0.5, (1 - abar) / abar
-    s = operator.spectrum(x)
+    s, seen = operator.spectrum(x), operator.Ut(y)
     filtered = operator.filter(sigma, scale, s)
     w = scale * s * filtered
-    bounded = filtered * xp.where(w > cap, cap / (w + TINY), xp.ones_like(w))
-    return operator.V(bounded * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
+    bounded = LAMBDA * xp.where(w > cap, cap / (w + TINY), xp.ones_like(w))
+    variance = scale / (1 + scale / ERROR)
+    share = variance * s * operator.filter(sigma, variance, s)
+    at_x, at_x0hat = seen - s * operator.Vt(x) / root, seen - s * operator.Vt(x0hat)
+    return operator.V(filtered * (share * at_x0hat + (1 - share) * bounded * at_x)) / root
 
 
 def dps_step(
@@ -85,9 +101,8 @@ def dps_step(
 
     `gradient(x0hat)` is `residual_gradient`; the pullback takes it through the clip and the network. zeta (B, 1, 1, 1)
     is the paper's constant, or NaN for a step of its own: Polyak's step excess / |grad|^2, which would bring the
-    residual down to the noise at once, times kappa = KAPPA sqrt(abar) beta / (1 - abar), at most 1, times the share of
-    the gradient that the clip lets through. beta / (1 - abar) is the share of x_t's noise that this step removes,
-    sqrt(abar) how much of x_t is signal: a gradient through an estimate made from noise is worth little.
+    residual down to the noise at once, times kappa = beta / (1 - abar), the share of x_t's noise that this step
+    removes, times the share of the gradient that the clip lets through.
     """
     (out, variance), pull = pullback(x, c.t)
     x0hat, unclipped = estimate(x, out, c)
@@ -96,7 +111,7 @@ def dps_step(
     pulled = c.x0_x * cotangent - pull(c.x0_out * cotangent)
     xp = array_namespace(x)
     square = _square_sum(pulled) + TINY
-    kappa = xp.clip(KAPPA * c.abar**0.5 * c.beta / (1 - c.abar), 0.0, 1.0)
+    kappa = c.beta / (1 - c.abar)
     passed = _square_sum(cotangent) / (_square_sum(reach) + TINY)
     longest = TRUST * (c.beta * math.prod(x.shape[1:]) / square) ** 0.5
     own = xp.minimum(kappa * passed * excess / square, longest)
@@ -109,22 +124,16 @@ def dmps_step(
     z: Array,
     c: Coefficients,
     predict: Callable[[Array, Array], Prediction],
-    score: Callable[[Array, Array], Array],
-    lam: Array,
+    guide: Callable[[Array, Array], Array],
 ) -> tuple[Array, Array]:
-    """x_{t-1} and the unguided x0hat. DMPS, Algorithm 1: x_{t-1} = x' + lambda beta / sqrt(alpha) g(x_t).
+    """x_{t-1} and the unguided x0hat. DMPS, Algorithm 1: x_{t-1} = x' + beta / sqrt(alpha) lambda g(x_t).
 
-    `score(x, cap)` is `likelihood_score`. lambda (B, 1, 1, 1) is the paper's constant, or NaN for LAMBDA with a bound:
-    g takes lambda w mean_x0 of x_t's noise out of what is measured, where the ancestral mean holds mean_x sqrt(abar)
-    of it; `cap` keeps the difference from changing sign, which it would when steps are few.
+    `guide(x0hat, cap)` is lambda times `likelihood_score`, or `settled_guidance`.
     """
     out, variance = predict(x, c.t)
     x0hat, _ = estimate(x, out, c)
-    xp = array_namespace(x)
-    own = xp.isnan(lam)
-    lam = xp.where(own, LAMBDA * xp.ones_like(lam), lam)
-    cap = xp.where(own, c.mean_x * c.abar**0.5 / (c.mean_x0 * lam + TINY), math.inf * xp.ones_like(lam))
-    return ancestral(x, x0hat, variance, z, c) + lam * c.beta / c.alpha**0.5 * score(x, cap), x0hat
+    cap = c.mean_x * c.abar**0.5 / (c.mean_x0 * LAMBDA + TINY)
+    return ancestral(x, x0hat, variance, z, c) + c.beta / c.alpha**0.5 * guide(x0hat, cap), x0hat
 
 
 def _square_sum(a: Array) -> Array:

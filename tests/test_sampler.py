@@ -7,7 +7,13 @@ import torch
 from frugal_rt import operators
 from frugal_rt.engines import Prediction
 from frugal_rt.runtime.restoration import Restoration, advance
-from frugal_rt.runtime.sampler import dmps_step, dps_step, likelihood_score, residual_gradient
+from frugal_rt.runtime.sampler import (
+    dmps_step,
+    dps_step,
+    likelihood_score,
+    residual_gradient,
+    settled_guidance,
+)
 from frugal_rt.runtime.schedule import Schedule
 from frugal_rt.runtime.switch import Switch
 
@@ -50,7 +56,7 @@ def test_a_dps_step_subtracts_autograd_s_gradient_through_clip_and_network():
     own = step([0.7, float("nan"), 0.0])[0]
     reach = residual_gradient(operator, y, x0hat.detach(), torch.zeros(3, 1, 1, 1, dtype=torch.float64))[0]
     passed = (reach * (x0hat.detach().abs() < 1)).square().sum((1, 2, 3)) / reach.square().sum((1, 2, 3))
-    kappa = 4 * c.abar.sqrt() * c.beta / (1 - c.abar)
+    kappa = c.beta / (1 - c.abar)
     polyak = passed[1] * kappa[1].item() * norms[1].detach() / gradient[1].square().sum()
     assert kappa[1] < 1
     assert 1e-3 < polyak < 1
@@ -74,20 +80,50 @@ def test_dps_stops_pulling_once_the_residual_is_noise():
         assert (np.abs(after - x0hat).max() > 1e-3) == moves
 
 
-def test_a_dmps_step_adds_lambda_beta_over_root_alpha_times_the_score():
+@pytest.fixture
+def dmps_case():
     schedule, operator = Schedule.respaced({}, 50), operators.SuperResolution(SHAPE, 2)
     random = np.random.default_rng(0)
-    x, z, out = (random.standard_normal((2, *SHAPE)) for _ in range(3))
+    x, out = (random.standard_normal((2, *SHAPE)) for _ in range(2))
     y = random.standard_normal((2, *operator.measurement_shape))
-    c = Schedule.gather([schedule] * 2, [30, 4], x, np)
+    return operator, y, x, out, Schedule.gather([schedule] * 2, [30, 4], x, np)
 
-    def step(lam):
-        lam = np.asarray(lam)[:, None, None, None]
-        score = lambda x, cap: likelihood_score(operator, y, x, 0.05, c.abar, cap)  # noqa: E731
-        return dmps_step(x, z, c, lambda x, t: Prediction(out, None), score, lam)[0]
+
+def test_a_constant_lambda_adds_lambda_beta_over_root_alpha_times_the_score(dmps_case):
+    """Through advance: rows with a constant, alone and beside a row with the step of its own."""
+    operator, y, x, _, c = dmps_case
+    schedule = Schedule.respaced({}, 50)
+
+    class Engine:
+        asarray = staticmethod(np.asarray)
+
+        def predict(self, x, t):
+            return Prediction(np.full_like(x, 0.1), None)
+
+    def after(lams):
+        rows = [
+            Restoration(operator, y[i], 0.05, schedule, Switch(50, 50), None, lam, 0, i, x[i])
+            for i, lam in enumerate(lams)
+        ]
+        for row, step in zip(rows, (30, 4), strict=True):
+            row.step = step
+        advance(rows, Engine())
+        return np.stack([row.x for row in rows])
 
     expected = 1.3 * c.beta / c.alpha**0.5 * likelihood_score(operator, y, x, 0.05, c.abar)
-    np.testing.assert_allclose(step([1.3, 1.3]) - step([0.0, 0.0]), expected, rtol=1e-9)
+    np.testing.assert_allclose(after([1.3, 1.3]) - after([0.0, 0.0]), expected, rtol=1e-9)
+    np.testing.assert_array_equal(after([1.3, None])[0], after([1.3, 1.3])[0])
+    np.testing.assert_array_equal(after([1.3, None])[1], after([None, None])[1])
+
+
+def test_where_the_measurement_knows_better_the_estimate_is_brought_to_it(dmps_case):
+    """Without noise the guided x0hat, x0hat + (1-abar)/sqrt(abar) g, measures as y; with much, g is the paper's."""
+    operator, y, x, out, c = dmps_case
+    x0hat, cap = np.clip(out, -1, 1), np.full((2, 1, 1, 1), np.inf)
+    exact = settled_guidance(operator, y, x, x0hat, 0.0, c.abar, cap)
+    np.testing.assert_allclose(operator.A(x0hat + (1 - c.abar) / c.abar**0.5 * exact), y, atol=1e-9)
+    blurred = settled_guidance(operator, y, x, x0hat, 1e3, c.abar, cap)
+    np.testing.assert_allclose(blurred, 1.75 * likelihood_score(operator, y, x, 1e3, c.abar), rtol=1e-4, atol=1e-12)
 
 
 def test_dmps_s_own_step_never_turns_the_noise_over():
@@ -95,16 +131,17 @@ def test_dmps_s_own_step_never_turns_the_noise_over():
     for steps in (5, 20, 100):
         schedule, operator = Schedule.respaced({}, steps), operators.Denoise(SHAPE)
         for i in range(steps):
-            clean, noise = np.full((1, *SHAPE), 0.2), np.ones((1, *SHAPE))
-            c = Schedule.gather([schedule], [i], clean, np)
-            x = c.abar**0.5 * clean + (1 - c.abar) ** 0.5 * noise
-            score = lambda x, cap: likelihood_score(operator, clean, x, 0.01, c.abar, cap)  # noqa: B023, E731
-            engine = lambda x, t: Prediction(noise, None)  # noqa: B023, E731
-            after = dmps_step(x, 0 * x, c, engine, score, np.full((1, 1, 1, 1), np.nan))[0]
-            drift = (c.mean_x0 + c.mean_x * c.abar**0.5) * clean
-            share = (after - drift) / (1 - c.abar) ** 0.5
-            assert (share > -1e-9).all(), (steps, i)
-            assert (share <= 1).all(), (steps, i)
+            for sigma in (0.01, 0.3):
+                clean, noise = np.full((1, *SHAPE), 0.2), np.ones((1, *SHAPE))
+                c = Schedule.gather([schedule], [i], clean, np)
+                x = c.abar**0.5 * clean + (1 - c.abar) ** 0.5 * noise
+                guide = lambda x0, cap: settled_guidance(operator, clean, x, x0, sigma, c.abar, cap)  # noqa: B023, E731
+                engine = lambda x, t: Prediction(noise, None)  # noqa: B023, E731
+                after = dmps_step(x, 0 * x, c, engine, guide)[0]
+                drift = (c.mean_x0 + c.mean_x * c.abar**0.5) * clean
+                share = (after - drift) / (1 - c.abar) ** 0.5
+                assert (share > -1e-9).all(), (steps, i, sigma)
+                assert (share <= 1).all(), (steps, i, sigma)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from frugal_rt import InputError
-from frugal_rt.runtime.switch import Switch
+from frugal_rt.runtime.switch import THRESHOLD, Switch
 
 
 def first(switch: Switch, steps: int, settled) -> int | None:
@@ -22,7 +22,7 @@ def test_fixed_switches(value, k):
 
 def test_auto_switches_when_the_estimate_settles():
     switch = Switch.parse("auto", 100)
-    assert first(switch, 100, lambda left: 25 if left <= 61 else 10) == 61
+    assert first(switch, 100, lambda left: THRESHOLD if left <= 61 else 10) == 61
 
 
 def test_auto_is_bounded_both_ways():
