@@ -18,6 +18,9 @@ class Prediction(NamedTuple):
     """(B, C, H, W): the learned-range variance logit in [-1, 1], or None where the variance is fixed."""
 
 
+ANSWERS = ("out", "variance")
+"""The names of a Prediction's arrays in the plan's graphs."""
+
 Pull = Callable[[Array], Array]
 """Takes a cotangent of `Prediction.out`, (B, C, H, W), to the cotangent of `x`, same shape."""
 
@@ -30,8 +33,8 @@ class Engine(Protocol):
         """What runs, for people: `onnxruntime (cpu)`."""
         ...
 
-    def prepare(self, gradients: bool) -> None:
-        """Load what calls will need, so that none of them pays for it; with `gradients`, pullbacks too.
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
+        """Load what calls of `batch` rows will need, so that none of them pays; with `gradients`, pullbacks too.
 
         Raises MissingExtra or BackendError where the backend has no gradient.
         """

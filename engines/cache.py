@@ -4,11 +4,14 @@ In $FRUGAL_RT_CACHE, by default frugal-rt/ in the user's cache folder; "off" kee
 deleted at any time. An entry is used only if it matches the SHA-256 written beside it.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import platform
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +28,10 @@ def folder() -> Path | None:
     chosen = os.environ.get("FRUGAL_RT_CACHE")
     if chosen is not None:
         return None if chosen in ("", "off") else Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frugal-rt"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frugal-rt"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def key(*parts: str) -> str:
@@ -46,14 +52,15 @@ def find(name: str) -> bytes | None:
     if root is None:
         return None
     try:
-        data = (root / name).read_bytes()
-        if hashlib.sha256(data).hexdigest() == (root / f"{name}.sha256").read_text():
-            os.utime(root / name)
-            return data
-        logger.warning("the cache entry %s is damaged and is made again", name)
+        data, digest = (root / name).read_bytes(), (root / f"{name}.sha256").read_bytes()
     except OSError:
-        pass  # there is none
-    return None
+        return None  # there is none
+    if hashlib.sha256(data).hexdigest().encode() != digest:
+        logger.warning("the cache entry %s is damaged and is made again", name)
+        return None
+    with contextlib.suppress(OSError):  # a cache that may only be read forgets nothing
+        os.utime(root / name)
+    return data
 
 
 def keep(name: str, write: Callable[[Path], object]) -> None:
@@ -76,11 +83,14 @@ def keep(name: str, write: Callable[[Path], object]) -> None:
 
 
 def _prune(root: Path) -> None:
-    entries = sorted(root.glob("*.sha256"), key=lambda path: path.with_suffix("").stat().st_mtime, reverse=True)
+    """Entries beyond LIMIT go, digest first, and what an interrupted process left behind a day ago or more."""
+    for left in root.glob("tmp*"):
+        if time.time() - left.stat().st_mtime > 86400:
+            shutil.rmtree(left, ignore_errors=True)
+    entries = [path for path in root.iterdir() if path.is_file() and path.suffix != ".sha256"]
     total = 0
-    for digest in entries:
-        entry = digest.with_suffix("")
+    for entry in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True):
         total += entry.stat().st_size
         if total > LIMIT:
-            entry.unlink()
-            digest.unlink()
+            (root / f"{entry.name}.sha256").unlink(missing_ok=True)
+            entry.unlink(missing_ok=True)

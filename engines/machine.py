@@ -1,6 +1,7 @@
 """What this machine is, and how fast it multiplies: the scale for other measurements. Imports torch when called."""
 
 import ctypes
+import ctypes.util
 import importlib.util
 import os
 import platform
@@ -50,7 +51,7 @@ def torch_threads() -> int | None:
 
 def versions() -> dict[str, str]:
     """What computes here, by distribution."""
-    tools = ("frugal-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "torch", "diffusers")
+    tools = ("frugal-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "diffusers")
     return {"python": platform.python_version(), **{name: found for name in tools if (found := version(name))}}
 
 

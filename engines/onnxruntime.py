@@ -1,4 +1,7 @@
-"""The plan's graphs in onnxruntime, on the CPU or a CUDA device. The weights stay where the plan maps them."""
+"""The plan's graphs in onnxruntime, on the CPU or a CUDA device.
+
+Sessions read the weights where the plan maps them; a graph that was kept optimised brings its own copy.
+"""
 
 import functools
 from pathlib import Path
@@ -7,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from . import cache
-from .base import Array, Prediction, Pull
+from .base import ANSWERS, Array, Prediction, Pull
 from .errors import BackendError, MissingExtra, PlanError
 from .machine import cores
+from .memory import Free
 from .plan import WEIGHTS, Plan
 from .timesteps import Embeddings
 
-ANSWERS = ("out", "variance")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -44,13 +47,13 @@ class OnnxRuntimeEngine:
         self._forward = self._session("forward", device)
         self._answers = [name for name in ANSWERS if name in plan.manifest["graphs"]["forward"]["outputs"]]
         self._embed = Embeddings(self._compute_embedding)
-        self._workspaces: dict[int, list[_Workspace]] = {}
+        self._free: Free[_Workspace] = Free()
 
     @property
     def name(self) -> str:
         return f"onnxruntime ({self._device})"
 
-    def prepare(self, gradients: bool) -> None:
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
         if gradients:
             _ = self._pullback
 
@@ -62,11 +65,11 @@ class OnnxRuntimeEngine:
         for name in self._answers:
             binding.bind_output(name)
         self._run(self._forward, binding, x=self.asarray(x), embedding=self._embed(t))
-        return Prediction(*(value.numpy() for value in binding.get_outputs()), *[None] * (2 - len(self._answers)))
+        found = dict(zip(self._answers, binding.get_outputs(), strict=True))
+        return Prediction(*(found[name].numpy() if name in found else None for name in ANSWERS))
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
-        free = self._workspaces.setdefault(len(x), [])
-        work = free.pop() if free else _Workspace(self, len(x))
+        work = self._free.take(len(x)) or _Workspace(self, len(x))
         embedding = self._embed(t)
         self._run(self._forward, work.forward, x=self.asarray(x), embedding=embedding)
         out, variance = (work.values[name].numpy().copy() if name in work.values else None for name in ANSWERS)
@@ -75,7 +78,7 @@ class OnnxRuntimeEngine:
             known = {"embedding": embedding} if "embedding" in work.inputs else {}
             self._run(self._pullback, work.pullback, v=self.asarray(cotangent), **known)
             gradient = work.values["gradient"].numpy().copy()
-            free.append(work)
+            self._free.give(len(x), work)
             return gradient
 
         return Prediction(out, variance), pull

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .base import Array, Prediction, Pull
+from .base import ANSWERS, Array, Prediction, Pull
 from .errors import BackendError, MissingExtra, PlanError
 from .machine import cores
+from .memory import Free
 from .plan import WEIGHTS, Plan
 from .timesteps import Embeddings
 
-ANSWERS = ("out", "variance")
 GRAPHS_KEPT = 12
 """Compiled graphs kept, one for each graph and batch size: each holds the weights once more."""
 
@@ -53,16 +53,17 @@ class OpenVinoEngine:
             except RuntimeError as error:
                 raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {error}") from error
         self._compiled = functools.lru_cache(GRAPHS_KEPT)(self._compile)
-        embedding = self._core.compile_model(self._models["embedding"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        self._embed = Embeddings(lambda t: embedding({"t": t})[0])
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        self._embedding = self._core.compile_model(self._models["embedding"], "CPU", exact)
+        self._embed = Embeddings(self._compute_embedding)
 
     @property
     def name(self) -> str:
         return "openvino (cpu, bfloat16)"
 
-    def prepare(self, gradients: bool) -> None:
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
         for graph, outputs in [("forward", "answers"), *([("forward", "all"), ("pullback", "all")] * gradients)]:
-            self._compiled(graph, outputs, 1)
+            self._compiled(graph, outputs, batch)
 
     def asarray(self, x: Any) -> Array:
         return np.ascontiguousarray(x, dtype=np.float32)
@@ -96,9 +97,14 @@ class OpenVinoEngine:
     def _request(self, graph: str, outputs: str, batch: int) -> Iterator[Any]:
         """A request that nobody else uses meanwhile: it owns the memory of its results."""
         compiled, free = self._compiled(graph, outputs, batch)
-        request = free.pop() if free else compiled.create_infer_request()
+        request = free.take(batch) or compiled.create_infer_request()
         yield request
-        free.append(request)
+        free.give(batch, request)
+
+    def _compute_embedding(self, t: np.ndarray) -> np.ndarray:
+        request = self._embedding.create_infer_request()
+        self._infer(request, t=t)
+        return request.get_tensor("embedding").data.copy()
 
     @staticmethod
     def _infer(request: Any, **values: Any) -> None:
@@ -107,7 +113,7 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise BackendError(f"OpenVINO failed in a call: {error}") from error
 
-    def _compile(self, graph: str, outputs: str, batch: int) -> tuple[Any, list[Any]]:
+    def _compile(self, graph: str, outputs: str, batch: int) -> tuple[Any, Free[Any]]:
         """A graph for one batch size, with "all" its outputs or the network's "answers" alone; and its free requests.
 
         What one graph hands to the other stays in bfloat16.
@@ -132,6 +138,6 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": cores(),
         }
         try:
-            return self._core.compile_model(model, "CPU", settings), []
+            return self._core.compile_model(model, "CPU", settings), Free()
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot compile the {graph} graph: {error}") from error

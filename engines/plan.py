@@ -36,7 +36,10 @@ _SHAPE = {
     "image": {"channels": int, "height": int, "width": int},
     "schedule": {"num_train_timesteps": int},
     "network": {"config": {}, "pixel_unshuffle": int, "learned_variance": bool},
-    "graphs": {name: {"member": str, "weights": list} for name in ("embedding", "forward", "pullback")},
+    "graphs": {
+        name: {"member": str, "inputs": dict, "outputs": dict, "weights": list}
+        for name in ("embedding", "forward", "pullback")
+    },
     "precision": str,
     "tools": {"*": str},
 }
@@ -207,10 +210,17 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
         raise PlanError(
             f"{source} is plan format {version}, which held no gradient; export it again: frugal-rt export --force"
         )
-    wrong = _mismatch(manifest, _SHAPE)
+    wrong = _mismatch(manifest, _SHAPE) or _unlisted(manifest)
     if wrong:
         raise PlanError(f"{source}: its {MANIFEST} has no valid {wrong}; it was not written by frugal-rt")
     return manifest
+
+
+def _unlisted(manifest: dict[str, Any]) -> str:
+    """The first place that names a member there is none of, or nothing."""
+    named = {f"graphs.{name}.member": graph["member"] for name, graph in manifest["graphs"].items()}
+    named[f"members.{WEIGHTS}"] = WEIGHTS
+    return next((place for place, member in named.items() if member not in manifest["members"]), "")
 
 
 def _mismatch(value: Any, shape: Any, path: str = "") -> str:

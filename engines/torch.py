@@ -48,7 +48,7 @@ class TorchEngine:
     def name(self) -> str:
         return f"torch ({self._device})"
 
-    def prepare(self, gradients: bool) -> None:
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
         pass  # all is loaded
 
     def asarray(self, x: Any) -> Array:

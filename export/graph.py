@@ -23,7 +23,8 @@ def graphs_of(
 
     embedding: t (batch,) int64 to `embedding` (batch, K), all that the network needs of t.
     forward: x (batch, C, H, W) and embedding to `outputs` and the activations that the pullback reads.
-    pullback: those activations, embedding and v, the cotangent of the first output, to `gradient`, that of x.
+    pullback: those activations, embedding where it reads it, and v, the cotangent of the first output, to `gradient`,
+    that of x.
 
     Every parameter is an external initialiser that points into the member WEIGHTS, whose bytes are `weights`.
     Raises MissingExtra without onnx, ExportError if the network cannot be exported.
@@ -129,6 +130,8 @@ def serialise(
     from onnx import TensorProto, helper, numpy_helper
 
     renamed = {inner: public for public, (inner, _) in outputs.items()}
+    if len(renamed) != len(outputs):
+        raise ExportError("the network gives one result under two names, which frugal-rt cannot export yet")
     for node in _reachable(e.nodes, set(renamed)):
         for names in (node.input, node.output):
             for i, name in enumerate(names):

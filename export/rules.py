@@ -143,6 +143,8 @@ class Emitter:
         out[n] = sum over m of kernel[m] x[(n + pad - m) / 2], where that is whole: for each parity of row and column
         a small plain convolution, and the four interleaved.
         """
+        if size < 2:
+            raise ExportError("the network has 1x1 convolutions of stride 2, which frugal-rt cannot export yet")
         phases = []
         for i in (0, 1):
             for j in (0, 1):

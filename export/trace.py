@@ -1,6 +1,7 @@
 """From a torch module to a short list of operations: torch.export's ATen graph, less what does nothing."""
 
 import contextlib
+import inspect
 import io
 import logging
 import operator
@@ -107,7 +108,12 @@ class _Reader:
         read = getattr(self, "_" + name.split(".")[0].lstrip("_"), None)
         if read is None:
             raise ExportError(f"the network uses the operation {node.target}, which frugal-rt cannot export yet")
-        return read(node, **{key: self._resolve(value) for key, value in _arguments(node).items()})
+        given = {key: self._resolve(value) for key, value in _arguments(node).items()}
+        try:
+            inspect.signature(read).bind(node, **given)
+        except TypeError:
+            raise ExportError(f"the network uses {node.target} in a way that frugal-rt cannot export yet") from None
+        return read(node, **given)
 
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -236,7 +242,9 @@ class _Reader:
 
     def _split(self, node: Any, self_: Value, split_size: int, dim: int = 0) -> list[Value]:
         size = self_.shape[dim]
-        return self._chunk(node, self_, 1 if size is None else size // split_size, dim)
+        if size is BATCH or size % split_size:
+            raise ExportError(f"the network splits by {split_size} unevenly, which frugal-rt cannot export yet")
+        return self._chunk(node, self_, size // split_size, dim)
 
     def _cat(self, node: Any, tensors: list[Value], dim: int = 0) -> Value:
         return self._new(node, "cat", *tensors, axis=dim % len(tensors[0].shape))

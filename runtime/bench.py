@@ -5,7 +5,6 @@ data: every sample of every round, and what they were made on. `bench_report` re
 """
 
 import datetime
-import gc
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -117,7 +116,7 @@ def bench(
     at k = steps / 2 on one image. `compiled` adds torch.compile, `deepinv` that library's DPS. `on_stage` is told what
     is being done. Contenders that cannot run here are left out, with the reason in the report.
 
-    Raises InputError for settings that do not fit, MissingExtra if nothing runs here or deepinv is missing.
+    Raises InputError for settings that do not fit, MissingExtra if nothing runs here, BackendError without deepinv.
     """
     Schedule.respaced(plan.manifest["schedule"], steps)
     prior, image = plan.manifest["prior"], plan.manifest["image"]
@@ -131,7 +130,7 @@ def bench(
         rows += _restoration_rows(plan, engines, measured, steps)
     if other is not None and restorations:
         next(row for row in rows if row.kind == "dps").cells["deepinv"] = partial(_other, other, measured, steps)
-    taken, first = _measure(rows, rounds, on_stage)
+    taken, first = _measure(rows, rounds, reference, left_out, on_stage)
     report = {
         "machine": {
             "processor": processor(),
@@ -161,6 +160,10 @@ def bench(
     return {**report, "figures": figures(report)}
 
 
+PREFERRED = ("ours: cuda", "ours: cpu", TORCH)
+"""What `auto` would take, in this order: the reference of ratios."""
+
+
 def open_contenders(
     plan: Plan, compiled: bool, on_stage: Callable[[str], object]
 ) -> tuple[dict[str, Engine], dict[str, str], str]:
@@ -184,13 +187,7 @@ def open_contenders(
             left_out[label] = str(error)
     if not engines:
         raise MissingExtra("Benchmarking", "onnxruntime (or torch)", "cpu")
-    preferred = open_engine(plan).name
-    gc.collect()  # the engine that was opened for its name only
-    return (
-        engines,
-        left_out,
-        next((label for label in engines if engines[label].name == preferred), next(iter(engines))),
-    )
+    return engines, left_out, next((name for name in PREFERRED if name in engines), next(iter(engines)))
 
 
 class _Taken(NamedTuple):
@@ -199,17 +196,28 @@ class _Taken(NamedTuple):
 
 
 def _measure(
-    rows: Sequence[Row], rounds: int, on_stage: Callable[[str], object]
+    rows: Sequence[Row], rounds: int, reference: str, left_out: dict[str, str], on_stage: Callable[[str], object]
 ) -> tuple[_Taken, list[dict[str, float]]]:
-    """Every cell once for warmth, then every cell of every row in each round; and the seconds of the first calls."""
+    """Every cell once for warmth, then every cell of every row in each round; and the seconds of the first calls.
+
+    A contender that fails in its first call, but for the reference, is left out of every row, with its reason.
+    """
     first: list[dict[str, float]] = []
     for row in rows:
         on_stage(f"first calls: {row.name}, batch {row.batch}")
         first.append({})
-        for label, cell in row.cells.items():
+        for label, cell in list(row.cells.items()):
             started = time.perf_counter()
-            cell(True)
-            first[-1][label] = time.perf_counter() - started
+            try:
+                cell(True)
+            except BackendError as error:
+                if label == reference:
+                    raise
+                left_out[label] = str(error)
+                for one in rows:
+                    one.cells.pop(label, None)
+            else:
+                first[-1][label] = time.perf_counter() - started
     taken = _Taken({}, [{label: [] for label in row.cells} for row in rows])
     for number in range(rounds):
         on_stage(f"round {number + 1} of {rounds}: peak")

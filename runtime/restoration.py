@@ -3,11 +3,12 @@
 The plain loop in `restorer.py` drives these; a service that mixes requests can drive the same ones.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,11 @@ from .sampler import dmps_step, dps_step, likelihood_score, residual_gradient, s
 from .schedule import Schedule
 from .switch import Switch
 
-_PREFETCH = ThreadPoolExecutor(1, "frugal-rt-noise")
-"""Draws the noise of the next step while the network runs this one."""
+
+@cache
+def _prefetch(process: int) -> ThreadPoolExecutor:
+    """Draws the noise of the next step while the network runs this one. Threads do not outlive a fork."""
+    return ThreadPoolExecutor(1, "frugal-rt-noise")
 
 
 class Phase(Enum):
@@ -75,7 +79,7 @@ class Restoration:
 
     def _draw(self, step: int) -> "Future[np.ndarray]":
         stream = generator(self.seed, self.sample, Use.STEP, step)
-        return _PREFETCH.submit(stream.standard_normal, tuple(self.x.shape), np.float32)
+        return _prefetch(os.getpid()).submit(stream.standard_normal, tuple(self.x.shape), np.float32)
 
     def accept(self, x: Array, x0hat: Array, settled: float | None) -> None:
         """Take the outcome of one step."""

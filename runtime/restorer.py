@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ class Result:
     pullbacks: tuple[int, ...]
     """Gradients through the network, for each row."""
     settings: dict[str, Any]
-    """What repeats this result: steps, switch, sigma, zeta, lambda, seed, sample, operator, backend."""
+    """What repeats this result: steps, switch, sigma, zeta, lambda, seed, sample, batch, operator, backend, prior."""
 
 
 class Restorer:
@@ -58,13 +57,14 @@ class Restorer:
     def __init__(self, plan: Plan, engine: Engine):
         self.plan = plan
         self.engine = engine
+        self._image_seconds: dict[int, float] = {}
         image = plan.manifest["image"]
         self.image_shape: tuple[int, int, int] = (image["channels"], image["height"], image["width"])
         """(C, H, W) of the images this prior makes."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str = "auto") -> "Restorer":
-        """Open a plan and the backend that runs it: "auto", "cpu", "cuda" or "torch".
+        """Open a plan and the backend that runs it: "auto", "cpu", "cuda", "openvino" or "torch".
 
         Raises PlanError, InputError, MissingExtra or BackendError.
         """
@@ -125,8 +125,8 @@ class Restorer:
             )
             for i, one in enumerate(images)
         ]
-        self.engine.prepare(gradients=any(row.phase is Phase.DPS for row in rows))
-        together = batch or (self.fastest_batch if len(rows) > 1 else 1)
+        together = batch or (self.fastest_batch(len(rows)) if len(rows) > 1 else 1)
+        self.engine.prepare(any(row.phase is Phase.DPS for row in rows), together)
         seconds = self._run(rows, together, on_step)
         image = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
         flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
@@ -185,20 +185,27 @@ class Restorer:
             raise InputError("the measurement holds NaN or infinity")
         return batch
 
-    @cached_property
-    def fastest_batch(self) -> int:
-        """The batch that took the least time an image in forward calls on this machine, among 1, 2, 4, .. 16."""
-        times = {}
-        for size in (1, 2, 4, 8, 16):
-            x = self.engine.asarray(np.zeros((size, *self.image_shape)))
-            t = np.zeros(size, np.int64)
-            self.engine.predict(x, t)
-            started = time.perf_counter()
-            self.engine.predict(x, t)
-            times[size] = (time.perf_counter() - started) / size
-            if times[size] > min(times.values()):
+    def fastest_batch(self, rows: int) -> int:
+        """The batch that takes the least time an image in forward calls on this machine, among 1, 2, 4, .. 16.
+
+        At most `rows`; each size is timed once in a restorer's life, and none beyond the first that is slower.
+        """
+        best = 1
+        for size in [size for size in (1, 2, 4, 8, 16) if size <= rows]:
+            if size not in self._image_seconds:
+                self._image_seconds[size] = self._time_forward(size) / size
+            if self._image_seconds[size] > self._image_seconds[best]:
                 break
-        return min(times, key=times.__getitem__)
+            best = size
+        return best
+
+    def _time_forward(self, size: int) -> float:
+        x, t = self.engine.asarray(np.zeros((size, *self.image_shape))), np.zeros(size, np.int64)
+        for _ in range(2):  # the first pays for memory and compiling
+            started = time.perf_counter()
+            float(self.engine.predict(x, t).out[0, 0, 0, 0])  # a device answers late: wait for a value
+            seconds = time.perf_counter() - started
+        return seconds
 
     def _run(
         self, rows: list[Restoration], batch: int, on_step: Callable[[StepEvent], object] | None

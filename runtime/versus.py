@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engines import BackendError, Plan
+from ..engines import BackendError, InputError, Plan
 from ..engines.network import build_network, import_torch, load_weights
 from .operators import Operator
 from .schedule import train_betas
@@ -19,6 +19,8 @@ class DeepInvDPS:
     """
 
     def __init__(self, plan: Plan):
+        if plan.manifest["network"]["learned_variance"]:
+            raise InputError("--vs deepinv works with priors of a fixed variance; this one's is learned")
         self._torch = import_torch("Comparing with deepinv")
         try:
             self._deepinv: Any = importlib.import_module("deepinv")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -232,3 +233,23 @@ def test_the_cache_forgets_what_was_used_longest_ago(cached, monkeypatch):
     assert cache.find("a")  # used now, so b is the oldest
     cache.keep("d", lambda path: path.write_bytes(bytes(100)))
     assert {path.name for path in cached.iterdir()} == {"a", "a.sha256", "d", "d.sha256"}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_threads_may_share_an_engine(backend, tiny_plan, request):
+    """Eight threads, new timesteps and batches of three sizes at once: each gets what it would have got alone."""
+    engine = (
+        request.getfixturevalue("openvino") if backend == "openvino" else open_engine(Plan.open(tiny_plan), backend)
+    )
+
+    def run(i):
+        x, t = inputs(1 + i % 3)
+        t = t + i
+        (out, _), pull = engine.pullback(x, t % 1000)
+        return out, pull(x), engine.predict(x, t % 1000).out
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(run, range(48)))
+    for i in range(48):
+        for a, b in zip(together[i], run(i), strict=True):
+            np.testing.assert_array_equal(a, b)

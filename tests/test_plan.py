@@ -17,6 +17,11 @@ from frugal_rt import FrugalError, Plan, PlanError
 from frugal_rt.cli import main
 from frugal_rt.engines.plan import ALIGNMENT, FORMAT, FORMAT_VERSION, WEIGHTS
 
+GRAPHS = {
+    name: {"member": "elsewhere.onnx", "inputs": {}, "outputs": {}, "weights": []}
+    for name in ("embedding", "forward", "pullback")
+}
+
 
 def small_plan() -> Plan:
     manifest = {
@@ -26,7 +31,7 @@ def small_plan() -> Plan:
         "image": {"channels": 3, "height": 8, "width": 8},
         "schedule": {"num_train_timesteps": 1000},
         "network": {"config": {}, "pixel_unshuffle": 1, "learned_variance": False},
-        "graphs": {name: {"member": "forward.onnx", "weights": []} for name in ("embedding", "forward", "pullback")},
+        "graphs": {name: {**graph, "member": "forward.onnx"} for name, graph in GRAPHS.items()},
         "precision": "float32",
         "tools": {},
     }
@@ -109,6 +114,7 @@ def find(path: Path, member: str) -> int:
         (lambda p: edit_manifest(p, format_version=99), "plan format 99 and this frugal-rt reads up to 2; upgrade"),
         (lambda p: edit_manifest(p, format_version=1), "plan format 1, which held no gradient; export it again"),
         (lambda p: edit_manifest(p, graphs={"forward": {"member": "x"}}), "has no valid graphs.embedding"),
+        (lambda p: edit_manifest(p, graphs=GRAPHS), "has no valid graphs.embedding.member"),
         (lambda p: edit_manifest(p, image=None), "has no valid image"),
         (lambda p: edit_manifest(p, image={"channels": 3, "height": "8"}), "has no valid image.height"),
         (lambda p: edit_manifest(p, members={"a": {"bytes": 1}}), "has no valid members.a.sha256"),

@@ -1,5 +1,7 @@
 """Restorer: what callers may rely on."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,7 @@ def test_rows_of_different_operators_steps_and_lengths_share_calls(restorer):
         (operators.Colorize(SHAPE), 9),
         (operators.SuperResolution(SHAPE, 4), 12),
     ]
+    schedules = {steps: Schedule.respaced({}, steps) for steps in (9, 12)}
 
     def rows():
         return [
@@ -127,7 +130,7 @@ def test_rows_of_different_operators_steps_and_lengths_share_calls(restorer):
                 operator=operator,
                 y=measurement(operator, 1)[0],
                 sigma=0.05,
-                schedule=Schedule.respaced({}, steps),
+                schedule=schedules[steps],
                 switch=Switch.parse("always", steps),
                 zeta=None,
                 lam=None,
@@ -306,7 +309,25 @@ def test_the_batch_is_the_one_that_was_fastest(tiny_plan, monkeypatch):
 
     def slow(x, t):
         now[0] += {1: 1.0, 2: 1.5, 4: 2.0, 8: 5.0}[len(x)]  # an image: 1, 0.75, 0.5, 0.625
+        return Prediction(x, None)
 
     monkeypatch.setattr(restorer.engine, "predict", slow)
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    assert restorer.fastest_batch == 4
+    assert [restorer.fastest_batch(rows) for rows in (1, 3, 16)] == [1, 2, 4]
+
+
+def test_a_process_forked_after_a_restoration_can_restore(restorer, operator):
+    """Threads do not outlive a fork; the noise of a step must not wait for one that is gone."""
+    y = measurement(operator, 1)[0]
+    restorer.restore(y, operator, steps=3, switch="always")
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: Restoration(
+            operator, y, 0.01, Schedule.respaced({}, 3), Switch(3, 3), None, None, 0, 0, start_noise(SHAPE, 0, 0)
+        ).noise()
+    )
+    child.start()
+    child.join(30)
+    alive = child.is_alive()
+    child.kill()
+    assert not alive
+    assert child.exitcode == 0

@@ -76,7 +76,8 @@ def main(engine: Path, data: Path, count: int, steps: int, seed: int, output: Pa
         low, middle = values.min(), np.median(values)
         click.echo(f"{name}: to the nearest training photograph {middle:.3f} in the median, {low:.3f} at least")
     if neighbours:
-        pairs = [np.concatenate([drawn[i : i + COLUMNS], nearest[i : i + COLUMNS]]) for i in range(0, count, COLUMNS)]
+        whole = range(0, count - count % COLUMNS, COLUMNS)
+        pairs = [np.concatenate([drawn[i : i + COLUMNS], nearest[i : i + COLUMNS]]) for i in whole]
         write_png(neighbours, sheet(np.concatenate(pairs)))
 
 

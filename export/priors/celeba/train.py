@@ -182,6 +182,8 @@ def main(
     if not shards:
         raise click.ClickException(f"{data} holds no train-*.tar")
     photographs = np.concatenate([read_shard(path) for path in shards])
+    if len(photographs) < batch:
+        raise click.ClickException(f"{data} holds {len(photographs)} photographs, fewer than a batch of {batch}")
     held_out = read_shard(data / "tune-100.tar")
     click.echo(f"{len(photographs)} photographs, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters")
 
