@@ -247,14 +247,16 @@ def compare(first: Path, second: Path) -> None:
 def table(rows: list[dict[str, Any]], run: dict[str, Any]) -> Iterator[str]:
     """The report as Markdown lines."""
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    zeta = f" --zeta {run['zeta']}" if run["zeta"] else ""
     yield "# DPS, DMPS and the hybrid on seven tasks"
     yield ""
     yield "    python tests/bench/quality.py report --engine celeba.plan --images ../shared/data/celeba64/report-20 \\"
-    yield "        --lpips ../shared/data/metrics/lpips_alex.onnx -o docs/results.md --zeta " + run["zeta"]
+    yield "        --lpips ../shared/data/metrics/lpips_alex.onnx -o docs/results.md" + zeta
     yield ""
     seeds = len({row["seed"] for row in rows})
     own = f"zeta {run['zeta']} and else its own step" if run["zeta"] else "its own step"
-    yield f"Images: {run['images']}, {run['count']}; seeds 0..{seeds - 1}; T = {run['steps']}; DPS with {own},"
+    drawn = f"{seeds} seed{'s' * (seeds > 1)}"
+    yield f"Images: {run['images']}, {run['count']}; {drawn}; T = {run['steps']}; DPS with {own},"
     yield "and the hybrid with the same (docs/method.md, docs/zeta.md);"
     yield "noise 0.01 on [-1, 1], denoise 0.25. The figures of every image are in results.json."
     yield f"Made on {machine()}, {run['backend']}; an image's seconds are those of a batch of {run['count']}, shared."
