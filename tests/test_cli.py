@@ -239,13 +239,13 @@ def test_inspect_describes_checks_and_extracts(here, tiny_plan):
 
 def test_doctor_lists_every_backend(here):
     output = frugal("doctor").output
-    assert all(f" {backend} " in output for backend in ("cpu", "cuda", "torch"))
+    assert all(f" {backend} " in output for backend in ("cpu", "cuda", "openvino", "torch"))
 
 
 def test_demo_writes_the_sheet_and_prints_its_figures(here):
     result = frugal("demo", "-e", "tiny.plan", "--steps", "4", "-o", "shown")
     assert result.exit_code == 0, result.output
-    for word in ("super-resolution x4", "inpainting", "colourise", "DPS", "DMPS", "hybrid", "dB"):
+    for word in ("super-resolution x4", "inpainting", "colourise", " dps ", " dmps ", " hybrid ", "dB"):
         assert word in result.output
     assert Image.open("shown/sheet.png").width > 900
 
