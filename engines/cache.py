@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from .errors import FrugalError
 from .files import atomic_write
+from .machine import instructions, processor
 
 logger = logging.getLogger(__name__)
 LIMIT = 2 << 30
@@ -36,14 +36,7 @@ def folder() -> Path | None:
 
 def key(*parts: str) -> str:
     """The name of what was made from `parts` (contents and versions, in order) on this kind of CPU."""
-    return hashlib.sha256("\0".join((*parts, _instructions())).encode()).hexdigest()[:40]
-
-
-def _instructions() -> str:
-    """The CPU's model and instruction sets, as the system names them."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return "\n".join(sorted({one for one in lines if one.startswith(("model name", "flags"))})) or platform.processor()
+    return hashlib.sha256("\0".join((*parts, processor(), instructions())).encode()).hexdigest()[:40]
 
 
 def find(name: str) -> bytes | None:

@@ -23,10 +23,18 @@ TRIALS = 5
 
 def processor() -> str:
     """The CPU's model."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    named = (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
+
+
+def instructions() -> str:
+    """The CPU's instruction sets, as the system names them; empty where it does not."""
+    return "\n".join(sorted({line for line in _cpuinfo() if line.startswith("flags")}))
+
+
+def _cpuinfo() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    return info.read_text().splitlines() if info.exists() else []
 
 
 def cores() -> int:

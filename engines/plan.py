@@ -94,6 +94,12 @@ class Plan:
         """Names of the members, without the manifest."""
         return tuple(self._members)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images the prior makes."""
+        image = self.manifest["image"]
+        return image["channels"], image["height"], image["width"]
+
     def member(self, name: str) -> memoryview:
         """The bytes of a member, checked against the manifest's SHA-256. Raises PlanError."""
         if name not in self._members:

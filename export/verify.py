@@ -59,7 +59,7 @@ def parity(plan: Plan, runs: int = RUNS) -> dict[str, float]:
 
 def cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Inputs to compare on: a label, x (B, C, H, W) float32, t (B,) int64."""
-    shape, last = _image_shape(plan), plan.manifest["schedule"].get("num_train_timesteps", 1000) - 1
+    shape, last = plan.image_shape, plan.manifest["schedule"].get("num_train_timesteps", 1000) - 1
     random = np.random.default_rng(0)
     for batch in (1, 2, 5):
         x = random.standard_normal((batch, *shape), dtype=np.float32)
@@ -97,7 +97,7 @@ def in_float64(plan: Plan, x: np.ndarray, t: np.ndarray, v: np.ndarray) -> dict[
 
 def repeatable(plan: Plan, engine: Engine, runs: int) -> None:
     """Raises ExportError unless `runs` pullbacks of one input agree bit by bit while more threads than cores work."""
-    x = np.random.default_rng(2).standard_normal((1, *_image_shape(plan)), dtype=np.float32)
+    x = np.random.default_rng(2).standard_normal((1, *plan.image_shape), dtype=np.float32)
     t = np.array([plan.manifest["schedule"].get("num_train_timesteps", 1000) // 3])
     with _busy((os.cpu_count() or 1) + 1):
         first = evaluate(engine, x, t, x)
@@ -143,11 +143,6 @@ def _refuse_scatter(plan: Plan) -> None:
                 f"{entry['member']} holds {', '.join(found)}, whose duplicate indices race between threads in "
                 "onnxruntime; nothing was written"
             )
-
-
-def _image_shape(plan: Plan) -> tuple[int, int, int]:
-    image = plan.manifest["image"]
-    return image["channels"], image["height"], image["width"]
 
 
 def _stack(outputs: Any) -> np.ndarray:

@@ -143,7 +143,7 @@ def bench(
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "prior": {
             "name": prior["name"],
-            "shape": [image["channels"], image["height"], image["width"]],
+            "shape": list(plan.image_shape),
             "weights_sha256": plan.manifest["members"][WEIGHTS]["sha256"],
         },
         "settings": {"rounds": rounds, "steps": steps, "batches": list(batches), "measurement": TASKS[0]},
@@ -275,11 +275,10 @@ def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured
 
 
 def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
-    timed, image = Timed(engine), plan.manifest["image"]
-    shape = (image["channels"], image["height"], image["width"])
-    x = engine.asarray(np.stack([start_noise(shape, 0, i) for i in range(batch)]))
+    timed = Timed(engine)
+    x = engine.asarray(np.stack([start_noise(plan.image_shape, 0, i) for i in range(batch)]))
     t = np.full(batch, plan.manifest["schedule"]["num_train_timesteps"] // 2)
-    engine.prepare(gradients=False)
+    engine.prepare(gradients=False, batch=batch)
     return _paced(lambda: timed.predict(x, t), timed, 1 if brief else None)
 
 
@@ -302,7 +301,7 @@ def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, switch: s
         )
         for i in range(batch)
     ]
-    engine.prepare(gradients=switch == "never")
+    engine.prepare(gradients=switch == "never", batch=batch)
     return _paced(lambda: advance(rows, timed), timed, 1 if brief else steps)
 
 

@@ -58,8 +58,7 @@ class Restorer:
         self.plan = plan
         self.engine = engine
         self._image_seconds: dict[int, float] = {}
-        image = plan.manifest["image"]
-        self.image_shape: tuple[int, int, int] = (image["channels"], image["height"], image["width"])
+        self.image_shape = plan.image_shape
         """(C, H, W) of the images this prior makes."""
 
     @classmethod
@@ -159,11 +158,12 @@ class Restorer:
     @staticmethod
     def _switch(switch: str | int, steps: int, operator: Operator) -> Switch:
         """The rule asked for; DPS to the end where the operator has no SVD, unless DMPS was asked for by name."""
-        if isinstance(operator, Linear):
-            return Switch.parse(switch, steps)
-        if switch not in ("auto", "never", 0, "0"):
+        if not isinstance(operator, Linear) and switch == "auto":
+            switch = "never"
+        rule = Switch.parse(switch, steps)
+        if not isinstance(operator, Linear) and rule.k_max > 0:
             raise InputError(f"{operator.name} is not a linear operator, so DMPS cannot run; use DPS: switch='never'")
-        return Switch.parse("never", steps)
+        return rule
 
     def _measurement(self, y: Any, operator: Operator, sigma: float) -> np.ndarray:
         batch = np.asarray(y, np.float32)

@@ -30,7 +30,7 @@ class DeepInvDPS:
             raise BackendError(f"deepinv is installed and cannot be imported: {error}") from error
         self.version = importlib.metadata.version("deepinv")
         self._device = "cuda" if self._torch.cuda.is_available() else "cpu"
-        self._shape = tuple(plan.manifest["image"][side] for side in ("channels", "height", "width"))
+        self._shape = plan.image_shape
         module = build_network(plan.manifest["network"])
         load_weights(module, plan.tensors(), plan.source)
         schedule = plan.manifest["schedule"]

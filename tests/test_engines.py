@@ -220,7 +220,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tiny_plan, cached):
 
 def test_other_weights_versions_and_machines_are_other_entries(tiny_plan, cached, monkeypatch):
     answers(tiny_plan)
-    monkeypatch.setattr("frugal_rt.engines.cache._instructions", lambda: "another CPU")
+    monkeypatch.setattr("frugal_rt.engines.cache.instructions", lambda: "another CPU")
     answers(tiny_plan)
     assert len(list(cached.glob("*.sha256"))) == 6
 

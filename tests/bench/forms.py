@@ -45,7 +45,7 @@ class Joint(PullbackEmitter):
 def main(model: str, weights: Path | None, batch: int, rounds: int) -> None:
     prior = read_prior(weights) if weights else find_prior(model)
     plan = build_plan(prior)
-    forms = {**joint_plans(plan)}
+    forms = joint_plans(plan)
     engine = OnnxRuntimeEngine(plan)
     engine.prepare(gradients=True)
     shape = (prior.channels, prior.size, prior.size)
@@ -106,10 +106,9 @@ def main(model: str, weights: Path | None, batch: int, rounds: int) -> None:
 
 def joint_plans(plan: Plan) -> dict[str, Plan]:
     """A plan for each of the other two forms, of one graph each."""
-    network, image = plan.manifest["network"], plan.manifest["image"]
-    module = build_network(network)
+    module = build_network(plan.manifest["network"])
     load_weights(module, plan.tensors(), "the plan")
-    traced = trace(module, (image["channels"], image["height"], image["width"]))
+    traced = trace(module, plan.image_shape)
     conditions = conditions_of(traced)
     tensors = read_safetensors(memoryview(save(plan.tensors())), "the plan")
     x, out = traced.x, traced.outputs[0]
@@ -159,7 +158,6 @@ def engine_session(plan: Plan, graph: str) -> onnxruntime.InferenceSession:
     """A session made just as the engine makes its own."""
     engine = OnnxRuntimeEngine.__new__(OnnxRuntimeEngine)
     engine._ort, engine._plan = onnxruntime, plan
-    engine._weights = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in plan.tensors().items()}
     session = engine._session(graph, "cpu")
     KEPT.append(engine)
     return session

@@ -7,7 +7,6 @@ python tests/bench/quality.py report --engine celeba.plan --images report-20 --l
 import io
 import itertools
 import json
-import os
 import platform
 import tarfile
 import time
@@ -22,6 +21,7 @@ from PIL import Image
 
 from frugal_rt import Restorer, __version__, operators
 from frugal_rt.engines.files import atomic_write
+from frugal_rt.engines.machine import cores, processor
 from frugal_rt.runtime.metrics import psnr
 from frugal_rt.runtime.noise import Use, normal
 from frugal_rt.runtime.switch import METHODS
@@ -99,12 +99,7 @@ def summary(rows: list[dict[str, Any]], figure: str) -> tuple[float, float]:
 def machine() -> str:
     """What the figures were made on and with."""
     tools = f"frugal-rt {__version__}, onnxruntime {onnxruntime.__version__}, Python {platform.python_version()}"
-    return f"{len(os.sched_getaffinity(0))} cores of {_processor()}, {tools}"
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{cores()} cores of {processor()}, {tools}"
 
 
 COMMON = (

@@ -99,7 +99,7 @@ def int8(folder: Path, plan: Plan, images: int = 50) -> Iterator[str]:
     """The forward graph quantised (QDQ, per channel, MinMax), calibrated on noise scaled as x_t is."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-    engine, shape = open_engine(plan, "cpu"), [plan.manifest["image"][side] for side in ("channels", "height", "width")]
+    engine, shape = open_engine(plan, "cpu"), plan.image_shape
     random = np.random.default_rng(0)
     steps = np.linspace(0, 999, images).astype(np.int64)
     feeds = [
@@ -134,7 +134,7 @@ def int8(folder: Path, plan: Plan, images: int = 50) -> Iterator[str]:
 def main(engine: Path) -> None:
     plan = Plan.open(engine)
     runner = open_engine(plan, "cpu")
-    shape = [plan.manifest["image"][side] for side in ("channels", "height", "width")]
+    shape = plan.image_shape
     x = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
     embedding = runner._embed(np.array([500]))
     with tempfile.TemporaryDirectory() as scratch:
