@@ -14,6 +14,7 @@ COMMANDS = {
     "degrade": "Damage a clean picture, to try things out.",
     "demo": "Restore a packaged portrait three ways.",
     "inspect": "Say what is in a plan, or take it apart.",
+    "eval": "Measure how well a prior restores.",
     "bench": "Measure how fast this machine restores.",
     "doctor": "Say which backends this machine has.",
 }

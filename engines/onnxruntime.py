@@ -32,6 +32,17 @@ def import_onnxruntime(device: str = "cpu") -> Any:
     return onnxruntime
 
 
+def session_options(ort: Any) -> Any:
+    """The options every session of ours starts from."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads spin within a call and rest between calls: the threads of one session would starve the other's.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
 class OnnxRuntimeEngine:
     """Forward calls and pullbacks by the plan's compiled graphs; needs no torch. State lives in numpy arrays.
 
@@ -133,12 +144,7 @@ class OnnxRuntimeEngine:
         return session
 
     def _open(self, entry: dict[str, Any], device: str, model: bytes | None = None, **settings: Any) -> Any:
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Threads spin within a call and rest between calls: the threads of one session would starve the other's.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options = session_options(self._ort)
         for setting, value in settings.items():
             setattr(options, setting, value)
         weights = (

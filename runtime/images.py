@@ -50,9 +50,12 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
     EXIF orientation is applied; palettes, CMYK and 16 bit are understood; transparent pixels become `missing`. Byte
     and pixel limits hold before anything is decoded. Raises InputError.
     """
-    data = _read_bytes(Path(path))
-    name = Path(path).name
-    return _from_npy(data, name) if Path(path).suffix.lower() == ".npy" else _from_picture(data, name)
+    return decode_photo(_read_bytes(Path(path)), Path(path).name)
+
+
+def decode_photo(data: bytes, name: str) -> Photo:
+    """`read_photo` of a file's bytes; `name` says which kind it is and stands in the errors. Raises InputError."""
+    return _from_npy(data, name) if name.lower().endswith(".npy") else _from_picture(data, name)
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:

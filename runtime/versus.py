@@ -1,19 +1,34 @@
-"""DPS by another library, on the same network and the same measurement, for `frugal-rt bench --vs`."""
+"""Other people's samplers on the same network and the same measurement: deepinv's DPS, DiffPIR and DDRM.
 
+Their pictures lie on [0, 1] where ours lie on [-1, 1]: x' = (x + 1) / 2. A is linear, so y = A x + sigma n becomes
+(y + A 1) / 2 = A x' + (sigma / 2) n, A 1 being the measurement of a picture of ones. It is all ones for a mean, a blur
+or grey weights that sum to 1, and the mask for inpainting: missing pixels stay 0, as theirs must.
+"""
+
+import contextlib
 import importlib
 import importlib.metadata
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..engines import BackendError, InputError, Plan
 from ..engines.network import build_network, import_torch, load_weights
-from .operators import Operator
+from .contender import Contender, OnStep, Outcome, Refused
+from .noise import Use, generator
+from .operators import Linear, Operator
+from .restorer import StepEvent
 from .schedule import train_betas
 
+SAMPLERS = {"dps": True, "diffpir": False, "ddrm": False}
+"""deepinv's samplers, and whether one takes a gradient through the network at each step."""
 
-class DeepInvDPS:
-    """deepinv.sampling.DPS as its documentation sets it up, but for the network, which is the plan's.
+
+class DeepInv:
+    """deepinv's samplers as their documentation sets them up, but for the network, which is the plan's.
 
     Raises MissingExtra without torch or diffusers, BackendError where deepinv is missing or cannot be imported.
     """
@@ -31,8 +46,8 @@ class DeepInvDPS:
         self.version = importlib.metadata.version("deepinv")
         self._device = "cuda" if self._torch.cuda.is_available() else "cpu"
         self._shape = plan.image_shape
-        module = build_network(plan.manifest["network"])
-        load_weights(module, plan.tensors(), plan.source)
+        self.network = build_network(plan.manifest["network"])
+        load_weights(self.network, plan.tensors(), plan.source)
         schedule = plan.manifest["schedule"]
         abar = np.cumprod(1 - train_betas(schedule))
         try:
@@ -42,7 +57,7 @@ class DeepInvDPS:
                 f"deepinv {self.version} is too old to compare with; run: pip install -U deepinv"
             ) from error
         self._denoiser = wrap(
-            module,
+            self.network,
             prediction_type=schedule.get("prediction_type", "epsilon"),
             scale_t=self._torch.tensor(abar**0.5, dtype=self._torch.float32),
             variance_preserving=True,
@@ -51,15 +66,153 @@ class DeepInvDPS:
             device=self._device,
         )
 
+    def sample(
+        self, sampler: str, y: np.ndarray, operator: Operator, sigma: float, steps: int, seed: int
+    ) -> np.ndarray:
+        """The image (C, H, W) on [-1, 1] by one of SAMPLERS in `steps` network calls; seed in 1 .. 2^32 - 1.
+
+        y: (c, h, w), with noise of deviation `sigma` on [-1, 1], which DPS does not ask for. Raises Refused where the
+        operator has no SVD.
+        """
+        if not isinstance(operator, Linear):
+            raise Refused(f"{operator.name} has no singular value decomposition to hand over")
+        torch, sampling = self._torch, self._deepinv.sampling
+        ones = operator.A(np.ones((1, *self._shape), np.float32))
+        measured = torch.from_numpy(((y[None] + ones) / 2).astype(np.float32)).to(self._device)
+        if sampler == "dps":  # n + 1 points in time are n steps
+            rng = torch.Generator(self._device)
+            run = sampling.DPS(self._denoiser, num_steps=steps + 1, device=self._device, rng=rng)
+            physics = self._deepinv.physics.Physics(A=lambda x, **_: operator.A(x))
+            more: dict[str, Any] = {"x_init": (1, *self._shape)}
+        else:
+            physics, more = self._decomposed(operator, sigma / 2), {}
+            if sampler == "ddrm":
+                run = sampling.DDRM(self._denoiser, sigmas=np.linspace(1, 0, steps))
+            else:
+                fidelity = self._deepinv.optim.data_fidelity.L2()
+                run = sampling.DiffPIR(self._denoiser, fidelity, sigma=sigma / 2, max_iter=steps, device=self._device)
+        with self._own_randomness():
+            x = run(measured, physics, seed=seed, **more)
+        return np.asarray(x[0].detach().cpu(), np.float32) * 2 - 1
+
+    def _decomposed(self, operator: Linear, sigma: float) -> Any:
+        """`operator` as deepinv's DecomposablePhysics, on [0, 1].
+
+        Theirs wants all n right singular vectors where our V may have m < n columns. What stands in for the missing
+        ones is the rest x - V V^T x, with singular values 0: (V^T x, x - V V^T x) keeps lengths, V gives x back, and
+        white noise in it is white noise in the image, so it is as good as a basis.
+        """
+        torch = self._torch
+        kept = int(np.prod(operator.measurement_shape))
+        whole = kept == int(np.prod(operator.image_shape))
+
+        def rows(s: Any, shape: tuple[int, ...]) -> Any:
+            return s.reshape(-1, *shape)
+
+        def project(x: Any) -> Any:
+            return x - operator.V(operator.Vt(x))
+
+        def V_adjoint(x: Any) -> Any:
+            seen = operator.Vt(x).reshape(len(x), -1)
+            return seen if whole else torch.cat([seen, project(x).reshape(len(x), -1)], 1)
+
+        def V(s: Any) -> Any:
+            x = operator.V(rows(s[:, :kept], operator.measurement_shape))
+            return x if whole else x + project(rows(s[:, kept:], operator.image_shape))
+
+        def U(s: Any) -> Any:
+            return operator.U(rows(s[:, :kept], operator.measurement_shape))
+
+        unseen = 0 if whole else int(np.prod(operator.image_shape))
+
+        def U_adjoint(y: Any) -> Any:  # a copy: DDRM writes into it
+            seen = operator.Ut(y).reshape(len(y), -1)
+            return torch.cat([seen, seen.new_zeros(len(y), unseen)], 1)
+
+        like = torch.zeros((1, *operator.measurement_shape), device=self._device)
+        values = (operator.spectrum(like) + like).reshape(1, -1)
+        return self._deepinv.physics.DecomposablePhysics(
+            U=U,
+            V_adjoint=V_adjoint,
+            U_adjoint=U_adjoint,
+            V=V,
+            mask=torch.cat([values, values.new_zeros(1, unseen)], 1),
+            img_size=operator.image_shape,
+            noise_model=self._deepinv.physics.GaussianNoise(sigma),
+            device=self._device,
+        )
+
+    @contextlib.contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """DDRM and DiffPIR seed the process; what it had is put back."""
+        before = np.random.get_state()
+        try:
+            with self._torch.random.fork_rng():
+                yield
+        finally:
+            np.random.set_state(before)
+
+
+class DeepInvDPS(DeepInv):
+    """deepinv's DPS alone, for `frugal-rt bench --vs`, which measures its time."""
+
     @property
     def name(self) -> str:
         return f"torch ({self._device}), deepinv.sampling.DPS"
 
     def restore(self, y: np.ndarray, operator: Operator, steps: int) -> np.ndarray:
         """The image (C, H, W) on [-1, 1] that `operator` turned into y (c, h, w), after `steps` network calls."""
-        physics = self._deepinv.physics.Physics(A=lambda x, **_: operator.A(x))
-        # Its pictures lie on [0, 1]; n + 1 points in time are n steps.
-        sampler = self._deepinv.sampling.DPS(self._denoiser, num_steps=steps + 1, device=self._device)
-        measured = self._torch.from_numpy((y[None] + 1) / 2).to(self._device)
-        x = sampler(measured, physics, x_init=(1, *self._shape))
-        return np.asarray(x[0].detach().cpu(), np.float32) * 2 - 1
+        return self.sample("dps", y, operator, 0.0, steps, seed=1)
+
+
+@dataclass(frozen=True)
+class DeepInvMethod:
+    """One of SAMPLERS as a contender. One image at a time, each by its own seed, so that none depends on the others."""
+
+    library: DeepInv
+    sampler: str
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"deepinv {self.sampler}"
+
+    def events(self, images: int) -> int:
+        return images * self.steps
+
+    def restore(
+        self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
+    ) -> Outcome:
+        calls = 0
+
+        def on_call(*_: Any) -> None:
+            nonlocal calls
+            calls += 1
+            on_step(StepEvent(-calls % self.steps, self.steps, (self.name,), (-np.inf,), np.zeros(0)))
+
+        hook = self.library.network.register_forward_hook(on_call)
+        images, forwards, started = [], [], time.perf_counter()
+        try:
+            for i, one in enumerate(y):
+                before = calls
+                key = int(generator(seed, sample + i, Use.START).integers(1, 2**32))
+                images.append(self.library.sample(self.sampler, one, operator, sigma, self.steps, key))
+                forwards.append(calls - before)
+        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:  # what deepinv and torch raise
+            if isinstance(error, Refused):
+                raise
+            raise Refused(f"deepinv {self.library.version} failed: {(str(error).splitlines() or [''])[0]}") from error
+        finally:
+            hook.remove()
+        seconds = time.perf_counter() - started
+        restored = np.clip(np.stack(images), -1, 1)
+        if not np.isfinite(restored).all():
+            raise Refused("it left the finite numbers")
+        gradients = [count * SAMPLERS[self.sampler] for count in forwards]
+        return Outcome(restored, [None] * len(y), forwards, gradients, seconds)
+
+
+def deepinv_methods(plan: Plan, steps: int) -> list[Contender]:
+    """A contender for each of SAMPLERS. Raises InputError, MissingExtra or BackendError where deepinv cannot run."""
+    library = DeepInv(plan)
+    return [DeepInvMethod(library, sampler, steps) for sampler in SAMPLERS]

@@ -1,0 +1,162 @@
+"""frugal-rt eval"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..engines import InputError
+from ..engines.files import atomic_write
+from ..engines.lpips import Lpips
+from ..engines.machine import cores, processor, versions
+from ..engines.plan import WEIGHTS
+from ..export.lpips import fetch_lpips
+from ..runtime.contender import our_methods
+from ..runtime.eval_report import markdown, results, sheet
+from ..runtime.eval_store import Store
+from ..runtime.evaluate import Evaluation, Row
+from ..runtime.images import check_output, write_png
+from ..runtime.metrics import load_ssim
+from ..runtime.picture_set import PictureSet, read_pictures
+from ..runtime.restorer import Restorer
+from ..runtime.suite import TASKS, choose
+from ..runtime.switch import METHODS
+from ..runtime.tasks import parse_sigma
+from ..runtime.versus import deepinv_methods
+from . import options
+from .progress import stages, steps
+
+
+@click.command()
+@click.option("-e", "--engine", metavar="PLAN", type=options.PATH, help="The plan to evaluate.")
+@click.option("--images", metavar="DIR|TAR", type=options.PATH, help="Clean pictures of the prior's size.")
+@click.option("--count", metavar="N", type=click.IntRange(1), help="The first N of them, by name.")
+@click.option("--fit", type=click.Choice(["crop", "resize"]), help="Bring pictures of other sizes to the right one.")
+@click.option("--tasks", default="all", show_default=True, help=f"Comma-separated: {', '.join(TASKS)}.")
+@click.option("--methods", default=",".join(METHODS), show_default=True, help="Comma-separated.")
+@click.option("--vs", type=click.Choice(["deepinv"]), help="Also this library's DPS, DiffPIR and DDRM on the same.")
+@click.option("--sigma", metavar="S", help="Noise of every task, on [-1, 1]; default: 0.01, denoise 0.25.")
+@options.steps
+@click.option("--seeds", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Seeds 0 to N-1.")
+@click.option("--samples", metavar="N", type=click.IntRange(2), help="Restore N times: the mean, and its deviation.")
+@click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
+@click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper.")
+@click.option("--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper.")
+@options.backend
+@click.option("--lpips", metavar="FILE", type=options.PATH, help="Also LPIPS, by this ONNX file.")
+@click.option("-o", "--output", metavar="FOLDER", type=options.PATH, help="Keep rows, tables and pictures; resumes.")
+@click.option("--json", "json_", metavar="FILE", type=options.PATH, help="Write the means as JSON.")
+@click.option("--fetch-lpips", "fetched", metavar="FILE", type=options.PATH, help="Only make the file for --lpips.")
+@options.force
+def command(
+    engine: Path | None,
+    images: Path | None,
+    count: int | None,
+    fit: str | None,
+    tasks: str,
+    methods: str,
+    vs: str | None,
+    sigma: str | None,
+    steps_: int,
+    seeds: int,
+    samples: int | None,
+    backend: str,
+    lpips: Path | None,
+    output: Path | None,
+    json_: Path | None,
+    fetched: Path | None,
+    force: bool,
+    **settings: Any,
+) -> None:
+    """Measure how well a prior restores: PSNR, SSIM and LPIPS of every task by every method over many pictures.
+
+    Prints Markdown tables. With -o, what is finished is kept in FOLDER: the same command goes on where it was stopped,
+    and one with more tasks, methods or seeds adds to it.
+    """
+    if fetched is not None:
+        if engine or images:
+            raise InputError("--fetch-lpips makes the LPIPS file and evaluates nothing; run it alone first")
+        _fetch(fetched, force)
+        return
+    if engine is None or images is None:
+        raise InputError("say what to evaluate: --engine PLAN and --images DIR")
+    ours = choose(methods, list(METHODS), "method")
+    if settings["switch"] is not None and "hybrid" not in ours:
+        raise click.UsageError(f"--switch is for the hybrid; --methods {methods} has none")
+    target = None if json_ is None else check_output(json_, force, (".json",))
+    asked = {"steps": steps_, **{name: value for name, value in settings.items() if value is not None}}
+    with stages() as on_stage:
+        on_stage("reading the plan")
+        load_ssim()
+        restorer = Restorer.load(engine, backend)
+        on_stage("reading the pictures")
+        evaluation = Evaluation(
+            pictures=read_pictures(images, restorer.image_shape, count, fit),
+            contenders=[
+                *our_methods(restorer, ours, asked),
+                *(deepinv_methods(restorer.plan, steps_) if vs == "deepinv" else []),
+            ],
+            tasks=choose(tasks, list(TASKS), "task"),
+            seeds=seeds,
+            sigma=None if sigma is None else parse_sigma(sigma),
+            samples=samples,
+            lpips=None if lpips is None else Lpips(lpips).for_images(restorer.image_shape),
+        )
+    run = _run(restorer, evaluation, asked)
+    store = None if output is None else Store(output, run, force)
+    rows = _evaluate(evaluation, store)
+    run["made_with"] = {"cores": cores(), "processor": processor(), "versions": versions()}
+    page, report = markdown(rows, run, restorer.image_shape), json.dumps(results(rows, run), indent=1) + "\n"
+    click.echo(page, nl=False)
+    if store is not None:
+        store.write("summary.md", page)
+        store.write("results.json", report)
+        write_png(store.folder / "sheet.png", sheet(rows, evaluation.pictures, store.pictures, evaluation.sigma))
+    if target is not None:
+        with atomic_write(target) as file:
+            file.write(report.encode())
+
+
+def _fetch(path: Path, force: bool) -> None:
+    target = check_output(path, force, (".onnx",))
+    with stages() as on_stage:
+        worst = fetch_lpips(target, on_stage)
+    click.echo(f"{target}: largest relative error against the lpips package {worst:.1e}")
+
+
+def _evaluate(evaluation: Evaluation, store: Store | None) -> list[Row]:
+    """Every row there is, each group kept as it is done."""
+    finished = set() if store is None else store.finished
+    rows: list[Row] = [] if store is None else store.rows
+
+    def note(sentence: str) -> None:
+        click.echo(sentence, err=True)
+
+    with steps("evaluation", evaluation.events(finished)) as on_step:
+        for group in evaluation.groups(finished, on_step, note):
+            if store is not None:
+                store.add(group)
+            rows = [*rows, *group.rows]
+            mean = sum(row["psnr"] for row in group.rows) / len(group.rows)
+            note("{} by {}, seed {}: {:.2f} dB".format(*group.key, mean))
+    if not rows:
+        raise InputError("nothing was left to evaluate; choose other tasks or methods")
+    return rows
+
+
+def _run(restorer: Restorer, evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the figures depend on, beside task, method and seed."""
+    pictures: PictureSet = evaluation.pictures
+    return {
+        "frugal_rt": __version__,
+        "prior": restorer.plan.manifest["prior"]["name"],
+        "weights_sha256": restorer.plan.manifest["members"][WEIGHTS]["sha256"],
+        "backend": restorer.engine.name,
+        "images": {"count": len(pictures.names), "names": list(pictures.names), "sha256": pictures.sha256},
+        "settings": settings,
+        "sigma": evaluation.sigma,
+        "samples": evaluation.samples,
+        "lpips_sha256": getattr(evaluation.lpips, "sha256", None),
+    }
