@@ -82,10 +82,8 @@ def paired(rows: Sequence[Row], first: str, second: str) -> dict[str, dict[str, 
 
 def markdown(rows: Sequence[Row], run: Mapping[str, Any], shape: Shape) -> str:
     """The tables, and what they were made of."""
-    return (
-        "\n".join([*_header(run), "", *_table(rows, run, shape), *_spread(rows, run, shape), *_paired(rows, shape)])
-        + "\n"
-    )
+    parts = (_header(run), [""], _table(rows, run, shape), _spread(rows, run, shape), _paired(rows, shape))
+    return "\n".join(line for part in parts for line in part) + "\n"
 
 
 def sheet(

@@ -26,8 +26,8 @@ class Store:
     """Rows of finished groups in FOLDER/rows.csv, and the run they belong to in FOLDER/run.json.
 
     `run` is what figures depend on, in JSON's types; tasks, methods and seeds are no part of it, so that a later
-    command may add some. Nothing is written before the first group. Raises InputError where the folder holds another run or
-    something else, unless `force`, which starts it over.
+    command may add some. Nothing is written before the first group. Raises InputError where the folder holds another
+    run or something else, unless `force`, which starts it over.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], force: bool = False):
@@ -110,6 +110,12 @@ def _parse(text: str) -> list[Row]:
     for line in csv.DictReader(io.StringIO(text), strict=True):
         if None in line or None in line.values():
             raise ValueError(f"{ROWS} has lines of unequal length")
-        values = {name: float(value) if value else None for name, value in line.items() if name not in (*_TEXT, "seed")}
-        rows.append({**{name: line[name] for name in _TEXT}, "seed": int(line["seed"]), **values})
+        rows.append({name: value if name in _TEXT else _number(value) for name, value in line.items()})
+        if not {*_TEXT, "seed"} <= line.keys():
+            raise ValueError(f"{ROWS} lacks columns")
     return rows
+
+
+def _number(text: str) -> float | None:
+    """Whole numbers come back whole, so that what is written again is what was read."""
+    return None if not text else int(text) if text.isdecimal() else float(text)

@@ -8,14 +8,16 @@ or grey weights that sum to 1, and the mask for inpainting: missing pixels stay 
 import contextlib
 import importlib
 import importlib.metadata
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
-from ..engines import BackendError, InputError, Plan
+from ..engines import Array, BackendError, InputError, Plan
 from ..engines.network import build_network, import_torch, load_weights
 from .contender import Contender, OnStep, Outcome, Refused
 from .noise import Use, generator
@@ -25,6 +27,55 @@ from .schedule import train_betas
 
 SAMPLERS = {"dps": True, "diffpir": False, "ddrm": False}
 """deepinv's samplers, and whether one takes a gradient through the network at each step."""
+
+
+def to_unit_range(y: np.ndarray, operator: Linear) -> np.ndarray:
+    """A batch of measurements (B, c, h, w) of pictures on [-1, 1] as that of the same pictures on [0, 1]."""
+    return ((y + operator.A(np.ones((1, *operator.image_shape), np.float32))) / 2).astype(np.float32)
+
+
+class Basis:
+    """A linear operator in coefficients (B, m) or (B, m + n) that hold all of an image: A = U diag(values) V^T.
+
+    DDRM wants n right singular vectors where our V may have m < n columns. What stands in for the missing ones is the
+    rest x - V V^T x, with singular values 0: (V^T x, x - V V^T x) keeps lengths, V gives x back, and white noise in it
+    is white noise in the image, so it serves as an orthonormal basis would.
+    """
+
+    def __init__(self, operator: Linear):
+        self._operator = operator
+        self._seen, self._image = operator.measurement_shape, operator.image_shape
+        self._m = math.prod(self._seen)
+        self._rest = 0 if self._m == math.prod(self._image) else math.prod(self._image)
+
+    def values(self, like: Array) -> Array:
+        """The singular values (1, m or m + n), where `like`, a measurement of zeros (1, c, h, w), is."""
+        return self._padded(self._operator.spectrum(like) + like)
+
+    def U(self, s: Array) -> Array:
+        return self._operator.U(s[:, : self._m].reshape(-1, *self._seen))
+
+    def U_adjoint(self, y: Array) -> Array:
+        return self._padded(self._operator.Ut(y))
+
+    def V(self, s: Array) -> Array:
+        x = self._operator.V(s[:, : self._m].reshape(-1, *self._seen))
+        return x + self._project(s[:, self._m :].reshape(-1, *self._image)) if self._rest else x
+
+    def V_adjoint(self, x: Array) -> Array:
+        seen = self._operator.Vt(x).reshape(len(x), -1)
+        if not self._rest:
+            return seen
+        return array_namespace(x).concat([seen, self._project(x).reshape(len(x), -1)], axis=1)
+
+    def _project(self, x: Array) -> Array:
+        return x - self._operator.V(self._operator.Vt(x))
+
+    def _padded(self, seen: Array) -> Array:
+        """A copy, since DDRM writes into it."""
+        xp, rows = array_namespace(seen), len(seen)
+        nothing = xp.zeros((rows, self._rest), dtype=seen.dtype, device=seen.device)
+        return xp.concat([seen.reshape(rows, -1), nothing], axis=1)
 
 
 class DeepInv:
@@ -77,8 +128,7 @@ class DeepInv:
         if not isinstance(operator, Linear):
             raise Refused(f"{operator.name} has no singular value decomposition to hand over")
         torch, sampling = self._torch, self._deepinv.sampling
-        ones = operator.A(np.ones((1, *self._shape), np.float32))
-        measured = torch.from_numpy(((y[None] + ones) / 2).astype(np.float32)).to(self._device)
+        measured = torch.from_numpy(to_unit_range(y[None], operator)).to(self._device)
         if sampler == "dps":  # n + 1 points in time are n steps
             rng = torch.Generator(self._device)
             run = sampling.DPS(self._denoiser, num_steps=steps + 1, device=self._device, rng=rng)
@@ -96,47 +146,14 @@ class DeepInv:
         return np.asarray(x[0].detach().cpu(), np.float32) * 2 - 1
 
     def _decomposed(self, operator: Linear, sigma: float) -> Any:
-        """`operator` as deepinv's DecomposablePhysics, on [0, 1].
-
-        Theirs wants all n right singular vectors where our V may have m < n columns. What stands in for the missing
-        ones is the rest x - V V^T x, with singular values 0: (V^T x, x - V V^T x) keeps lengths, V gives x back, and
-        white noise in it is white noise in the image, so it is as good as a basis.
-        """
-        torch = self._torch
-        kept = int(np.prod(operator.measurement_shape))
-        whole = kept == int(np.prod(operator.image_shape))
-
-        def rows(s: Any, shape: tuple[int, ...]) -> Any:
-            return s.reshape(-1, *shape)
-
-        def project(x: Any) -> Any:
-            return x - operator.V(operator.Vt(x))
-
-        def V_adjoint(x: Any) -> Any:
-            seen = operator.Vt(x).reshape(len(x), -1)
-            return seen if whole else torch.cat([seen, project(x).reshape(len(x), -1)], 1)
-
-        def V(s: Any) -> Any:
-            x = operator.V(rows(s[:, :kept], operator.measurement_shape))
-            return x if whole else x + project(rows(s[:, kept:], operator.image_shape))
-
-        def U(s: Any) -> Any:
-            return operator.U(rows(s[:, :kept], operator.measurement_shape))
-
-        unseen = 0 if whole else int(np.prod(operator.image_shape))
-
-        def U_adjoint(y: Any) -> Any:  # a copy: DDRM writes into it
-            seen = operator.Ut(y).reshape(len(y), -1)
-            return torch.cat([seen, seen.new_zeros(len(y), unseen)], 1)
-
-        like = torch.zeros((1, *operator.measurement_shape), device=self._device)
-        values = (operator.spectrum(like) + like).reshape(1, -1)
+        """`operator` and its noise, both on [0, 1], as deepinv's DecomposablePhysics."""
+        basis = Basis(operator)
         return self._deepinv.physics.DecomposablePhysics(
-            U=U,
-            V_adjoint=V_adjoint,
-            U_adjoint=U_adjoint,
-            V=V,
-            mask=torch.cat([values, values.new_zeros(1, unseen)], 1),
+            U=basis.U,
+            V_adjoint=basis.V_adjoint,
+            U_adjoint=basis.U_adjoint,
+            V=basis.V,
+            mask=basis.values(self._torch.zeros((1, *operator.measurement_shape), device=self._device)),
             img_size=operator.image_shape,
             noise_model=self._deepinv.physics.GaussianNoise(sigma),
             device=self._device,
