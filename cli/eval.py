@@ -12,6 +12,7 @@ from ..engines.files import atomic_write
 from ..engines.lpips import Lpips
 from ..engines.machine import cores, processor, versions
 from ..engines.plan import WEIGHTS
+from ..engines.probe import version
 from ..export.lpips import fetch_lpips
 from ..runtime.contender import our_methods
 from ..runtime.eval_report import markdown, results, sheet
@@ -107,7 +108,9 @@ def command(
     run = _run(restorer, evaluation, asked)
     store = None if output is None else Store(output, run, force)
     rows = _evaluate(evaluation, store)
-    run["made_with"] = {"cores": cores(), "processor": processor(), "versions": versions()}
+    judges = ("scikit-image", *([vs] if vs else []))
+    tools = {**versions(), **{name: found for name in judges if (found := version(name))}}
+    run["made_with"] = {"cores": cores(), "processor": processor(), "versions": tools}
     page, report = markdown(rows, run, restorer.image_shape), json.dumps(results(rows, run), indent=1) + "\n"
     click.echo(page, nl=False)
     if store is not None:
