@@ -139,7 +139,8 @@ def _header(run: Mapping[str, Any]) -> Iterator[str]:
     images, settings = run["images"], dict(run["settings"])
     noise = "noise 0.01 on [-1, 1], denoise 0.25" if run["sigma"] is None else f"noise {run['sigma']:g} on [-1, 1]"
     chosen = "".join(f", {name} {value}" for name, value in settings.items() if name != "steps")
-    yield f"# {run['prior']}: {images['count']} image{'s' * (images['count'] > 1)}, T = {settings['steps']}{chosen}; {noise}"
+    count = f"{images['count']} image{'s' * (images['count'] > 1)}"
+    yield f"# {run['prior']}: {count}, T = {settings['steps']}{chosen}; {noise}"
     yield ""
     made = run.get("made_with", {})
     if made:
