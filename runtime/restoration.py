@@ -17,8 +17,16 @@ from array_api_compat import array_namespace
 from ..engines import Array, DivergedError, Engine
 from .metrics import psnr
 from .noise import Use, generator, normal
-from .operators import Operator
-from .sampler import dmps_step, dps_step, likelihood_score, residual_gradient, settled_guidance
+from .operators import Linear, Operator
+from .sampler import (
+    dmps_step,
+    dps_step,
+    likelihood_score,
+    residual_gradient,
+    spectral,
+    spectral_step,
+    steered_step,
+)
 from .schedule import Schedule
 from .switch import Switch
 
@@ -30,11 +38,25 @@ def _prefetch(process: int) -> ThreadPoolExecutor:
 
 
 class Phase(Enum):
-    """Which equation guides the next step."""
+    """Whether the structure of the image is still being found."""
 
     DPS = "dps"
     DMPS = "dmps"
     DONE = "done"
+
+
+class Move(Enum):
+    """Which equation of sampler.py makes a step. Rows of one network call share it."""
+
+    DPS = "dps_step"
+    DMPS = "dmps_step"
+    STEERED = "steered_step"
+    SPECTRAL = "spectral_step"
+
+    @property
+    def pulls(self) -> bool:
+        """Whether it takes a gradient through the network."""
+        return self in (Move.DPS, Move.STEERED)
 
 
 @dataclass
@@ -47,17 +69,26 @@ class Restoration:
     schedule: Schedule
     switch: Switch
     zeta: float | None
+    """A constant step for DPS, as in the paper; None is its own."""
     lam: float | None
+    """A constant step for DMPS, as in the paper; None is the closed form's own move."""
+    every: int | None
+    """The DPS phase takes a gradient at every so manieth step, the closed form at each; None is the paper's DPS."""
+    stride: int
+    """Estimates so many steps apart are compared, for the switch."""
     seed: int
     sample: int
     x: Array
     step: int = field(init=False)
     x0hat: Array | None = None
     """The last unguided estimate, (C, H, W)."""
+    earlier: Array | None = None
+    """The estimate that the next one compared is compared with."""
     trace: list[float] = field(default_factory=list)
-    """PSNR in dB between consecutive estimates; entry i belongs to step T-2-i."""
+    """PSNR in dB between estimates `stride` steps apart; entry i is known when T - 1 - (i + 1) stride steps are left."""
     k: int | None = None
     """How many DMPS steps were left at the switch; None while in DPS."""
+    pullbacks: int = 0
     _drawn: "dict[int, Future[np.ndarray]]" = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +101,20 @@ class Restoration:
             return Phase.DONE
         return Phase.DPS if self.k is None else Phase.DMPS
 
+    @property
+    def move(self) -> Move:
+        """What makes the next step."""
+        if self.phase is Phase.DPS and self.every is None:
+            return Move.DPS
+        if self.phase is Phase.DPS and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0:
+            return Move.STEERED
+        return Move.SPECTRAL if self.lam is None or self.phase is Phase.DPS else Move.DMPS
+
+    @property
+    def compares(self) -> bool:
+        """Whether the estimate of the next step is one that is compared."""
+        return (len(self.schedule) - 1 - self.step) % self.stride == 0
+
     def noise(self) -> np.ndarray:
         """z of the next step, (C, H, W) float32; that of the step after it is drawn meanwhile."""
         drawn = self._drawn.pop(self.step, None) or self._draw(self.step)
@@ -81,12 +126,15 @@ class Restoration:
         stream = generator(self.seed, self.sample, Use.STEP, step)
         return _prefetch(os.getpid()).submit(stream.standard_normal, tuple(self.x.shape), np.float32)
 
-    def accept(self, x: Array, x0hat: Array, settled: float | None) -> None:
+    def accept(self, x: Array, x0hat: Array) -> None:
         """Take the outcome of one step."""
+        self.pullbacks += self.move.pulls
+        if self.compares:
+            if self.earlier is not None:
+                self.trace.append(float(psnr(x0hat[None, ...], self.earlier[None, ...])[0]))
+            self.earlier = x0hat
         self.x, self.x0hat = x, x0hat
         self.step -= 1
-        if settled is not None:
-            self.trace.append(settled)
         self._switch_if_due()
 
     def _switch_if_due(self) -> None:
@@ -102,7 +150,7 @@ def start_noise(shape: tuple[int, ...], seed: int, sample: int) -> np.ndarray:
 
 @np.errstate(invalid="ignore")  # what is not finite is an error below, not a warning
 def advance(rows: Sequence[Restoration], engine: Engine) -> None:
-    """Advance every row by one step with one network call. All rows share a phase; steps and operators may differ.
+    """Advance every row by one step with one network call. All rows share a move; steps and operators may differ.
 
     Raises DivergedError when a row leaves the finite numbers.
     """
@@ -112,45 +160,34 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
     c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
     each = _by_operator(rows, xp)
     sigma = _column([row.sigma for row in rows], x, xp)
-    if rows[0].phase is Phase.DPS:
-        zeta = _column([row.zeta for row in rows], x, xp)
 
-        def gradient(x0hat: Array) -> tuple[Array, ...]:
-            return each(lambda operator, y, pick: residual_gradient(operator, y, pick(x0hat), pick(sigma)))
+    def gradient(x0hat: Array) -> tuple[Array, ...]:
+        return each(lambda operator, y, pick: residual_gradient(operator, y, pick(x0hat), pick(sigma)))
 
-        x_next, x0hat = dps_step(x, z, c, engine.pullback, gradient, zeta)
-    else:
-        own = [row.lam is None for row in rows]
-        lam = _column([row.lam or 0.0 for row in rows], x, xp)
+    def transition(x0hat: Array) -> Array:
+        def of(operator: Linear, y: Array, pick: Pick) -> tuple[Array]:
+            return (spectral(operator, y, *map(pick, (x, x0hat, z, sigma)), c.pick(pick)),)
 
-        def by_score() -> Array:
-            return lam * each(lambda op, y, pick: (likelihood_score(op, y, *map(pick, (x, sigma, c.abar))),))[0]
+        return each(of)[0]
 
-        def settled(x0hat: Array, cap: Array) -> Array:
-            values = (x, x0hat, sigma, c.abar, cap)
-            return each(lambda op, y, pick: (settled_guidance(op, y, *map(pick, values)),))[0]
-
-        def guide(x0hat: Array, cap: Array) -> Array:
-            if all(own):
-                return settled(x0hat, cap)
-            chosen = xp.asarray(np.array(own), device=x.device)[:, None, None, None]
-            return xp.where(chosen, settled(x0hat, cap), by_score())
-
-        x_next, x0hat = dmps_step(x, z, c, engine.predict, guide)
+    match rows[0].move:
+        case Move.DPS:
+            zeta = _column([row.zeta for row in rows], x, xp)
+            x_next, x0hat = dps_step(x, z, c, engine.pullback, gradient, zeta)
+        case Move.STEERED:
+            x_next, x0hat = steered_step(x, c, engine.pullback, gradient, transition)
+        case Move.DMPS:
+            lam = _column([row.lam for row in rows], x, xp)
+            score = each(lambda op, y, pick: (likelihood_score(op, y, *map(pick, (x, sigma, c.abar))),))[0]
+            x_next, x0hat = dmps_step(x, z, c, engine.predict, lam, score)
+        case Move.SPECTRAL:
+            x_next, x0hat = spectral_step(x, c, engine.predict, transition)
     if not bool(xp.all(xp.isfinite(x_next))):
         raise DivergedError(
             f"the restoration left the finite numbers at step {rows[0].step}; check sigma, or lower zeta or lambda"
         )
-    closeness = _closeness(rows, x0hat, xp)
     for i, row in enumerate(rows):
-        row.accept(x_next[i, ...], x0hat[i, ...], closeness[i])
-
-
-def _closeness(rows: Sequence[Restoration], x0hat: Array, xp: Any) -> list[float | None]:
-    """PSNR between each row's new estimate and its last; None where there is no last."""
-    last = [row.x0hat if row.x0hat is not None else x0hat[i, ...] for i, row in enumerate(rows)]
-    values = psnr(x0hat, _stack(last, xp))
-    return [None if row.x0hat is None else float(value) for row, value in zip(rows, values, strict=True)]
+        row.accept(x_next[i, ...], x0hat[i, ...])
 
 
 def _stack(arrays: Sequence[Array], xp: Any) -> Array:

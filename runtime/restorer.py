@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import numpy as np
 from ..engines import Array, DivergedError, Engine, InputError, Plan, open_engine
 from ..engines.plan import WEIGHTS
 from .operators import Linear, Operator
-from .restoration import Phase, Restoration, advance, start_noise
+from .restoration import Move, Phase, Restoration, advance, start_noise
 from .schedule import Schedule
+from .settings import PRESETS, Guidance
 from .switch import Switch
 
 
@@ -48,7 +50,8 @@ class Result:
     pullbacks: tuple[int, ...]
     """Gradients through the network, for each row."""
     settings: dict[str, Any]
-    """What repeats this result: steps, switch, sigma, zeta, lambda, seed, sample, batch, operator, backend, prior."""
+    """What repeats this result: steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator, backend,
+    prior."""
 
 
 class Restorer:
@@ -76,8 +79,11 @@ class Restorer:
         operator: Operator,
         *,
         sigma: float = 0.01,
-        steps: int = 100,
+        preset: str = "balanced",
+        steps: int | None = None,
         switch: str | int = "auto",
+        every: int | None = None,
+        guidance: str = "own",
         zeta: float | None = None,
         lam: float | None = None,
         seed: int = 0,
@@ -88,9 +94,13 @@ class Restorer:
         """The images that `operator` and noise of deviation `sigma` turned into `y`.
 
         y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1] (missing pixels may hold anything).
-        sigma: noise on the [-1, 1] scale, 0..2. steps: T, 2..the prior's training steps.
-        switch: "auto", "never" (DPS), "always" (DMPS), or k, the number of DMPS steps.
-        zeta, lam: constant step sizes of DPS and DMPS, as in the papers; None lets the sampler find its own.
+        sigma: noise on the [-1, 1] scale, 0..2.
+        preset: "quality", "balanced" or "fast", which name a number of steps. steps: T itself, 2..the prior's training
+        steps. switch: "auto", "never" (DPS), "always" (DMPS), or k, the number of DMPS steps.
+        every: the hybrid takes a gradient at every so manieth step before its switch, 2 or more; None is about 25 in
+        all.
+        guidance: "own", or "official" for the papers' constant step sizes. zeta, lam: such constants by value, of DPS
+        and DMPS; None lets the guidance say.
         seed, sample: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
         batch: rows that share a network call at most; None takes what was fastest for an image, measured once.
         on_step: called with a StepEvent after each step; an exception it raises stops the restoration between steps.
@@ -101,11 +111,12 @@ class Restorer:
         images = self._measurement(y, operator, sigma)
         if batch is not None and batch < 1:
             raise InputError(f"batch must be at least 1; got {batch}")
+        if preset not in PRESETS:
+            raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        steps = PRESETS[preset] if steps is None else steps
         rule = self._switch(switch, steps, operator)
         schedule = Schedule.respaced(self.plan.manifest["schedule"], steps)
-        for name, value in {"zeta": zeta, "lambda": lam}.items():
-            if value is not None and not 0 <= value < np.inf:
-                raise InputError(f"{name} must be a finite number of at least 0; got {value}")
+        how = Guidance.settle(operator, steps, rule, guidance, every, zeta, lam)
         for name, value, last in (("seed", seed, seed), ("sample", sample, sample + len(images) - 1)):
             if not 0 <= value <= last < 2**64:
                 raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
@@ -116,8 +127,10 @@ class Restorer:
                 sigma=sigma,
                 schedule=schedule,
                 switch=rule,
-                zeta=zeta,
-                lam=lam,
+                zeta=how.zeta,
+                lam=how.lam,
+                every=how.every,
+                stride=how.stride,
                 seed=seed,
                 sample=sample + i,
                 x=self.engine.asarray(start_noise(self.image_shape, seed, sample + i)),
@@ -125,27 +138,27 @@ class Restorer:
             for i, one in enumerate(images)
         ]
         together = batch or (self.fastest_batch(len(rows)) if len(rows) > 1 else 1)
-        self.engine.prepare(any(row.phase is Phase.DPS for row in rows), together)
+        self.engine.prepare(any(row.move.pulls for row in rows), together)
         seconds = self._run(rows, together, on_step)
         image = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
         flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
         if flat:
             raise DivergedError(f"row {flat[0]} came out as a constant image; check sigma, or lower zeta or lambda")
-        pullbacks = tuple(steps - (row.k or 0) for row in rows)
         return Result(
             image=image if np.ndim(y) == 4 else image[0],
             k=tuple(row.k or 0 for row in rows),
             trace=tuple(tuple(row.trace) for row in rows),
             seconds=seconds,
             forwards=(steps,) * len(rows),
-            pullbacks=pullbacks,
+            pullbacks=tuple(row.pullbacks for row in rows),
             settings={
                 "operator": {"name": operator.name, **operator.settings},
                 "sigma": sigma,
                 "steps": steps,
                 "switch": switch,
-                "zeta": zeta,
-                "lambda": lam,
+                "every": how.every,
+                "zeta": how.zeta,
+                "lambda": how.lam,
                 "seed": seed,
                 "sample": sample,
                 "batch": together,
@@ -210,12 +223,13 @@ class Restorer:
     def _run(
         self, rows: list[Restoration], batch: int, on_step: Callable[[StepEvent], object] | None
     ) -> dict[str, float]:
-        """The plain loop: every row one step further, each phase by calls of `batch` rows, until all are done."""
+        """The plain loop: every row one step further, each move by calls of `batch` rows, until all are done."""
         seconds = {"dps": 0.0, "dmps": 0.0}
         while rows[0].step >= 0:
             phases = [row.phase for row in rows]
-            for phase in (Phase.DPS, Phase.DMPS):
-                due = [row for row, now in zip(rows, phases, strict=True) if now is phase]
+            moves = [(row.phase, row.move) for row in rows]
+            for phase, move in product((Phase.DPS, Phase.DMPS), Move):
+                due = [row for row, now in zip(rows, moves, strict=True) if now == (phase, move)]
                 for first in range(0, len(due), batch):
                     started = time.perf_counter()
                     advance(due[first : first + batch], self.engine)

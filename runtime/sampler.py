@@ -1,4 +1,4 @@
-"""The equations of one step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022).
+"""The equations of one step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's move.
 
 Pure functions over a batch (B, C, H, W); `c` holds each row's coefficients. Nothing here knows devices or loops.
 """
@@ -16,10 +16,8 @@ from .schedule import Coefficients
 TINY = 1e-12
 TRUST = 0.3
 """DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
-LAMBDA = 1.75
-"""DMPS's own step size where it follows the paper: the official one, bounded where steps are few."""
-ERROR = 0.02
-"""The variance of a settled estimate's error, a pixel on [-1, 1], at most: chosen on tune-100 (docs/method.md)."""
+REACH = 2.0
+"""The hybrid's gradient never moves x further than so many deviations of an ancestral step."""
 
 
 def estimate(x: Array, out: Array, c: Coefficients) -> tuple[Array, Array]:
@@ -64,29 +62,34 @@ def likelihood_score(operator: Linear, y: Array, x: Array, sigma: Any, abar: Arr
     return operator.V(operator.filter(sigma, scale, s) * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
 
 
-def settled_guidance(operator: Linear, y: Array, x: Array, x0hat: Array, sigma: Any, abar: Array, cap: Array) -> Array:
-    """DMPS's own move, lambda g, for an estimate x0hat that has settled. Sizes and directions differ by singular value.
+def spectral(
+    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+) -> Array:
+    """A draw of x_{t-1} that knows y, in closed form: DDRM (Kawar et al., 2022), eq. 7 and 8, with eta_b = 1.
 
-    DMPS takes the prior to be flat: x_t / sqrt(abar) is its estimate, (1-abar)/abar its variance, and so it corrects
-    x_t's noise, and leaves in place the error that x0hat has where y knows better. Where y says more about a
-    direction than x0hat does, the residual is therefore taken at x0hat, at lambda 1: x0hat is brought to y. Elsewhere
-    it stays at x_t, at LAMBDA, as in the paper. The share of the first is a posterior's, v s^2 / (sigma^2 + v s^2),
-    v the variance of x0hat's error: (1-abar)/abar, ERROR at most.
+    With s' = sqrt(1 - abar_{t-1}), eta = c.fresh and eps the noise that x0hat leaves in x_t, direction by direction:
 
-    g takes LAMBDA w mean_x0 of x_t's noise out of a direction, w = scale s^2 / (sigma^2 + scale s^2), where the
-    ancestral mean holds mean_x sqrt(abar) of it; `cap` (B, 1, 1, 1) on w keeps what is left from changing its sign,
-    which it would when steps are few.
+        not measured (s = 0):     sqrt(abar') x0hat + s' (sqrt(1 - eta^2) eps + eta z)
+        sigma / s below the noise: sqrt(abar') U^T y / s + sqrt(s'^2 - abar' sigma^2 / s^2) z
+        sigma / s above it:       sqrt(abar') x0hat + s' (sqrt(1 - eta^2) n + eta z),  n = (U^T y / s - x0hat) s / sigma
+
+    The noises compared are those of sqrt(abar') y / s and of x_{t-1}. So y stands in for x0hat where it knows more,
+    and its own noise for a part of x_{t-1}'s.
     """
     xp = array_namespace(x)
-    root, scale = abar**0.5, (1 - abar) / abar
-    s, seen = operator.spectrum(x), operator.Ut(y)
-    filtered = operator.filter(sigma, scale, s)
-    w = scale * s * filtered
-    bounded = LAMBDA * xp.where(w > cap, cap / (w + TINY), xp.ones_like(w))
-    variance = scale / (1 + scale / ERROR)
-    share = variance * s * operator.filter(sigma, variance, s)
-    at_x, at_x0hat = seen - s * operator.Vt(x) / root, seen - s * operator.Vt(x0hat)
-    return operator.V(filtered * (share * at_x0hat + (1 - share) * bounded * at_x)) / root
+    root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
+    kept = left * (1 - c.fresh**2) ** 0.5
+    eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
+    unseen = root * x0hat + kept * eps + left * c.fresh * z
+    s = operator.spectrum(x)
+    seen = xp.astype(s > 0, x.dtype)
+    s = s + (1 - seen)  # divides by 1 where nothing is seen
+    noise = root * sigma / s  # of sqrt(abar') U^T y / s
+    estimate, drawn = root * operator.Vt(x0hat), operator.Vt(z)
+    gap = root * operator.Ut(y) / s - estimate
+    near = estimate + gap + xp.sqrt(xp.clip(left**2 - noise**2, 0.0, None)) * drawn
+    far = estimate + kept * gap / (noise + TINY) + left * c.fresh * drawn
+    return unseen + operator.V(seen * (xp.where(noise <= left, near, far) - operator.Vt(unseen)))
 
 
 def dps_step(
@@ -100,40 +103,76 @@ def dps_step(
     """x_{t-1} and x0hat. DPS, Algorithm 1: x_{t-1} = x' - zeta grad_{x_t} || y - A(x0hat(x_t)) ||_2.
 
     `gradient(x0hat)` is `residual_gradient`; the pullback takes it through the clip and the network. zeta (B, 1, 1, 1)
-    is the paper's constant, or NaN for a step of its own: Polyak's step excess / |grad|^2, which would bring the
-    residual down to the noise at once, times kappa = beta / (1 - abar), the share of x_t's noise that this step
-    removes, times the share of the gradient that the clip lets through.
+    is the paper's constant, or NaN for a step of its own: kappa = beta / (1 - abar), the share of x_t's noise that this
+    step removes, of Polyak's.
+    """
+    xp = array_namespace(x)
+    x0hat, variance, pulled, polyak = _pulled(x, c, pullback, gradient)
+    own = _bounded(c.beta / (1 - c.abar) * polyak, pulled, TRUST * c.beta**0.5)
+    step = xp.where(xp.isnan(zeta), own, zeta)
+    return ancestral(x, x0hat, variance, z, c) - step * pulled, x0hat
+
+
+def dmps_step(
+    x: Array, z: Array, c: Coefficients, predict: Callable[[Array, Array], Prediction], lam: Array, score: Array
+) -> tuple[Array, Array]:
+    """x_{t-1} and the unguided x0hat. DMPS, Algorithm 1: x_{t-1} = x' + lambda beta / sqrt(alpha) g(x_t).
+
+    `score` is `likelihood_score`, g at x_t.
+    """
+    out, variance = predict(x, c.t)
+    x0hat, _ = estimate(x, out, c)
+    return ancestral(x, x0hat, variance, z, c) + lam * c.beta / c.alpha**0.5 * score, x0hat
+
+
+def spectral_step(
+    x: Array, c: Coefficients, predict: Callable[[Array, Array], Prediction], transition: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    """x_{t-1} and the unguided x0hat, by forward calls only. `transition(x0hat)` is `spectral`."""
+    x0hat, _ = estimate(x, predict(x, c.t).out, c)
+    return transition(x0hat), x0hat
+
+
+def steered_step(
+    x: Array,
+    c: Coefficients,
+    pullback: Callable[[Array, Array], tuple[Prediction, Pull]],
+    gradient: Callable[[Array], tuple[Array, Array]],
+    transition: Callable[[Array], Array],
+) -> tuple[Array, Array]:
+    """x_{t-1} and x0hat: `spectral_step`, and DPS's gradient for what the operator does not see.
+
+    One such step stands for several, and takes Polyak's step whole.
+    """
+    x0hat, _, pulled, polyak = _pulled(x, c, pullback, gradient)
+    deviation = (c.beta * (1 - c.abar_prev) / (1 - c.abar)) ** 0.5  # of the ancestral step
+    return transition(x0hat) - _bounded(polyak, pulled, REACH * deviation) * pulled, x0hat
+
+
+def _pulled(
+    x: Array,
+    c: Coefficients,
+    pullback: Callable[[Array, Array], tuple[Prediction, Pull]],
+    gradient: Callable[[Array], tuple[Array, Array]],
+) -> tuple[Array, Array | None, Array, Array]:
+    """x0hat, the learned variance, the residual's gradient at x_t, and Polyak's step along it.
+
+    Polyak's, excess / |grad|^2, would bring the residual down to the noise at once, to first order. It is weighed by
+    the share of the gradient that the clip lets through.
     """
     (out, variance), pull = pullback(x, c.t)
     x0hat, unclipped = estimate(x, out, c)
     reach, excess = gradient(x0hat)
     cotangent = unclipped * reach
     pulled = c.x0_x * cotangent - pull(c.x0_out * cotangent)
-    xp = array_namespace(x)
-    square = _square_sum(pulled) + TINY
-    kappa = c.beta / (1 - c.abar)
     passed = _square_sum(cotangent) / (_square_sum(reach) + TINY)
-    longest = TRUST * (c.beta * math.prod(x.shape[1:]) / square) ** 0.5
-    own = xp.minimum(kappa * passed * excess / square, longest)
-    step = xp.where(xp.isnan(zeta), own, zeta)
-    return ancestral(x, x0hat, variance, z, c) - step * pulled, x0hat
+    return x0hat, variance, pulled, passed * excess / (_square_sum(pulled) + TINY)
 
 
-def dmps_step(
-    x: Array,
-    z: Array,
-    c: Coefficients,
-    predict: Callable[[Array, Array], Prediction],
-    guide: Callable[[Array, Array], Array],
-) -> tuple[Array, Array]:
-    """x_{t-1} and the unguided x0hat. DMPS, Algorithm 1: x_{t-1} = x' + beta / sqrt(alpha) lambda g(x_t).
-
-    `guide(x0hat, cap)` is lambda times `likelihood_score`, or `settled_guidance`.
-    """
-    out, variance = predict(x, c.t)
-    x0hat, _ = estimate(x, out, c)
-    cap = c.mean_x * c.abar**0.5 / (c.mean_x0 * LAMBDA + TINY)
-    return ancestral(x, x0hat, variance, z, c) + c.beta / c.alpha**0.5 * guide(x0hat, cap), x0hat
+def _bounded(step: Array, pulled: Array, longest: Array) -> Array:
+    """`step`, or what moves x by `longest`, root mean square over the image, along `pulled` where that is less."""
+    size = math.prod(pulled.shape[1:])
+    return array_namespace(pulled).minimum(step, longest * (size / (_square_sum(pulled) + TINY)) ** 0.5)
 
 
 def _square_sum(a: Array) -> Array:

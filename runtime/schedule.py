@@ -1,7 +1,7 @@
 """Noise schedules, and the coefficients a step needs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -31,14 +31,31 @@ def train_betas(config: Mapping[str, Any]) -> np.ndarray:
     raise InputError(f"the beta schedule {kind!r} is not known; {', '.join(BETA_SCHEDULES)} are")
 
 
+EARLY_RATE, LATE_RATE, MOST_FRESH = 1.5, 8.0, 0.85
+"""How fast the closed form renews x_t's noise, in units of the ancestral sampler's rate, far above and far below a
+signal-to-noise ratio of 1; and eta at most, DDRM's. Chosen on tune-100 (docs/method.md)."""
+
+
+def fresh_share(abar: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """eta of each step, (T,): 1 - eta^2 = (1 - beta/(1-abar))^rate is what is kept of the noise.
+
+    The ancestral step keeps it to the power 1. A power means the same whatever the number of steps.
+    """
+    rate = EARLY_RATE + (LATE_RATE - EARLY_RATE) * abar
+    return np.minimum(MOST_FRESH, np.sqrt(1 - (1 - beta / (1 - abar)) ** rate))
+
+
 @dataclass(frozen=True)
 class Coefficients:
     """What one step needs, for a batch of rows: each (B, 1, 1, 1), or (1, 1, 1, 1) for all, but `t` (B,)."""
 
     t: Any
     abar: Any
+    abar_prev: Any
     beta: Any
     alpha: Any
+    fresh: Any
+    """eta: the share of x_{t-1}'s noise, in amplitude, that the closed form draws anew."""
     x0_x: Any
     """x0hat = x0_x * x - x0_out * out, whatever the network predicts."""
     x0_out: Any
@@ -50,6 +67,10 @@ class Coefficients:
     """The learned range goes from log_var (the posterior's) to log_var_max (log beta)."""
     noise: Any
     """1, but 0 at the last step."""
+
+    def pick(self, rows: Callable[[Any], Any]) -> "Coefficients":
+        """Those of some rows: `rows` takes them out of an array of all."""
+        return Coefficients(**{field.name: rows(getattr(self, field.name)) for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -104,8 +125,10 @@ class Schedule:
         log_var = np.log(beta if self.variance_type.startswith("fixed_large") else posterior)
         return {
             "abar": abar,
+            "abar_prev": abar_prev,
             "beta": beta,
             "alpha": alpha,
+            "fresh": fresh_share(abar, beta),
             "x0_x": x0_x,
             "x0_out": x0_out,
             "mean_x0": beta * np.sqrt(abar_prev) / (1 - abar),
