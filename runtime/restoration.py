@@ -85,7 +85,7 @@ class Restoration:
     earlier: Array | None = None
     """The estimate that the next one compared is compared with."""
     trace: list[float] = field(default_factory=list)
-    """PSNR in dB between estimates `stride` steps apart; entry i is known when T - 1 - (i + 1) stride steps are left."""
+    """PSNR in dB between estimates `stride` steps apart; entry i comes with step T - 1 - (i + 1) stride."""
     k: int | None = None
     """How many DMPS steps were left at the switch; None while in DPS."""
     pullbacks: int = 0
@@ -166,7 +166,7 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
 
     def transition(x0hat: Array) -> Array:
         def of(operator: Linear, y: Array, pick: Pick) -> tuple[Array]:
-            return (spectral(operator, y, *map(pick, (x, x0hat, z, sigma)), c.pick(pick)),)
+            return (spectral(operator, y, pick(x), pick(x0hat), pick(z), pick(sigma), c.pick(pick)),)
 
         return each(of)[0]
 

@@ -62,9 +62,7 @@ def likelihood_score(operator: Linear, y: Array, x: Array, sigma: Any, abar: Arr
     return operator.V(operator.filter(sigma, scale, s) * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
 
 
-def spectral(
-    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
-) -> Array:
+def spectral(operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
     """A draw of x_{t-1} that knows y, in closed form: DDRM (Kawar et al., 2022), eq. 7 and 8, with eta_b = 1.
 
     With s' = sqrt(1 - abar_{t-1}), eta = c.fresh and eps the noise that x0hat leaves in x_t, direction by direction:

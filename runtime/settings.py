@@ -48,7 +48,7 @@ class Guidance(NamedTuple):
                 raise InputError(f"{name} must be a finite number of at least 0; got {value}")
         if every is not None and every < 2:
             raise InputError(f"every must be at least 2 (a gradient at each step is DPS: switch='never'); got {every}")
-        sparse = isinstance(operator, Linear) and 0 < switch.k_max and zeta is None
+        sparse = isinstance(operator, Linear) and switch.k_max > 0 and zeta is None
         if every is not None and not (sparse and switch.k_min < steps):
             raise InputError("every is for the hybrid with a step size of its own; leave it out, or zeta and guidance")
         stride = every or max(2, round(steps / GRADIENTS))

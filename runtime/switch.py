@@ -10,13 +10,13 @@ from ..engines import InputError
 
 METHODS = {"dps": "never", "dmps": "always", "hybrid": "auto"}
 """The switch of each method by name."""
-THRESHOLD = 27.0
+THRESHOLD = 28.0
 """dB between two estimates x0hat, a fixed share of the schedule apart, at which the structure counts as settled.
 
 The poster's 20 dB is reached halfway, as in the poster; gradients pay for longer than that (docs/switch.md).
 """
 EARLIEST, LATEST = 0.5, 0.04
-"""The automatic switch leaves between these shares of all steps to DMPS. Near pure noise estimates are alike as well."""
+"""The automatic switch leaves between these shares of all steps to DMPS: near pure noise estimates are alike too."""
 
 
 @dataclass(frozen=True)
