@@ -5,6 +5,7 @@ data: every sample of every round, and what they were made on. `bench_report` re
 """
 
 import datetime
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -32,10 +33,10 @@ from ..engines.peers import COMPILED, PEERS
 from ..engines.plan import WEIGHTS
 from .bench_report import figures
 from .demo import SIGMA, TASKS, Measured, measure
-from .restoration import Restoration, advance, start_noise
+from .restoration import advance, start_noise
 from .restorer import Restorer
 from .schedule import Schedule
-from .switch import Switch
+from .settings import stride_of
 from .versus import DeepInvDPS
 
 SAMPLE_SECONDS = 0.5
@@ -265,13 +266,17 @@ def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured
     """Whole restorations of one image by the three methods."""
     half = steps // 2
 
-    def row(kind: str, name: str, k: int) -> Row:
+    def row(kind: str, name: str, k: int, gradients: int) -> Row:
         cells: dict[str, Cell] = {
             label: partial(_restoration, plan, engine, measured, steps, k) for label, engine in engines.items()
         }
-        return Row(kind, f"{name}, {steps} steps", 1, steps, steps - k, cells)
+        return Row(kind, f"{name}, {steps} steps", 1, steps, gradients, cells)
 
-    return [row("dps", "DPS", 0), row("dmps", "DMPS", steps), row("hybrid", f"hybrid at k = {half}", half)]
+    return [
+        row("dps", "DPS", 0, steps),
+        row("dmps", "DMPS", steps, 0),
+        row("hybrid", f"hybrid at k = {half}", half, math.ceil((steps - half) / stride_of(steps))),
+    ]
 
 
 def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
@@ -285,22 +290,8 @@ def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
 def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, switch: str, batch: int, brief: bool) -> Sample:
     """Consecutive steps from pure noise on."""
     timed = Timed(engine)
-    schedule = Schedule.respaced(plan.manifest["schedule"], steps)
-    rows = [
-        Restoration(
-            operator=measured.operator,
-            y=engine.asarray(measured.y),
-            sigma=SIGMA,
-            schedule=schedule,
-            switch=Switch.parse(switch, steps),
-            zeta=None,
-            lam=None,
-            seed=0,
-            sample=i,
-            x=engine.asarray(start_noise(measured.operator.image_shape, 0, i)),
-        )
-        for i in range(batch)
-    ]
+    y = np.repeat(measured.y[None], batch, axis=0)
+    rows = Restorer(plan, engine).start(y, measured.operator, sigma=SIGMA, steps=steps, switch=switch)
     engine.prepare(gradients=switch == "never", batch=batch)
     return _paced(lambda: advance(rows, timed), timed, 1 if brief else steps)
 

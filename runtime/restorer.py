@@ -108,35 +108,23 @@ class Restorer:
         Raises InputError for a measurement or setting that does not fit, DivergedError rather than return NaN or a
         constant image.
         """
-        images = self._measurement(y, operator, sigma)
         if batch is not None and batch < 1:
             raise InputError(f"batch must be at least 1; got {batch}")
-        if preset not in PRESETS:
-            raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        steps = PRESETS[preset] if steps is None else steps
-        rule = self._switch(switch, steps, operator)
-        schedule = Schedule.respaced(self.plan.manifest["schedule"], steps)
-        how = Guidance.settle(operator, steps, rule, guidance, every, zeta, lam)
-        for name, value, last in (("seed", seed, seed), ("sample", sample, sample + len(images) - 1)):
-            if not 0 <= value <= last < 2**64:
-                raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
-        rows = [
-            Restoration(
-                operator=operator,
-                y=self.engine.asarray(one),
-                sigma=sigma,
-                schedule=schedule,
-                switch=rule,
-                zeta=how.zeta,
-                lam=how.lam,
-                every=how.every,
-                stride=how.stride,
-                seed=seed,
-                sample=sample + i,
-                x=self.engine.asarray(start_noise(self.image_shape, seed, sample + i)),
-            )
-            for i, one in enumerate(images)
-        ]
+        rows = self.start(
+            y,
+            operator,
+            sigma=sigma,
+            preset=preset,
+            steps=steps,
+            switch=switch,
+            every=every,
+            guidance=guidance,
+            zeta=zeta,
+            lam=lam,
+            seed=seed,
+            sample=sample,
+        )
+        steps = len(rows[0].schedule)
         together = batch or (self.fastest_batch(len(rows)) if len(rows) > 1 else 1)
         self.engine.prepare(any(row.move.pulls for row in rows), together)
         seconds = self._run(rows, together, on_step)
@@ -156,9 +144,9 @@ class Restorer:
                 "sigma": sigma,
                 "steps": steps,
                 "switch": switch,
-                "every": how.every,
-                "zeta": how.zeta,
-                "lambda": how.lam,
+                "every": rows[0].every,
+                "zeta": rows[0].zeta,
+                "lambda": rows[0].lam,
                 "seed": seed,
                 "sample": sample,
                 "batch": together,
@@ -167,6 +155,54 @@ class Restorer:
                 "weights_sha256": self.plan.manifest["members"][WEIGHTS]["sha256"],
             },
         )
+
+    def start(
+        self,
+        y: Any,
+        operator: Operator,
+        *,
+        sigma: float = 0.01,
+        preset: str = "balanced",
+        steps: int | None = None,
+        switch: str | int = "auto",
+        every: int | None = None,
+        guidance: str = "own",
+        zeta: float | None = None,
+        lam: float | None = None,
+        seed: int = 0,
+        sample: int = 0,
+    ) -> list[Restoration]:
+        """What `restore` would do, not yet begun: a row for each measurement, for `restoration.advance` to step.
+
+        Arguments as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
+        """
+        images = self._measurement(y, operator, sigma)
+        if preset not in PRESETS:
+            raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        steps = PRESETS[preset] if steps is None else steps
+        rule = self._switch(switch, steps, operator)
+        schedule = Schedule.respaced(self.plan.manifest["schedule"], steps)
+        how = Guidance.settle(operator, steps, rule, guidance, every, zeta, lam)
+        for name, value, last in (("seed", seed, seed), ("sample", sample, sample + len(images) - 1)):
+            if not 0 <= value <= last < 2**64:
+                raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
+        return [
+            Restoration(
+                operator=operator,
+                y=self.engine.asarray(one),
+                sigma=sigma,
+                schedule=schedule,
+                switch=rule,
+                zeta=how.zeta,
+                lam=how.lam,
+                every=how.every,
+                stride=how.stride,
+                seed=seed,
+                sample=sample + i,
+                x=self.engine.asarray(start_noise(self.image_shape, seed, sample + i)),
+            )
+            for i, one in enumerate(images)
+        ]
 
     @staticmethod
     def _switch(switch: str | int, steps: int, operator: Operator) -> Switch:

@@ -17,6 +17,11 @@ OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
 
 
+def stride_of(steps: int) -> int:
+    """Steps between two gradients of the hybrid, and between the estimates that the switch compares."""
+    return max(2, round(steps / GRADIENTS))
+
+
 class Guidance(NamedTuple):
     """How the two phases are guided. None leaves a size to the sampler, and `every` None means the paper's DPS."""
 
@@ -51,5 +56,5 @@ class Guidance(NamedTuple):
         sparse = isinstance(operator, Linear) and switch.k_max > 0 and zeta is None
         if every is not None and not (sparse and switch.k_min < steps):
             raise InputError("every is for the hybrid with a step size of its own; leave it out, or zeta and guidance")
-        stride = every or max(2, round(steps / GRADIENTS))
+        stride = every or stride_of(steps)
         return cls(zeta, lam, stride if sparse else None, stride)
