@@ -14,7 +14,7 @@ from ..engines.machine import cores, processor, versions
 from ..engines.plan import WEIGHTS
 from ..engines.probe import version
 from ..export.lpips import fetch_lpips
-from ..runtime.contender import our_methods
+from ..runtime.contender import HYBRID_ONLY, our_methods
 from ..runtime.eval_report import markdown, results, sheet
 from ..runtime.eval_store import Store
 from ..runtime.evaluate import Evaluation, Row
@@ -22,6 +22,7 @@ from ..runtime.images import check_output, write_png
 from ..runtime.metrics import load_ssim
 from ..runtime.picture_set import PictureSet, read_pictures
 from ..runtime.restorer import Restorer
+from ..runtime.settings import GUIDANCE
 from ..runtime.suite import TASKS, choose
 from ..runtime.switch import METHODS
 from ..runtime.tasks import parse_sigma
@@ -43,8 +44,10 @@ from .progress import stages, steps
 @click.option("--seeds", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Seeds 0 to N-1.")
 @click.option("--samples", metavar="N", type=click.IntRange(2), help="Restore N times: the mean, and its deviation.")
 @click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
-@click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper.")
-@click.option("--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper.")
+@options.every
+@click.option("--guidance", type=click.Choice(list(GUIDANCE)), help="Step sizes: own (the default), or official.")
+@options.zeta
+@options.lam
 @options.backend
 @click.option("--lpips", metavar="FILE", type=options.PATH, help="Also LPIPS, by this ONNX file.")
 @click.option("-o", "--output", metavar="FOLDER", type=options.PATH, help="Keep rows, tables and pictures; resumes.")
@@ -84,8 +87,9 @@ def command(
     if engine is None or images is None:
         raise InputError("say what to evaluate: --engine PLAN and --images DIR")
     ours = choose(methods, list(METHODS), "method")
-    if settings["switch"] is not None and "hybrid" not in ours:
-        raise click.UsageError(f"--switch is for the hybrid; --methods {methods} has none")
+    for name in HYBRID_ONLY:
+        if settings[name] is not None and "hybrid" not in ours:
+            raise click.UsageError(f"--{name} is for the hybrid; --methods {methods} has none")
     target = None if json_ is None else check_output(json_, force, (".json",))
     asked = {"steps": steps_, **{name: value for name, value in settings.items() if value is not None}}
     with stages() as on_stage:

@@ -9,6 +9,7 @@ import click
 from ..engines import BACKENDS
 from ..runtime.images import read_mask
 from ..runtime.operators import GREY_WEIGHTS
+from ..runtime.settings import GUIDANCE
 from ..runtime.tasks import TASKS, Damage, parse_sigma, parse_size
 
 PATH = click.Path(path_type=Path)
@@ -17,6 +18,18 @@ engine = click.option("-e", "--engine", metavar="PLAN", type=PATH, required=True
 backend = click.option("--backend", type=click.Choice(list(BACKENDS)), default="auto", show_default=True)
 seed = click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 steps = click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T.")
+every = click.option(
+    "--every", type=int, metavar="M", help="The hybrid takes a gradient at every M-th step; default: about 25 in all."
+)
+guidance = click.option(
+    "--guidance",
+    type=click.Choice(list(GUIDANCE)),
+    default="own",
+    show_default=True,
+    help="Step sizes: found on the fly, or the papers' constants.",
+)
+zeta = click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper.")
+lam = click.option("--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper.")
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 
 _DAMAGE = (

@@ -6,8 +6,10 @@ from typing import Any
 import click
 
 from .. import __version__
+from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
 from ..runtime.images import check_output, read_photo, to_picture, write_png
 from ..runtime.restorer import Restorer
+from ..runtime.settings import PRESETS
 from ..runtime.switch import METHODS
 from ..runtime.tasks import prepare
 from . import options
@@ -23,14 +25,29 @@ from .progress import stages, steps
 )
 @click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
 @click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
-@options.steps
-@click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper; by default it finds its own.")
 @click.option(
-    "--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper; by default it finds its own."
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="balanced",
+    show_default=True,
+    help=f"Sampling steps by name: {', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}.",
 )
+@click.option("--steps", "steps_", metavar="T", type=int, help="Sampling steps, in place of the preset's.")
+@options.every
+@options.guidance
+@options.zeta
+@options.lam
 @options.seed
 @options.backend
 @click.option("-o", "--output", type=options.PATH, help="Default: IMAGE.restored.png, beside IMAGE.")
+@click.option(
+    "--trace",
+    "traces",
+    metavar="FILE",
+    multiple=True,
+    type=options.PATH,
+    help=f"Write what the switch saw: {', '.join(SUFFIXES)}, a table or a plot. May be repeated.",
+)
 @options.force
 def command(
     engine: Path,
@@ -38,12 +55,16 @@ def command(
     fit: str | None,
     method: str,
     switch: str | None,
-    steps_: int,
+    preset: str,
+    steps_: int | None,
+    every: int | None,
+    guidance: str,
     zeta: float | None,
     lam: float | None,
     seed: int,
     backend: str,
     output: Path | None,
+    traces: tuple[Path, ...],
     force: bool,
     **damage: Any,
 ) -> None:
@@ -55,19 +76,24 @@ def command(
     if switch is not None and method != "hybrid":
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     target = check_output(output or image.parent / f"{image.stem}.restored.png", force)
+    written = [check_output(path, force, SUFFIXES) for path in traces]
+    count = PRESETS[preset] if steps_ is None else steps_
     with stages() as on_stage:
         on_stage("reading the plan")
+        load_plots(written)
         photo = read_photo(image)
         restorer = Restorer.load(engine, backend)
         job = prepare(photo, restorer.image_shape, options.read_damage(damage), fit)
     click.echo(f"{image.name}: {job.task} ({job.because})")
-    with steps(job.task, steps_) as on_step:
+    with steps(job.task, count) as on_step:
         result = restorer.restore(
             job.y,
             job.operator,
             sigma=job.sigma,
-            steps=steps_,
+            steps=count,
             switch=METHODS[method] if switch is None else switch,
+            every=every,
+            guidance=guidance,
             zeta=zeta,
             lam=lam,
             seed=seed,
@@ -78,7 +104,9 @@ def command(
         to_picture(result.image),
         {"frugal_rt": __version__, **result.settings, "task": job.task, "fit": fit, "k": result.k[0]},
     )
+    for path in written:
+        write_trace(path, explain(result, restorer.plan))
     click.echo(
         f"{target}: {sum(result.seconds.values()):.1f} s, {result.forwards[0]} network calls and "
-        f"{result.pullbacks[0]} gradients; DMPS ran the last {result.k[0]} of {steps_} steps"
+        f"{result.pullbacks[0]} gradients; DMPS ran the last {result.k[0]} of {count} steps"
     )

@@ -72,10 +72,14 @@ class Method:
         return Outcome(result.image, result.k, result.forwards, result.pullbacks, sum(result.seconds.values()))
 
 
+HYBRID_ONLY = ("switch", "every")
+"""Settings that the other methods do not have."""
+
+
 def our_methods(restorer: Restorer, names: Sequence[str], settings: Mapping[str, Any]) -> list[Contender]:
-    """A contender for each of METHODS named. `settings` holds steps; its switch, if any, is the hybrid's."""
-    common = {name: value for name, value in settings.items() if name != "switch"}
-    hybrid = settings.get("switch", METHODS["hybrid"])
+    """A contender for each of METHODS named. `settings` holds steps; HYBRID_ONLY ones go to the hybrid alone."""
+    common = {name: value for name, value in settings.items() if name not in HYBRID_ONLY}
     return [
-        Method(restorer, name, {**common, "switch": hybrid if name == "hybrid" else METHODS[name]}) for name in names
+        Method(restorer, name, {"switch": METHODS[name], **(settings if name == "hybrid" else common)})
+        for name in names
     ]

@@ -85,7 +85,7 @@ class Restoration:
     earlier: Array | None = None
     """The estimate that the next one compared is compared with."""
     trace: list[float] = field(default_factory=list)
-    """PSNR in dB between estimates `stride` steps apart; entry i comes with step T - 1 - (i + 1) stride."""
+    """PSNR in dB between estimates `stride` steps apart, those of the steps in `compared`."""
     k: int | None = None
     """How many DMPS steps were left at the switch; None while in DPS."""
     pullbacks: int = 0
@@ -114,6 +114,11 @@ class Restoration:
     def compares(self) -> bool:
         """Whether the estimate of the next step is one that is compared."""
         return (len(self.schedule) - 1 - self.step) % self.stride == 0
+
+    @property
+    def compared(self) -> tuple[int, ...]:
+        """The step of each entry of a whole trace, which is how many were left when it was taken."""
+        return tuple(range(len(self.schedule) - 1 - self.stride, -1, -self.stride))
 
     def noise(self) -> np.ndarray:
         """z of the next step, (C, H, W) float32; that of the step after it is drawn meanwhile."""

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -28,7 +28,7 @@ class StepEvent:
     phases: tuple[str, ...]
     """"dps" or "dmps" for each row: the phase of the step just made."""
     settled: tuple[float, ...]
-    """PSNR in dB between the last two estimates, for each row; -inf at the first step."""
+    """PSNR in dB between the last two estimates compared, for each row; -inf before."""
     x0hat: Array
     """(B, C, H, W) on [-1, 1]: the current estimates, for a preview."""
 
@@ -42,7 +42,9 @@ class Result:
     k: tuple[int, ...]
     """For each row, the DMPS steps that were left at the switch: 0 is DPS to the end, T is DMPS from the start."""
     trace: tuple[tuple[float, ...], ...]
-    """For each row, the PSNR in dB between consecutive estimates x0hat, first pair first: what the switch looks at."""
+    """For each row, the PSNR in dB between estimates x0hat a fixed number of steps apart: what the switch looks at."""
+    compared: tuple[int, ...]
+    """How many steps were left when each entry of a trace was taken; the same for every row."""
     seconds: dict[str, float]
     """Wall time by phase, "dps" and "dmps"."""
     forwards: tuple[int, ...]
@@ -125,9 +127,8 @@ class Restorer:
             sample=sample,
         )
         steps = len(rows[0].schedule)
-        together = batch or (self.fastest_batch(len(rows)) if len(rows) > 1 else 1)
-        self.engine.prepare(any(row.move.pulls for row in rows), together)
-        seconds = self._run(rows, together, on_step)
+        together = batch or self.fastest_batch(len(rows))
+        seconds = self.finish(rows, together, on_step)
         image = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
         flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
         if flat:
@@ -136,6 +137,7 @@ class Restorer:
             image=image if np.ndim(y) == 4 else image[0],
             k=tuple(row.k or 0 for row in rows),
             trace=tuple(tuple(row.trace) for row in rows),
+            compared=rows[0].compared,
             seconds=seconds,
             forwards=(steps,) * len(rows),
             pullbacks=tuple(row.pullbacks for row in rows),
@@ -172,7 +174,7 @@ class Restorer:
         seed: int = 0,
         sample: int = 0,
     ) -> list[Restoration]:
-        """What `restore` would do, not yet begun: a row for each measurement, for `restoration.advance` to step.
+        """What `restore` would do, not yet begun: a row for each measurement, for `finish`, or `restoration.advance`.
 
         Arguments as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
         """
@@ -240,6 +242,8 @@ class Restorer:
         At most `rows`; each size is timed once in a restorer's life, and none beyond the first that is slower.
         """
         best = 1
+        if rows == 1:
+            return best
         for size in [size for size in (1, 2, 4, 8, 16) if size <= rows]:
             if size not in self._image_seconds:
                 self._image_seconds[size] = self._time_forward(size) / size
@@ -256,10 +260,14 @@ class Restorer:
             seconds = time.perf_counter() - started
         return seconds
 
-    def _run(
-        self, rows: list[Restoration], batch: int, on_step: Callable[[StepEvent], object] | None
+    def finish(
+        self, rows: Sequence[Restoration], batch: int = 1, on_step: Callable[[StepEvent], object] | None = None
     ) -> dict[str, float]:
-        """The plain loop: every row one step further, each move by calls of `batch` rows, until all are done."""
+        """The plain loop over rows of one number of steps: each a step further, by calls of `batch` rows, to the end.
+
+        The seconds of each phase, "dps" and "dmps". Raises DivergedError.
+        """
+        self.engine.prepare(any(row.move.pulls for row in rows), batch)
         seconds = {"dps": 0.0, "dmps": 0.0}
         while rows[0].step >= 0:
             phases = [row.phase for row in rows]
