@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from frugal_rt.engines import Prediction
+from frugal_rt.engines import Engine, Prediction
 from frugal_rt.export import export_plan, find_prior, read_prior
+from frugal_rt.runtime.restoration import Move, Restoration, advance
 
 TINY_UNET = {
     "_class_name": "UNet2DModel",
@@ -98,11 +100,12 @@ class GaussianEngine:
 
     def __init__(self, mean: np.ndarray, covariance: np.ndarray, abar: np.ndarray):
         self.mean, self.covariance, self.abar = mean, covariance, abar
+        self._jacobian = cache(self._jacobian_at)
 
     def asarray(self, x: Any) -> np.ndarray:
         return np.asarray(x, np.float64)
 
-    def _jacobian(self, t: int) -> np.ndarray:
+    def _jacobian_at(self, t: int) -> np.ndarray:
         """d eps / d x_t, symmetric."""
         a, eye = self.abar[t], np.eye(len(self.covariance))
         gain = np.sqrt(a) * self.covariance @ np.linalg.inv(a * self.covariance + (1 - a) * eye)
@@ -125,3 +128,17 @@ class GaussianEngine:
 @pytest.fixture
 def gaussian_engine() -> type[GaussianEngine]:
     return GaussianEngine
+
+
+@pytest.fixture
+def finish() -> Callable[[list[Restoration], Engine], None]:
+    """Advances rows until all are done, those that share a move together."""
+
+    def finish(rows: list[Restoration], engine: Engine) -> None:
+        while live := [row for row in rows if row.step >= 0]:
+            moves = [row.move for row in live]
+            for move in Move:
+                if move in moves:
+                    advance([row for row, its in zip(live, moves, strict=True) if its is move], engine)
+
+    return finish

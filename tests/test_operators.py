@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from array_api_compat import array_namespace
 
 from frugal_rt import InputError, operators
 from frugal_rt.runtime.operators import GREY_WEIGHTS, Linear, Shape
-from frugal_rt.runtime.sampler import likelihood_score, residual_gradient
+from frugal_rt.runtime.sampler import likelihood_score, residual_gradient, spectral
+from frugal_rt.runtime.schedule import Schedule
 
 
 def _mask(shape: Shape) -> np.ndarray:
@@ -130,6 +132,88 @@ def test_dmps_guidance_holds_in_float32(operator):
     )
     assert ours.dtype == np.float32
     assert np.abs(ours - exact).max() / np.abs(exact).max() < 2e-3
+
+
+WELL_POSED = [name for name in BUILDERS if name != "wide gaussian"]
+"""Those without singular values that rounding alone sets apart from 0."""
+CASES = [(step, sigma) for step in (45, 10, 0) for sigma in (0.0, 0.05, 1.5)]
+"""Steps of 50 and noises: sigma / s below the noise of the step and above it, and no step's noise at all."""
+
+
+def spectral_case(operator: Linear, array: Callable[[np.ndarray], object] = np.asarray):
+    """A row for each of CASES: y, x, x0hat, z, sigma and the coefficients, as `spectral` takes them."""
+    schedule, rows = Schedule.respaced({}, 50), len(CASES)
+    x, x0hat, z, truth = (normal((rows, *operator.image_shape), seed) for seed in range(4))
+    sigma = np.array([sigma for _, sigma in CASES])[:, None, None, None]
+    y = operator.A(truth) + sigma * normal((rows, *operator.measurement_shape), 4)
+    x, x0hat, z, y, sigma = map(array, (x, x0hat, z, operator.observed(y), sigma))
+    c = Schedule.gather([schedule] * rows, [step for step, _ in CASES], x, array_namespace(x))
+    return y, x, x0hat, z, sigma, c
+
+
+def ddrm(matrix: np.ndarray, y, x, x0hat, z, sigma: float, abar: float, abar_prev: float, eta: float) -> np.ndarray:
+    """x_{t-1} by eq. 7 and 8 of Kawar et al. (2022), eta_b = 1, direction by direction of a dense SVD.
+
+    Theirs are x / sqrt(abar), of noise (1 - abar) / abar.
+    """
+    U, singular, Vt = np.linalg.svd(matrix)
+    now, left = ((1 - a) ** 0.5 / a**0.5 for a in (abar, abar_prev))
+    x, x0hat, z, y = Vt @ x / abar**0.5, Vt @ x0hat, Vt @ z, U.T @ y
+    after = np.empty_like(x)
+    for i in range(len(x)):
+        s = singular[i] if i < len(singular) and singular[i] > 1e-9 else 0.0
+        if s == 0:
+            after[i] = x0hat[i] + (1 - eta**2) ** 0.5 * left / now * (x[i] - x0hat[i]) + eta * left * z[i]
+        elif left < sigma / s:
+            after[i] = x0hat[i] + (1 - eta**2) ** 0.5 * left * (y[i] / s - x0hat[i]) / (sigma / s) + eta * left * z[i]
+        else:
+            after[i] = y[i] / s + (left**2 - sigma**2 / s**2) ** 0.5 * z[i]
+    return abar_prev**0.5 * Vt.T @ after
+
+
+@pytest.mark.parametrize("build", WELL_POSED, indirect=True)
+def test_spectral_is_ddrm_by_a_dense_decomposition(operator, array):
+    matrix = dense(operator)
+    y, x, x0hat, z, sigma, c = spectral_case(operator)
+    of_rows = (a.reshape(len(CASES), -1) for a in (y, x, x0hat, z))
+    numbers = (np.ravel(a) for a in (sigma, c.abar, c.abar_prev, c.fresh))
+    expected = [ddrm(matrix, *row) for row in zip(*of_rows, *numbers, strict=True)]
+    ours = np.asarray(spectral(operator, *spectral_case(operator, array)))
+    np.testing.assert_allclose(ours.reshape(len(CASES), -1), expected, rtol=1e-9, atol=1e-9)
+    exact = CASES.index((0, 0.0))
+    np.testing.assert_allclose(operator.A(ours[exact : exact + 1]), y[exact : exact + 1], atol=1e-10)
+
+
+@pytest.mark.parametrize("build", WELL_POSED, indirect=True)
+def test_spectral_leaves_the_noise_of_the_next_step_in_every_direction(operator):
+    """x_t, y and z each with standard normal noise about one x0: x_{t-1} is N(sqrt(abar') x0, (1 - abar') I), exactly.
+
+    It is affine in the three noises: their images' Gram matrices add up.
+    """
+    _, _, x0, _, sigma, c = spectral_case(operator)
+    size, measured = x0[0].size, int(np.prod(operator.measurement_shape))
+    basis = np.eye(2 * size + measured)
+    eps, z, n = (basis[:, part] for part in (slice(size), slice(size, 2 * size), slice(2 * size, None)))
+    for row in range(len(CASES)):
+        one = c.pick(lambda a, row=row: a[row : row + 1])
+
+        def after(eps, z, n, row=row, one=one):
+            y = operator.A(x0[row : row + 1]) + sigma[row] * n.reshape(-1, *operator.measurement_shape)
+            x = one.abar**0.5 * x0[row] + (1 - one.abar) ** 0.5 * eps.reshape(-1, *operator.image_shape)
+            z = z.reshape(x.shape)
+            return spectral(operator, y, x, x0[row : row + 1] + 0 * x, z, sigma[row], one).reshape(len(x), -1)
+
+        mean = after(*(0 * part[:1] for part in (eps, z, n)))
+        np.testing.assert_allclose(mean[0], one.abar_prev[0, 0, 0, 0] ** 0.5 * x0[row].reshape(-1), atol=1e-10)
+        moved = after(eps, z, n) - mean
+        variance = (1 - one.abar_prev[0, 0, 0, 0]) * np.eye(size)
+        np.testing.assert_allclose(moved.T @ moved, variance, atol=1e-9)
+
+
+def test_spectral_stays_finite_and_of_its_type_in_float32(operator, array):
+    after = spectral(operator, *spectral_case(operator, lambda a: array(a.astype("f"))))
+    assert after.dtype == array(np.zeros(1, "f")).dtype
+    assert np.isfinite(np.asarray(after)).all()
 
 
 def test_residual_gradient_is_autograd_s_with_the_norm_per_row(operator):

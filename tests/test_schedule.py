@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 
 from frugal_rt import InputError
 from frugal_rt.runtime.sampler import ancestral, estimate
-from frugal_rt.runtime.schedule import Schedule, train_betas
+from frugal_rt.runtime.schedule import EARLY_RATE, LATE_RATE, MOST_FRESH, Schedule, fresh_share, train_betas
 
 KINDS = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 
@@ -73,3 +73,43 @@ def test_each_row_gets_its_own_schedule_and_step():
     c = Schedule.gather([one, other], [9, 3], np.zeros((2, 1, 1, 1)), np)
     assert c.t.tolist() == [999, other.timesteps[3]]
     assert c.abar[1, 0, 0, 0] == other.abar[3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [2, 20, 1000])
+def test_fresh_shares_lie_below_ddrm_s_and_renew_more_than_the_ancestral_step(kind, steps):
+    """An ancestral step keeps 1 - beta / (1 - abar) of the noise's variance: a rate of 1."""
+    tables = Schedule.respaced({"beta_schedule": kind}, steps).tables
+    fresh, ancestral_kept = tables["fresh"], 1 - tables["beta"] / (1 - tables["abar"])
+    assert ((fresh >= 0) & (fresh <= MOST_FRESH)).all()
+    assert MOST_FRESH == 0.85
+    assert fresh[0] == MOST_FRESH  # all of x_0's noise is new, and none of it is left
+    free = fresh < MOST_FRESH
+    assert (1 - fresh[free] ** 2 <= ancestral_kept[free] ** EARLY_RATE + 1e-12).all()
+
+
+def test_fresh_shares_grow_with_the_signal_and_with_the_length_of_a_step():
+    abar, gone = np.linspace(0.001, 0.99, 40), np.linspace(0.001, 0.999, 50)  # gone: beta / (1 - abar)
+    shares = np.array([[fresh_share(np.array(a), np.array(g * (1 - a))) for a in abar] for g in gone])
+    for axis in (0, 1):
+        grown = np.diff(shares, axis=axis)
+        assert (grown >= 0).all()
+        assert (grown[np.delete(shares, 0, axis) < MOST_FRESH] > 0).all()
+
+
+@pytest.mark.parametrize(("kind", "stretch"), [("linear", (-7.0, -1.0)), ("squaredcos_cap_v2", (-4.0, 0.0))])
+def test_fresh_shares_mean_the_same_whatever_the_number_of_steps(kind, stretch):
+    """What is kept of the noise over a stretch of log(abar / (1 - abar)), against its integral.
+
+    A short step keeps exp(-rate) of it a unit, the rate going from EARLY_RATE to LATE_RATE as abar from 0 to 1.
+    """
+    start, end = stretch
+    integral = EARLY_RATE * (end - start) + (LATE_RATE - EARLY_RATE) * (np.log1p(np.exp(end)) - np.log1p(np.exp(start)))
+    for steps, tolerance in ((50, 0.15), (100, 0.08), (300, 0.03), (1000, 0.01)):
+        tables = Schedule.respaced({"beta_schedule": kind}, steps).tables
+        log_snr = np.log(tables["abar"] / (1 - tables["abar"]))[::-1]
+        fresh = tables["fresh"][::-1]
+        assert (fresh[(log_snr > start) & (log_snr < end)] < MOST_FRESH).all()
+        spent = -np.cumsum(np.log(1 - fresh**2))[:-1]  # on arrival where each step but the last leads
+        until_start, until_end = np.interp(stretch, log_snr[1:], spent)
+        assert until_end - until_start == pytest.approx(integral, rel=tolerance), steps

@@ -3,7 +3,8 @@ import math
 import pytest
 
 from frugal_rt import InputError
-from frugal_rt.runtime.switch import THRESHOLD, Switch
+from frugal_rt.runtime.settings import GRADIENTS, stride_of
+from frugal_rt.runtime.switch import EARLIEST, LATEST, THRESHOLD, Switch
 
 
 def first(switch: Switch, steps: int, settled) -> int | None:
@@ -22,20 +23,23 @@ def test_fixed_switches(value, k):
 
 def test_auto_switches_when_the_estimate_settles():
     switch = Switch.parse("auto", 100)
-    assert first(switch, 100, lambda left: THRESHOLD if left <= 61 else 10) == 61
+    assert first(switch, 100, lambda left: THRESHOLD if left <= 41 else 27.9) == 41
 
 
-def test_auto_is_bounded_both_ways():
-    switch = Switch.parse("auto", 100)
-    early, late = first(switch, 100, lambda left: 99), first(switch, 100, lambda left: 0)
-    assert early == switch.k_max < 100
+@pytest.mark.parametrize("steps", [2, 3, 10, 20, 50, 100, 999])
+def test_auto_is_bounded_both_ways(steps):
+    switch = Switch.parse("auto", steps)
+    early, late = first(switch, steps, lambda left: 99), first(switch, steps, lambda left: -math.inf)
+    assert early == switch.k_max == int(EARLIEST * steps)
     assert late == switch.k_min > 0
+    assert LATEST * steps <= late < LATEST * steps + 1
 
 
-def test_the_threshold_moves_with_the_length_of_a_step():
-    assert (
-        Switch.parse("auto", 20).threshold < Switch.parse("auto", 100).threshold < Switch.parse("auto", 1000).threshold
-    )
+def test_one_threshold_does_for_any_number_of_steps_as_the_estimates_compared_stay_as_far_apart():
+    assert {Switch.parse("auto", steps).threshold for steps in (20, 100, 1000)} == {THRESHOLD}
+    for steps in (50, 100, 300, 1000):
+        assert steps / stride_of(steps) == pytest.approx(GRADIENTS, rel=0.02)
+    assert stride_of(20) == 2
 
 
 @pytest.mark.parametrize("value", ["sometimes", -1, 101, "1.5", ""])

@@ -330,7 +330,7 @@ def poster(study: Study, ood: Path) -> None:
             ("dmps", "official"): of.method("dmps", count, f"dmps official, T = {count}", guidance="official"),
             ("hybrid", "official"): half(f"hybrid official, T = {count}", guidance="official"),
         }
-        if count > 100:  # the constants are for the comparison with Table 1; a figure is by our own
+        if count > 100:  # for the sake of time
             contenders = {key: one for key, one in contenders.items() if key[1] == "own"}
         rows = of.rows(f"poster-{number}", list(contenders.values()), [task], 0.01)
         lines += [f"## {title}", "", f"sigma 0.01, {of.made()}.", ""]
