@@ -53,8 +53,8 @@ class Guidance(NamedTuple):
                 raise InputError(f"{name} must be a finite number of at least 0; got {value}")
         if every is not None and every < 2:
             raise InputError(f"every must be at least 2 (a gradient at each step is DPS: switch='never'); got {every}")
-        sparse = isinstance(operator, Linear) and switch.k_max > 0 and zeta is None
-        if every is not None and not (sparse and switch.k_min < steps):
+        sparse = isinstance(operator, Linear) and zeta is None and switch.k_max > 0 and switch.k_min < steps
+        if every is not None and not sparse:
             raise InputError("every is for the hybrid with a step size of its own; leave it out, or zeta and guidance")
         stride = every or stride_of(steps)
         return cls(zeta, lam, stride if sparse else None, stride)
