@@ -1,5 +1,7 @@
 """Restorer: what callers may rely on."""
 
+import inspect
+import math
 import multiprocessing
 
 import numpy as np
@@ -7,9 +9,9 @@ import pytest
 
 from frugal_rt import BackendError, DivergedError, InputError, Restorer, operators
 from frugal_rt.engines import Prediction
-from frugal_rt.runtime.restoration import Phase, Restoration, advance, start_noise
-from frugal_rt.runtime.schedule import Schedule
-from frugal_rt.runtime.switch import Switch
+from frugal_rt.runtime.restoration import Move, advance
+from frugal_rt.runtime.settings import OFFICIAL_LAMBDA, OFFICIAL_ZETA, PRESETS, Guidance, stride_of
+from frugal_rt.runtime.switch import EARLIEST, LATEST, Switch
 
 SHAPE = (3, 16, 16)
 
@@ -53,29 +55,125 @@ def counted(restorer, monkeypatch):
     return counts
 
 
-def test_the_hybrid_at_k_50_makes_50_pullbacks_and_100_forwards_in_all(restorer, operator, counted):
+def test_the_hybrid_at_k_50_makes_13_pullbacks_and_100_forwards_in_all(restorer, operator, counted):
     result = restorer.restore(measurement(operator)[0], operator, steps=100, switch=50)
-    assert counted == {"predict": 50, "pullback": 50, "pulled": 50}
-    assert (result.forwards, result.pullbacks, result.k) == ((100,), (50,), (50,))
+    assert counted == {"predict": 87, "pullback": 13, "pulled": 13}
+    assert (result.forwards, result.pullbacks, result.k) == ((100,), (13,), (50,))
+    assert result.settings["every"] == 4
 
 
-@pytest.mark.parametrize(("switch", "pullbacks"), [("never", 10), ("always", 0), (3, 7)])
-def test_every_switch_costs_what_it_says(restorer, operator, counted, switch, pullbacks):
-    result = restorer.restore(measurement(operator, 2), operator, steps=10, switch=switch, batch=2)
+@pytest.mark.parametrize(
+    ("switch", "how", "pullbacks"),
+    [
+        ("never", {}, 10),
+        ("always", {}, 0),
+        (3, {}, 4),  # steps 9, 7, 5, 3
+        (4, {"every": 2}, 3),
+        (1, {"every": 4}, 3),
+        (1, {"every": 9}, 1),
+        (3, {"zeta": 0.5}, 7),
+        (3, {"lam": 1.0}, 4),
+        (3, {"guidance": "official"}, 7),
+        (9, {}, 1),
+    ],
+)
+def test_every_switch_costs_what_it_says(restorer, operator, counted, switch, how, pullbacks):
+    result = restorer.restore(measurement(operator, 2), operator, steps=10, switch=switch, batch=2, **how)
     assert counted == {"predict": 2 * (10 - pullbacks), "pullback": 2 * pullbacks, "pulled": 2 * pullbacks}
     assert result.pullbacks == (pullbacks,) * 2
     assert result.forwards == (10,) * 2
-    assert (result.seconds["dps"] > 0) == (pullbacks > 0)
-    assert (result.seconds["dmps"] > 0) == (pullbacks < 10)
+    assert (result.seconds["dps"] > 0) == (switch != "always")
+    assert (result.seconds["dmps"] > 0) == (switch != "never")
 
 
-def test_the_trace_explains_the_switch(restorer, operator):
-    result = restorer.restore(measurement(operator), operator, steps=50, switch="auto")
-    rule = Switch.parse("auto", 50)
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("every", [None, 2, 7])
+def test_a_preset_names_the_steps_and_every_so_manieth_before_the_switch_takes_a_gradient(
+    restorer, operator, counted, preset, every
+):
+    result = restorer.restore(measurement(operator)[0], operator, preset=preset, every=every)
+    steps, stride = PRESETS[preset], every or stride_of(PRESETS[preset])
+    assert (result.settings["steps"], result.settings["every"], result.forwards) == (steps, stride, (steps,))
+    assert result.pullbacks == (math.ceil((steps - result.k[0]) / stride),)
+    assert counted == {
+        "predict": steps - result.pullbacks[0],
+        "pullback": result.pullbacks[0],
+        "pulled": result.pullbacks[0],
+    }
+    assert len(restorer.start(measurement(operator)[0], operator, preset=preset, steps=13)[0].schedule) == 13
+
+
+@pytest.mark.parametrize(("steps", "every"), [(50, None), (100, None), (20, None), (50, 3)])
+@pytest.mark.parametrize("threshold", [-np.inf, 8.0, 10.0, np.inf])
+def test_the_trace_explains_the_switch(restorer, operator, monkeypatch, steps, every, threshold):
+    monkeypatch.setattr("frugal_rt.runtime.switch.THRESHOLD", threshold)
+    result = restorer.restore(measurement(operator), operator, steps=steps, every=every)
+    rule, stride = Switch.parse("auto", steps), every or stride_of(steps)
+    assert rule.threshold == threshold
     for k, trace in zip(result.k, result.trace, strict=True):
-        assert len(trace) == 49
-        settled = [-np.inf, -np.inf, *trace]  # the pair of estimates i and i + 1 is known when 48 - i steps are left
-        assert next(left for left in range(50, 0, -1) if rule.due(left, settled[50 - left])) == k
+        assert len(trace) == math.ceil(steps / stride) - 1
+        compared = range(steps - 1 - stride, -1, -stride)  # steps left once the estimate of each entry is made
+
+        def settled(left, trace=trace, compared=compared):
+            return next(
+                (value for at, value in reversed(list(zip(compared, trace, strict=True))) if at >= left), -np.inf
+            )
+
+        assert next(left for left in range(steps, 0, -1) if rule.due(left, settled(left))) == k
+        assert math.ceil(LATEST * steps) <= k <= EARLIEST * steps
+
+
+def test_what_is_started_and_advanced_is_what_restore_gives(restorer, operator, finish):
+    y = measurement(operator, 3)
+    how = {"sigma": 0.05, "steps": 20, "every": 3, "seed": 5, "sample": 2}
+    result = restorer.restore(y, operator, **how)
+    rows = restorer.start(y, operator, **how)
+    assert [(row.step, row.k, row.pullbacks) for row in rows] == [(19, None, 0)] * 3
+    finish(rows, restorer.engine)
+    assert np.array_equal(np.clip([row.x for row in rows], -1, 1), result.image)
+    assert tuple(row.k for row in rows) == result.k
+    assert tuple(row.pullbacks for row in rows) == result.pullbacks
+    assert tuple(tuple(row.trace) for row in rows) == result.trace
+    missing = set(inspect.signature(restorer.restore).parameters) - set(inspect.signature(restorer.start).parameters)
+    assert missing == {"batch", "on_step"}
+
+
+@pytest.mark.parametrize("switch", ["never", 4, "always"])
+@pytest.mark.parametrize("name", ["sr", "inpaint", "colorize"])
+def test_official_guidance_is_the_papers_constants_by_value(restorer, name, switch):
+    operator = {
+        "sr": operators.SuperResolution(SHAPE, 2),
+        "inpaint": operators.Inpaint(SHAPE, np.eye(16, dtype=bool)),
+        "colorize": operators.Colorize(SHAPE),
+    }[name]
+    y, zeta = measurement(operator, 2), {"sr": 0.3, "inpaint": 0.5, "colorize": 1.0}[name]
+    assert OFFICIAL_ZETA.get(name, 1.0) == zeta
+    official = restorer.restore(y, operator, steps=10, switch=switch, guidance="official")
+    by_value = restorer.restore(y, operator, steps=10, switch=switch, zeta=zeta, lam=OFFICIAL_LAMBDA)
+    assert np.array_equal(official.image, by_value.image)
+    assert official.settings == by_value.settings
+    assert (official.settings["zeta"], official.settings["lambda"], official.settings["every"]) == (zeta, 1.75, None)
+    own = restorer.restore(y, operator, steps=10, switch=switch)
+    assert (own.settings["zeta"], own.settings["lambda"]) == (None, None)
+    assert np.abs(official.image - own.image).max() > 1e-3
+    part = restorer.restore(y, operator, steps=10, switch=switch, guidance="official", zeta=0.1, lam=0.2)
+    assert (part.settings["zeta"], part.settings["lambda"]) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"switch": "never"}, {"switch": "always"}, {"switch": 4}, {"every": 3}, {"switch": 4, "guidance": "official"}],
+)
+def test_settings_repeat_the_result(restorer, operator, how):
+    """All of them, by value."""
+    first = restorer.restore(measurement(operator, 2), operator, steps=12, sigma=0.03, seed=4, sample=1, **how)
+    named = {"lam" if name == "lambda" else name: value for name, value in first.settings.items()}
+    again = {name: named[name] for name in inspect.signature(restorer.restore).parameters if name in named}
+    again.pop("operator")
+    assert set(again) == {"sigma", "steps", "switch", "every", "zeta", "lam", "seed", "sample", "batch"}
+    second = restorer.restore(measurement(operator, 2), operator, **again)
+    assert np.array_equal(first.image, second.image)
+    assert first.settings == second.settings
 
 
 @pytest.mark.parametrize("switch", ["always", 5, "never"])
@@ -115,39 +213,34 @@ def test_backends_agree(tiny_plan, operator):
     np.testing.assert_allclose(*images, atol=1e-3)
 
 
-def test_rows_of_different_operators_steps_and_lengths_share_calls(restorer):
+def test_rows_of_different_operators_moves_and_lengths_share_calls(restorer, finish):
     """What a service needs: a mixed batch gives each row what it gets alone."""
+    mask = np.eye(16, dtype=bool)
     mixed = [
-        (operators.SuperResolution(SHAPE, 2), 12),
-        (operators.Colorize(SHAPE), 9),
-        (operators.SuperResolution(SHAPE, 4), 12),
+        (operators.SuperResolution(SHAPE, 2), {"steps": 12, "switch": "always"}),
+        (operators.Colorize(SHAPE), {"steps": 9, "switch": "always"}),
+        (operators.SuperResolution(SHAPE, 4), {"steps": 12, "switch": 5, "sigma": 0.3}),
+        (operators.Inpaint(SHAPE, mask), {"steps": 15, "every": 3}),
+        (operators.Deblur.gaussian(SHAPE, 1.0), {"steps": 12, "every": 5, "switch": 2, "sigma": 0}),
+        (operators.Denoise(SHAPE), {"steps": 9, "switch": "never", "sigma": 0.2}),
+        (operators.SuperResolution(SHAPE, 2), {"steps": 7, "switch": 3, "guidance": "official"}),
+        (operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: (1 - np.tanh(x) ** 2) * r), {"steps": 12, "zeta": 0.5}),
+        (operators.Colorize(SHAPE), {"steps": 15, "lam": 0.7, "switch": "always"}),
     ]
-    schedules = {steps: Schedule.respaced({}, steps) for steps in (9, 12)}
 
     def rows():
         return [
-            Restoration(
-                operator=operator,
-                y=measurement(operator, 1)[0],
-                sigma=0.05,
-                schedule=schedules[steps],
-                switch=Switch.parse("always", steps),
-                zeta=None,
-                lam=None,
-                seed=1,
-                sample=i,
-                x=start_noise(SHAPE, 1, i),
-            )
-            for i, (operator, steps) in enumerate(mixed)
+            restorer.start(measurement(operator, 1)[0], operator, seed=1, sample=i, **how)[0]
+            for i, (operator, how) in enumerate(mixed)
         ]
 
     together, alone = rows(), rows()
-    while live := [row for row in together if row.phase is not Phase.DONE]:
-        advance(live, restorer.engine)
+    assert {row.move for row in together} == set(Move)
+    finish(together, restorer.engine)
     for row in alone:
-        while row.phase is not Phase.DONE:
-            advance([row], restorer.engine)
+        finish([row], restorer.engine)
     assert all(np.array_equal(a.x, b.x) for a, b in zip(together, alone, strict=True))
+    assert [(a.k, a.pullbacks, a.trace) for a in together] == [(b.k, b.pullbacks, b.trace) for b in alone]
 
 
 def test_missing_pixels_may_hold_anything(restorer):
@@ -169,8 +262,7 @@ def test_on_step_sees_every_step_and_may_stop_between_them(restorer, operator, c
     assert [event.step for event in events] == [5, 4, 3, 2, 1, 0]
     assert [event.phases[0] for event in events] == ["dps"] * 4 + ["dmps"] * 2
     assert all(event.x0hat.shape == (2, *SHAPE) and np.abs(event.x0hat).max() <= 1 for event in events)
-    assert not np.isfinite(events[0].settled[0])
-    assert np.isfinite(events[1].settled[0])
+    assert [bool(np.isfinite(event.settled[0])) for event in events] == [False] * 2 + [True] * 4  # compared: 5, 3, 1
 
     class Enough(Exception):
         pass
@@ -203,6 +295,9 @@ def test_a_constant_image_is_an_error(restorer, operator, monkeypatch):
         restorer.restore(measurement(operator, 1), operator, steps=10, switch="always", lam=0.0)
 
 
+EVERY = "every is for the hybrid with a step size of its own; leave it out, or zeta and guidance"
+
+
 @pytest.mark.parametrize(
     ("y", "settings", "sentence"),
     [
@@ -219,11 +314,22 @@ def test_a_constant_image_is_an_error(restorer, operator, monkeypatch):
         (np.zeros((2, 3, 8, 8)), {"sample": 2**64 - 1}, "sample must be"),
         (np.zeros((3, 8, 8)), {"switch": None}, "switch must be"),
         (np.zeros((3, 8, 8)), {"switch": np.inf}, "switch must be"),
+        (np.zeros((3, 8, 8)), {"preset": "best"}, "no preset 'best'; choose one of quality, balanced, fast"),
+        (np.zeros((3, 8, 8)), {"guidance": "ours"}, "no guidance 'ours'; choose one of own, official"),
+        (np.zeros((3, 8, 8)), {"every": 1}, r"every must be at least 2 \(.*switch='never'\); got 1"),
+        (np.zeros((3, 8, 8)), {"every": 0}, "every must be at least 2"),
+        (np.zeros((3, 8, 8)), {"every": 4, "zeta": 0.5}, EVERY),
+        (np.zeros((3, 8, 8)), {"every": 4, "guidance": "official"}, EVERY),
+        (np.zeros((3, 8, 8)), {"every": 4, "switch": "never"}, EVERY),
+        (np.zeros((3, 8, 8)), {"every": 4, "switch": "always"}, EVERY),
+        (np.zeros((3, 8, 8)), {"every": 4, "switch": 50}, EVERY),
     ],
 )
-def test_what_does_not_fit_is_refused(restorer, operator, y, settings, sentence):
-    with pytest.raises(InputError, match=sentence):
+def test_what_does_not_fit_is_refused_in_a_sentence(restorer, operator, counted, y, settings, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
         restorer.restore(y, operator, **settings)
+    assert "\n" not in str(caught.value)
+    assert not any(counted.values())
 
 
 def test_an_operator_of_another_size_is_refused(restorer):
@@ -259,6 +365,17 @@ def test_dmps_for_a_degradation_that_is_not_linear_is_refused(restorer, switch):
         restorer.restore(np.zeros(SHAPE), custom, steps=10, switch=switch)
 
 
+@pytest.mark.parametrize("switch", ["auto", "never"])
+def test_a_gradient_now_and_then_for_a_degradation_that_is_not_linear_is_refused(restorer, switch):
+    custom = operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: r)
+    with pytest.raises(InputError, match=EVERY):
+        restorer.restore(np.zeros(SHAPE), custom, steps=10, every=4, switch=switch)
+    for rule in (Switch.parse("auto", 10), Switch(0, 0)):
+        with pytest.raises(InputError, match=EVERY):
+            Guidance.settle(custom, 10, rule, every=4)
+    assert Guidance.settle(custom, 10, Switch(0, 0)) == (None, None, None, 2)
+
+
 def test_a_step_that_failed_can_be_made_again(restorer, operator, monkeypatch):
     """A network call that fails leaves the rows as they were: what follows is what would have been."""
     y = measurement(operator, 2)
@@ -270,14 +387,8 @@ def test_a_step_that_failed_can_be_made_again(restorer, operator, monkeypatch):
             raise BackendError("the device went away")
         return real(x, t)
 
-    def rows():
-        schedule = Schedule.respaced(restorer.plan.manifest["schedule"], 8)
-        return [
-            Restoration(operator, one, 0.01, schedule, Switch(8, 8), None, None, 3, i, start_noise(SHAPE, 3, i))
-            for i, one in enumerate(y)
-        ]
-
-    whole, retried = rows(), rows()
+    how = {"steps": 8, "switch": "always", "seed": 3}
+    whole, retried = (restorer.start(y, operator, **how) for _ in range(2))
     for _ in range(8):
         advance(whole, restorer.engine)
     monkeypatch.setattr(restorer.engine, "predict", interrupted)
@@ -321,9 +432,7 @@ def test_a_process_forked_after_a_restoration_can_restore(restorer, operator):
     y = measurement(operator, 1)[0]
     restorer.restore(y, operator, steps=3, switch="always")
     child = multiprocessing.get_context("fork").Process(
-        target=lambda: Restoration(
-            operator, y, 0.01, Schedule.respaced({}, 3), Switch(3, 3), None, None, 0, 0, start_noise(SHAPE, 0, 0)
-        ).noise()
+        target=lambda: restorer.start(y, operator, steps=3, switch="always")[0].noise()
     )
     child.start()
     child.join(30)
