@@ -106,7 +106,8 @@ def command(
     )
     for path in written:
         write_trace(path, explain(result, restorer.plan))
+    gradients = f"{result.pullbacks[0]} gradient{'s' * (result.pullbacks[0] != 1)}"
     click.echo(
-        f"{target}: {sum(result.seconds.values()):.1f} s, {result.forwards[0]} network calls and "
-        f"{result.pullbacks[0]} gradients; DMPS ran the last {result.k[0]} of {count} steps"
+        f"{target}: {sum(result.seconds.values()):.1f} s, {result.forwards[0]} network calls and {gradients}; "
+        f"DMPS ran the last {result.k[0]} of {count} steps"
     )

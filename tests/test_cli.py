@@ -1,5 +1,6 @@
 """The command as a user meets it: what it says, what it writes, how it exits."""
 
+import csv
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ import frugal_rt.engines
 from frugal_rt import Plan
 from frugal_rt.cli import COMMANDS, main
 from frugal_rt.engines import Prediction
+from frugal_rt.runtime.images import SETTINGS_KEY
+from frugal_rt.runtime.schedule import Schedule
 
 FRUGAL = [sys.executable, "-c", "from frugal_rt.cli import main; main(prog_name='frugal-rt')"]
 
@@ -118,12 +121,49 @@ def test_a_mask_picture_marks_what_is_missing(here):
     [
         (["--method", "dps"], "4 network calls and 4 gradients; DMPS ran the last 0 of 4"),
         (["--method", "dmps"], "4 network calls and 0 gradients; DMPS ran the last 4 of 4"),
-        (["--switch", "1"], "4 network calls and 3 gradients; DMPS ran the last 1 of 4"),
-        (["--backend", "torch", "--switch", "2"], "4 network calls and 2 gradients"),
+        (["--switch", "1"], "4 network calls and 2 gradients; DMPS ran the last 1 of 4"),
+        (["--switch", "1", "--every", "3"], "4 network calls and 1 gradient; DMPS ran the last 1 of 4"),
+        (["--switch", "1", "--guidance", "official"], "4 network calls and 3 gradients; DMPS ran the last 1 of 4"),
+        (["--backend", "torch", "--switch", "2"], "4 network calls and 1 gradient;"),
     ],
 )
 def test_methods_and_switch(here, options, says):
     assert says in frugal(*RESTORE, "clean.png", *options).output
+
+
+def test_a_preset_names_the_steps_and_steps_overrule_it(here):
+    asked = ("restore", "-e", "tiny.plan", "clean.png", "--method", "dmps", "--force")
+    assert "the last 50 of 50 steps" in frugal(*asked).output
+    assert "the last 20 of 20 steps" in frugal(*asked, "--preset", "fast").output
+    assert "the last 5 of 5 steps" in frugal(*asked, "--preset", "fast", "--steps", "5").output
+    refuses("'best' is not one of 'quality', 'balanced', 'fast'", *asked, "--preset", "best", status=2)
+
+
+def test_a_trace_says_what_the_switch_saw(here):
+    assert frugal(*RESTORE, "clean.png", "--steps", "20", "--trace", "t.csv", "--trace", "t.svg").exit_code == 0
+    seen = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
+    k = json.loads(Image.open("clean.restored.png").text[SETTINGS_KEY])["k"]
+    assert [int(line["left"]) for line in seen] == list(range(17, 0, -2))
+    assert [line["phase"] for line in seen] == ["dps" if int(line["left"]) > k else "dmps" for line in seen]
+    assert [line["may_switch"] for line in seen] == ["1" if 1 <= int(line["left"]) <= 10 else "0" for line in seen]
+    assert {line["threshold"] for line in seen} == {"28"}
+    assert [int(line["timestep"]) for line in seen] == [
+        Schedule.respaced(Plan.open("tiny.plan").manifest["schedule"], 20).timesteps[left] for left in range(17, 0, -2)
+    ]
+    first = next((line for line in seen if line["may_switch"] == "1" and float(line["psnr"]) >= 28), {"left": 1})
+    assert k == int(first["left"])
+    assert "<svg" in Path("t.svg").read_text()
+    frugal(*RESTORE, "clean.png", "--switch", "2", "--trace", "fixed.csv", "--force")
+    assert next(csv.DictReader(Path("fixed.csv").read_text().splitlines()))["threshold"] == ""
+
+
+def test_a_trace_is_checked_before_anything_runs(here, monkeypatch):
+    Path("t.csv").write_text("mine")
+    refuses("t.csv exists; give another name with -o, or --force", *RESTORE, "clean.png", "--trace", "t.csv")
+    refuses("t.txt: the output must end in .csv or .png or .svg", *RESTORE, "clean.png", "--trace", "t.txt")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refuses("pip install 'frugal-rt[plot]'", *RESTORE, "clean.png", "--trace", "t.png")
+    assert Path("t.csv").read_text() == "mine"
 
 
 def test_the_same_seed_gives_the_same_file(here):

@@ -113,7 +113,7 @@ def test_every_task_by_every_method_comes_out_as_json_and_as_a_table(here):
         assert row["lpips"] is None
         assert row["lpips_se"] is None
         assert row["calls"] == row["forwards"] == 3
-        assert row["gradients"] == 3 - row["k"]
+        assert row["gradients"] == {"dps": 3, "dmps": 0, "hybrid": 1}[row["method"]]  # of 2, 1, 0: at 2
         assert (row["images"], row["seeds"]) == (3, 1)
         assert {"psnr", "psnr_se", "ssim", "ssim_se", "seconds"} <= row.keys()
     assert {row["method"]: row["k"] for row in report["rows"]}["dmps"] == 3
@@ -155,9 +155,16 @@ def test_settings_reach_the_method_they_are_for(here, monkeypatch):
     monkeypatch.setattr(Restorer, "restore", restore)
     runs(*QUICK, "--tasks", "sr4", "--switch", "1", "--lambda", "0.7", "--sigma", "0.2")
     assert set(seen) == {"never", "always", "1"}
+    assert "guidance" not in seen["1"]
     for settings in seen.values():
         assert (settings["sigma"], settings["lam"], settings["steps"]) == (0.2, 0.7, 3)
         assert "zeta" not in settings
+    runs(*QUICK, "--tasks", "sr4", "--every", "3")
+    assert seen["auto"]["every"] == 3
+    assert "every" not in seen["never"]
+    assert "every" not in seen["always"]
+    runs(*QUICK, "--tasks", "sr4", "--guidance", "official")
+    assert {seen[switch]["guidance"] for switch in ("never", "always", "auto")} == {"official"}
 
 
 def test_a_finished_run_is_not_run_again_and_more_may_be_added(here, restored):
@@ -268,6 +275,7 @@ def test_wrong_inputs_are_one_sentence(here, tmp_path):
     refuses("run it alone", *QUICK, "--fetch-lpips", "new.onnx")
     refuses("must end in .onnx", "eval", "--fetch-lpips", "new.plan")
     refuses("--switch is for the hybrid", *QUICK, "--methods", "dps", "--switch", "3", status=2)
+    refuses("--every is for the hybrid", *QUICK, "--methods", "dps,dmps", "--every", "3", status=2)
     refuses("--samples", *QUICK, "--samples", "1", status=2)
     refuses("--seeds", *QUICK, "--seeds", "0", status=2)
 
