@@ -1,7 +1,8 @@
-"""Step sizes over a grid, for choosing them; and two evaluations set against each other.
+"""Step sizes over a grid, for choosing them; two evaluations set against each other; and one against the targets.
 
 python tests/bench/quality.py tune    --engine celeba.plan --images tune-100.tar --lpips lpips_alex.onnx
 python tests/bench/quality.py compare float32.json bfloat16.json
+python tests/bench/quality.py targets results --fewer results-50 --others results-deepinv
 """
 
 import itertools
@@ -18,10 +19,14 @@ from frugal_rt import Restorer, __version__
 from frugal_rt.engines.lpips import Lpips
 from frugal_rt.engines.machine import cores, processor
 from frugal_rt.runtime.contender import our_methods
-from frugal_rt.runtime.evaluate import Evaluation
+from frugal_rt.runtime.eval_report import paired
+from frugal_rt.runtime.eval_store import RUN, Store
+from frugal_rt.runtime.evaluate import Evaluation, Row
 from frugal_rt.runtime.picture_set import read_pictures
 from frugal_rt.runtime.suite import TASKS
 from frugal_rt.runtime.switch import METHODS
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 def machine() -> str:
@@ -102,6 +107,78 @@ def compare(first: Path, second: Path) -> None:
         gaps.append([np.nan if None in pair else pair[1] - pair[0] for pair in pairs])
         click.echo(f"| {' | '.join(key)} | {_cells(gaps[-1], figures)} |")
     click.echo(f"| mean | | {_cells(np.mean(gaps, axis=0), figures)} |")
+
+
+@main.command()
+@click.argument("report", type=FOLDER)
+@click.option("--fewer", type=FOLDER, help="The hybrid on some of the same images with half the steps.")
+@click.option("--others", type=FOLDER, help="Some of the same images by deepinv's methods.")
+def targets(report: Path, fewer: Path | None, others: Path | None) -> None:
+    """Folders of `frugal-rt eval -o` against the targets: the three methods, T = 100."""
+    rows = Store(report, json.loads((report / RUN).read_text())).rows
+    gaps = paired(rows, "hybrid", "dps")
+    click.echo("Hybrid minus DPS, paired by image, +- standard error; met: no worse than DPS by more than 1 of them.\n")
+    click.echo("| task | PSNR, dB | LPIPS | met | time / DPS | by its calls | time / calls |")
+    click.echo("| --- | --- | --- | --- | --- | --- | --- |")
+    times = []
+    for task, gap in gaps.items():
+        met = gap["psnr"].mean >= -gap["psnr"].se and gap["lpips"].mean <= gap["lpips"].se
+        dps, dmps, hybrid = (_mean(rows, "seconds", task=task, method=name) for name in METHODS)
+        gradients = [_mean(rows, "gradients", task=task, method=name) for name in ("hybrid", "dps")]
+        times.append((hybrid / dps, (dmps + (dps - dmps) * gradients[0] / gradients[1]) / dps))
+        cells = [gap["psnr"].text(2, "+"), gap["lpips"].text(4, "+"), "yes" if met else "no"]
+        click.echo(f"| {task} | {' | '.join(cells)} | {_times(*times[-1])} |")
+    means = [np.mean([gap[figure].mean for gap in gaps.values()]) for figure in ("psnr", "lpips")]
+    better = "yes" if means[0] > 0 > means[1] else "no"
+    click.echo(f"| mean | {means[0]:+.2f} | {means[1]:+.4f} | {better} | {_times(*np.mean(times, axis=0))} |")
+    gains = [paired(rows, name, "dmps")["box"]["psnr"].text(2, "+") for name in ("hybrid", "dps")]
+    click.echo(f"\nOver DMPS on the box: the hybrid {gains[0]} dB, DPS {gains[1]} dB.")
+    if fewer is not None:
+        _fewer(rows, Store(fewer, json.loads((fewer / RUN).read_text())).rows)
+    if others is not None:
+        _others(rows, Store(others, json.loads((others / RUN).read_text())).rows)
+
+
+def _fewer(rows: list[Row], half: list[Row]) -> None:
+    click.echo("\nThe hybrid with half the steps minus that with all, the same images, +- standard error.\n")
+    click.echo("| task | PSNR, dB | LPIPS | images |\n| --- | --- | --- | --- |")
+    images = {row["image"] for row in half}
+    ours = [row for row in rows if row["method"] == "hybrid" and row["image"] in images]
+    both = [*({**row, "method": "half"} for row in half), *ours]
+    gaps = paired(both, "half", "hybrid")
+    for task, gap in gaps.items():
+        click.echo(f"| {task} | {gap['psnr'].text(2, '+')} | {gap['lpips'].text(4, '+')} | {len(images)} |")
+    means = [np.mean([gap[figure].mean for gap in gaps.values()]) for figure in ("psnr", "lpips")]
+    click.echo(f"| mean | {means[0]:+.2f} | {means[1]:+.4f} | |")
+
+
+def _others(rows: list[Row], others: list[Row]) -> None:
+    """Our hybrid beside the best of deepinv's by LPIPS."""
+    images = {row["image"] for row in others}
+    rows = [*others, *(row for row in rows if row["method"] == "hybrid" and row["image"] in images)]
+    click.echo(
+        "\n| task | hybrid: dB, LPIPS, s | best of deepinv: dB, LPIPS, s | LPIPS, paired | better, in less time |"
+    )
+    click.echo("| --- | --- | --- | --- | --- |")
+    for task in {row["task"]: None for row in others}:
+        names = sorted({row["method"] for row in rows if row["task"] == task and row["method"].startswith("deepinv")})
+        best = min(names, key=lambda name: _mean(rows, "lpips", task=task, method=name))
+        figures = {
+            name: [_mean(rows, one, task=task, method=name) for one in ("psnr", "lpips", "seconds")]
+            for name in ("hybrid", best)
+        }
+        cells = [f"{psnr:.2f}, {lpips:.4f}, {seconds:.2f}" for psnr, lpips, seconds in figures.values()]
+        gap = paired(rows, "hybrid", best)[task]["lpips"].text(4, "+")
+        met = all(ours < theirs for ours, theirs in list(zip(*figures.values(), strict=True))[1:])
+        click.echo(f"| {task} | {cells[0]} | {best.split()[1]}: {cells[1]} | {gap} | {'yes' if met else 'no'} |")
+
+
+def _mean(rows: list[Row], figure: str, **wanted: str) -> float:
+    return float(np.mean([row[figure] for row in rows if all(row[name] == value for name, value in wanted.items())]))
+
+
+def _times(measured: float, predicted: float) -> str:
+    return f"{measured:.3f} | {predicted:.3f} | {measured / predicted:.3f}"
 
 
 def _cells(values: Any, figures: dict[str, str]) -> str:
