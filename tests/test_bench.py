@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from frugal_rt import Plan
+from frugal_rt import Plan, Restorer
 from frugal_rt.cli import main
 from frugal_rt.engines import BACKENDS, BackendError, Prediction, machine, open_engine
 from frugal_rt.engines.flops import network_flops
@@ -55,7 +55,7 @@ def test_the_report_holds_every_sample_of_every_row(report):
         "dmps step": (1, 0),
         "dps": (4, 4),
         "dmps": (4, 0),
-        "hybrid": (4, 2),
+        "hybrid": (4, 1),
     }
     for row in report["rows"]:
         assert set(row["contenders"]) == {"ours: cpu", "torch channels_last", "torch eager"}
@@ -63,6 +63,25 @@ def test_the_report_holds_every_sample_of_every_row(report):
             assert len(taken["seconds"]) == len(taken["network_seconds"]) == 1
             assert 0 < taken["network_seconds"][0] <= taken["seconds"][0]
             assert taken["first_seconds"] > 0
+
+
+@pytest.mark.parametrize("steps", [7, 63])
+def test_the_gradients_a_row_names_are_those_a_restoration_takes(here, tiny_plan, monkeypatch, steps):
+    taken = []
+    restore = Restorer.restore
+
+    def listening(*arguments, **how):
+        taken.append(restore(*arguments, **how))
+        return taken[-1]
+
+    monkeypatch.setattr(Restorer, "restore", listening)
+    monkeypatch.setattr(bench, "BACKENDS", {"cpu": BACKENDS["cpu"]})
+    monkeypatch.setattr(bench, "PEERS", {})
+    report = bench.bench(Plan.open(tiny_plan), steps=steps, batches=(), rounds=1)
+    rows = [(row["kind"], row["forwards"], row["gradients"]) for row in report["rows"]]
+    counts = [(*result.forwards, *result.pullbacks) for result in taken if result.settings["steps"] == steps]
+    assert rows == [(kind, *count) for kind, count in zip(("dps", "dmps", "hybrid"), counts, strict=True)]
+    assert 0 < rows[2][2] < (steps + 1) // 2
 
 
 def test_the_header_says_what_was_measured_and_not_where(report, here):
