@@ -154,6 +154,7 @@ def _fewer(rows: list[Row], half: list[Row]) -> None:
 
 def _others(rows: list[Row], others: list[Row]) -> None:
     """Our hybrid beside the best of deepinv's by LPIPS."""
+    others = [row for row in others if row["method"].startswith("deepinv")]
     images = {row["image"] for row in others}
     rows = [*others, *(row for row in rows if row["method"] == "hybrid" and row["image"] in images)]
     click.echo(
