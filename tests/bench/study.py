@@ -19,6 +19,7 @@ from unittest.mock import patch
 import click
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from frugal_rt import Restorer, __version__
 from frugal_rt.engines.lpips import Lpips
@@ -26,12 +27,15 @@ from frugal_rt.engines.machine import cores, processor
 from frugal_rt.engines.plan import WEIGHTS
 from frugal_rt.runtime import schedule
 from frugal_rt.runtime.contender import Contender, Method, OnStep, Outcome
+from frugal_rt.runtime.demo import PORTRAIT
 from frugal_rt.runtime.eval_store import Store
 from frugal_rt.runtime.evaluate import Evaluation, Row
+from frugal_rt.runtime.images import contact_sheet, read_photo, to_picture, write_png
+from frugal_rt.runtime.metrics import psnr
 from frugal_rt.runtime.operators import Linear, Operator
 from frugal_rt.runtime.picture_set import read_pictures
 from frugal_rt.runtime.settings import PRESETS
-from frugal_rt.runtime.suite import TASKS
+from frugal_rt.runtime.suite import TASKS, measure
 from frugal_rt.runtime.switch import METHODS
 
 FIGURES = ("psnr", "lpips", "seconds")
@@ -345,6 +349,22 @@ def poster(study: Study, ood: Path) -> None:
             lines.append(f"| {name} | {guidance} | {' | '.join(values)} | {calls} | {theirs} |")
         lines += [""]
     study.write("poster", lines[:-1])
+    write_png(study.folder / "poster.png", _portraits(study.restorer))
+
+
+def _portraits(restorer: Restorer) -> Image.Image:
+    """The poster's figures 1 and 2 on the packaged portrait, which is in the public domain."""
+    clean = read_photo(PORTRAIT).pixels
+    lines = []
+    for task, steps in (("sr16", 300), ("box", 100)):
+        operator = TASKS[task].operator(restorer.image_shape)
+        y = measure(operator, clean[None], 0.01, 0)[0]
+        cells = [(to_picture(clean), "clean"), (to_picture(y, getattr(operator, "missing", None)), "measurement")]
+        for name, switch in {"DPS": "never", "DMPS": "always", f"hybrid, k = {steps // 2}": steps // 2}.items():
+            image = restorer.restore(y, operator, steps=steps, switch=switch).image
+            cells.append((to_picture(image), f"{name}  {psnr(image[None], clean[None])[0]:.1f} dB"))
+        lines.append((f"{TASKS[task].title(restorer.image_shape)}, T = {steps}", cells))
+    return contact_sheet(lines)
 
 
 if __name__ == "__main__":
