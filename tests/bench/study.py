@@ -180,7 +180,7 @@ def main() -> None: ...
 @study
 def switch(study: Study, steps: int) -> None:
     """PSNR, LPIPS and time against k, for every task, and where the rule lands."""
-    ks = sorted({max(1, round(share * steps)) for share in (0.01, 0.04, 0.08, 0.16, 0.24, 0.36, 0.5, 0.75)})
+    ks = sorted({max(1, round(share * steps)) for share in (0.02, 0.08, 0.16, 0.3, 0.5, 0.75)})
     fixed = {k: study.method("hybrid", steps, f"k = {k}", switch=k) for k in ks}
     fixed[steps] = study.method("dmps", steps, f"k = {steps}")
     rows = study.rows("switch", [*fixed.values(), study.method("hybrid", steps, "auto")], TASKS, None)
@@ -226,7 +226,7 @@ def _switch_page(study: Study, steps: int, rows: Sequence[Row], fixed: Mapping[i
 @study
 def frontier(study: Study) -> None:
     """PSNR and LPIPS against seconds: T = 10..100 by each method, and what was tried beside."""
-    counts = (10, 20, 30, 50, 100)
+    counts = (10, 20, 50, 100)
     curves = {name: [study.method(name, steps, f"{name}, T = {steps}") for steps in counts] for name in METHODS}
     tried = _tried(study)
     rows = study.rows("frontier", [*(one for curve in curves.values() for one in curve), *tried], TASKS, None)
