@@ -11,7 +11,7 @@ from ..runtime.images import check_output, read_photo, to_picture, write_png
 from ..runtime.restorer import Restorer
 from ..runtime.settings import PRESETS
 from ..runtime.switch import METHODS
-from ..runtime.tasks import prepare
+from ..runtime.tasks import full_size, prepare
 from . import options
 from .progress import stages, steps
 
@@ -23,6 +23,7 @@ from .progress import stages, steps
 @click.option(
     "--fit", type=click.Choice(["crop", "resize"]), help="Bring a picture of the wrong size to the right one."
 )
+@click.option("--tile", is_flag=True, help="Restore a larger picture at its own size, in overlapping tiles.")
 @click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
 @click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
 @click.option(
@@ -53,6 +54,7 @@ def command(
     engine: Path,
     image: Path,
     fit: str | None,
+    tile: bool,
     method: str,
     switch: str | None,
     preset: str,
@@ -73,6 +75,8 @@ def command(
     With no task named it is read off the picture: smaller than the prior's images by a whole factor is
     super-resolution, transparent pixels are inpainting, one channel is colourising, anything else is denoising.
     """
+    if tile and fit is not None:
+        raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
     if switch is not None and method != "hybrid":
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     target = check_output(output or image.parent / f"{image.stem}.restored.png", force)
@@ -83,7 +87,10 @@ def command(
         load_plots(written)
         photo = read_photo(image)
         restorer = Restorer.load(engine, backend)
-        job = prepare(photo, restorer.image_shape, options.read_damage(damage), fit)
+        asked = options.read_damage(damage)
+        if tile:
+            restorer = restorer.tiled(*full_size(photo, asked))
+        job = prepare(photo, restorer.image_shape, asked, fit)
     click.echo(f"{image.name}: {job.task} ({job.because})")
     with steps(job.task, count) as on_step:
         result = restorer.restore(

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..engines import Array, DivergedError, Engine, InputError, Plan, open_engine
 from ..engines.plan import WEIGHTS
+from ..engines.tiled import Tiled
 from .operators import Linear, Operator
 from .restoration import Move, Phase, Restoration, advance, start_noise
 from .schedule import Schedule
@@ -74,6 +75,16 @@ class Restorer:
         """
         plan = Plan.open(path)
         return cls(plan, open_engine(plan, backend))
+
+    def tiled(self, height: int, width: int) -> "Restorer":
+        """This restorer for images of another size, in overlapping tiles of the prior's. Nothing is loaded again.
+
+        Raises InputError if a side is smaller than the prior's.
+        """
+        image_shape = (self.plan.image_shape[0], height, width)
+        restorer = Restorer(self.plan, Tiled(self.engine, self.plan.image_shape, image_shape))
+        restorer.image_shape = image_shape
+        return restorer
 
     def restore(
         self,

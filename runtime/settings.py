@@ -51,8 +51,8 @@ class Guidance(NamedTuple):
         for name, value in {"zeta": zeta, "lambda": lam}.items():
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"{name} must be a finite number of at least 0; got {value}")
-        if every is not None and every < 2:
-            raise InputError(f"every must be at least 2 (a gradient at each step is DPS: switch='never'); got {every}")
+        if every is not None and (every < 2 or every != int(every)):
+            raise InputError(f"every must be a whole number above 1 (at each step is DPS: switch='never'); got {every}")
         sparse = isinstance(operator, Linear) and zeta is None and switch.k_max > 0 and switch.k_min < steps
         if every is not None and not sparse:
             raise InputError("every is for the hybrid with a step size of its own; leave it out, or zeta and guidance")

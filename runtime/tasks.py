@@ -164,6 +164,14 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
     return Job(operator, operator.observed(y), sigma, task, because)
 
 
+def full_size(photo: Photo, damage: Damage) -> tuple[int, int]:
+    """(height, width) of the image that `photo` is a measurement of, whatever the prior's size. Raises InputError."""
+    if damage.task == "sr" and damage.scale is None:
+        raise InputError("super-resolution in tiles needs its factor: --scale 2 .. 16")
+    width, height = photo.size
+    return height * (damage.scale or 1), width * (damage.scale or 1)
+
+
 def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, Operator]:
     """A measurement y = A x + sigma n of a clean photo, for trying things out.
 
@@ -261,7 +269,7 @@ def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> P
     if fit is None:
         raise InputError(
             f"the picture is {photo.size[0]}x{photo.size[1]}, and {task} with this prior starts from "
-            f"{size[0]}x{size[1]}; give one of that size, or --fit crop or --fit resize"
+            f"{size[0]}x{size[1]}; give one of that size, --fit crop or --fit resize, or --tile a larger one"
         )
     return fit_photo(photo, size, fit)
 

@@ -105,6 +105,8 @@ class GaussianEngine:
     def asarray(self, x: Any) -> np.ndarray:
         return np.asarray(x, np.float64)
 
+    def prepare(self, gradients: bool, batch: int = 1) -> None: ...
+
     def _jacobian_at(self, t: int) -> np.ndarray:
         """d eps / d x_t, symmetric."""
         a, eye = self.abar[t], np.eye(len(self.covariance))

@@ -131,6 +131,20 @@ def test_methods_and_switch(here, options, says):
     assert says in frugal(*RESTORE, "clean.png", *options).output
 
 
+def test_a_larger_picture_is_restored_at_its_own_size_in_tiles(here):
+    asked = ("restore", "-e", "tiny.plan", "--steps", "4", "--tile")
+    Image.open("clean.png").resize((40, 24)).save("large.png")
+    assert "denoise" in frugal(*asked, "large.png").output
+    assert Image.open("large.restored.png").size == (40, 24)
+    frugal("degrade", "large.png", "--task", "sr", "--scale", "2", "-o", "small.png")
+    assert frugal(*asked, "small.png", "--scale", "2").exit_code == 0
+    assert Image.open("small.restored.png").size == (40, 24)
+    refuses("needs its factor: --scale", *asked, "small.png", "--task", "sr", "-o", "x.png")
+    refuses("an image of 20x12 is smaller than this prior's 16x16", *asked, "small.png", "-o", "x.png")
+    refuses("leave --fit out", *asked, "small.png", "--fit", "crop", status=2)
+    refuses("--fit crop or --fit resize, or --tile a larger one", *RESTORE, "large.png", "-o", "x.png")
+
+
 def test_a_preset_names_the_steps_and_steps_overrule_it(here):
     asked = ("restore", "-e", "tiny.plan", "clean.png", "--method", "dmps", "--force")
     assert "the last 50 of 50 steps" in frugal(*asked).output
@@ -198,7 +212,7 @@ def test_wrong_inputs_are_one_sentence(here):
         "clean.png",
     )
     refuses("text.plan is not a frugal-rt plan", "restore", "-e", "text.plan", "clean.png")
-    refuses("starts from 16x16; give one of that size, or --fit crop or --fit resize", *RESTORE, "large.png")
+    refuses("starts from 16x16; give one of that size, --fit crop or --fit resize", *RESTORE, "large.png")
     refuses("must end in .png", *RESTORE, "clean.png", "-o", "a.jpg")
     refuses("on the [-1, 1] scale, 0..2", *RESTORE, "clean.png", "--sigma", "25")
     refuses("sigma must be a number or a fraction", *RESTORE, "clean.png", "--sigma", "lots")

@@ -1,0 +1,132 @@
+"""An engine for images larger than the network's: overlapping tiles, their answers blended at every call.
+
+Every parametrisation of the answer is linear in the estimate x0hat at a given x and t, so what is blended is x0hat. The
+sampler and the operator see one image, so a mask, a blur or a loss of resolution crosses the borders of tiles.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from .base import Array, Engine, Prediction, Pull
+from .errors import InputError
+
+OVERLAP = 0.5
+"""Share of a tile's side that it has in common with the next one, at least."""
+
+
+class Place(NamedTuple):
+    """A tile of one image of a batch."""
+
+    row: int
+    top: int
+    left: int
+
+
+Chunk = list[Place]
+
+
+class Tiled:
+    """`engine`, whose images are `tile` (C, h, w), on images of `image` (C, H, W), each side at least the tile's.
+
+    The network takes as many tiles at once as `prepare` was told rows, so its memory does not grow with the image.
+    Where an image takes several calls, a gradient runs the forward graph of each tile a second time. Raises InputError
+    for an image smaller than a tile.
+    """
+
+    def __init__(self, engine: Engine, tile: tuple[int, int, int], image: tuple[int, int, int]):
+        if image[0] != tile[0] or image[1] < tile[1] or image[2] < tile[2]:
+            raise InputError(
+                f"an image of {image[2]}x{image[1]} is smaller than this prior's {tile[2]}x{tile[1]}, and tiles do not "
+                "help; bring it to that size with --fit resize"
+            )
+        self._engine, self._tile = engine, tile
+        self._rows = 1
+        self._down, self._across = (tile_shares(image[side], tile[side]) for side in (1, 2))
+        self.asarray = engine.asarray
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one image."""
+        return len(self._down) * len(self._across)
+
+    @property
+    def name(self) -> str:
+        return f"{self._engine.name}, {self.tiles} tiles"
+
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
+        self._rows = batch
+        self._engine.prepare(gradients, batch)
+
+    def predict(self, x: Array, t: Array) -> Prediction:
+        return self._blended(x, self._chunks(x), lambda chunk: self._engine.predict(*self._cut(x, t, chunk)))
+
+    def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
+        chunks, kept = self._chunks(x), []
+
+        def call(chunk: Chunk) -> Prediction:
+            if len(chunks) > 1:
+                return self._engine.predict(*self._cut(x, t, chunk))
+            prediction, pull = self._engine.pullback(*self._cut(x, t, chunk))
+            kept.append(pull)
+            return prediction
+
+        def pull(v: Array) -> Array:
+            """The transpose: each tile pulls its share of the cotangent back, and they add up."""
+            gradient = array_namespace(x).zeros_like(x)
+            for chunk in chunks:
+                of_tiles = kept.pop() if kept else self._engine.pullback(*self._cut(x, t, chunk))[1]
+                self._add(gradient, chunk, of_tiles(self._crops(v, chunk) * self._shares(v, chunk)))
+            return gradient
+
+        return self._blended(x, chunks, call), pull
+
+    def _blended(self, x: Array, chunks: list[Chunk], call: Callable[[Chunk], Prediction]) -> Prediction:
+        images: list[Array | None] = [None] * len(Prediction._fields)
+        for chunk in chunks:
+            for i, part in enumerate(call(chunk)):
+                if part is not None:
+                    images[i] = array_namespace(x).zeros_like(x) if images[i] is None else images[i]
+                    self._add(images[i], chunk, part * self._shares(part, chunk))
+        return Prediction(*images)
+
+    def _chunks(self, x: Array) -> list[Chunk]:
+        """Every tile of a batch, as many to a call as `prepare` was told."""
+        places = [Place(*place) for place in product(range(x.shape[0]), self._down, self._across)]
+        return [places[first : first + self._rows] for first in range(0, len(places), self._rows)]
+
+    def _cut(self, x: Array, t: Array, chunk: Chunk) -> tuple[Array, Array]:
+        return self._crops(x, chunk), t[[place.row for place in chunk]]
+
+    def _crops(self, images: Array, chunk: Chunk) -> Array:
+        _, h, w = self._tile
+        crops = [images[row, :, top : top + h, left : left + w] for row, top, left in chunk]
+        return array_namespace(images).stack(crops)
+
+    def _shares(self, like: Array, chunk: Chunk) -> Array:
+        """(tiles, 1, h, w): the say of each tile in its pixels."""
+        shares = np.stack([np.outer(self._down[place.top], self._across[place.left]) for place in chunk])[:, None]
+        return array_namespace(like).asarray(shares, dtype=like.dtype, device=like.device)
+
+    def _add(self, images: Array, chunk: Chunk, parts: Array) -> None:
+        _, h, w = self._tile
+        for i, (row, top, left) in enumerate(chunk):
+            images[row, :, top : top + h, left : left + w] += parts[i, ...]
+
+
+def tile_shares(length: int, tile: int) -> dict[int, np.ndarray]:
+    """The starts of tiles along a side of `length` pixels, evenly spaced, and each one's say (tile,) in its pixels.
+
+    The says of the tiles over a pixel add up to 1, and fall off linearly towards a tile's ends.
+    """
+    count = 1 + math.ceil((length - tile) / (tile * (1 - OVERLAP)))
+    starts = [round(start) for start in np.linspace(0, length - tile, count)]
+    say = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1)).astype(np.float64)
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + tile] += say
+    return {start: say / total[start : start + tile] for start in starts}

@@ -1,0 +1,129 @@
+"""Images larger than the network's: tiles that see one image."""
+
+import numpy as np
+import pytest
+
+from frugal_rt import InputError, Plan, Restorer
+from frugal_rt.engines import Prediction
+from frugal_rt.engines.tiled import Tiled, tile_shares
+from frugal_rt.runtime.operators import Denoise, Inpaint, SuperResolution
+
+TILE = (3, 16, 16)
+
+
+class Linear:
+    """A network whose answer in a tile is one matrix times it, so that everything can be written out densely."""
+
+    name = "linear"
+    asarray = staticmethod(np.asarray)
+
+    def __init__(self, seed=0):
+        size = int(np.prod(TILE))
+        self.matrix = np.random.default_rng(seed).standard_normal((size, size)) / size**0.5
+        self.rows = []
+
+    def prepare(self, gradients, batch=1): ...
+
+    def predict(self, x, t):
+        self.rows.append(len(x))
+        return Prediction((x.reshape(len(x), -1) @ self.matrix.T).reshape(x.shape) * t[:, None, None, None], None)
+
+    def pullback(self, x, t):
+        def pull(v):
+            return ((v * t[:, None, None, None]).reshape(len(v), -1) @ self.matrix).reshape(v.shape)
+
+        return self.predict(x, t), pull
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"), [(16, [0]), (24, [0, 8]), (25, [0, 4, 9]), (64, [0, 8, 16, 24, 32, 40, 48])]
+)
+def test_shares_add_up_to_one_and_tiles_overlap_by_half(length, starts):
+    shares = tile_shares(length, 16)
+    assert list(shares) == starts
+    total = np.zeros(length)
+    for start, share in shares.items():
+        assert (share > 0).all()
+        total[start : start + 16] += share
+    np.testing.assert_allclose(total, 1)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 100])
+def test_forward_and_gradient_are_the_dense_ones(rows):
+    """Tiled is the matrix sum of P_i^T W_i M P_i, its gradient the transpose, whatever fits in one call."""
+    shape = (3, 20, 27)
+    engine = Linear()
+    tiled = Tiled(engine, TILE, shape)
+    tiled.prepare(gradients=True, batch=rows)
+    rng = np.random.default_rng(1)
+    x, v = rng.standard_normal((2, 2, *shape))
+    t = np.array([2.0, 3.0])
+    expected = np.zeros_like(x)
+    for row in range(2):
+        for top, down in tile_shares(20, 16).items():
+            for left, across in tile_shares(27, 16).items():
+                cut = (row, slice(None), slice(top, top + 16), slice(left, left + 16))
+                answer = (engine.matrix @ x[cut].reshape(-1)).reshape(TILE) * t[row]
+                expected[cut] += np.outer(down, across) * answer
+    np.testing.assert_allclose(tiled.predict(x, t).out, expected, atol=1e-12)
+    prediction, pull = tiled.pullback(x, t)
+    np.testing.assert_allclose(prediction.out, expected, atol=1e-12)
+    np.testing.assert_allclose((pull(v) * x).sum(), (v * expected).sum(), rtol=1e-12)
+    assert max(engine.rows) <= rows
+
+
+def test_one_tile_is_the_network_itself(tiny_plan):
+    restorer = Restorer.load(tiny_plan)
+    y = np.random.default_rng(0).uniform(-1, 1, TILE).astype(np.float32)
+    alone = restorer.restore(y, Denoise(TILE), sigma=0.2, steps=5)
+    tiled = restorer.tiled(16, 16).restore(y, Denoise(TILE), sigma=0.2, steps=5)
+    np.testing.assert_array_equal(alone.image, tiled.image)
+    assert tiled.settings["backend"] == "onnxruntime (cpu), 1 tiles"
+
+
+@pytest.mark.parametrize(("overlap", "least", "most"), [(0.5, 0.8, 1.25), (0.0, 2.0, 9.0)])
+def test_a_flat_gradient_has_no_seams_and_would_have_without_overlap(
+    gaussian_engine, tiny_plan, monkeypatch, overlap, least, most
+):
+    """The steps between columns where tiles begin over those elsewhere: a smooth prior, a noisy ramp."""
+    monkeypatch.setattr("frugal_rt.engines.tiled.OVERLAP", overlap)
+    side, width = 12, 60
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    covariance = 0.4**2 * np.exp(-((grid[:, None] - grid[None]) ** 2).sum(-1) / (2 * 6**2))
+    engine = gaussian_engine(np.zeros(side**2), covariance, np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
+    shape = (1, side, width)
+    restorer = Restorer(Plan.open(tiny_plan), Tiled(engine, (1, side, side), shape))
+    restorer.image_shape = shape
+    ramp = np.broadcast_to(np.linspace(-0.6, 0.6, width), shape)
+    y = ramp + 0.3 * np.random.default_rng(0).standard_normal((8, *shape))
+    image = restorer.restore(y, Denoise(shape), sigma=0.3, steps=20, batch=8).image
+    assert np.abs(image - ramp).mean() < 0.07
+    steps = np.abs(np.diff(image, axis=3)).mean(axis=(0, 1, 2))
+    borders = [start - 1 for start in list(tile_shares(width, side))[1:]]
+    assert least < steps[borders].mean() / np.delete(steps, borders).mean() < most
+
+
+def test_an_operator_sees_the_whole_image(tiny_plan):
+    """A block and a hole across the border of tiles: measured pixels are met where they are measured."""
+    shape = (3, 24, 24)
+    restorer = Restorer.load(tiny_plan).tiled(24, 24)
+    clean = np.random.default_rng(0).uniform(-0.5, 0.5, (1, *shape)).astype(np.float32)
+    for operator in (SuperResolution(shape, 4), Inpaint(shape, np.pad(np.ones((8, 8), bool), 8))):
+        y = operator.A(clean)
+        result = restorer.restore(y, operator, sigma=0.01, steps=20)
+        assert result.image.shape == clean.shape
+        np.testing.assert_allclose(operator.A(result.image), y, atol=0.08)
+
+
+def test_the_same_image_whatever_the_batch(tiny_plan):
+    shape = (3, 24, 32)
+    restorer = Restorer.load(tiny_plan).tiled(24, 32)
+    y = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    images = [restorer.restore(y, Denoise(shape), sigma=0.2, steps=6, batch=batch).image for batch in (1, 4, 64)]
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], images[2])
+
+
+def test_an_image_smaller_than_a_tile_is_refused(tiny_plan):
+    with pytest.raises(InputError, match="an image of 15x16 is smaller than this prior's 16x16"):
+        Restorer.load(tiny_plan).tiled(16, 15)
