@@ -1,0 +1,177 @@
+"""Degradations y = A(x) + sigma n. Linear ones through their singular value decomposition A = U S V^T, never a dense A.
+
+An operator acts on a batch of images (B, C, H, W) and gives measurements (B, c, h, w). Coefficients (of `Vt`, `Ut`
+and the spectrum) are arrays of the measurement's shape: U is square and orthonormal, V has orthonormal columns, and
+singular values of zero mark what A does not see. Everything is numpy or torch, whatever `x` is.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ...engines import Array
+
+Shape = tuple[int, int, int]
+
+
+class Operator(ABC):
+    """A degradation of images of one shape: what it does, and its vector-Jacobian product. Enough for DPS."""
+
+    name: str
+    image_shape: Shape
+    """(C, H, W)."""
+    measurement_shape: Shape
+
+    def __init__(self, image_shape: Shape, measurement_shape: Shape):
+        self.image_shape = image_shape
+        self.measurement_shape = measurement_shape
+
+    @abstractmethod
+    def A(self, x: Array) -> Array:
+        """The measurement of an image, without noise: (B, C, H, W) -> (B, c, h, w)."""
+
+    @abstractmethod
+    def vjp(self, x: Array, r: Array) -> Array:
+        """The transposed Jacobian of A at x, (B, C, H, W), times r, (B, c, h, w): (B, C, H, W)."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells this operator from others of its class, in JSON's types."""
+        return {}
+
+    @property
+    def measured(self) -> int:
+        """How many values a measurement holds that are not known beforehand."""
+        return math.prod(self.measurement_shape)
+
+    def observed(self, y: np.ndarray) -> np.ndarray:
+        """`y` with what A cannot see set to 0, so that a caller may leave anything there, NaN included."""
+        return y
+
+
+class Custom(Operator):
+    """Any degradation, linear or not, given as functions of a batch: for DPS to the end, as DMPS needs an SVD.
+
+    `apply` (B, C, H, W) -> (B, c, h, w) is A, `vjp(x, r)` its transposed Jacobian at x times r. Both get and give
+    arrays of the engine's kind: numpy for onnxruntime, torch tensors for torch.
+    """
+
+    def __init__(
+        self,
+        image_shape: Shape,
+        measurement_shape: Shape,
+        apply: Callable[[Array], Array],
+        vjp: Callable[[Array, Array], Array],
+        name: str = "custom",
+    ):
+        super().__init__(image_shape, measurement_shape)
+        self.name = name
+        self._apply = apply
+        self._vjp = vjp
+
+    @classmethod
+    def from_torch(
+        cls, image_shape: Shape, measurement_shape: Shape, function: Callable[[Any], Any], name: str = "custom"
+    ) -> "Custom":
+        """The degradation that a torch function computes, its vector-Jacobian product by autograd.
+
+        Works with every engine: arrays of other kinds are taken to torch and back.
+        """
+        from ...engines.network import import_torch
+
+        torch = import_torch("An operator from a torch function")
+
+        def like(tensor: Any, given: Array) -> Array:
+            return tensor.numpy().astype(given.dtype) if isinstance(given, np.ndarray) else tensor
+
+        def apply(x: Array) -> Array:
+            with torch.no_grad():
+                return like(function(torch.as_tensor(x)), x)
+
+        def vjp(x: Array, r: Array) -> Array:
+            with torch.enable_grad():
+                leaf = torch.as_tensor(x).detach().clone().requires_grad_()
+                (gradient,) = torch.autograd.grad(function(leaf), leaf, torch.as_tensor(r))
+            return like(gradient, x)
+
+        return cls(image_shape, measurement_shape, apply, vjp, name)
+
+    def A(self, x: Array) -> Array:
+        return self._apply(x)
+
+    def vjp(self, x: Array, r: Array) -> Array:
+        return self._vjp(x, r)
+
+
+class Linear(Operator):
+    """A linear degradation.
+
+    A subclass sets `image_shape`, `measurement_shape` (C, H, W) and `name`, and gives the four bases and the
+    singular values; it may give A and A^T a shorter way.
+    """
+
+    def __init__(self, image_shape: Shape, measurement_shape: Shape):
+        super().__init__(image_shape, measurement_shape)
+        self._placed: dict[Any, Array] = {}
+
+    @abstractmethod
+    def spectrum(self, like: Array) -> Array:
+        """The singular values, broadcastable to coefficients (B, c, h, w), placed as `like` is."""
+
+    @abstractmethod
+    def Vt(self, x: Array) -> Array:
+        """Coefficients of an image in the right singular vectors: (B, C, H, W) -> (B, c, h, w)."""
+
+    @abstractmethod
+    def V(self, s: Array) -> Array:
+        """The image with coefficients `s`: (B, c, h, w) -> (B, C, H, W)."""
+
+    def Ut(self, y: Array) -> Array:
+        """Coefficients of a measurement in the left singular vectors. The identity unless overridden."""
+        return y
+
+    def U(self, s: Array) -> Array:
+        """The measurement with coefficients `s`. The identity unless overridden."""
+        return s
+
+    def A(self, x: Array) -> Array:
+        """The measurement of an image, without noise: (B, C, H, W) -> (B, c, h, w)."""
+        return self.U(self.spectrum(x) * self.Vt(x))
+
+    def AT(self, y: Array) -> Array:
+        """The adjoint: (B, c, h, w) -> (B, C, H, W)."""
+        return self.V(self.spectrum(y) * self.Ut(y))
+
+    def vjp(self, x: Array, r: Array) -> Array:
+        return self.AT(r)
+
+    def resolvent(self, r: Array, sigma: Any, scale: Any) -> Array:
+        """(sigma^2 I + scale A A^T)^{-1} r, its pseudo-inverse where that is singular. Shapes of a measurement.
+
+        `sigma` and `scale` are numbers or (B, 1, 1, 1).
+        """
+        return self.U(self.Ut(r) * _reciprocal(sigma**2 + scale * self.spectrum(r) ** 2 + 0 * r))
+
+    @staticmethod
+    def filter(sigma: Any, scale: Any, s: Array) -> Array:
+        """s / (sigma^2 + scale s^2), 0 where s = 0: A^T times the resolvent, in coefficients."""
+        return s * _reciprocal(sigma**2 + scale * s**2)
+
+    def _place(self, key: str, array: np.ndarray, like: Array) -> Array:
+        """`array` in the namespace, type and device of `like`; made once for each."""
+        where = (key, type(like), like.dtype, str(like.device))
+        if where not in self._placed:
+            xp = array_namespace(like)
+            self._placed[where] = xp.asarray(array, dtype=like.dtype, device=like.device)
+        return self._placed[where]
+
+
+def _reciprocal(denominator: Array) -> Array:
+    """1 / denominator, 0 where it is 0."""
+    xp = array_namespace(denominator)
+    positive = denominator > 0
+    return xp.astype(positive, denominator.dtype) / xp.where(positive, denominator, xp.ones_like(denominator))

@@ -1,0 +1,139 @@
+"""Operators whose left basis is the measurement itself: noise, masks, block means, grey. No matrix anywhere."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ...engines import Array, InputError
+from .base import Linear, Shape
+
+GREY_WEIGHTS = {
+    "mean": (1 / 3, 1 / 3, 1 / 3),
+    "rec601": (0.299, 0.587, 0.114),
+    "rec709": (0.2126, 0.7152, 0.0722),
+}
+"""Weights of R, G, B: the papers' mean, PIL's mode L (ITU-R 601-2), and sRGB's luminance."""
+
+
+class Denoise(Linear):
+    """A = I: only noise was added."""
+
+    name = "denoise"
+
+    def __init__(self, image_shape: Shape):
+        super().__init__(image_shape, image_shape)
+
+    def spectrum(self, like: Array) -> Array:
+        return self._place("s", np.ones((1, 1, 1, 1)), like)
+
+    def Vt(self, x: Array) -> Array:
+        return x
+
+    def V(self, s: Array) -> Array:
+        return s
+
+
+class Inpaint(Linear):
+    """Pixels are missing: A is a mask, and a measurement is an image that is 0 where a pixel is missing.
+
+    `missing` is (H, W) bool, True where the pixel is lost. Outpainting is the same with a border missing.
+    """
+
+    name = "inpaint"
+
+    def __init__(self, image_shape: Shape, missing: np.ndarray):
+        super().__init__(image_shape, image_shape)
+        missing = np.asarray(missing, bool)
+        if missing.shape != image_shape[1:]:
+            raise InputError(
+                f"the mask is {missing.shape[1]}x{missing.shape[0]} but the image is {image_shape[2]}x{image_shape[1]}"
+            )
+        if missing.all():
+            raise InputError("every pixel is marked missing; white (or transparent) marks what is to be filled in")
+        self.missing = missing
+        self._known = 1.0 - missing[None, None]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"missing": int(self.missing.sum()), "mask_sha256": hashlib.sha256(self.missing.tobytes()).hexdigest()}
+
+    @property
+    def measured(self) -> int:
+        return self.image_shape[0] * int((~self.missing).sum())
+
+    def observed(self, y: np.ndarray) -> np.ndarray:
+        return np.where(self.missing, np.zeros_like(y), y)
+
+    def spectrum(self, like: Array) -> Array:
+        return self._place("s", self._known, like)
+
+    def Vt(self, x: Array) -> Array:
+        return x
+
+    def V(self, s: Array) -> Array:
+        return s
+
+
+class SuperResolution(Linear):
+    """Lost resolution: the mean over scale x scale blocks. A A^T = I / scale^2: every singular value is 1 / scale."""
+
+    name = "sr"
+
+    def __init__(self, image_shape: Shape, scale: int):
+        channels, height, width = image_shape
+        if scale < 2 or height % scale or width % scale:
+            raise InputError(
+                f"x{scale} does not divide {width}x{height}; choose a whole factor of both sides, 2 or more"
+            )
+        super().__init__(image_shape, (channels, height // scale, width // scale))
+        self.scale = scale
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
+    def spectrum(self, like: Array) -> Array:
+        return self._place("s", np.full((1, 1, 1, 1), 1 / self.scale), like)
+
+    def Vt(self, x: Array) -> Array:
+        xp = array_namespace(x)
+        channels, height, width = self.measurement_shape
+        blocks = xp.reshape(x, (x.shape[0], channels, height, self.scale, width, self.scale))
+        return xp.sum(blocks, axis=(3, 5)) / self.scale
+
+    def V(self, s: Array) -> Array:
+        xp = array_namespace(s)
+        return xp.repeat(xp.repeat(s, self.scale, axis=2), self.scale, axis=3) / self.scale
+
+
+class Colorize(Linear):
+    """Lost colour: y = w . (R, G, B). A A^T = |w|^2. `weights` is a name of GREY_WEIGHTS."""
+
+    name = "colorize"
+
+    def __init__(self, image_shape: Shape, weights: str = "rec601"):
+        if image_shape[0] != 3:
+            raise InputError(f"only an image of 3 channels can lose its colour; this prior has {image_shape[0]}")
+        if weights not in GREY_WEIGHTS:
+            raise InputError(f"there are no grey weights {weights!r}; choose one of {', '.join(GREY_WEIGHTS)}")
+        super().__init__(image_shape, (1, *image_shape[1:]))
+        self.weights = weights
+        w = np.asarray(GREY_WEIGHTS[weights])
+        self._norm = float(np.linalg.norm(w))
+        self._direction = (w / self._norm)[None, :, None, None]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"weights": self.weights}
+
+    def spectrum(self, like: Array) -> Array:
+        return self._place("s", np.full((1, 1, 1, 1), self._norm), like)
+
+    def Vt(self, x: Array) -> Array:
+        xp = array_namespace(x)
+        return xp.sum(self._place("v", self._direction, x) * x, axis=1, keepdims=True)
+
+    def V(self, s: Array) -> Array:
+        return self._place("v", self._direction, s) * s
