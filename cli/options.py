@@ -10,7 +10,7 @@ from ..engines import BACKENDS
 from ..runtime.images import read_mask
 from ..runtime.operators import GREY_WEIGHTS
 from ..runtime.settings import GUIDANCE
-from ..runtime.tasks import TASKS, Damage, parse_sigma, parse_size
+from ..runtime.tasks import FILTERS, TASKS, Damage, parse_sigma, parse_size
 
 PATH = click.Path(path_type=Path)
 
@@ -37,7 +37,8 @@ _DAMAGE = (
     click.option("--mask", metavar="IMAGE", type=PATH, help="White marks the missing pixels."),
     click.option("--hole", metavar="WxH", help="A missing box in the middle."),
     click.option("--keep", metavar="WxH", help="The kept box in the middle; the rest is invented."),
-    click.option("--scale", type=int, metavar="R", help="Lost resolution: each pixel is the mean of an RxR block."),
+    click.option("--scale", type=int, metavar="R", help="Lost resolution: one pixel of RxR is left."),
+    click.option("--filter", type=click.Choice(list(FILTERS)), help="How it was lost; default box, the block's mean."),
     click.option("--kernel", metavar="KIND:N", help="The blur: gaussian:STD or uniform:SIZE, in pixels."),
     click.option("--grey", type=click.Choice(list(GREY_WEIGHTS)), help="Weights of R, G, B; default rec601."),
     click.option("--sigma", metavar="S", help="Noise deviation on the [-1, 1] scale, such as 0.1 or 13/255."),
@@ -59,6 +60,7 @@ def read_damage(options: dict[str, Any], **more: Any) -> Damage:
         hole=None if options["hole"] is None else parse_size(options["hole"]),
         keep=None if options["keep"] is None else parse_size(options["keep"]),
         scale=options["scale"],
+        filter=options["filter"],
         kernel=options["kernel"],
         grey=options["grey"],
         sigma=None if options["sigma"] is None else parse_sigma(options["sigma"]),

@@ -10,17 +10,18 @@ import numpy as np
 from ..engines import InputError
 from .images import Photo, fit_photo
 from .noise import Use, generator, normal
-from .operators import GREY_WEIGHTS, Colorize, Deblur, Denoise, Inpaint, Operator, Shape, SuperResolution
+from .operators import GREY_WEIGHTS, Bicubic, Colorize, Deblur, Denoise, Inpaint, Operator, Shape, SuperResolution
 
 TASKS: dict[str, tuple[str, ...]] = {
     "denoise": (),
     "inpaint": ("mask", "hole", "keep", "share"),
     "outpaint": ("mask", "hole", "keep", "share"),
-    "sr": ("scale",),
+    "sr": ("scale", "filter"),
     "colorize": ("grey",),
     "deblur": ("kernel",),
 }
 """The tasks, and which fields of Damage each one reads besides sigma."""
+FILTERS = ("box", "bicubic")
 GREY = "rec601"
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
@@ -40,6 +41,8 @@ class Damage:
     share: float | None = None
     """Share of pixels missing at random; for simulating only."""
     scale: int | None = None
+    filter: str | None = None
+    """Of FILTERS: how resolution was lost; None is the box, the mean over a block."""
     kernel: str | None = None
     """"gaussian:STD" or "uniform:SIZE", in pixels."""
     grey: str | None = None
@@ -107,7 +110,7 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
     if task == "sr":
         if damage.scale is None:
             raise InputError("super-resolution needs its factor: --scale 2 .. 16")
-        return SuperResolution(shape, damage.scale)
+        return _smaller(shape, damage.scale, damage.filter or FILTERS[0])
     if task == "colorize":
         return Colorize(shape, damage.grey or GREY)
     if task == "deblur":
@@ -297,6 +300,12 @@ def _centred(photo: Photo, image_shape: Shape) -> Photo:
     pixels = np.zeros((len(photo.pixels), full_height, full_width), np.float32)
     pixels[:, ~missing] = photo.pixels.reshape(len(photo.pixels), -1)
     return Photo(pixels, missing)
+
+
+def _smaller(shape: Shape, scale: int, filter: str) -> Operator:
+    if filter not in FILTERS:
+        raise InputError(f"there is no filter {filter!r}; choose one of {', '.join(FILTERS)}")
+    return Bicubic(shape, scale) if filter == "bicubic" else SuperResolution(shape, scale)
 
 
 def _blur(shape: Shape, kernel: str | None) -> Deblur:

@@ -102,9 +102,20 @@ def test_what_degrade_writes_restore_understands(here, damage, written, task):
     assert {"sigma", "switch", "k", "task", "backend", "prior"} <= settings.keys()
 
 
-def test_a_blur_is_named_in_both(here):
-    assert frugal("degrade", "clean.png", "--task", "deblur", "--kernel", "gaussian:1.2", "-o", "y.npy").exit_code == 0
-    assert "deblur" in frugal(*RESTORE, "y.npy", "--kernel", "gaussian:1.2").output
+@pytest.mark.parametrize(
+    ("task", "damage", "operator"),
+    [
+        ("deblur", ["--kernel", "gaussian:1.2"], {"name": "deblur"}),
+        ("sr", ["--scale", "4", "--filter", "bicubic"], {"name": "sr", "scale": 4, "filter": "bicubic"}),
+    ],
+)
+def test_a_damage_is_named_the_same_in_both(here, task, damage, operator):
+    assert frugal("degrade", "clean.png", "--task", task, *damage, "-o", "y.npy").exit_code == 0
+    result = frugal(*RESTORE, "y.npy", *damage)
+    assert result.exit_code == 0, result.output
+    assert f"y.npy: {task} (" in result.output
+    settings = json.loads(Image.open("y.restored.png").text[SETTINGS_KEY])["operator"]
+    assert operator.items() <= settings.items()
 
 
 def test_a_mask_picture_marks_what_is_missing(here):

@@ -23,6 +23,8 @@ BUILDERS: dict[str, Callable[[Shape], Linear]] = {
     "inpaint": lambda s: operators.Inpaint(s, _mask(s)),
     "sr2": lambda s: operators.SuperResolution(s, 2),
     "sr4": lambda s: operators.SuperResolution(s, 4),
+    "bicubic2": lambda s: operators.Bicubic(s, 2),
+    "bicubic4": lambda s: operators.Bicubic(s, 4),
     "grey mean": lambda s: operators.Colorize(s, "mean"),
     "grey rec601": lambda s: operators.Colorize(s, "rec601"),
     "gaussian": lambda s: operators.Deblur.gaussian(s, 0.8),
@@ -246,6 +248,20 @@ def test_block_mean_is_the_mean_of_blocks():
     np.testing.assert_allclose(operators.SuperResolution((3, 8, 12), 4).A(x), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4, 8, 16])
+def test_bicubic_is_torch_s_and_nearly_pillow_s(scale):
+    from PIL import Image
+
+    x = normal((2, 3, 48, 96))
+    operator = operators.Bicubic(x.shape[1:], scale)
+    size = operator.measurement_shape[1:]
+    theirs = torch.nn.functional.interpolate(torch.tensor(x), size, mode="bicubic", antialias=True)
+    np.testing.assert_allclose(operator.A(x), theirs, atol=1e-12)
+    image = Image.fromarray(x[0, 0].astype(np.float32))
+    theirs = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(operator.A(x)[0, 0], theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(3, 9, 16), (1, 31, 7)])
 def test_blurs_are_scipy_s_with_a_mirrored_border(shape):
     x = normal((1, *shape))
@@ -270,6 +286,7 @@ def test_grey_rec601_is_pillow_s():
     ("make", "sentence"),
     [
         (lambda: operators.SuperResolution((3, 64, 64), 5), "x5 does not divide 64x64"),
+        (lambda: operators.Bicubic((3, 64, 64), 5), "x5 does not divide 64x64"),
         (lambda: operators.Inpaint((3, 8, 8), np.ones((8, 8))), "every pixel is marked missing"),
         (lambda: operators.Inpaint((3, 8, 8), np.ones((4, 8))), "the mask is 8x4 but the image is 8x8"),
         (lambda: operators.Colorize((3, 8, 8), "luma"), "no grey weights 'luma'"),

@@ -136,6 +136,8 @@ def test_sizes():
         (photo(), Damage(hole=(16, 16)), "does not leave anything"),
         (photo(missing=np.ones((16, 16), bool)), Damage(), "every pixel is marked missing"),
         (photo(), Damage(kernel="gaussian:1", hole=(8, 8)), "--hole does not go with deblur"),
+        (photo(4, 4), Damage(filter="lanczos"), "no filter 'lanczos'; choose one of box, bicubic"),
+        (photo(), Damage(filter="bicubic"), "--filter does not go with denoise"),
         (photo(), Damage(task="denoise", scale=4), "--scale does not go with denoise"),
         (photo(), Damage(mask=HOLE, scale=4), "--scale does not go with inpaint"),
         (photo(), Damage(task="sr", mask=HOLE), "--mask does not go with sr"),

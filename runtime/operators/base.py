@@ -1,8 +1,9 @@
 """Degradations y = A(x) + sigma n. Linear ones through their singular value decomposition A = U S V^T, never a dense A.
 
 An operator acts on a batch of images (B, C, H, W) and gives measurements (B, c, h, w). Coefficients (of `Vt`, `Ut`
-and the spectrum) are arrays of the measurement's shape: U is square and orthonormal, V has orthonormal columns, and
-singular values of zero mark what A does not see. Everything is numpy or torch, whatever `x` is.
+and the spectrum) are arrays of the measurement's shape: U is square and orthonormal, V has orthonormal columns (or
+columns of zeros, where there are more measurements than pixels), and singular values of zero mark what A does not see.
+Everything is numpy or torch, whatever `x` is.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from ...engines import Array
+from ...engines import Array, InputError
 
 Shape = tuple[int, int, int]
 
@@ -25,6 +26,8 @@ class Operator(ABC):
     image_shape: Shape
     """(C, H, W)."""
     measurement_shape: Shape
+    missing: np.ndarray | None = None
+    """(h, w) bool, True where a pixel of the measurement is missing, and 0; None where none is."""
 
     def __init__(self, image_shape: Shape, measurement_shape: Shape):
         self.image_shape = image_shape
@@ -162,12 +165,21 @@ class Linear(Operator):
         return s * _reciprocal(sigma**2 + scale * s**2)
 
     def _place(self, key: str, array: np.ndarray, like: Array) -> Array:
-        """`array` in the namespace, type and device of `like`; made once for each."""
+        """`array` in the namespace, device and (but for whole numbers) type of `like`; made once for each."""
         where = (key, type(like), like.dtype, str(like.device))
         if where not in self._placed:
-            xp = array_namespace(like)
-            self._placed[where] = xp.asarray(array, dtype=like.dtype, device=like.device)
+            xp, dtype = array_namespace(like), like.dtype if array.dtype.kind == "f" else None
+            self._placed[where] = xp.asarray(array, dtype=dtype, device=like.device)
         return self._placed[where]
+
+    def _place_spectrum(self, s: np.ndarray, like: Array) -> Array:
+        """`s` placed, 0 for what the type cannot tell from 0, or sigma = 0 would divide by it."""
+        least = s.max() * max(self.image_shape) * array_namespace(like).finfo(like.dtype).eps
+        return self._place("s", np.where(s < least, 0.0, s), like)
+
+    def _sandwich(self, key: str, left: np.ndarray, x: Array, right: np.ndarray) -> Array:
+        """left x right^T on every channel."""
+        return self._place(f"{key} left", left, x) @ x @ self._place(f"{key} right", right.T, x)
 
 
 def _reciprocal(denominator: Array) -> Array:
@@ -175,3 +187,11 @@ def _reciprocal(denominator: Array) -> Array:
     xp = array_namespace(denominator)
     positive = denominator > 0
     return xp.astype(positive, denominator.dtype) / xp.where(positive, denominator, xp.ones_like(denominator))
+
+
+def reduced(image_shape: Shape, scale: int) -> Shape:
+    """The shape of images `scale` times smaller. Raises InputError where it does not divide both sides."""
+    channels, height, width = image_shape
+    if scale < 2 or height % scale or width % scale:
+        raise InputError(f"x{scale} does not divide {width}x{height}; choose a whole factor of both sides, 2 or more")
+    return channels, height // scale, width // scale

@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ...engines import Array, InputError
-from .base import Linear, Shape
+from .base import Linear, Shape, reduced
 
 GREY_WEIGHTS = {
     "mean": (1 / 3, 1 / 3, 1 / 3),
@@ -35,45 +35,64 @@ class Denoise(Linear):
         return s
 
 
-class Inpaint(Linear):
-    """Pixels are missing: A is a mask, and a measurement is an image that is 0 where a pixel is missing.
+class Masked(Linear):
+    """y = M A x: pixels of `inner`'s measurement are missing, and 0. The mask comes last.
 
-    `missing` is (H, W) bool, True where the pixel is lost. Outpainting is the same with a border missing.
+    A A^T stays diagonal where `inner`'s is: for noise, block means and grey. `missing` is (h, w) bool, True where the
+    pixel is lost. Raises InputError for a mask of another size or without a known pixel, and where `inner`
+    has another left basis than the measurement's own pixels.
     """
 
-    name = "inpaint"
-
-    def __init__(self, image_shape: Shape, missing: np.ndarray):
-        super().__init__(image_shape, image_shape)
+    def __init__(self, inner: Linear, missing: np.ndarray):
+        super().__init__(inner.image_shape, inner.measurement_shape)
+        _, height, width = inner.measurement_shape
         missing = np.asarray(missing, bool)
-        if missing.shape != image_shape[1:]:
-            raise InputError(
-                f"the mask is {missing.shape[1]}x{missing.shape[0]} but the image is {image_shape[2]}x{image_shape[1]}"
-            )
+        if type(inner).U is not Linear.U:
+            raise InputError(f"a mask after {inner.name} of this kind has no closed form; see Matrix.masked")
+        if missing.shape != (height, width):
+            raise InputError(f"the mask is {missing.shape[1]}x{missing.shape[0]} but the image is {width}x{height}")
         if missing.all():
             raise InputError("every pixel is marked missing; white (or transparent) marks what is to be filled in")
-        self.missing = missing
+        self.name = inner.name
+        self.inner = inner
+        self.missing: np.ndarray = missing
         self._known = 1.0 - missing[None, None]
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"missing": int(self.missing.sum()), "mask_sha256": hashlib.sha256(self.missing.tobytes()).hexdigest()}
+        return {**self.inner.settings, **mask_settings(self.missing)}
 
     @property
     def measured(self) -> int:
-        return self.image_shape[0] * int((~self.missing).sum())
+        return self.measurement_shape[0] * int((~self.missing).sum())
 
     def observed(self, y: np.ndarray) -> np.ndarray:
         return np.where(self.missing, np.zeros_like(y), y)
 
     def spectrum(self, like: Array) -> Array:
-        return self._place("s", self._known, like)
+        return self._place("known", self._known, like) * self.inner.spectrum(like)
 
     def Vt(self, x: Array) -> Array:
-        return x
+        return self.inner.Vt(x)
 
     def V(self, s: Array) -> Array:
-        return s
+        return self.inner.V(s)
+
+
+class Inpaint(Masked):
+    """Pixels are missing: A is a mask, and a measurement is an image that is 0 where a pixel is missing.
+
+    `missing` is (H, W) bool, True where the pixel is lost. Outpainting is the same with a border missing.
+    """
+
+    def __init__(self, image_shape: Shape, missing: np.ndarray):
+        super().__init__(Denoise(image_shape), missing)
+        self.name = "inpaint"
+
+
+def mask_settings(missing: np.ndarray) -> dict[str, Any]:
+    """What tells a mask from others: how many pixels, and a digest of which."""
+    return {"missing": int(missing.sum()), "mask_sha256": hashlib.sha256(missing.tobytes()).hexdigest()}
 
 
 class SuperResolution(Linear):
@@ -82,17 +101,12 @@ class SuperResolution(Linear):
     name = "sr"
 
     def __init__(self, image_shape: Shape, scale: int):
-        channels, height, width = image_shape
-        if scale < 2 or height % scale or width % scale:
-            raise InputError(
-                f"x{scale} does not divide {width}x{height}; choose a whole factor of both sides, 2 or more"
-            )
-        super().__init__(image_shape, (channels, height // scale, width // scale))
+        super().__init__(image_shape, reduced(image_shape, scale))
         self.scale = scale
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"scale": self.scale}
+        return {"scale": self.scale, "filter": "box"}
 
     def spectrum(self, like: Array) -> Array:
         return self._place("s", np.full((1, 1, 1, 1), 1 / self.scale), like)
