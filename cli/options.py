@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from ..engines import BACKENDS
-from ..runtime.images import read_mask
+from ..runtime.images import read_kernel, read_mask
 from ..runtime.operators import GREY_WEIGHTS
+from ..runtime.operators.kernels import KINDS
 from ..runtime.settings import GUIDANCE
-from ..runtime.tasks import FILTERS, TASKS, Damage, parse_sigma, parse_size
+from ..runtime.tasks import BORDERS, FILTERS, TASKS, Damage, parse_sigma, parse_size
 
 PATH = click.Path(path_type=Path)
 
@@ -39,7 +41,16 @@ _DAMAGE = (
     click.option("--keep", metavar="WxH", help="The kept box in the middle; the rest is invented."),
     click.option("--scale", type=int, metavar="R", help="Lost resolution: one pixel of RxR is left."),
     click.option("--filter", type=click.Choice(list(FILTERS)), help="How it was lost; default box, the block's mean."),
-    click.option("--kernel", metavar="KIND:N", help="The blur: gaussian:STD or uniform:SIZE, in pixels."),
+    click.option(
+        "--kernel",
+        metavar="KERNEL",
+        help=f"The blur: {', '.join(KINDS.values())}, in pixels and degrees, or a .png or .npy of its weights.",
+    ),
+    click.option(
+        "--border",
+        type=click.Choice(list(BORDERS)),
+        help="What lies past a blurred picture's border; default mirror, or circular where the kernel is lopsided.",
+    ),
     click.option("--grey", type=click.Choice(list(GREY_WEIGHTS)), help="Weights of R, G, B; default rec601."),
     click.option("--sigma", metavar="S", help="Noise deviation on the [-1, 1] scale, such as 0.1 or 13/255."),
 )
@@ -61,8 +72,16 @@ def read_damage(options: dict[str, Any], **more: Any) -> Damage:
         keep=None if options["keep"] is None else parse_size(options["keep"]),
         scale=options["scale"],
         filter=options["filter"],
-        kernel=options["kernel"],
+        kernel=_kernel(options["kernel"]),
+        border=options["border"],
         grey=options["grey"],
         sigma=None if options["sigma"] is None else parse_sigma(options["sigma"]),
         **more,
     )
+
+
+def _kernel(text: str | None) -> str | np.ndarray | None:
+    """A kernel in words as it is, a file's weights otherwise."""
+    if text is None or text.partition(":")[0] in KINDS or not Path(text).suffix:
+        return text
+    return read_kernel(text)

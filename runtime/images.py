@@ -64,6 +64,16 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     return photo.pixels.mean(axis=0) >= MASK_LEVEL / 127.5 - 1
 
 
+def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
+    """(h, w) a blur kernel from a picture, black being 0, or a .npy of real numbers. Raises InputError."""
+    data, name = _read_bytes(Path(path)), Path(path).name
+    photo = _from_npy(data, name, math.inf) if name.lower().endswith(".npy") else _from_picture(data, name)
+    if photo.missing is not None:
+        raise InputError(f"{name}: a kernel must not have transparent or NaN pixels")
+    kernel = photo.pixels.mean(axis=0, dtype=np.float64)
+    return kernel if name.lower().endswith(".npy") else (kernel + 1) / 2
+
+
 def fit_photo(photo: Photo, size: tuple[int, int], how: str) -> Photo:
     """`photo` at (width, height): "crop" keeps its shape and cuts the middle out, "resize" stretches it."""
 
@@ -161,7 +171,7 @@ def _read_bytes(path: Path) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _from_npy(data: bytes, name: str) -> Photo:
+def _from_npy(data: bytes, name: str, largest: float = 10.0) -> Photo:
     file = io.BytesIO(data)
     try:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -181,7 +191,7 @@ def _from_npy(data: bytes, name: str) -> Photo:
     pixels = np.asarray(array if array.ndim == 3 else array[None], np.float32)
     missing = np.asarray(np.isnan(pixels).any(axis=0))
     pixels = np.where(missing, np.float32(0), pixels)
-    if not pixels.size or not np.isfinite(pixels).all() or np.abs(pixels).max() > 10:
+    if not pixels.size or not np.isfinite(pixels).all() or np.abs(pixels).max() > largest:
         raise InputError(f"{name} must hold values on the [-1, 1] scale (noise may go beyond), NaN for missing pixels")
     return Photo(pixels, missing if missing.any() else None)
 

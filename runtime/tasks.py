@@ -10,18 +10,34 @@ import numpy as np
 from ..engines import InputError
 from .images import Photo, fit_photo
 from .noise import Use, generator, normal
-from .operators import GREY_WEIGHTS, Bicubic, Colorize, Deblur, Denoise, Inpaint, Operator, Shape, SuperResolution
+from .operators import (
+    GREY_WEIGHTS,
+    Bicubic,
+    Circular,
+    Colorize,
+    Deblur,
+    Denoise,
+    Inpaint,
+    Mirrored,
+    Operator,
+    Shape,
+    SuperResolution,
+    is_mirrored,
+    parse_kernel,
+)
+from .operators.kernels import KINDS
 
 TASKS: dict[str, tuple[str, ...]] = {
     "denoise": (),
     "inpaint": ("mask", "hole", "keep", "share"),
     "outpaint": ("mask", "hole", "keep", "share"),
-    "sr": ("scale", "filter"),
+    "sr": ("scale", "filter", "kernel"),
     "colorize": ("grey",),
-    "deblur": ("kernel",),
+    "deblur": ("kernel", "border"),
 }
 """The tasks, and which fields of Damage each one reads besides sigma."""
 FILTERS = ("box", "bicubic")
+BORDERS = ("mirror", "circular")
 GREY = "rec601"
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
@@ -43,8 +59,10 @@ class Damage:
     scale: int | None = None
     filter: str | None = None
     """Of FILTERS: how resolution was lost; None is the box, the mean over a block."""
-    kernel: str | None = None
-    """"gaussian:STD" or "uniform:SIZE", in pixels."""
+    kernel: str | np.ndarray | None = None
+    """What parse_kernel reads, or weights (h, w). With `scale`, the blur before one pixel of scale x scale is kept."""
+    border: str | None = None
+    """Of BORDERS: what lies past a blurred picture's border; None is a mirror where the kernel allows one."""
     grey: str | None = None
     """A name of GREY_WEIGHTS; None is rec601."""
     sigma: float | None = None
@@ -110,11 +128,17 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
     if task == "sr":
         if damage.scale is None:
             raise InputError("super-resolution needs its factor: --scale 2 .. 16")
+        if damage.kernel is not None:
+            if damage.filter is not None:
+                raise InputError("--filter and --kernel both say how resolution was lost; give one")
+            return Circular(shape, _weights(damage.kernel), damage.scale)
         return _smaller(shape, damage.scale, damage.filter or FILTERS[0])
     if task == "colorize":
         return Colorize(shape, damage.grey or GREY)
     if task == "deblur":
-        return _blur(shape, damage.kernel)
+        if damage.kernel is None:
+            raise InputError(f"deblurring needs its kernel: --kernel {', '.join(KINDS.values())}, in pixels, or a file")
+        return _blur(shape, damage.kernel, damage.border)
     masks = [mask for mask in (missing, damage.mask) if mask is not None]
     if damage.hole is not None:
         masks.append(box_mask(shape, *damage.hole))
@@ -308,14 +332,22 @@ def _smaller(shape: Shape, scale: int, filter: str) -> Operator:
     return Bicubic(shape, scale) if filter == "bicubic" else SuperResolution(shape, scale)
 
 
-def _blur(shape: Shape, kernel: str | None) -> Deblur:
-    kind, _, value = (kernel or "").partition(":")
-    try:
-        if kind == "gaussian":
-            return Deblur.gaussian(shape, float(value))
-        if kind == "uniform":
-            return Deblur.uniform(shape, int(value))
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-    raise InputError(f"deblurring needs its kernel: --kernel gaussian:STD or uniform:SIZE, in pixels; got {kernel!r}")
+def _weights(kernel: str | np.ndarray) -> np.ndarray:
+    return parse_kernel(kernel) if isinstance(kernel, str) else kernel
+
+
+def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Operator:
+    """The blur whose basis is the cheapest: by rows and columns, by cosines, or by Fourier."""
+    if border not in (None, *BORDERS):
+        raise InputError(f"there is no border {border!r}; choose one of {', '.join(BORDERS)}")
+    weights = _weights(kernel)
+    if border is None:
+        border = "mirror" if is_mirrored(weights) else "circular"
+    if border == "circular":
+        return Circular(shape, weights)
+    kind, _, value = kernel.partition(":") if isinstance(kernel, str) else ("", "", "")
+    if kind == "gaussian" and "," not in value:
+        return Deblur.gaussian(shape, float(value))
+    if kind == "uniform":
+        return Deblur.uniform(shape, int(value))
+    return Mirrored(shape, weights)

@@ -18,6 +18,18 @@ def _mask(shape: Shape) -> np.ndarray:
     return np.random.default_rng(3).random(shape[1:]) < 0.4
 
 
+def _lopsided(seed: int = 5) -> np.ndarray:
+    """A kernel without any symmetry, of one even side."""
+    return np.random.default_rng(seed).random((3, 4)) ** 3
+
+
+def _gaussian(*numbers: float) -> np.ndarray:
+    """The middle, 3 high and 7 wide at most, of a Gaussian kernel."""
+    kernel = operators.gaussian_kernel(*numbers)
+    top, left = max(0, kernel.shape[0] // 2 - 1), max(0, kernel.shape[1] // 2 - 3)
+    return kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]
+
+
 BUILDERS: dict[str, Callable[[Shape], Linear]] = {
     "denoise": operators.Denoise,
     "inpaint": lambda s: operators.Inpaint(s, _mask(s)),
@@ -30,6 +42,14 @@ BUILDERS: dict[str, Callable[[Shape], Linear]] = {
     "gaussian": lambda s: operators.Deblur.gaussian(s, 0.8),
     "wide gaussian": lambda s: operators.Deblur.gaussian(s, 2.5),
     "uniform": lambda s: operators.Deblur.uniform(s, 3),
+    "kernel": lambda s: operators.Circular(s, _lopsided()),
+    "motion": lambda s: operators.Circular(s, operators.motion_kernel(3, 30)),
+    "uniform circular": lambda s: operators.Circular(s, np.ones((1, 4))),
+    "anisotropic": lambda s: operators.Circular(s, _gaussian(0.8, 0.4, 30)),
+    "mirrored": lambda s: operators.Mirrored(s, _gaussian(0.9, 0.5)),
+    "mirrored, of both signs": lambda s: operators.Mirrored(s, np.array([[2, 1, 2]])),
+    "kernel, then 1 of 2x2": lambda s: operators.Circular(s, _lopsided(), 2),
+    "kernel, then 1 of 4x4": lambda s: operators.Circular(s, _gaussian(0.9), 4),
     "separable": lambda s: operators.Separable(
         s, np.random.default_rng(1).normal(size=(s[1] // 2, s[1])), np.random.default_rng(2).normal(size=(s[2], s[2]))
     ),
@@ -248,6 +268,47 @@ def test_block_mean_is_the_mean_of_blocks():
     np.testing.assert_allclose(operators.SuperResolution((3, 8, 12), 4).A(x), expected, atol=1e-12)
 
 
+def test_a_circular_blur_is_scipy_s_on_a_torus(array):
+    x = normal((2, 3, 9, 12))
+    for kernel in (_lopsided(), operators.motion_kernel(7, 20), operators.gaussian_kernel(1, 0.6, 45)):
+        expected = scipy.ndimage.convolve(x, kernel[None, None] / kernel.sum(), mode="wrap")
+        np.testing.assert_allclose(operators.Circular((3, 9, 12), kernel).A(array(x)), expected, atol=1e-12)
+        kept = operators.Circular((3, 9, 12), kernel, 3).A(array(x))
+        np.testing.assert_allclose(kept, expected[:, :, ::3, ::3], atol=1e-12)
+
+
+def test_a_mirrored_blur_is_scipy_s_with_a_mirrored_border(array):
+    x, kernel = normal((2, 3, 9, 12)), operators.gaussian_kernel(1.2, 0.5)
+    expected = scipy.ndimage.convolve(x, kernel[None, None], mode="reflect")
+    np.testing.assert_allclose(operators.Mirrored((3, 9, 12), kernel).A(array(x)), expected, atol=1e-12)
+    assert operators.is_mirrored(kernel)
+    assert not operators.is_mirrored(operators.gaussian_kernel(0.5, 1.3, 30))
+    assert not operators.is_mirrored(np.ones((4, 4)))
+
+
+def test_gaussian_kernels_have_their_moments():
+    """Covariance: sx^2 along the angle, anticlockwise from the right, rows running down; sy^2 across it."""
+    for sx, sy, angle in ((2.0, 1.0, 0.0), (3.0, 1.5, 30.0), (1.0, 2.5, -70.0)):
+        kernel = operators.gaussian_kernel(sx, sy, angle)
+        y, x = (np.arange(n) - n // 2 for n in kernel.shape)
+        turn = np.radians(angle)
+        along, across = np.array([np.cos(turn), -np.sin(turn)]), np.array([np.sin(turn), np.cos(turn)])
+        expected = sx**2 * np.outer(along, along) + sy**2 * np.outer(across, across)
+        ours = [[kernel.sum(0) @ x**2, y @ kernel @ x], [y @ kernel @ x, kernel.sum(1) @ y**2]]
+        np.testing.assert_allclose(ours, expected, rtol=0.02, atol=0.02)
+
+
+def test_motion_kernels_weigh_the_line_in_each_pixel():
+    np.testing.assert_allclose(operators.motion_kernel(5), np.full((1, 5), 0.2))
+    np.testing.assert_allclose(operators.motion_kernel(4, 90).ravel(), [0.125, 0.25, 0.25, 0.25, 0.125], atol=1e-12)
+    diagonal = operators.motion_kernel(5, 45)  # anticlockwise: up to the right
+    np.testing.assert_allclose(diagonal, np.fliplr(np.diag(np.diag(np.fliplr(diagonal)))), atol=1e-12)
+    for angle in (10, 100, -35):
+        kernel = operators.motion_kernel(9, angle)
+        assert kernel.sum() == pytest.approx(1)
+        np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-12)
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4, 8, 16])
 def test_bicubic_is_torch_s_and_nearly_pillow_s(scale):
     from PIL import Image
@@ -293,6 +354,15 @@ def test_grey_rec601_is_pillow_s():
         (lambda: operators.Colorize((1, 8, 8)), "3 channels"),
         (lambda: operators.Deblur.gaussian((3, 8, 8), 0), "standard deviation"),
         (lambda: operators.Deblur.uniform((3, 8, 8), 4), "odd size"),
+        (lambda: operators.Circular((3, 8, 8), np.ones((3, 9))), "the kernel is 9x3, larger than the image, 8x8"),
+        (lambda: operators.Circular((3, 8, 8), np.ones(3)), "a kernel is a real array"),
+        (lambda: operators.Circular((3, 8, 8), np.zeros((3, 3))), "sum to more than 0"),
+        (lambda: operators.Circular((3, 8, 8), np.full((3, 3), np.nan)), "must be finite"),
+        (lambda: operators.Circular((3, 8, 8), np.ones((3, 3)), 3), "x3 does not divide"),
+        (lambda: operators.Mirrored((3, 8, 8), _lopsided()), "its own mirror image"),
+        (lambda: operators.parse_kernel("motion:1"), "a length in pixels above 1"),
+        (lambda: operators.parse_kernel("gaussian:1,-2"), "standard deviations in pixels above 0"),
+        (lambda: operators.parse_kernel("disk:3"), "a kernel is gaussian:STD"),
     ],
 )
 def test_what_does_not_fit_is_refused(make, sentence):

@@ -53,11 +53,30 @@ def test_the_task_is_read_off_the_picture(picture, task, because):
         (Damage(keep=(8, 8)), "outpaint"),
         (Damage(kernel="gaussian:1.5"), "deblur"),
         (Damage(kernel="uniform:3"), "deblur"),
+        (Damage(kernel="motion:5,20"), "deblur"),
+        (Damage(kernel=np.ones((2, 3)), border="circular"), "deblur"),
         (Damage(task="colorize"), "colorize"),
     ],
 )
 def test_an_option_implies_its_task(damage, task):
     assert prepare(photo(), SHAPE, damage).task == task
+
+
+def test_a_blur_takes_the_border_that_its_kernel_allows():
+    borders = {
+        "gaussian:1": "mirror",
+        "uniform:3": "mirror",
+        "gaussian:1,0.5": "mirror",
+        "motion:5": "mirror",
+        "motion:5,30": "circular",
+        "gaussian:1,0.5,20": "circular",
+    }
+    for kernel, border in borders.items():
+        assert prepare(photo(), SHAPE, Damage(kernel=kernel)).operator.settings["border"] == border
+        circular = prepare(photo(), SHAPE, Damage(kernel=kernel, border="circular")).operator
+        assert circular.settings["border"] == "circular"
+    decimated = prepare(photo(4, 4), SHAPE, Damage(scale=4, kernel="gaussian:1.5"))
+    assert (decimated.task, decimated.operator.settings["kernel"]) == ("sr", "13x13")
 
 
 def test_masks_and_transparency_add_up():
@@ -129,8 +148,13 @@ def test_sizes():
         (photo(), Damage(task="inpaint"), "--mask"),
         (photo(), Damage(task="outpaint"), "smaller than 16x16, or .* --keep WIDTHxHEIGHT"),
         (photo(), Damage(task="deblur"), "--kernel gaussian:STD"),
-        (photo(), Damage(kernel="motion:3"), "--kernel gaussian:STD"),
-        (photo(), Damage(kernel="gaussian:wide"), "--kernel gaussian:STD"),
+        (photo(), Damage(kernel="disk:3"), "a kernel is gaussian:STD or gaussian:SX,SY"),
+        (photo(), Damage(kernel="gaussian:wide"), "a kernel is gaussian:STD"),
+        (photo(), Damage(kernel="motion:30"), "the kernel is 31x1, larger than the image, 16x16"),
+        (photo(), Damage(kernel="motion:3,30", border="mirror"), "its own mirror image"),
+        (photo(), Damage(kernel="motion:3", border="wall"), "no border 'wall'"),
+        (photo(), Damage(border="mirror"), "--border does not go with denoise"),
+        (photo(4, 4), Damage(scale=4, kernel="motion:3", filter="box"), "--filter and --kernel"),
         (photo(), Damage(mask=np.ones((3, 3), bool)), "the mask is 3x3 but the picture is 16x16"),
         (photo(), Damage(mask=np.zeros((16, 16), bool)), "marks nothing"),
         (photo(), Damage(hole=(16, 16)), "does not leave anything"),

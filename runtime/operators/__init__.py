@@ -1,12 +1,15 @@
 """Degradations, by the kind of their basis. See base.py for what an operator is."""
 
 from .base import Custom, Linear, Operator, Shape
+from .circular import Circular, Mirrored, is_mirrored
+from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
 from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, Inpaint, Masked, SuperResolution
 from .separable import Bicubic, Deblur, Separable
 
 __all__ = [
     "GREY_WEIGHTS",
     "Bicubic",
+    "Circular",
     "Colorize",
     "Custom",
     "Deblur",
@@ -14,8 +17,14 @@ __all__ = [
     "Inpaint",
     "Linear",
     "Masked",
+    "Mirrored",
     "Operator",
     "Separable",
     "Shape",
     "SuperResolution",
+    "gaussian_kernel",
+    "is_mirrored",
+    "motion_kernel",
+    "parse_kernel",
+    "uniform_kernel",
 ]

@@ -92,7 +92,7 @@ class Deblur(Separable):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"taps": self.taps.tolist()}
+        return {"taps": self.taps.tolist(), "border": "mirror"}
 
     @classmethod
     def gaussian(cls, image_shape: Shape, std: float) -> "Deblur":

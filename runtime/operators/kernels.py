@@ -1,0 +1,113 @@
+"""Blur kernels: (height, width) weights that sum to 1, the pixel at (height // 2, width // 2) being the middle.
+
+Convolution as in optics: the kernel is the picture of a point of light.
+"""
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+
+from ...engines import InputError
+from .base import Shape
+
+KINDS = {
+    "gaussian": "gaussian:STD or gaussian:SX,SY[,ANGLE]",
+    "uniform": "uniform:SIZE",
+    "motion": "motion:LENGTH[,ANGLE]",
+}
+"""What parse_kernel reads; sizes in pixels, angles in degrees, anticlockwise."""
+LONGEST = 1024
+"""Pixels a side; a larger kernel is a mistake."""
+
+
+def gaussian_kernel(sx: float, sy: float | None = None, angle: float = 0.0) -> np.ndarray:
+    """A Gaussian of standard deviations `sx` along a line at `angle` and `sy` across it, `sx` if None.
+
+    Cut at 4 deviations. Raises InputError unless both are above 0.
+    """
+    sy = sx if sy is None else sy
+    if not (0 < sx <= LONGEST / 8 and 0 < sy <= LONGEST / 8 and math.isfinite(angle)):
+        raise InputError(f"a Gaussian kernel needs standard deviations in pixels above 0; got {sx:g} and {sy:g}")
+    turn = math.radians(angle)
+    reach = [
+        4 * math.hypot(sx * math.cos(turn), sy * math.sin(turn)),
+        4 * math.hypot(sx * math.sin(turn), sy * math.cos(turn)),
+    ]
+    rx, ry = (max(1, math.ceil(r - 1e-9)) for r in reach)
+    y, x = np.mgrid[-ry : ry + 1, -rx : rx + 1]
+    along, across = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
+    return normalised(np.exp(-((along / sx) ** 2 + (across / sy) ** 2) / 2))
+
+
+def uniform_kernel(size: int) -> np.ndarray:
+    """The mean over size x size pixels. Raises InputError unless `size` is odd and 3 or more."""
+    if not 3 <= size <= LONGEST or size % 2 == 0:
+        raise InputError(f"a uniform kernel needs an odd size from 3 up to the image's side; got {size}")
+    return normalised(np.ones((size, size)))
+
+
+def motion_kernel(length: float, angle: float = 0.0) -> np.ndarray:
+    """A straight movement by `length` pixels at `angle`: each pixel weighs as much of the line as lies in it.
+
+    Raises InputError unless `length` is above 1.
+    """
+    if not (1 < length <= LONGEST and math.isfinite(angle)):
+        raise InputError(f"a motion kernel needs a length in pixels above 1; got {length:g}")
+    across, down = math.cos(math.radians(angle)), -math.sin(math.radians(angle))
+    radius = math.ceil(length / 2)
+    borders = np.arange(-radius, radius + 1) + 0.5
+    with np.errstate(divide="ignore"):
+        cuts = np.concatenate([borders / across, borders / down, -borders[:1] / across, [-length / 2, length / 2]])
+    cuts = np.sort(np.clip(cuts, -length / 2, length / 2))
+    middles = (cuts[1:] + cuts[:-1]) / 2
+    kernel = np.zeros((2 * radius + 1, 2 * radius + 1))
+    places = (np.rint(middles * step).astype(int) + radius for step in (down, across))
+    np.add.at(kernel, tuple(places), np.diff(cuts))
+    rows, columns = (np.flatnonzero(kernel.sum(axis=axis) > 1e-9) for axis in (1, 0))
+    ry, rx = radius - rows[0], radius - columns[0]
+    return normalised(kernel[radius - ry : radius + ry + 1, radius - rx : radius + rx + 1])
+
+
+def normalised(kernel: np.ndarray) -> np.ndarray:
+    """`kernel` in float64 with weights that sum to 1. Raises InputError where it cannot be one."""
+    kernel = np.asarray(kernel)
+    if kernel.ndim != 2 or not kernel.size or kernel.dtype.kind not in "fiub":
+        raise InputError(f"a kernel is a real array of (height, width); this one is {kernel.dtype} {kernel.shape}")
+    if max(kernel.shape) > LONGEST:
+        raise InputError(f"the kernel is {kernel.shape[1]}x{kernel.shape[0]}; up to {LONGEST}x{LONGEST} are read")
+    kernel = kernel.astype(np.float64)
+    if not np.isfinite(kernel).all() or not kernel.sum() > 1e-6 * np.abs(kernel).max():
+        raise InputError("a kernel's weights must be finite and sum to more than 0")
+    return kernel / kernel.sum()
+
+
+def parse_kernel(text: str) -> np.ndarray:
+    """The kernel that one of KINDS describes. Raises InputError."""
+    kind, _, values = text.partition(":")
+    try:
+        numbers = [float(value) for value in values.split(",")]
+        if kind == "gaussian" and len(numbers) <= 3:
+            return gaussian_kernel(*numbers)
+        if kind == "uniform" and len(numbers) == 1:
+            return uniform_kernel(int(values))
+        if kind == "motion" and len(numbers) <= 2:
+            return motion_kernel(*numbers)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+    raise InputError(f"a kernel is {', '.join(KINDS.values())}, or a file (.png, .npy); got {text!r}")
+
+
+def kernel_settings(kernel: np.ndarray, border: str) -> dict[str, Any]:
+    """What tells a blur from others: the kernel's size and a digest of its weights, and what lies past the border."""
+    digest = hashlib.sha256(np.ascontiguousarray(kernel).tobytes()).hexdigest()
+    return {"kernel": f"{kernel.shape[1]}x{kernel.shape[0]}", "kernel_sha256": digest, "border": border}
+
+
+def check_fits(kernel: np.ndarray, image_shape: Shape) -> None:
+    """Raise InputError where the kernel is larger than the image."""
+    (_, height, width), (rows, columns) = image_shape, kernel.shape
+    if rows > height or columns > width:
+        raise InputError(f"the kernel is {columns}x{rows}, larger than the image, {width}x{height}")
