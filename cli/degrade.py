@@ -6,6 +6,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ..engines import InputError
 from ..runtime.images import check_output, fit_photo, read_photo, to_picture, write_npy, write_png
 from ..runtime.tasks import parse_size, simulate
 from . import options
@@ -31,6 +32,8 @@ def command(
     if size is not None:
         photo = fit_photo(photo, parse_size(size), "crop")
     described = options.read_damage(damage, share=share)
+    if not described.is_picture and target.suffix.lower() != ".npy":
+        raise InputError(f"{target.name}: what a matrix measures is no picture; the output must end in .npy")
     y, missing, operator = simulate(photo, described, seed)
     if target.suffix.lower() == ".npy":
         write_npy(target, y if missing is None else np.where(missing, np.float32(np.nan), y))

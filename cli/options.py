@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from ..engines import BACKENDS
-from ..runtime.images import read_kernel, read_mask
+from ..runtime.images import read_kernel, read_mask, read_matrix
 from ..runtime.operators import GREY_WEIGHTS
 from ..runtime.operators.kernels import KINDS
 from ..runtime.settings import GUIDANCE
@@ -51,6 +51,9 @@ _DAMAGE = (
         type=click.Choice(list(BORDERS)),
         help="What lies past a blurred picture's border; default mirror, or circular where the kernel is lopsided.",
     ),
+    click.option(
+        "--matrix", metavar="A.npy", type=PATH, help="Measured by a matrix: C*H*W columns, or H*W for each channel."
+    ),
     click.option("--grey", type=click.Choice(list(GREY_WEIGHTS)), help="Weights of R, G, B; default rec601."),
     click.option("--sigma", metavar="S", help="Noise deviation on the [-1, 1] scale, such as 0.1 or 13/255."),
 )
@@ -74,6 +77,7 @@ def read_damage(options: dict[str, Any], **more: Any) -> Damage:
         filter=options["filter"],
         kernel=_kernel(options["kernel"]),
         border=options["border"],
+        matrix=None if options["matrix"] is None else read_matrix(options["matrix"]),
         grey=options["grey"],
         sigma=None if options["sigma"] is None else parse_sigma(options["sigma"]),
         **more,

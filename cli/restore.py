@@ -1,5 +1,6 @@
 """frugal-rt restore"""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import click
 
 from .. import __version__
 from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
-from ..runtime.images import check_output, read_photo, to_picture, write_png
+from ..runtime.images import LARGEST, check_output, read_photo, to_picture, write_png
 from ..runtime.restorer import Restorer
 from ..runtime.settings import PRESETS
 from ..runtime.switch import METHODS
@@ -85,12 +86,12 @@ def command(
     with stages() as on_stage:
         on_stage("reading the plan")
         load_plots(written)
-        photo = read_photo(image)
+        described = options.read_damage(damage)
+        photo = read_photo(image, LARGEST if described.is_picture else math.inf)
         restorer = Restorer.load(engine, backend)
-        asked = options.read_damage(damage)
         if tile:
-            restorer = restorer.tiled(*full_size(photo, asked))
-        job = prepare(photo, restorer.image_shape, asked, fit)
+            restorer = restorer.tiled(*full_size(photo, described))
+        job = prepare(photo, restorer.image_shape, described, fit)
     click.echo(f"{image.name}: {job.task} ({job.because})")
     with steps(job.task, count) as on_step:
         result = restorer.restore(

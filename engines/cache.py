@@ -1,4 +1,4 @@
-"""Graphs as onnxruntime optimised them for this machine, kept between processes: a start without that work.
+"""What takes long to make (graphs as onnxruntime optimised them, decompositions of matrices), kept between processes.
 
 In $FRUGAL_RT_CACHE, by default frugal-rt/ in the user's cache folder; "off" keeps none. Anything in there may be
 deleted at any time. An entry is used only if it matches the SHA-256 written beside it.
@@ -72,7 +72,7 @@ def keep(name: str, write: Callable[[Path], object]) -> None:
             file.write(digest.encode())
         _prune(root)
     except (OSError, FrugalError) as error:
-        logger.info("the optimised graph was not kept: %s", error)
+        logger.info("%s was not kept in the cache: %s", name, error)
 
 
 def _prune(root: Path) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
@@ -15,10 +15,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..engines import InputError
 from ..engines.files import atomic_write
+from .operators.dense import MAX_VALUES
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+LARGEST = 10.0
+"""Beyond it, an array is not on the [-1, 1] scale, whatever its noise."""
 MASK_LEVEL = 128
 """Mask values from here up, and alpha values below it, mark a pixel as missing."""
 SETTINGS_KEY = "frugal-rt"
@@ -44,18 +47,19 @@ class Photo:
         return replace(self, pixels=np.broadcast_to(self.pixels, (3, *self.pixels.shape[1:])))
 
 
-def read_photo(path: str | os.PathLike[str]) -> Photo:
+def read_photo(path: str | os.PathLike[str], largest: float = LARGEST) -> Photo:
     """Read a picture (PNG, JPEG, WebP, TIFF, BMP, GIF, PPM), or a .npy array (C, H, W) or (H, W) on [-1, 1].
 
     EXIF orientation is applied; palettes, CMYK and 16 bit are understood; transparent pixels become `missing`. Byte
-    and pixel limits hold before anything is decoded. Raises InputError.
+    and pixel limits hold before anything is decoded. A .npy array with a value beyond `largest` is taken for one on
+    another scale. Raises InputError.
     """
-    return decode_photo(_read_bytes(Path(path)), Path(path).name)
+    return decode_photo(_read_bytes(Path(path)), Path(path).name, largest)
 
 
-def decode_photo(data: bytes, name: str) -> Photo:
+def decode_photo(data: bytes, name: str, largest: float = LARGEST) -> Photo:
     """`read_photo` of a file's bytes; `name` says which kind it is and stands in the errors. Raises InputError."""
-    return _from_npy(data, name) if name.lower().endswith(".npy") else _from_picture(data, name)
+    return _from_npy(data, name, largest) if name.lower().endswith(".npy") else _from_picture(data, name)
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
@@ -67,11 +71,22 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
 def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
     """(h, w) a blur kernel from a picture, black being 0, or a .npy of real numbers. Raises InputError."""
     data, name = _read_bytes(Path(path)), Path(path).name
-    photo = _from_npy(data, name, math.inf) if name.lower().endswith(".npy") else _from_picture(data, name)
+    photo = decode_photo(data, name, math.inf)
     if photo.missing is not None:
         raise InputError(f"{name}: a kernel must not have transparent or NaN pixels")
     kernel = photo.pixels.mean(axis=0, dtype=np.float64)
     return kernel if name.lower().endswith(".npy") else (kernel + 1) / 2
+
+
+def read_matrix(path: str | os.PathLike[str]) -> np.ndarray:
+    """The array in a .npy file, of at most a matrix's entries and no pickle. Raises InputError."""
+    try:
+        with Path(path).open("rb") as file:
+            return _load_npy(file, Path(path).name, MAX_VALUES)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def fit_photo(photo: Photo, size: tuple[int, int], how: str) -> Photo:
@@ -171,19 +186,8 @@ def _read_bytes(path: Path) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _from_npy(data: bytes, name: str, largest: float = 10.0) -> Photo:
-    file = io.BytesIO(data)
-    try:
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, _, _ = read_header[np.lib.format.read_magic(file)](file)
-        if math.prod(shape) > 3 * MAX_PIXELS:
-            raise InputError(f"{name} has {math.prod(shape)} values; up to {3 * MAX_PIXELS} are read")
-        file.seek(0)
-        array = np.load(file, allow_pickle=False)
-    except InputError:
-        raise
-    except (ValueError, EOFError, OSError, KeyError) as error:
-        raise InputError(f"{name} is not a .npy array of numbers: {error}") from error
+def _from_npy(data: bytes, name: str, largest: float) -> Photo:
+    array = _load_npy(io.BytesIO(data), name, 3 * MAX_PIXELS)
     if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (1, 3)):
         raise InputError(
             f"{name} must be a real array of (H, W), (1, H, W) or (3, H, W); it is {array.dtype} {array.shape}"
@@ -194,6 +198,21 @@ def _from_npy(data: bytes, name: str, largest: float = 10.0) -> Photo:
     if not pixels.size or not np.isfinite(pixels).all() or np.abs(pixels).max() > largest:
         raise InputError(f"{name} must hold values on the [-1, 1] scale (noise may go beyond), NaN for missing pixels")
     return Photo(pixels, missing if missing.any() else None)
+
+
+def _load_npy(file: IO[bytes], name: str, most: int) -> np.ndarray:
+    """The array, once its header says that it has `most` values or fewer."""
+    try:
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, _ = read_header[np.lib.format.read_magic(file)](file)
+        if math.prod(shape) > most:
+            raise InputError(f"{name} has {math.prod(shape)} values; up to {most} are read")
+        file.seek(0)
+        return np.asarray(np.load(file, allow_pickle=False))
+    except InputError:
+        raise
+    except (ValueError, EOFError, OSError, KeyError) as error:
+        raise InputError(f"{name} is not a .npy array of numbers: {error}") from error
 
 
 def _from_picture(data: bytes, name: str) -> Photo:

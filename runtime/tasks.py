@@ -18,6 +18,7 @@ from .operators import (
     Deblur,
     Denoise,
     Inpaint,
+    Matrix,
     Mirrored,
     Operator,
     Shape,
@@ -34,8 +35,11 @@ TASKS: dict[str, tuple[str, ...]] = {
     "sr": ("scale", "filter", "kernel"),
     "colorize": ("grey",),
     "deblur": ("kernel", "border"),
+    "matrix": ("matrix",),
 }
 """The tasks, and which fields of Damage each one reads besides sigma."""
+VECTORS = ("matrix",)
+"""The tasks whose measurement is no picture: a .npy array of values of any size."""
 FILTERS = ("box", "bicubic")
 BORDERS = ("mirror", "circular")
 GREY = "rec601"
@@ -63,9 +67,16 @@ class Damage:
     """What parse_kernel reads, or weights (h, w). With `scale`, the blur before one pixel of scale x scale is kept."""
     border: str | None = None
     """Of BORDERS: what lies past a blurred picture's border; None is a mirror where the kernel allows one."""
+    matrix: np.ndarray | None = None
+    """(m, C H W), or (m, H W) for each channel: what was measured."""
     grey: str | None = None
     """A name of GREY_WEIGHTS; None is rec601."""
     sigma: float | None = None
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the measurement is a picture, on [-1, 1] but for its noise."""
+        return self.task not in VECTORS and self.matrix is None
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,10 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
         if damage.kernel is None:
             raise InputError(f"deblurring needs its kernel: --kernel {', '.join(KINDS.values())}, in pixels, or a file")
         return _blur(shape, damage.kernel, damage.border)
+    if task == "matrix":
+        if damage.matrix is None:
+            raise InputError("say by which matrix: --matrix A.npy, a row each measured value")
+        return Matrix(shape, damage.matrix)
     masks = [mask for mask in (missing, damage.mask) if mask is not None]
     if damage.hole is not None:
         masks.append(box_mask(shape, *damage.hole))
@@ -174,16 +189,16 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
     damage = replace(damage, scale=scale)
     if task == "outpaint" and damage.keep is None and photo.missing is None:
         photo = _centred(photo, image_shape)
-    photo = _sized(photo, _measurement_size(task, image_shape, scale), fit, task)
+    photo = _sized(photo, _measurement_size(task, image_shape, damage), fit, task)
     operator = make_operator(task, image_shape, damage, photo.missing)
     if isinstance(operator, Inpaint):
         because = f"{operator.missing.mean():.0%} of the pixels are missing"
-    y = photo.pixels
+    y, channels = photo.pixels, operator.measurement_shape[0]
     if task == "colorize":
         weights = np.asarray(GREY_WEIGHTS[damage.grey or GREY], np.float32)
         y = y if len(y) == 1 else np.tensordot(weights, y, 1)[None]
-    elif len(y) != image_shape[0]:
-        y = photo.colour().pixels if image_shape[0] == 3 else y.mean(axis=0, keepdims=True)
+    elif len(y) != channels:
+        y = photo.colour().pixels if channels == 3 else y.mean(axis=0, keepdims=True)
     sigma = damage.sigma
     if sigma is None:
         sigma = max(SIGMA, estimate_sigma(y)) if task == "denoise" else SIGMA
@@ -260,6 +275,7 @@ def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | No
         "deblur": damage.kernel,
         "inpaint": damage.hole,
         "outpaint": damage.keep,
+        "matrix": damage.matrix,
     }
     for task, option in implied.items():
         if option is not None:
@@ -281,18 +297,22 @@ def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
     return r if r >= 2 and (width * r, height * r) == (full_width, full_height) else None
 
 
-def _measurement_size(task: str, image_shape: Shape, scale: int | None) -> tuple[int, int]:
-    """(width, height) of the pictures a task starts from."""
-    _, height, width = image_shape
-    if task != "sr" or scale is None:
-        return width, height
-    _, height, width = SuperResolution(image_shape, scale).measurement_shape
+def _measurement_size(task: str, image_shape: Shape, damage: Damage) -> tuple[int, int]:
+    """(width, height) of the pictures, or arrays, that a task starts from."""
+    if task in ("inpaint", "outpaint"):  # whose masks the picture may hold
+        return image_shape[2], image_shape[1]
+    _, height, width = make_operator(task, image_shape, damage).measurement_shape
     return width, height
 
 
 def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> Photo:
     if photo.size == size:
         return photo
+    if task in VECTORS:
+        raise InputError(
+            f"the measurement is {photo.size[0]}x{photo.size[1]}, and {task} with this prior starts from a .npy array "
+            f"of {size[0]} values a channel, {size[1]} x {size[0]}"
+        )
     if fit is None:
         raise InputError(
             f"the picture is {photo.size[0]}x{photo.size[1]}, and {task} with this prior starts from "

@@ -109,6 +109,7 @@ def test_what_degrade_writes_restore_understands(here, damage, written, task):
         ("deblur", ["--kernel", "motion:5,30"], {"name": "deblur", "kernel": "5x3", "border": "circular"}),
         ("deblur", ["--kernel", "kernel.png", "--border", "circular"], {"kernel": "4x3", "border": "circular"}),
         ("deblur", ["--kernel", "kernel.npy"], {"kernel": "4x3", "border": "circular"}),
+        ("matrix", ["--matrix", "A.npy"], {"name": "matrix", "rows": 20, "columns": 256}),
         ("sr", ["--scale", "4", "--kernel", "gaussian:1.5"], {"name": "sr", "scale": 4, "kernel": "13x13"}),
         ("sr", ["--scale", "4", "--filter", "bicubic"], {"name": "sr", "scale": 4, "filter": "bicubic"}),
     ],
@@ -117,6 +118,7 @@ def test_a_damage_is_named_the_same_in_both(here, task, damage, operator):
     levels = np.random.default_rng(1).integers(0, 256, (3, 4), dtype=np.uint8)
     Image.fromarray(levels).save("kernel.png")
     np.save("kernel.npy", levels / 7.0)
+    np.save("A.npy", 5 * np.random.default_rng(2).normal(size=(20, 256)))
     assert frugal("degrade", "clean.png", "--task", task, *damage, "-o", "y.npy").exit_code == 0
     result = frugal(*RESTORE, "y.npy", *damage)
     assert result.exit_code == 0, result.output
@@ -219,6 +221,12 @@ def test_wrong_inputs_are_one_sentence(here):
     Image.new("RGB", (30, 20), "red").save("large.png")
     refuses("is a folder", *RESTORE, ".")
     refuses("too long for a file", *RESTORE, "clean.png", "-o", "x" * 300 + ".png")
+    np.save("A.npy", np.ones((5, 256)))
+    np.save("objects.npy", np.array([{}, None], dtype=object), allow_pickle=True)
+    refuses("is not a .npy array of numbers", *RESTORE, "clean.png", "--matrix", "objects.npy")
+    refuses("there is no file B.npy", *RESTORE, "clean.png", "--matrix", "B.npy")
+    refuses("starts from a .npy array of 5 values", *RESTORE, "clean.png", "--matrix", "A.npy")
+    refuses("end in .npy", "degrade", "clean.png", "--task", "matrix", "--matrix", "A.npy", "-o", "y.png")
     refuses("there is no file blur.png", *RESTORE, "clean.png", "--kernel", "blur.png")
     refuses("a kernel is gaussian:STD", *RESTORE, "clean.png", "--kernel", "blurry")
     refuses("--hole does not go with deblur", *RESTORE, "clean.png", "--kernel", "uniform:3", "--hole", "4x4")

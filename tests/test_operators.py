@@ -30,6 +30,10 @@ def _gaussian(*numbers: float) -> np.ndarray:
     return kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]
 
 
+def _rows(columns: int, rows: int, seed: int = 7) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, columns)) / columns**0.5
+
+
 BUILDERS: dict[str, Callable[[Shape], Linear]] = {
     "denoise": operators.Denoise,
     "inpaint": lambda s: operators.Inpaint(s, _mask(s)),
@@ -50,12 +54,22 @@ BUILDERS: dict[str, Callable[[Shape], Linear]] = {
     "mirrored, of both signs": lambda s: operators.Mirrored(s, np.array([[2, 1, 2]])),
     "kernel, then 1 of 2x2": lambda s: operators.Circular(s, _lopsided(), 2),
     "kernel, then 1 of 4x4": lambda s: operators.Circular(s, _gaussian(0.9), 4),
+    "matrix": lambda s: operators.Matrix(s, _rows(3 * s[1] * s[2], 20)),
+    "matrix of a channel": lambda s: operators.Matrix(s, _rows(s[1] * s[2], 20)),
+    "tall matrix": lambda s: operators.Matrix(s, _rows(s[1] * s[2], s[1] * s[2] + 9)),
+    "matrix of low rank": lambda s: operators.Matrix(s, _rows(5, 12) @ _rows(s[1] * s[2], 5)),
     "separable": lambda s: operators.Separable(
         s, np.random.default_rng(1).normal(size=(s[1] // 2, s[1])), np.random.default_rng(2).normal(size=(s[2], s[2]))
     ),
 }
 SHAPES: list[Shape] = [(3, 8, 8), (3, 4, 12)]
 NAMESPACES = {"numpy": np.asarray, "torch": torch.asarray}
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decompositions are computed, not found from the last run."""
+    monkeypatch.setenv("FRUGAL_RT_CACHE", "off")
 
 
 @pytest.fixture(params=BUILDERS)
@@ -102,8 +116,15 @@ def test_singular_value_decomposition_is_the_dense_matrix(operator, array):
 
 def test_bases_are_orthonormal(operator, array):
     c = array(normal((2, *operator.measurement_shape)))
-    for there, back in ((operator.V, operator.Vt), (operator.U, operator.Ut), (operator.Ut, operator.U)):
+    for there, back in ((operator.U, operator.Ut), (operator.Ut, operator.U)):
         np.testing.assert_allclose(np.asarray(back(there(c))), np.asarray(c), atol=1e-12)
+    # With more measurements than pixels, columns of V that no singular value sees are zeros.
+    size, channels = int(np.prod(operator.image_shape[1:])), operator.measurement_shape[0]
+    spare = int(np.prod(operator.measurement_shape[1:])) - size
+    expected = np.asarray(c).reshape(2, channels, -1).copy()
+    expected[:, :, size:] = expected[:, :, size:] if spare <= 0 else 0
+    again = np.asarray(operator.Vt(operator.V(c))).reshape(expected.shape)
+    np.testing.assert_allclose(again, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.5])
@@ -360,6 +381,12 @@ def test_grey_rec601_is_pillow_s():
         (lambda: operators.Circular((3, 8, 8), np.full((3, 3), np.nan)), "must be finite"),
         (lambda: operators.Circular((3, 8, 8), np.ones((3, 3)), 3), "x3 does not divide"),
         (lambda: operators.Mirrored((3, 8, 8), _lopsided()), "its own mirror image"),
+        (lambda: operators.Matrix((3, 8, 8), np.ones((5, 60))), "the matrix is 5 x 60; for images of 8x8 it needs 64"),
+        (lambda: operators.Matrix((3, 8, 8), np.ones(64)), "the matrix is 64; for"),
+        (lambda: operators.Matrix((3, 8, 8), np.zeros((5, 64))), "measure something"),
+        (lambda: operators.Matrix((3, 8, 8), np.full((5, 64), np.inf)), "finite"),
+        (lambda: operators.Matrix((3, 8, 8), np.ones((5, 64), complex)), "real"),
+        (lambda: operators.Matrix((3, 8, 8), np.broadcast_to(np.ones(64), (2**21, 64))), "entries; up to"),
         (lambda: operators.parse_kernel("motion:1"), "a length in pixels above 1"),
         (lambda: operators.parse_kernel("gaussian:1,-2"), "standard deviations in pixels above 0"),
         (lambda: operators.parse_kernel("disk:3"), "a kernel is gaussian:STD"),
@@ -368,6 +395,29 @@ def test_grey_rec601_is_pillow_s():
 def test_what_does_not_fit_is_refused(make, sentence):
     with pytest.raises(InputError, match=sentence):
         make()
+
+
+def test_a_matrix_is_decomposed_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRUGAL_RT_CACHE", str(tmp_path))
+    matrix, x = _rows(64, 20), normal((1, 3, 8, 8))
+    operator = operators.Matrix((3, 8, 8), matrix)
+    first = operator.Vt(x)
+    assert len(list(tmp_path.iterdir())) == 2  # the decomposition and its digest
+    monkeypatch.setattr(np.linalg, "svd", None)
+    np.testing.assert_array_equal(operators.Matrix((3, 8, 8), matrix).Vt(x), first)
+    assert np.array_equal(operators.Matrix((3, 8, 8), 2 * matrix).A(x), 2 * operator.A(x))  # needs none
+    with pytest.raises(TypeError):
+        operators.Matrix((3, 8, 8), 2 * matrix).Vt(x)
+
+
+def test_rows_of_zeros_measure_nothing():
+    matrix = _rows(64, 20)
+    matrix[3:6] = 0
+    operator = operators.Matrix((3, 8, 8), matrix)
+    assert operator.measured == 3 * 17
+    y = operator.observed(np.full((3, 1, 20), np.nan))
+    assert (y[:, :, 3:6] == 0).all()
+    assert np.isnan(y[:, :, 6:]).all()
 
 
 def saturate(x):

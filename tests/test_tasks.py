@@ -79,6 +79,18 @@ def test_a_blur_takes_the_border_that_its_kernel_allows():
     assert (decimated.task, decimated.operator.settings["kernel"]) == ("sr", "13x13")
 
 
+@pytest.mark.parametrize("columns", [256, 768])
+def test_a_matrix_measures_each_channel_or_the_whole(columns):
+    matrix = np.random.default_rng(0).normal(size=(10, columns))
+    y, _, operator = simulate(photo(), Damage(task="matrix", matrix=matrix, sigma=0.0))
+    assert y.shape == operator.measurement_shape == (3 if columns == 256 else 1, 1, 10)
+    damage = Damage(matrix=matrix)
+    assert not damage.is_picture
+    job = prepare(Photo(y), SHAPE, damage)
+    assert job.task == "matrix"
+    assert np.array_equal(job.y, y)
+
+
 def test_masks_and_transparency_add_up():
     other = border_mask(SHAPE, 14, 14)
     job = prepare(photo(missing=HOLE), SHAPE, Damage(mask=other))
@@ -153,6 +165,9 @@ def test_sizes():
         (photo(), Damage(kernel="motion:30"), "the kernel is 31x1, larger than the image, 16x16"),
         (photo(), Damage(kernel="motion:3,30", border="mirror"), "its own mirror image"),
         (photo(), Damage(kernel="motion:3", border="wall"), "no border 'wall'"),
+        (photo(), Damage(task="matrix"), "--matrix A.npy"),
+        (photo(), Damage(matrix=np.ones((5, 256))), "16x16, and matrix .* a .npy array of 5 values a channel, 1 x 5"),
+        (photo(5, 1), Damage(matrix=np.ones((5, 9))), "the matrix is 5 x 9; for images of 16x16 it needs 256"),
         (photo(), Damage(border="mirror"), "--border does not go with denoise"),
         (photo(4, 4), Damage(scale=4, kernel="motion:3", filter="box"), "--filter and --kernel"),
         (photo(), Damage(mask=np.ones((3, 3), bool)), "the mask is 3x3 but the picture is 16x16"),

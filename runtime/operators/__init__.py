@@ -2,6 +2,7 @@
 
 from .base import Custom, Linear, Operator, Shape
 from .circular import Circular, Mirrored, is_mirrored
+from .dense import Matrix
 from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
 from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, Inpaint, Masked, SuperResolution
 from .separable import Bicubic, Deblur, Separable
@@ -17,6 +18,7 @@ __all__ = [
     "Inpaint",
     "Linear",
     "Masked",
+    "Matrix",
     "Mirrored",
     "Operator",
     "Separable",
