@@ -33,7 +33,7 @@ def command(
         photo = fit_photo(photo, parse_size(size), "crop")
     described = options.read_damage(damage, share=share)
     if not described.is_picture and target.suffix.lower() != ".npy":
-        raise InputError(f"{target.name}: what a matrix measures is no picture; the output must end in .npy")
+        raise InputError(f"{target.name}: what {described.task} measures is no picture; the output must end in .npy")
     y, missing, operator = simulate(photo, described, seed)
     if target.suffix.lower() == ".npy":
         write_npy(target, y if missing is None else np.where(missing, np.float32(np.nan), y))

@@ -36,7 +36,7 @@ force = click.option("--force", is_flag=True, help="Replace the output if it exi
 
 _DAMAGE = (
     click.option("--task", type=click.Choice(list(TASKS)), help="What was done to the picture."),
-    click.option("--mask", metavar="IMAGE", type=PATH, help="White marks the missing pixels."),
+    click.option("--mask", metavar="IMAGE", type=PATH, help="White marks the pixels that are missing."),
     click.option("--hole", metavar="WxH", help="A missing box in the middle."),
     click.option("--keep", metavar="WxH", help="The kept box in the middle; the rest is invented."),
     click.option("--scale", type=int, metavar="R", help="Lost resolution: one pixel of RxR is left."),
@@ -51,6 +51,7 @@ _DAMAGE = (
         type=click.Choice(list(BORDERS)),
         help="What lies past a blurred picture's border; default mirror, or circular where the kernel is lopsided.",
     ),
+    click.option("--keep-fraction", type=float, metavar="F", help="Share of Walsh-Hadamard coefficients measured."),
     click.option(
         "--matrix", metavar="A.npy", type=PATH, help="Measured by a matrix: C*H*W columns, or H*W for each channel."
     ),
@@ -77,6 +78,7 @@ def read_damage(options: dict[str, Any], **more: Any) -> Damage:
         filter=options["filter"],
         kernel=_kernel(options["kernel"]),
         border=options["border"],
+        fraction=options["keep_fraction"],
         matrix=None if options["matrix"] is None else read_matrix(options["matrix"]),
         grey=options["grey"],
         sigma=None if options["sigma"] is None else parse_sigma(options["sigma"]),

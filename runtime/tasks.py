@@ -18,11 +18,14 @@ from .operators import (
     Deblur,
     Denoise,
     Inpaint,
+    Linear,
+    Masked,
     Matrix,
     Mirrored,
     Operator,
     Shape,
     SuperResolution,
+    WalshHadamard,
     is_mirrored,
     parse_kernel,
 )
@@ -32,13 +35,14 @@ TASKS: dict[str, tuple[str, ...]] = {
     "denoise": (),
     "inpaint": ("mask", "hole", "keep", "share"),
     "outpaint": ("mask", "hole", "keep", "share"),
-    "sr": ("scale", "filter", "kernel"),
-    "colorize": ("grey",),
+    "sr": ("scale", "filter", "kernel", "mask", "share"),
+    "colorize": ("grey", "mask", "share"),
     "deblur": ("kernel", "border"),
+    "sense": ("fraction",),
     "matrix": ("matrix",),
 }
 """The tasks, and which fields of Damage each one reads besides sigma."""
-VECTORS = ("matrix",)
+VECTORS = ("sense", "matrix")
 """The tasks whose measurement is no picture: a .npy array of values of any size."""
 FILTERS = ("box", "bicubic")
 BORDERS = ("mirror", "circular")
@@ -67,6 +71,8 @@ class Damage:
     """What parse_kernel reads, or weights (h, w). With `scale`, the blur before one pixel of scale x scale is kept."""
     border: str | None = None
     """Of BORDERS: what lies past a blurred picture's border; None is a mirror where the kernel allows one."""
+    fraction: float | None = None
+    """Share of the Walsh-Hadamard coefficients that were measured."""
     matrix: np.ndarray | None = None
     """(m, C H W), or (m, H W) for each channel: what was measured."""
     grey: str | None = None
@@ -76,7 +82,7 @@ class Damage:
     @property
     def is_picture(self) -> bool:
         """Whether the measurement is a picture, on [-1, 1] but for its noise."""
-        return self.task not in VECTORS and self.matrix is None
+        return self.task not in VECTORS and self.matrix is None and self.fraction is None
 
 
 @dataclass(frozen=True)
@@ -134,26 +140,42 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
     if task not in TASKS:
         raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
     _refuse_unread(task, damage, missing)
-    if task == "denoise":
-        return Denoise(shape)
-    if task == "sr":
-        if damage.scale is None:
-            raise InputError("super-resolution needs its factor: --scale 2 .. 16")
-        if damage.kernel is not None:
-            if damage.filter is not None:
-                raise InputError("--filter and --kernel both say how resolution was lost; give one")
-            return Circular(shape, _weights(damage.kernel), damage.scale)
-        return _smaller(shape, damage.scale, damage.filter or FILTERS[0])
-    if task == "colorize":
-        return Colorize(shape, damage.grey or GREY)
-    if task == "deblur":
-        if damage.kernel is None:
-            raise InputError(f"deblurring needs its kernel: --kernel {', '.join(KINDS.values())}, in pixels, or a file")
-        return _blur(shape, damage.kernel, damage.border)
-    if task == "matrix":
-        if damage.matrix is None:
-            raise InputError("say by which matrix: --matrix A.npy, a row each measured value")
-        return Matrix(shape, damage.matrix)
+    if task in ("inpaint", "outpaint"):
+        return Inpaint(shape, _missing(task, shape, damage, missing))
+    operator = _complete(task, shape, damage)
+    if damage.mask is not None:
+        missing = damage.mask if missing is None else missing | damage.mask
+    return operator if missing is None else Masked(operator, missing)
+
+
+def _complete(task: str, shape: Shape, damage: Damage) -> Linear:
+    """The operator of a task, none of its measurement missing."""
+    match task:
+        case "denoise":
+            return Denoise(shape)
+        case "colorize":
+            return Colorize(shape, damage.grey or GREY)
+        case "sr":
+            if damage.scale is None:
+                raise InputError("super-resolution needs its factor: --scale 2 .. 16")
+            return _smaller(shape, damage.scale, damage.filter, damage.kernel)
+        case "deblur":
+            if damage.kernel is None:
+                words = ", ".join(KINDS.values())
+                raise InputError(f"deblurring needs its kernel: --kernel {words}, in pixels, or a file")
+            return _blur(shape, damage.kernel, damage.border)
+        case "sense":
+            if damage.fraction is None:
+                raise InputError("say what share of the Walsh-Hadamard coefficients was measured: --keep-fraction 0.25")
+            return WalshHadamard(shape, damage.fraction)
+        case _:
+            if damage.matrix is None:
+                raise InputError("say by which matrix: --matrix A.npy, a row each measured value")
+            return Matrix(shape, damage.matrix)
+
+
+def _missing(task: str, shape: Shape, damage: Damage, missing: np.ndarray | None) -> np.ndarray:
+    """(H, W) bool: every pixel that one of the masks marks."""
     masks = [mask for mask in (missing, damage.mask) if mask is not None]
     if damage.hole is not None:
         masks.append(box_mask(shape, *damage.hole))
@@ -171,7 +193,7 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
             raise InputError(
                 f"the mask is {mask.shape[1]}x{mask.shape[0]} but the image is {shape[2]}x{shape[1]}; make them equal"
             )
-    return Inpaint(shape, np.logical_or.reduce(masks))
+    return np.logical_or.reduce(masks)
 
 
 def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = None) -> Job:
@@ -182,7 +204,7 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
     or "resize") brings a photo of the wrong size to the size wanted. Raises InputError.
     """
     if damage.mask is not None:
-        task = damage.task or "inpaint"
+        task = damage.task or ("inpaint" if damage.scale is None else "sr")
         _refuse_unread(task, damage, None)
         photo, damage = _masked(photo, damage.mask), replace(damage, mask=None, task=task)
     task, because, scale = _settle_task(photo, image_shape, damage, fit)
@@ -191,8 +213,9 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
         photo = _centred(photo, image_shape)
     photo = _sized(photo, _measurement_size(task, image_shape, damage), fit, task)
     operator = make_operator(task, image_shape, damage, photo.missing)
-    if isinstance(operator, Inpaint):
-        because = f"{operator.missing.mean():.0%} of the pixels are missing"
+    if operator.missing is not None:
+        share = f"{operator.missing.mean():.0%} of the pixels are missing"
+        because = share if isinstance(operator, Inpaint) else f"{because}; {share}"
     y, channels = photo.pixels, operator.measurement_shape[0]
     if task == "colorize":
         weights = np.asarray(GREY_WEIGHTS[damage.grey or GREY], np.float32)
@@ -230,19 +253,20 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
     if damage.share is not None:
         if not 0 < damage.share < 1:
             raise InputError(f"the random share of missing pixels must lie between 0 and 1; got {damage.share}")
-        lost = generator(seed, 0, Use.MEASUREMENT, step=1).random(shape[1:]) < damage.share
+        width, height = _measurement_size(damage.task, shape, damage)
+        lost = generator(seed, 0, Use.MEASUREMENT, step=1).random((height, width)) < damage.share
         missing = lost if missing is None else missing | lost
     operator = make_operator(damage.task, shape, damage, missing)
     sigma = SIGMA if damage.sigma is None else damage.sigma
     y = operator.A(clean[None])[0] + np.float32(sigma) * normal(operator.measurement_shape, seed, 0, Use.MEASUREMENT)
-    return operator.observed(y), operator.missing if isinstance(operator, Inpaint) else None, operator
+    return operator.observed(y), operator.missing, operator
 
 
 def _refuse_unread(task: str, damage: Damage, missing: np.ndarray | None) -> None:
     """Raise InputError for what the task would silently leave aside."""
     for name in sorted({name for names in TASKS.values() for name in names} - set(TASKS[task])):
         if getattr(damage, name) is not None:
-            option = "random" if name == "share" else name
+            option = {"share": "random", "fraction": "keep-fraction"}.get(name, name)
             raise InputError(f"--{option} does not go with {task}; one damage at a time")
     if missing is not None and "mask" not in TASKS[task]:
         raise InputError(f"the picture has transparent pixels, which {task} cannot use; flatten it, or --task inpaint")
@@ -275,6 +299,7 @@ def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | No
         "deblur": damage.kernel,
         "inpaint": damage.hole,
         "outpaint": damage.keep,
+        "sense": damage.fraction,
         "matrix": damage.matrix,
     }
     for task, option in implied.items():
@@ -346,8 +371,12 @@ def _centred(photo: Photo, image_shape: Shape) -> Photo:
     return Photo(pixels, missing)
 
 
-def _smaller(shape: Shape, scale: int, filter: str) -> Operator:
-    if filter not in FILTERS:
+def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndarray | None) -> Linear:
+    if kernel is not None:
+        if filter is not None:
+            raise InputError("--filter and --kernel both say how resolution was lost; give one")
+        return Circular(shape, _weights(kernel), scale)
+    if filter not in (None, *FILTERS):
         raise InputError(f"there is no filter {filter!r}; choose one of {', '.join(FILTERS)}")
     return Bicubic(shape, scale) if filter == "bicubic" else SuperResolution(shape, scale)
 
@@ -356,7 +385,7 @@ def _weights(kernel: str | np.ndarray) -> np.ndarray:
     return parse_kernel(kernel) if isinstance(kernel, str) else kernel
 
 
-def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Operator:
+def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Linear:
     """The blur whose basis is the cheapest: by rows and columns, by cosines, or by Fourier."""
     if border not in (None, *BORDERS):
         raise InputError(f"there is no border {border!r}; choose one of {', '.join(BORDERS)}")

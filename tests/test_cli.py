@@ -82,6 +82,7 @@ def test_export_needs_one_prior(here):
     ("damage", "written", "task"),
     [
         (["--task", "sr", "--scale", "4"], "y.png", "sr (4x4 is 1/4 of 16x16"),
+        (["--task", "sr", "--scale", "4", "--random", "0.3"], "y.png", "sr (4x4 is 1/4 of 16x16 a side; 44%"),
         (["--task", "inpaint", "--hole", "6x6"], "y.png", "inpaint (14% of the pixels are missing"),
         (["--task", "inpaint", "--random", "0.4"], "y.npy", "inpaint ("),
         (["--task", "outpaint", "--keep", "10x10"], "y.png", "inpaint (61%"),
@@ -110,6 +111,7 @@ def test_what_degrade_writes_restore_understands(here, damage, written, task):
         ("deblur", ["--kernel", "kernel.png", "--border", "circular"], {"kernel": "4x3", "border": "circular"}),
         ("deblur", ["--kernel", "kernel.npy"], {"kernel": "4x3", "border": "circular"}),
         ("matrix", ["--matrix", "A.npy"], {"name": "matrix", "rows": 20, "columns": 256}),
+        ("sense", ["--keep-fraction", "0.25"], {"name": "sense", "fraction": 0.25, "seed": 0}),
         ("sr", ["--scale", "4", "--kernel", "gaussian:1.5"], {"name": "sr", "scale": 4, "kernel": "13x13"}),
         ("sr", ["--scale", "4", "--filter", "bicubic"], {"name": "sr", "scale": 4, "filter": "bicubic"}),
     ],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.ndimage
 import torch
 from array_api_compat import array_namespace
@@ -30,6 +31,15 @@ def _gaussian(*numbers: float) -> np.ndarray:
     return kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]
 
 
+def _masked(operator: Linear) -> Linear:
+    return operators.Masked(operator, _mask(operator.measurement_shape))
+
+
+def _dyadic(shape: Shape) -> Shape:
+    """The largest shape within `shape` whose sides are powers of two."""
+    return shape[0], *(1 << side.bit_length() - 1 for side in shape[1:])
+
+
 def _rows(columns: int, rows: int, seed: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, columns)) / columns**0.5
 
@@ -37,6 +47,10 @@ def _rows(columns: int, rows: int, seed: int = 7) -> np.ndarray:
 BUILDERS: dict[str, Callable[[Shape], Linear]] = {
     "denoise": operators.Denoise,
     "inpaint": lambda s: operators.Inpaint(s, _mask(s)),
+    "sr2, masked": lambda s: _masked(operators.SuperResolution(s, 2)),
+    "grey, masked": lambda s: _masked(operators.Colorize(s)),
+    "sensing": lambda s: operators.WalshHadamard(_dyadic(s), 0.3),
+    "sensing all": lambda s: operators.WalshHadamard(_dyadic(s), 1, seed=4),
     "sr2": lambda s: operators.SuperResolution(s, 2),
     "sr4": lambda s: operators.SuperResolution(s, 4),
     "bicubic2": lambda s: operators.Bicubic(s, 2),
@@ -387,6 +401,9 @@ def test_grey_rec601_is_pillow_s():
         (lambda: operators.Matrix((3, 8, 8), np.full((5, 64), np.inf)), "finite"),
         (lambda: operators.Matrix((3, 8, 8), np.ones((5, 64), complex)), "real"),
         (lambda: operators.Matrix((3, 8, 8), np.broadcast_to(np.ones(64), (2**21, 64))), "entries; up to"),
+        (lambda: operators.WalshHadamard((3, 8, 12), 0.5), "powers of two; the image is 12x8"),
+        (lambda: operators.WalshHadamard((3, 8, 8), 0), "above 0 and up to 1"),
+        (lambda: operators.Masked(operators.Bicubic((3, 8, 8), 2), np.eye(4)), "no closed form"),
         (lambda: operators.parse_kernel("motion:1"), "a length in pixels above 1"),
         (lambda: operators.parse_kernel("gaussian:1,-2"), "standard deviations in pixels above 0"),
         (lambda: operators.parse_kernel("disk:3"), "a kernel is gaussian:STD"),
@@ -408,6 +425,30 @@ def test_a_matrix_is_decomposed_once_and_kept(tmp_path, monkeypatch):
     assert np.array_equal(operators.Matrix((3, 8, 8), 2 * matrix).A(x), 2 * operator.A(x))  # needs none
     with pytest.raises(TypeError):
         operators.Matrix((3, 8, 8), 2 * matrix).Vt(x)
+
+
+def test_a_mask_after_an_operator_loses_pixels_of_its_measurement(array):
+    inner = operators.SuperResolution((3, 8, 12), 2)
+    missing = _mask(inner.measurement_shape)
+    x = normal((2, 3, 8, 12))
+    masked = operators.Masked(inner, missing)
+    np.testing.assert_allclose(masked.A(array(x)), np.where(missing, 0, inner.A(x)), atol=1e-12)
+    assert masked.name == "sr"
+    assert masked.settings["scale"] == 2
+    assert masked.settings["missing"] == missing.sum()
+
+
+def test_sensing_is_scipy_s_hadamard_matrix_over_shuffled_pixels():
+    operator = operators.WalshHadamard((1, 4, 8), 0.5, seed=3)
+    matrix = dense(operator)
+    expected = scipy.linalg.hadamard(32)[:16] / 32**0.5
+    bits = [1, 2, 4, 8]  # the rows that tell columns apart: compare columns as sets
+    ours, theirs = (a[:, np.lexsort(np.sign(a[bits]))] for a in (matrix, expected))
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    assert not np.array_equal(dense(operators.WalshHadamard((1, 4, 8), 0.5, seed=4)), matrix)
+    assert operator.settings == {"fraction": 0.5, "seed": 3}
+    first = dense(operators.WalshHadamard((1, 2, 4), 1, seed=0))
+    assert np.flatnonzero(first[1] < 0).tolist() == [2, 5, 6, 7]  # pinned: a measurement outlives its software
 
 
 def test_rows_of_zeros_measure_nothing():

@@ -98,6 +98,25 @@ def test_masks_and_transparency_add_up():
     assert (job.y[:, HOLE | other] == 0).all()
 
 
+def test_missing_pixels_of_a_small_or_a_grey_picture():
+    spots = np.eye(4, dtype=bool)
+    for picture, damage in ((photo(4, 4, missing=spots), Damage()), (photo(4, 4), Damage(scale=4, mask=spots))):
+        job = prepare(picture, SHAPE, damage)
+        assert (job.task, job.operator.settings["scale"], job.operator.settings["missing"]) == ("sr", 4, 4)
+        assert "25% of the pixels are missing" in job.because
+        assert (job.y[:, spots] == 0).all()
+    job = prepare(photo(channels=1, missing=HOLE), SHAPE, Damage(task="colorize"))
+    assert job.operator.name == "colorize"
+    assert (job.y[:, HOLE] == 0).all()
+
+
+def test_sensing_measures_a_share_of_the_coefficients():
+    y, _, operator = simulate(photo(), Damage(task="sense", fraction=0.25, sigma=0.0))
+    assert y.shape == (3, 1, 64)
+    job = prepare(Photo(y), SHAPE, Damage(fraction=0.25))
+    assert (job.task, job.operator.settings) == ("sense", operator.settings)
+
+
 def test_a_smaller_picture_is_outpainted_from_the_middle():
     small = photo(8, 6)
     job = prepare(small, SHAPE, Damage(task="outpaint"))
@@ -178,8 +197,13 @@ def test_sizes():
         (photo(4, 4), Damage(filter="lanczos"), "no filter 'lanczos'; choose one of box, bicubic"),
         (photo(), Damage(filter="bicubic"), "--filter does not go with denoise"),
         (photo(), Damage(task="denoise", scale=4), "--scale does not go with denoise"),
-        (photo(), Damage(mask=HOLE, scale=4), "--scale does not go with inpaint"),
-        (photo(), Damage(task="sr", mask=HOLE), "--mask does not go with sr"),
+        (photo(), Damage(mask=HOLE, scale=4), "16x16, and sr with this prior starts from 4x4"),
+        (photo(4, 4), Damage(mask=np.eye(4), scale=4, filter="bicubic"), "a mask after sr of this kind has no closed"),
+        (photo(4, 4), Damage(mask=HOLE, scale=4), "the mask is 16x16 but the picture is 4x4"),
+        (photo(), Damage(task="sense"), "--keep-fraction"),
+        (photo(), Damage(fraction=0.5), "16x16, and sense .* a .npy array of 128 values a channel, 1 x 128"),
+        (photo(), Damage(fraction=0.5, matrix=np.eye(256)), "--matrix does not go with sense"),
+        (photo(), Damage(task="denoise", fraction=0.5), "--keep-fraction does not go with denoise"),
         (photo(missing=HOLE), Damage(task="deblur", kernel="uniform:3"), "transparent pixels, which deblur cannot use"),
     ],
 )
@@ -206,8 +230,10 @@ def test_simulated_measurements_are_the_operator_s_with_keyed_noise():
 
 
 def test_random_masks_lose_their_share():
-    _, missing, _ = simulate(photo(64, 64), Damage(task="inpaint", share=0.7), seed=1)
-    assert missing.mean() == pytest.approx(0.7, abs=0.03)
+    for damage, size in ((Damage(task="inpaint", share=0.7), 64), (Damage(task="sr", scale=2, share=0.7), 32)):
+        _, missing, _ = simulate(photo(64, 64), damage, seed=1)
+        assert missing.shape == (size, size)
+        assert missing.mean() == pytest.approx(0.7, abs=0.04)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +242,7 @@ def test_random_masks_lose_their_share():
         (Damage(), "--task"),
         (Damage(task="denoise"), "--sigma"),
         (Damage(task="inpaint", share=1.5), "between 0 and 1"),
-        (Damage(task="sr", scale=4, share=0.5), "--random does not go with sr"),
+        (Damage(task="deblur", kernel="uniform:3", share=0.5), "--random does not go with deblur"),
     ],
 )
 def test_simulating_needs_to_know_what(damage, sentence):

@@ -5,6 +5,7 @@ from .circular import Circular, Mirrored, is_mirrored
 from .dense import Matrix
 from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
 from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, Inpaint, Masked, SuperResolution
+from .sensing import WalshHadamard
 from .separable import Bicubic, Deblur, Separable
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Separable",
     "Shape",
     "SuperResolution",
+    "WalshHadamard",
     "gaussian_kernel",
     "is_mirrored",
     "motion_kernel",

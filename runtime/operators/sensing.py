@@ -1,0 +1,72 @@
+"""Compressed sensing: a few Walsh-Hadamard coefficients of each channel."""
+
+import math
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ...engines import Array, InputError
+from .base import Linear, Shape
+
+
+class WalshHadamard(Linear):
+    """The first m of the H W Walsh-Hadamard coefficients of each channel, its pixels shuffled before.
+
+    As DDRM's (Kawar et al., 2022): y = (H P x)_{1..m}, H orthonormal and P a permutation, so every singular value is 1
+    and every measured value sees the whole image. H is a Kronecker product, H_a x H_b, and so two small matrix
+    products over the pixels as an (a, b) array. A measurement is (C, 1, m); its first value is sqrt(H W) times the mean.
+
+    `fraction` of the coefficients is measured; `seed` draws P, the same on any machine and version of numpy. Raises
+    InputError unless H W is a power of two and `fraction` lies in (0, 1].
+    """
+
+    name = "sense"
+
+    def __init__(self, image_shape: Shape, fraction: float, seed: int = 0):
+        channels, height, width = image_shape
+        pixels = height * width
+        if pixels & (pixels - 1):
+            raise InputError(
+                f"Walsh-Hadamard sensing needs sides that are powers of two; the image is {width}x{height}"
+            )
+        if not 0 < fraction <= 1:
+            raise InputError(f"the share of coefficients kept must lie above 0 and up to 1; got {fraction:g}")
+        self.fraction, self.seed = fraction, seed
+        super().__init__(image_shape, (channels, 1, max(1, round(fraction * pixels))))
+        bits = pixels.bit_length() - 1
+        self._left, self._right = _hadamard(bits // 2), _hadamard(bits - bits // 2)
+        self._order = np.argsort(np.random.PCG64(seed).random_raw(pixels), kind="stable")  # raw bits never change
+        self._back = np.argsort(self._order)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"fraction": self.fraction, "seed": self.seed}
+
+    def spectrum(self, like: Array) -> Array:
+        return self._place("s", np.ones((1, 1, 1, 1)), like)
+
+    def Vt(self, x: Array) -> Array:
+        xp, (channels, height, width) = array_namespace(x), self.image_shape
+        flat = xp.reshape(x, (x.shape[0], channels, height * width))
+        mixed = self._transform(xp.take(flat, self._place("order", self._order, x), axis=2))
+        return mixed[:, :, None, : self.measurement_shape[2]]
+
+    def V(self, s: Array) -> Array:
+        xp, (channels, height, width) = array_namespace(s), self.image_shape
+        rest = xp.zeros((s.shape[0], channels, height * width - s.shape[3]), dtype=s.dtype, device=s.device)
+        mixed = self._transform(xp.concat([s[:, :, 0, :], rest], axis=2))
+        return xp.reshape(xp.take(mixed, self._place("back", self._back, s), axis=2), (s.shape[0], *self.image_shape))
+
+    def _transform(self, flat: Array) -> Array:
+        """The orthonormal Walsh-Hadamard transform of (B, C, H W), its own inverse."""
+        xp, shape = array_namespace(flat), (*flat.shape[:2], len(self._left), len(self._right))
+        return xp.reshape(self._sandwich("H", self._left, xp.reshape(flat, shape), self._right), flat.shape)
+
+
+def _hadamard(bits: int) -> np.ndarray:
+    """The orthonormal (2^bits, 2^bits) matrix, Sylvester's order."""
+    matrix = np.ones((1, 1))
+    for _ in range(bits):
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]]) / math.sqrt(2)
+    return matrix
