@@ -92,6 +92,9 @@ def command(
         if tile:
             restorer = restorer.tiled(*full_size(photo, described))
         job = prepare(photo, restorer.image_shape, described, fit)
+        if method != "dps":
+            on_stage("preparing the operator")
+            job.operator.prepare()
     click.echo(f"{image.name}: {job.task} ({job.because})")
     with steps(job.task, count) as on_step:
         result = restorer.restore(

@@ -20,6 +20,7 @@ from .operators import (
     Inpaint,
     Linear,
     Masked,
+    MaskedMatrix,
     Matrix,
     Mirrored,
     Operator,
@@ -28,8 +29,9 @@ from .operators import (
     WalshHadamard,
     is_mirrored,
     parse_kernel,
+    valid_blur,
 )
-from .operators.kernels import KINDS
+from .operators.kernels import KINDS, valid_part
 
 TASKS: dict[str, tuple[str, ...]] = {
     "denoise": (),
@@ -37,7 +39,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "outpaint": ("mask", "hole", "keep", "share"),
     "sr": ("scale", "filter", "kernel", "mask", "share"),
     "colorize": ("grey", "mask", "share"),
-    "deblur": ("kernel", "border"),
+    "deblur": ("kernel", "border", "mask", "share"),
     "sense": ("fraction",),
     "matrix": ("matrix",),
 }
@@ -45,7 +47,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 VECTORS = ("sense", "matrix")
 """The tasks whose measurement is no picture: a .npy array of values of any size."""
 FILTERS = ("box", "bicubic")
-BORDERS = ("mirror", "circular")
+BORDERS = ("mirror", "circular", "valid")
 GREY = "rec601"
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
@@ -145,7 +147,11 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
     operator = _complete(task, shape, damage)
     if damage.mask is not None:
         missing = damage.mask if missing is None else missing | damage.mask
-    return operator if missing is None else Masked(operator, missing)
+    if missing is None:
+        return operator
+    if task in ("sr", "deblur") and not isinstance(operator, SuperResolution):
+        return MaskedMatrix(shape, _complete(task, (1, *shape[1:]), damage), missing)
+    return Masked(operator, missing)
 
 
 def _complete(task: str, shape: Shape, damage: Damage) -> Linear:
@@ -211,6 +217,8 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
     damage = replace(damage, scale=scale)
     if task == "outpaint" and damage.keep is None and photo.missing is None:
         photo = _centred(photo, image_shape)
+    if damage.border == "valid" and damage.kernel is not None and photo.size == image_shape[:0:-1]:
+        photo = _inside(photo, valid_part(_weights(damage.kernel), image_shape))
     photo = _sized(photo, _measurement_size(task, image_shape, damage), fit, task)
     operator = make_operator(task, image_shape, damage, photo.missing)
     if operator.missing is not None:
@@ -357,6 +365,12 @@ def _masked(photo: Photo, mask: np.ndarray) -> Photo:
     return replace(photo, missing=mask if photo.missing is None else photo.missing | mask)
 
 
+def _inside(photo: Photo, part: tuple[slice, slice]) -> Photo:
+    """The part of a blurred photo whose blur saw nothing from outside it."""
+    rows, columns = part
+    return Photo(photo.pixels[:, rows, columns], None if photo.missing is None else photo.missing[rows, columns])
+
+
 def _centred(photo: Photo, image_shape: Shape) -> Photo:
     """A photo smaller than the prior's images in the middle of one, the border missing."""
     (width, height), (_, full_height, full_width) = photo.size, image_shape
@@ -392,6 +406,8 @@ def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Linear:
     weights = _weights(kernel)
     if border is None:
         border = "mirror" if is_mirrored(weights) else "circular"
+    if border == "valid":
+        return valid_blur(shape, weights)
     if border == "circular":
         return Circular(shape, weights)
     kind, _, value = kernel.partition(":") if isinstance(kernel, str) else ("", "", "")

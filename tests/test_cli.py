@@ -109,6 +109,7 @@ def test_what_degrade_writes_restore_understands(here, damage, written, task):
         ("deblur", ["--kernel", "gaussian:1.2"], {"name": "deblur", "border": "mirror"}),
         ("deblur", ["--kernel", "motion:5,30"], {"name": "deblur", "kernel": "5x3", "border": "circular"}),
         ("deblur", ["--kernel", "kernel.png", "--border", "circular"], {"kernel": "4x3", "border": "circular"}),
+        ("deblur", ["--kernel", "motion:5,30", "--border", "valid"], {"kernel": "5x3", "border": "valid"}),
         ("deblur", ["--kernel", "kernel.npy"], {"kernel": "4x3", "border": "circular"}),
         ("matrix", ["--matrix", "A.npy"], {"name": "matrix", "rows": 20, "columns": 256}),
         ("sense", ["--keep-fraction", "0.25"], {"name": "sense", "fraction": 0.25, "seed": 0}),

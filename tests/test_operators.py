@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.ndimage
+import scipy.signal
 import torch
 from array_api_compat import array_namespace
 
 from frugal_rt import InputError, operators
 from frugal_rt.runtime.operators import GREY_WEIGHTS, Linear, Shape
+from frugal_rt.runtime.operators.kernels import valid_part
 from frugal_rt.runtime.sampler import likelihood_score, residual_gradient, spectral
 from frugal_rt.runtime.schedule import Schedule
 
@@ -33,6 +35,10 @@ def _gaussian(*numbers: float) -> np.ndarray:
 
 def _masked(operator: Linear) -> Linear:
     return operators.Masked(operator, _mask(operator.measurement_shape))
+
+
+def _masked_matrix(shape: Shape, inner: Linear) -> Linear:
+    return operators.MaskedMatrix(shape, inner, _mask(inner.measurement_shape))
 
 
 def _dyadic(shape: Shape) -> Shape:
@@ -72,6 +78,10 @@ BUILDERS: dict[str, Callable[[Shape], Linear]] = {
     "matrix of a channel": lambda s: operators.Matrix(s, _rows(s[1] * s[2], 20)),
     "tall matrix": lambda s: operators.Matrix(s, _rows(s[1] * s[2], s[1] * s[2] + 9)),
     "matrix of low rank": lambda s: operators.Matrix(s, _rows(5, 12) @ _rows(s[1] * s[2], 5)),
+    "valid": lambda s: operators.valid_blur(s, _lopsided()),
+    "valid separable": lambda s: operators.valid_blur(s, _gaussian(0.6)),
+    "blur, masked": lambda s: operators.MaskedMatrix(s, operators.Circular((1, *s[1:]), _lopsided()), _mask(s)),
+    "bicubic, masked": lambda s: _masked_matrix(s, operators.Bicubic((1, *s[1:]), 2)),
     "separable": lambda s: operators.Separable(
         s, np.random.default_rng(1).normal(size=(s[1] // 2, s[1])), np.random.default_rng(2).normal(size=(s[2], s[2]))
     ),
@@ -425,6 +435,49 @@ def test_a_matrix_is_decomposed_once_and_kept(tmp_path, monkeypatch):
     assert np.array_equal(operators.Matrix((3, 8, 8), 2 * matrix).A(x), 2 * operator.A(x))  # needs none
     with pytest.raises(TypeError):
         operators.Matrix((3, 8, 8), 2 * matrix).Vt(x)
+
+
+def test_a_valid_blur_is_scipy_s_inside_the_image(array):
+    x = normal((2, 3, 9, 12))
+    for kernel in (_lopsided(), operators.motion_kernel(5, 20), _gaussian(0.8), np.ones((1, 5))):
+        expected = scipy.signal.convolve(x, kernel[None, None] / kernel.sum(), mode="valid", method="direct")
+        np.testing.assert_allclose(operators.valid_blur((3, 9, 12), kernel).A(array(x)), expected, atol=1e-12)
+    assert isinstance(operators.valid_blur((3, 256, 256), operators.gaussian_kernel(3)), operators.Separable)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "times"), [(operators.motion_kernel(7, 30), 5), (operators.gaussian_kernel(1.2), 1.4)]
+)
+def test_a_valid_blur_does_not_ring_on_a_photograph_that_goes_on_past_its_border(kernel, times):
+    """The ridge estimate from the middle of a larger blurred scene, far from its border: a torus rings even there."""
+    rng, shape = np.random.default_rng(0), (1, 28, 28)
+    scene = np.linspace(-0.8, 0.8, 48) + 0.1 * scipy.ndimage.gaussian_filter(rng.normal(size=(48, 48)), 2) / 0.14
+    blurred = scipy.ndimage.convolve(scene, kernel) + 0.01 * rng.normal(size=(48, 48))
+    clean, photo, inside = scene[10:38, 10:38], blurred[10:38, 10:38], (slice(6, -6),) * 2
+
+    def error(operator: Linear, y: np.ndarray) -> float:
+        ridge = 0.25 * operator.AT(operator.resolvent(y[None, None], 0.01, 0.25))[0, 0]
+        return float((ridge - clean)[inside].std())
+
+    valid = error(operators.valid_blur(shape, kernel), photo[valid_part(kernel, shape)])
+    assert valid < error(operators.Circular(shape, kernel), photo) / times
+    if operators.is_mirrored(kernel):
+        assert valid < error(operators.Mirrored(shape, kernel), photo)
+
+
+def test_what_has_no_closed_form_is_a_matrix_of_a_bounded_size():
+    with pytest.raises(InputError, match="no closed form, and as a matrix it is too large at 128x128"):
+        operators.valid_blur((3, 128, 128), operators.motion_kernel(5, 20))
+    with pytest.raises(InputError, match="no closed form"):
+        operators.MaskedMatrix((3, 128, 128), operators.Circular((1, 128, 128), np.ones((3, 3))), _mask((3, 128, 128)))
+
+
+def test_a_mask_after_a_blur_loses_pixels_of_its_measurement(array):
+    inner, x = operators.Circular((1, 8, 12), _lopsided()), normal((2, 3, 8, 12))
+    masked = operators.MaskedMatrix((3, 8, 12), inner, _mask((3, 8, 12)))
+    expected = np.where(masked.missing, 0, operators.Circular((3, 8, 12), _lopsided()).A(x))
+    np.testing.assert_allclose(masked.A(array(x)), expected, atol=1e-12)
+    assert masked.settings == {**inner.settings, **operators.Inpaint((3, 8, 12), masked.missing).settings}
 
 
 def test_a_mask_after_an_operator_loses_pixels_of_its_measurement(array):

@@ -2,7 +2,7 @@
 
 from .base import Custom, Linear, Operator, Shape
 from .circular import Circular, Mirrored, is_mirrored
-from .dense import Matrix
+from .dense import MaskedMatrix, Matrix, valid_blur
 from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
 from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, Inpaint, Masked, SuperResolution
 from .sensing import WalshHadamard
@@ -19,6 +19,7 @@ __all__ = [
     "Inpaint",
     "Linear",
     "Masked",
+    "MaskedMatrix",
     "Matrix",
     "Mirrored",
     "Operator",
@@ -31,4 +32,5 @@ __all__ = [
     "motion_kernel",
     "parse_kernel",
     "uniform_kernel",
+    "valid_blur",
 ]

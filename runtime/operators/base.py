@@ -51,6 +51,9 @@ class Operator(ABC):
         """How many values a measurement holds that are not known beforehand."""
         return math.prod(self.measurement_shape)
 
+    def prepare(self) -> None:  # noqa: B027
+        """Compute what takes long and DPS does not need, before it is needed."""
+
     def observed(self, y: np.ndarray) -> np.ndarray:
         """`y` with what A cannot see set to 0, so that a caller may leave anything there, NaN included."""
         return y

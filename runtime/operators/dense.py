@@ -1,7 +1,11 @@
-"""An operator that is a matrix: its singular value decomposition is computed when first needed, and kept on disk."""
+"""Operators that are matrices, and those without a closed form, which become one where they are small enough.
+
+The singular value decomposition is computed when it is first needed, and kept on disk.
+"""
 
 import hashlib
 import logging
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +16,15 @@ from safetensors.numpy import load, save_file
 
 from ...engines import Array, InputError, cache
 from .base import Linear, Shape
+from .kernels import check_fits, kernel_settings, normalised
+from .pixelwise import check_mask, mask_settings
+from .separable import Valid
 
 logger = logging.getLogger(__name__)
 MAX_VALUES = 1 << 26
 """Entries of a matrix: half a gigabyte."""
+MAX_DERIVED = 1 << 24
+"""Entries of a matrix that a blur becomes: decomposed in a minute or two, once."""
 
 
 class Decomposition(NamedTuple):
@@ -77,6 +86,9 @@ class Matrix(Linear):
     def decomposition(self) -> Decomposition:
         return _decomposed(self.matrix, self.sha256)
 
+    def prepare(self) -> None:
+        _ = self.decomposition
+
     def spectrum(self, like: Array) -> Array:
         return self._place_spectrum(self.decomposition.s.reshape(1, 1, *self.measurement_shape[1:]), like)
 
@@ -123,3 +135,79 @@ def _decomposed(matrix: np.ndarray, digest: str) -> Decomposition:
 
     cache.keep(name, write)
     return made
+
+
+class MaskedMatrix(Matrix):
+    """`Masked` where the two have no common basis (a blur, then missing pixels), by the matrix of one channel.
+
+    `inner` is the operator before the mask, for images (1, H, W); it is applied to each channel. Raises InputError as
+    `Masked` does, and where the matrix has over MAX_DERIVED entries: beyond 64x64.
+    """
+
+    def __init__(self, image_shape: Shape, inner: Linear, missing: np.ndarray):
+        missing = check_mask(missing, inner.measurement_shape)
+        matrix = matrix_of(inner)
+        matrix[missing.reshape(-1)] = 0
+        super().__init__(image_shape, matrix, inner.measurement_shape[1:])
+        self.name, self.inner = inner.name, inner
+        self.missing: np.ndarray = missing
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**self.inner.settings, **mask_settings(self.missing)}
+
+
+class ValidMatrix(Matrix):
+    """`valid_blur` with a kernel that is no product of a column and a row, by the matrix of one channel."""
+
+    name = "deblur"
+
+    def __init__(self, image_shape: Shape, kernel: np.ndarray):
+        self.kernel = kernel = normalised(kernel)
+        check_fits(kernel, image_shape)
+        (_, height, width), (rows, columns) = image_shape, kernel.shape
+        size = height - rows + 1, width - columns + 1
+        _check_derived(self.name, image_shape, math.prod(size) * height * width)
+        matrix = np.zeros((math.prod(size), height * width))
+        y, x = (place.reshape(-1) for place in np.mgrid[: size[0], : size[1]])
+        for (a, b), weight in np.ndenumerate(kernel[::-1, ::-1]):
+            matrix[np.arange(len(matrix)), (y + a) * width + x + b] = weight
+        super().__init__(image_shape, matrix, size)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return kernel_settings(self.kernel, "valid")
+
+
+def valid_blur(image_shape: Shape, kernel: np.ndarray) -> Linear:
+    """A blur that is measured only where it saw nothing from outside the image (C, H, W): nothing is assumed there.
+
+    What a real photograph needs: y is (C, H - h + 1, W - w + 1) for a kernel (h, w). A kernel that is a product of a
+    column and a row takes two small matrices, at any size; any other has no closed form and becomes the matrix of one
+    channel, up to about 64x64. Raises InputError beyond, and for a kernel larger than the image.
+    """
+    kernel = normalised(kernel)
+    check_fits(kernel, image_shape)
+    singular = np.linalg.svd(kernel, compute_uv=False)
+    if singular[1:].max(initial=0) < 1e-9 * singular[0]:
+        return Valid(image_shape, kernel)
+    return ValidMatrix(image_shape, kernel)
+
+
+def matrix_of(operator: Linear) -> np.ndarray:
+    """The matrix (h w, H W) of an operator of one channel. Raises InputError beyond MAX_DERIVED entries."""
+    columns, rows = (math.prod(shape) for shape in (operator.image_shape, operator.measurement_shape))
+    _check_derived(operator.name, operator.image_shape, columns * rows)
+    matrix = np.empty((rows, columns))
+    for first in range(0, columns, 512):
+        some = np.eye(min(512, columns - first), columns, first).reshape(-1, *operator.image_shape)
+        matrix[:, first : first + 512] = operator.A(some).reshape(len(some), rows).T
+    return matrix
+
+
+def _check_derived(name: str, image_shape: Shape, entries: int) -> None:
+    if entries > MAX_DERIVED:
+        raise InputError(
+            f"this {name} has no closed form, and as a matrix it is too large at {image_shape[2]}x{image_shape[1]}; "
+            "64x64 is about the most: choose another border, or leave the mask out"
+        )

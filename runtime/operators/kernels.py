@@ -111,3 +111,11 @@ def check_fits(kernel: np.ndarray, image_shape: Shape) -> None:
     (_, height, width), (rows, columns) = image_shape, kernel.shape
     if rows > height or columns > width:
         raise InputError(f"the kernel is {columns}x{rows}, larger than the image, {width}x{height}")
+
+
+def valid_part(kernel: np.ndarray, image_shape: Shape) -> tuple[slice, slice]:
+    """The rows and columns of an image whose blur sees nothing from outside it."""
+    rows, columns = (
+        slice(n - 1 - n // 2, side - n // 2) for n, side in zip(kernel.shape, image_shape[1:], strict=True)
+    )
+    return rows, columns

@@ -45,14 +45,9 @@ class Masked(Linear):
 
     def __init__(self, inner: Linear, missing: np.ndarray):
         super().__init__(inner.image_shape, inner.measurement_shape)
-        _, height, width = inner.measurement_shape
-        missing = np.asarray(missing, bool)
         if type(inner).U is not Linear.U:
-            raise InputError(f"a mask after {inner.name} of this kind has no closed form; see Matrix.masked")
-        if missing.shape != (height, width):
-            raise InputError(f"the mask is {missing.shape[1]}x{missing.shape[0]} but the image is {width}x{height}")
-        if missing.all():
-            raise InputError("every pixel is marked missing; white (or transparent) marks what is to be filled in")
+            raise InputError(f"a mask after {inner.name} of this kind has no closed form; take MaskedMatrix")
+        missing = check_mask(missing, inner.measurement_shape)
         self.name = inner.name
         self.inner = inner
         self.missing: np.ndarray = missing
@@ -88,6 +83,16 @@ class Inpaint(Masked):
     def __init__(self, image_shape: Shape, missing: np.ndarray):
         super().__init__(Denoise(image_shape), missing)
         self.name = "inpaint"
+
+
+def check_mask(missing: np.ndarray, measurement_shape: Shape) -> np.ndarray:
+    """`missing` as bool. Raises InputError where it is of another size than the measurement, or leaves nothing."""
+    missing, (_, height, width) = np.asarray(missing, bool), measurement_shape
+    if missing.shape != (height, width):
+        raise InputError(f"the mask is {missing.shape[1]}x{missing.shape[0]} but the image is {width}x{height}")
+    if missing.all():
+        raise InputError("every pixel is marked missing; white (or transparent) marks what is to be filled in")
+    return missing
 
 
 def mask_settings(missing: np.ndarray) -> dict[str, Any]:

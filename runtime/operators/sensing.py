@@ -15,7 +15,7 @@ class WalshHadamard(Linear):
 
     As DDRM's (Kawar et al., 2022): y = (H P x)_{1..m}, H orthonormal and P a permutation, so every singular value is 1
     and every measured value sees the whole image. H is a Kronecker product, H_a x H_b, and so two small matrix
-    products over the pixels as an (a, b) array. A measurement is (C, 1, m); its first value is sqrt(H W) times the mean.
+    products over the pixels as an (a, b) array. A measurement is (C, 1, m), its first value sqrt(H W) times the mean.
 
     `fraction` of the coefficients is measured; `seed` draws P, the same on any machine and version of numpy. Raises
     InputError unless H W is a power of two and `fraction` lies in (0, 1].

@@ -7,6 +7,7 @@ import numpy as np
 
 from ...engines import Array, InputError
 from .base import Linear, Shape, reduced
+from .kernels import kernel_settings, normalised
 
 
 class Separable(Linear):
@@ -117,4 +118,27 @@ def _mirrored(taps: np.ndarray, n: int) -> np.ndarray:
     for offset, tap in zip(range(-radius, radius + 1), taps, strict=True):
         source = (np.arange(n) + offset) % (2 * n)
         matrix[np.arange(n), np.where(source < n, source, 2 * n - 1 - source)] += tap
+    return matrix
+
+
+class Valid(Separable):
+    """`valid_blur` with a kernel that is the product of a column and a row: two small matrices, at any size."""
+
+    name = "deblur"
+
+    def __init__(self, image_shape: Shape, kernel: np.ndarray):
+        self.kernel = kernel = normalised(kernel)
+        _, height, width = image_shape
+        super().__init__(image_shape, _valid(kernel.sum(axis=1), height), _valid(kernel.sum(axis=0), width))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return kernel_settings(self.kernel, "valid")
+
+
+def _valid(taps: np.ndarray, n: int) -> np.ndarray:
+    """The (n - len(taps) + 1, n) matrix of a convolution with `taps`, which sum to 1, where they lie inside."""
+    matrix = np.zeros((n - len(taps) + 1, n))
+    for offset, tap in enumerate(taps[::-1]):
+        matrix[np.arange(len(matrix)), np.arange(len(matrix)) + offset] = tap
     return matrix
