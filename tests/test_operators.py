@@ -10,7 +10,9 @@ import scipy.signal
 import torch
 from array_api_compat import array_namespace
 
-from frugal_rt import InputError, operators
+from frugal_rt import InputError, Restorer, operators
+from frugal_rt.runtime.demo import PORTRAIT
+from frugal_rt.runtime.images import fit_photo, read_photo
 from frugal_rt.runtime.operators import GREY_WEIGHTS, Linear, Shape
 from frugal_rt.runtime.operators.kernels import valid_part
 from frugal_rt.runtime.sampler import likelihood_score, residual_gradient, spectral
@@ -378,6 +380,32 @@ def test_blurs_are_scipy_s_with_a_mirrored_border(shape):
     np.testing.assert_allclose(operators.Deblur.uniform(shape, 5).A(x), expected, atol=1e-10)
 
 
+class Copied(operators.Deblur):
+    """The blur as DDRM's SVD file has it: singular values repeated for each channel, coefficients interleaved."""
+
+    def spectrum(self, like):
+        values = self._s.reshape(-1)
+        order = np.argsort(-values, kind="stable")
+        copied = np.empty((len(values), 3))
+        copied[order] = np.tile(values[order], 3).reshape(-1, 3)
+        return self.place("copied", copied.T.reshape(1, 3, *self.image_shape[1:]), like)
+
+
+def test_noisy_deblurring_works_where_the_copied_singular_values_fail(celeba_plan):
+    def psnr(image: np.ndarray) -> float:
+        return float(-20 * np.log10(np.sqrt(((image.clip(-1, 1) - clean) ** 2).mean()) / 2))
+
+    restorer = Restorer.load(celeba_plan)
+    clean = fit_photo(read_photo(PORTRAIT), (64, 64), "crop").pixels
+    ours, copied = (kind.gaussian(clean.shape, 2.0) for kind in (operators.Deblur, Copied))
+    there = copied.U(copied.spectrum(clean[None]) * copied.Vt(clean[None]))
+    assert np.linalg.norm(there - ours.A(clean[None])) > 0.2 * np.linalg.norm(there)
+    y = ours.A(clean[None])[0] + 0.05 * normal(clean.shape)
+    ours, copied = (psnr(restorer.restore(y, o, sigma=0.05, steps=20, switch="always").image) for o in (ours, copied))
+    assert ours > psnr(y) + 2
+    assert copied < psnr(y) - 2
+
+
 def test_grey_rec601_is_pillow_s():
     from PIL import Image
 
@@ -529,3 +557,32 @@ def test_a_torch_function_is_an_operator_in_every_namespace(array):
     np.testing.assert_allclose(y, tanh.reshape(2, 3, 4, 2, 4, 2).mean((3, 5)), rtol=1e-12)
     spread = r.repeat(2, axis=2).repeat(2, axis=3) / 4
     np.testing.assert_allclose(pulled, 1.5 * (1 - tanh**2) * spread, rtol=1e-12)
+
+
+def deepinv_pairs(physics) -> dict[str, tuple[Linear, object]]:
+    """Ours, and deepinv's of the same degradation."""
+    shape = (3, 8, 12)
+    kernel = operators.motion_kernel(3, 30) * [[1.0, 2.0, 4.0]] + [[0.1], [0.0], [0.2]]
+    weights = torch.tensor(kernel / kernel.sum())[None, None]
+    masked = operators.Inpaint(shape, _mask(shape))
+    return {
+        "mask": (masked, physics.Inpainting(shape, mask=torch.tensor(~masked.missing).double().expand(shape))),
+        "circular": (operators.Circular(shape, kernel), physics.Blur(weights, padding="circular")),
+        "valid": (operators.valid_blur(shape, kernel), physics.Blur(weights, padding="valid")),
+        "decimated": (
+            operators.Circular(shape, kernel, 2),
+            physics.Downsampling(shape, weights, 2, padding="circular"),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["mask", "circular", "valid", "decimated"])
+def test_deepinv_s_physics_agrees(name):
+    """Where deepinv is installed: A, A^T, and the resolvent by its conjugate gradients."""
+    ours, theirs = deepinv_pairs(pytest.importorskip("deepinv.physics", exc_type=ImportError))[name]
+    x, y = (torch.tensor(normal((2, *shape))) for shape in (ours.image_shape, ours.measurement_shape))
+    y = ours.A(x) + 0.1 * torch.as_tensor(ours.observed(y.numpy()))
+    torch.testing.assert_close(theirs.A(x), ours.A(x), rtol=0, atol=1e-7)
+    torch.testing.assert_close(theirs.A_adjoint(y), ours.AT(y), rtol=0, atol=1e-7)
+    proximal = theirs.prox_l2(torch.zeros_like(x), y, 0.3)  # argmin 0.3 |A u - y|^2 + |u|^2
+    torch.testing.assert_close(proximal, 0.3 * ours.AT(ours.resolvent(y, 1.0, 0.3)), rtol=0, atol=2e-3)

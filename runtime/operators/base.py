@@ -167,7 +167,7 @@ class Linear(Operator):
         """s / (sigma^2 + scale s^2), 0 where s = 0: A^T times the resolvent, in coefficients."""
         return s * _reciprocal(sigma**2 + scale * s**2)
 
-    def _place(self, key: str, array: np.ndarray, like: Array) -> Array:
+    def place(self, key: str, array: np.ndarray, like: Array) -> Array:
         """`array` in the namespace, device and (but for whole numbers) type of `like`; made once for each."""
         where = (key, type(like), like.dtype, str(like.device))
         if where not in self._placed:
@@ -175,14 +175,14 @@ class Linear(Operator):
             self._placed[where] = xp.asarray(array, dtype=dtype, device=like.device)
         return self._placed[where]
 
-    def _place_spectrum(self, s: np.ndarray, like: Array) -> Array:
+    def place_spectrum(self, s: np.ndarray, like: Array) -> Array:
         """`s` placed, 0 for what the type cannot tell from 0, or sigma = 0 would divide by it."""
         least = s.max() * max(self.image_shape) * array_namespace(like).finfo(like.dtype).eps
-        return self._place("s", np.where(s < least, 0.0, s), like)
+        return self.place("s", np.where(s < least, 0.0, s), like)
 
     def _sandwich(self, key: str, left: np.ndarray, x: Array, right: np.ndarray) -> Array:
         """left x right^T on every channel."""
-        return self._place(f"{key} left", left, x) @ x @ self._place(f"{key} right", right.T, x)
+        return self.place(f"{key} left", left, x) @ x @ self.place(f"{key} right", right.T, x)
 
 
 def _reciprocal(denominator: Array) -> Array:

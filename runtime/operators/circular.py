@@ -49,16 +49,16 @@ class Circular(Linear):
         return {**scale, **kernel_settings(self.kernel, "circular")}
 
     def spectrum(self, like: Array) -> Array:
-        return self._place_spectrum(self._s, like)
+        return self.place_spectrum(self._s, like)
 
     def Vt(self, x: Array) -> Array:
         c = _hartley(x)
-        return self._fold(self._place("cos", self._cos, x) * c - self._place("sin", self._sin, x) * _opposite(c))
+        return self._fold(self.place("cos", self._cos, x) * c - self.place("sin", self._sin, x) * _opposite(c))
 
     def V(self, s: Array) -> Array:
         xp = array_namespace(s)
         s = xp.tile(s, (1, 1, self.scale, self.scale))
-        return _hartley(self._place("cos", self._cos, s) * s + self._place("sin", self._sin, s) * _opposite(s))
+        return _hartley(self.place("cos", self._cos, s) * s + self.place("sin", self._sin, s) * _opposite(s))
 
     def Ut(self, y: Array) -> Array:
         return _hartley(y)
@@ -121,7 +121,7 @@ class Mirrored(Linear):
         return kernel_settings(self.kernel, "mirror")
 
     def spectrum(self, like: Array) -> Array:
-        return self._place_spectrum(self._s, like)
+        return self.place_spectrum(self._s, like)
 
     def Vt(self, x: Array) -> Array:
         return self._sandwich("Vt", self._left, x, self._right)
@@ -130,10 +130,10 @@ class Mirrored(Linear):
         return self._sandwich("V", self._left.T, s, self._right.T)
 
     def Ut(self, y: Array) -> Array:
-        return self._place("sign", self._sign, y) * self.Vt(y)
+        return self.place("sign", self._sign, y) * self.Vt(y)
 
     def U(self, s: Array) -> Array:
-        return self.V(self._place("sign", self._sign, s) * s)
+        return self.V(self.place("sign", self._sign, s) * s)
 
 
 def is_mirrored(kernel: np.ndarray) -> bool:

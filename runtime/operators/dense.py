@@ -90,7 +90,7 @@ class Matrix(Linear):
         _ = self.decomposition
 
     def spectrum(self, like: Array) -> Array:
-        return self._place_spectrum(self.decomposition.s.reshape(1, 1, *self.measurement_shape[1:]), like)
+        return self.place_spectrum(self.decomposition.s.reshape(1, 1, *self.measurement_shape[1:]), like)
 
     def A(self, x: Array) -> Array:
         return self._apply("A", self.matrix, x, self.measurement_shape)
@@ -114,7 +114,7 @@ class Matrix(Linear):
         """`matrix` times each channel, or the whole, of every row of `x`, as arrays of `shape`."""
         xp = array_namespace(x)
         flat = xp.reshape(x, (x.shape[0], self._channels, matrix.shape[1]))
-        return xp.reshape(flat @ self._place(key, matrix, x).T, (x.shape[0], *shape))
+        return xp.reshape(flat @ self.place(key, matrix, x).T, (x.shape[0], *shape))
 
 
 def _decomposed(matrix: np.ndarray, digest: str) -> Decomposition:

@@ -26,7 +26,7 @@ class Denoise(Linear):
         super().__init__(image_shape, image_shape)
 
     def spectrum(self, like: Array) -> Array:
-        return self._place("s", np.ones((1, 1, 1, 1)), like)
+        return self.place("s", np.ones((1, 1, 1, 1)), like)
 
     def Vt(self, x: Array) -> Array:
         return x
@@ -65,7 +65,7 @@ class Masked(Linear):
         return np.where(self.missing, np.zeros_like(y), y)
 
     def spectrum(self, like: Array) -> Array:
-        return self._place("known", self._known, like) * self.inner.spectrum(like)
+        return self.place("known", self._known, like) * self.inner.spectrum(like)
 
     def Vt(self, x: Array) -> Array:
         return self.inner.Vt(x)
@@ -114,7 +114,7 @@ class SuperResolution(Linear):
         return {"scale": self.scale, "filter": "box"}
 
     def spectrum(self, like: Array) -> Array:
-        return self._place("s", np.full((1, 1, 1, 1), 1 / self.scale), like)
+        return self.place("s", np.full((1, 1, 1, 1), 1 / self.scale), like)
 
     def Vt(self, x: Array) -> Array:
         xp = array_namespace(x)
@@ -148,11 +148,11 @@ class Colorize(Linear):
         return {"weights": self.weights}
 
     def spectrum(self, like: Array) -> Array:
-        return self._place("s", np.full((1, 1, 1, 1), self._norm), like)
+        return self.place("s", np.full((1, 1, 1, 1), self._norm), like)
 
     def Vt(self, x: Array) -> Array:
         xp = array_namespace(x)
-        return xp.sum(self._place("v", self._direction, x) * x, axis=1, keepdims=True)
+        return xp.sum(self.place("v", self._direction, x) * x, axis=1, keepdims=True)
 
     def V(self, s: Array) -> Array:
-        return self._place("v", self._direction, s) * s
+        return self.place("v", self._direction, s) * s

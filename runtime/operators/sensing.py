@@ -44,19 +44,19 @@ class WalshHadamard(Linear):
         return {"fraction": self.fraction, "seed": self.seed}
 
     def spectrum(self, like: Array) -> Array:
-        return self._place("s", np.ones((1, 1, 1, 1)), like)
+        return self.place("s", np.ones((1, 1, 1, 1)), like)
 
     def Vt(self, x: Array) -> Array:
         xp, (channels, height, width) = array_namespace(x), self.image_shape
         flat = xp.reshape(x, (x.shape[0], channels, height * width))
-        mixed = self._transform(xp.take(flat, self._place("order", self._order, x), axis=2))
+        mixed = self._transform(xp.take(flat, self.place("order", self._order, x), axis=2))
         return mixed[:, :, None, : self.measurement_shape[2]]
 
     def V(self, s: Array) -> Array:
         xp, (channels, height, width) = array_namespace(s), self.image_shape
         rest = xp.zeros((s.shape[0], channels, height * width - s.shape[3]), dtype=s.dtype, device=s.device)
         mixed = self._transform(xp.concat([s[:, :, 0, :], rest], axis=2))
-        return xp.reshape(xp.take(mixed, self._place("back", self._back, s), axis=2), (s.shape[0], *self.image_shape))
+        return xp.reshape(xp.take(mixed, self.place("back", self._back, s), axis=2), (s.shape[0], *self.image_shape))
 
     def _transform(self, flat: Array) -> Array:
         """The orthonormal Walsh-Hadamard transform of (B, C, H W), its own inverse."""

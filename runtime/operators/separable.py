@@ -30,7 +30,7 @@ class Separable(Linear):
         self._s = np.outer(sl, sr)[None, None]
 
     def spectrum(self, like: Array) -> Array:
-        return self._place_spectrum(self._s, like)
+        return self.place_spectrum(self._s, like)
 
     def A(self, x: Array) -> Array:
         return self._sandwich("A", self._L, x, self._R)

@@ -1,0 +1,86 @@
+"""examples/ and the code in docs/operators.md, run."""
+
+import importlib.util
+import io
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from frugal_rt import InputError, Restorer
+
+ROOT = Path(__file__).parents[1]
+SHAPE = (3, 16, 24)
+
+
+@pytest.fixture(scope="module")
+def nonlinear():
+    spec = importlib.util.spec_from_file_location("nonlinear", ROOT / "examples" / "nonlinear.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    """A smooth random picture of SHAPE in whole grey levels, on [-1, 1]."""
+    levels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    image = Image.fromarray(levels).resize(SHAPE[:0:-1], Image.Resampling.BICUBIC)
+    return np.asarray(image).transpose(2, 0, 1) / 127.5 - 1
+
+
+@pytest.mark.parametrize("name", ["hdr", "phase"])
+def test_their_pullbacks_are_their_derivatives(nonlinear, name):
+    operator = nonlinear.EXAMPLES[name](SHAPE)
+    rng = np.random.default_rng(0)
+    x, d, r = (
+        picture()[None] * 0.99 + 1e-3,
+        rng.normal(size=(1, *SHAPE)),
+        rng.normal(size=(1, *operator.measurement_shape)),
+    )
+    slope = (operator.A(x + 1e-6 * d) - operator.A(x - 1e-6 * d)) / 2e-6
+    assert (slope * r).sum() == pytest.approx((d * operator.vjp(x, r)).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("quality", [10, 30, 75])
+def test_jpeg_is_pillow_s(nonlinear, quality):
+    x, file = picture(), io.BytesIO()
+    levels = np.round((x.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+    Image.fromarray(levels).save(file, "JPEG", quality=quality, subsampling=0)
+    theirs = np.asarray(Image.open(file), float).transpose(2, 0, 1)
+    for array in (np.asarray, torch.asarray):
+        ours = (np.asarray(nonlinear.jpeg(SHAPE, quality).A(array(x[None])))[0] + 1) * 127.5
+        lost = np.abs(ours - levels.transpose(2, 0, 1)).mean()
+        assert np.abs(ours - theirs).mean() < 0.35 * lost  # theirs rounds YCbCr to whole levels first
+
+
+@pytest.mark.parametrize("name", ["hdr", "jpeg", "phase"])
+def test_dps_takes_them_to_the_end_and_dmps_refuses(nonlinear, name, tiny_plan):
+    restorer = Restorer.load(tiny_plan)
+    operator = nonlinear.EXAMPLES[name](restorer.image_shape)
+    y = operator.A(np.zeros((1, *restorer.image_shape), np.float32) + np.float32(0.2))
+    result = restorer.restore(y[0], operator, steps=4)
+    assert result.k == (0,)
+    assert result.pullbacks == (4,)
+    with pytest.raises(InputError, match=f"{name} is not a linear operator, so DMPS cannot run; use DPS"):
+        restorer.restore(y[0], operator, steps=4, switch="always")
+
+
+def test_an_example_runs_from_the_command_line(nonlinear, tiny_plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.uint8((picture() + 1) * 127).transpose(1, 2, 0)).save("face.png")
+    monkeypatch.setattr(sys, "argv", ["nonlinear.py", str(tiny_plan), "face.png", "phase", "--steps", "4"])
+    nonlinear.main()
+    assert Image.open("phase.png").size[0] > 100
+
+
+def test_the_code_of_the_operators_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "operators.md").read_text(), re.DOTALL)
+    assert blocks
+    scope: dict = {}
+    for block in blocks:
+        exec(compile(block, "operators.md", "exec"), scope)
