@@ -26,6 +26,7 @@ from .operators import (
     Operator,
     Shape,
     SuperResolution,
+    Tapered,
     WalshHadamard,
     is_mirrored,
     parse_kernel,
@@ -47,7 +48,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 VECTORS = ("sense", "matrix")
 """The tasks whose measurement is no picture: a .npy array of values of any size."""
 FILTERS = ("box", "bicubic")
-BORDERS = ("mirror", "circular", "valid")
+BORDERS = ("mirror", "circular", "valid", "taper")
 GREY = "rec601"
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
@@ -149,6 +150,8 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
         missing = damage.mask if missing is None else missing | damage.mask
     if missing is None:
         return operator
+    if isinstance(operator, Tapered):
+        raise InputError("edges cannot be tapered where pixels are missing; choose another --border")
     if task in ("sr", "deblur") and not isinstance(operator, SuperResolution):
         return MaskedMatrix(shape, _complete(task, (1, *shape[1:]), damage), missing)
     return Masked(operator, missing)
@@ -230,6 +233,8 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
         y = y if len(y) == 1 else np.tensordot(weights, y, 1)[None]
     elif len(y) != channels:
         y = photo.colour().pixels if channels == 3 else y.mean(axis=0, keepdims=True)
+    if isinstance(operator, Tapered):
+        y = operator.taper(y)
     sigma = damage.sigma
     if sigma is None:
         sigma = max(SIGMA, estimate_sigma(y)) if task == "denoise" else SIGMA
@@ -239,6 +244,8 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
 
 def full_size(photo: Photo, damage: Damage) -> tuple[int, int]:
     """(height, width) of the image that `photo` is a measurement of, whatever the prior's size. Raises InputError."""
+    if not damage.is_picture:
+        raise InputError("a list of measured values does not say how large the image is; leave --tile out")
     if damage.task == "sr" and damage.scale is None:
         raise InputError("super-resolution in tiles needs its factor: --scale 2 .. 16")
     width, height = photo.size
@@ -253,6 +260,8 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
     """
     if damage.task is None:
         raise InputError(f"say what to do to the picture: --task {'|'.join(TASKS)}")
+    if damage.border == "taper":
+        raise InputError("--border taper is for restoring a photograph; damage one with circular, mirror or valid")
     if damage.task == "denoise" and damage.sigma is None:
         raise InputError("say how much noise to add: --sigma, on the [-1, 1] scale")
     clean = photo.pixels if damage.task != "colorize" else photo.colour().pixels
@@ -408,6 +417,8 @@ def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Linear:
         border = "mirror" if is_mirrored(weights) else "circular"
     if border == "valid":
         return valid_blur(shape, weights)
+    if border == "taper":
+        return Tapered(shape, weights)
     if border == "circular":
         return Circular(shape, weights)
     kind, _, value = kernel.partition(":") if isinstance(kernel, str) else ("", "", "")

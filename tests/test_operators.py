@@ -489,8 +489,19 @@ def test_a_valid_blur_does_not_ring_on_a_photograph_that_goes_on_past_its_border
 
     valid = error(operators.valid_blur(shape, kernel), photo[valid_part(kernel, shape)])
     assert valid < error(operators.Circular(shape, kernel), photo) / times
+    tapered = operators.Tapered(shape, kernel)
+    assert error(tapered, tapered.taper(photo[None])[0]) < 1.25 * valid
     if operators.is_mirrored(kernel):
         assert valid < error(operators.Mirrored(shape, kernel), photo)
+
+
+def test_a_taper_leaves_the_middle_as_it_is_and_closes_the_seam():
+    ramp = np.linspace(-1, 1, 32) + np.zeros((3, 32, 1))
+    tapered = operators.Tapered((3, 32, 32), operators.motion_kernel(7, 30)).taper(ramp)
+    np.testing.assert_allclose(tapered[:, 7:-7, 7:-7], ramp[:, 7:-7, 7:-7], atol=1e-12)
+    steps = np.abs(np.diff(tapered, axis=2, append=tapered[:, :, :1]))
+    assert steps.max() < 0.5
+    assert tapered.dtype == ramp.dtype
 
 
 def test_what_has_no_closed_form_is_a_matrix_of_a_bounded_size():

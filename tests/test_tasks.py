@@ -132,6 +132,15 @@ def test_a_whole_photo_is_cut_to_what_a_valid_blur_measured(kernel):
     np.testing.assert_allclose(prepare(Photo(blurred), SHAPE, damage).y, y, atol=1e-5)
 
 
+def test_a_tapered_photo_differs_at_its_edges_only():
+    whole = photo()
+    job = prepare(whole, SHAPE, Damage(kernel="motion:3", border="taper"))
+    assert job.operator.settings["border"] == "taper"
+    changed = np.abs(job.y - whole.pixels).max(axis=0) > 1e-6
+    assert changed[:, [0, 1, 15]].any(axis=0).all()
+    assert not changed[:, 3:-3].any()
+
+
 def test_sensing_measures_a_share_of_the_coefficients():
     y, _, operator = simulate(photo(), Damage(task="sense", fraction=0.25, sigma=0.0))
     assert y.shape == (3, 1, 64)
@@ -210,6 +219,11 @@ def test_sizes():
         (photo(), Damage(matrix=np.ones((5, 256))), "16x16, and matrix .* a .npy array of 5 values a channel, 1 x 5"),
         (photo(5, 1), Damage(matrix=np.ones((5, 9))), "the matrix is 5 x 9; for images of 16x16 it needs 256"),
         (photo(), Damage(border="mirror"), "--border does not go with denoise"),
+        (
+            photo(),
+            Damage(kernel="motion:3", border="taper", mask=HOLE, task="deblur"),
+            "tapered where pixels are missing",
+        ),
         (photo(4, 4), Damage(scale=4, kernel="motion:3", filter="box"), "--filter and --kernel"),
         (photo(), Damage(mask=np.ones((3, 3), bool)), "the mask is 3x3 but the picture is 16x16"),
         (photo(), Damage(mask=np.zeros((16, 16), bool)), "marks nothing"),
@@ -262,6 +276,7 @@ def test_random_masks_lose_their_share():
     [
         (Damage(), "--task"),
         (Damage(task="denoise"), "--sigma"),
+        (Damage(task="deblur", kernel="motion:3", border="taper"), "--border taper is for restoring"),
         (Damage(task="inpaint", share=1.5), "between 0 and 1"),
         (Damage(task="denoise", sigma=0.1, share=0.5), "--random does not go with denoise"),
     ],

@@ -1,7 +1,7 @@
 """Degradations, by the kind of their basis. See base.py for what an operator is."""
 
 from .base import Custom, Linear, Operator, Shape
-from .circular import Circular, Mirrored, is_mirrored
+from .circular import Circular, Mirrored, Tapered, is_mirrored
 from .dense import MaskedMatrix, Matrix, valid_blur
 from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
 from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, Inpaint, Masked, SuperResolution
@@ -26,6 +26,7 @@ __all__ = [
     "Separable",
     "Shape",
     "SuperResolution",
+    "Tapered",
     "WalshHadamard",
     "gaussian_kernel",
     "is_mirrored",

@@ -75,6 +75,42 @@ class Circular(Linear):
         return xp.sum(aliases, axis=(2, 4))
 
 
+class Tapered(Circular):
+    """`Circular` for a photograph that goes on past its border, once `taper` has blended its edges with its other side.
+
+    So the torus has no seam to ring from: an approximation, at any size and with any kernel. `valid_blur` is exact
+    where it can be had.
+    """
+
+    def __init__(self, image_shape: Shape, kernel: np.ndarray):
+        super().__init__(image_shape, kernel)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return kernel_settings(self.kernel, "taper")
+
+    def taper(self, y: np.ndarray) -> np.ndarray:
+        """A photograph (C, H, W) with edges that wrap: twice, w y + (1 - w) (h * y).
+
+        w is 1 inside and falls to 0 at the border as 1 minus the kernel's autocorrelation, along rows and columns. A
+        second time takes away most of what once leaves.
+        """
+        rows, columns = (_inwards(self.kernel.sum(axis=axis), y.shape[axis - 2]) for axis in (1, 0))
+        weight = np.outer(rows, columns).astype(y.dtype)
+        for _ in range(2):
+            y = weight * y + (1 - weight) * self.A(y[None])[0]
+        return y
+
+
+def _inwards(taps: np.ndarray, n: int) -> np.ndarray:
+    """(n,): 1 minus the autocorrelation of `taps`, around a border between the last and the first; 1 for one tap."""
+    if len(taps) == 1:
+        return np.ones(n)
+    falls = np.correlate(taps, taps, "full")[len(taps) - 1 :]
+    distance = np.minimum(np.arange(n), n - np.arange(n))
+    return 1 - np.interp(distance, np.arange(len(taps)), falls / falls[0], right=0)
+
+
 def _hartley(x: Array) -> Array:
     """Re F x - Im F x over the last two axes, F unitary: real, orthonormal, its own inverse."""
     xp = array_namespace(x)

@@ -209,5 +209,5 @@ def _check_derived(name: str, image_shape: Shape, entries: int) -> None:
     if entries > MAX_DERIVED:
         raise InputError(
             f"this {name} has no closed form, and as a matrix it is too large at {image_shape[2]}x{image_shape[1]}; "
-            "64x64 is about the most: choose another border, or leave the mask out"
+            "64x64 is about the most: take --border taper, or leave the mask out"
         )
