@@ -286,7 +286,7 @@ def _tried(study: Study) -> list[Method]:
 @study
 def steps(study: Study, most: int) -> None:
     """One default for every T and sigma: four tasks, one for each kind of operator."""
-    tasks, sigmas = ("box", "sr4", "colorize", "gaussian"), (0.01, 0.1, 0.5)
+    tasks, sigmas = ("box", "sr4", "colorize", "gaussian"), (0.01, 0.5)
     counts = [steps for steps in (20, 50, 100, 300, 1000) if steps <= most]
     methods = [study.method("hybrid", t, f"hybrid, T = {t}") for t in counts]
     methods += [study.method("dps", t, f"dps, T = {t}") for t in counts if t <= 100]
