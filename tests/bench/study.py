@@ -19,6 +19,7 @@ from unittest.mock import patch
 import click
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from frugal_rt import Restorer, __version__
@@ -244,9 +245,13 @@ def frontier(study: Study) -> None:
             point = means(rows, method=one.name)
             axes.plot(point["seconds"], point[name], marker="x", color="grey")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(LABELS["seconds"])
         axes.set_ylabel(f"{LABELS[name]}, mean of {len(TASKS)} tasks")
-        axes.legend(fontsize="small", title="numbers: T; rings: presets; x: tried")
+        where = "lower right" if name == "psnr" else "upper right"
+        axes.legend(loc=where, fontsize="small", title="numbers: T; rings: presets; x: tried")
     save(figure, study.folder / "frontier.png")
     lines = [f"Means over the seven tasks, {study.made()}.", ""]
     lines += [
