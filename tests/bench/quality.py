@@ -112,7 +112,7 @@ def compare(first: Path, second: Path) -> None:
 @main.command()
 @click.argument("report", type=FOLDER)
 @click.option("--fewer", type=FOLDER, help="The hybrid on some of the same images with half the steps.")
-@click.option("--others", type=FOLDER, help="Some of the same images by deepinv's methods.")
+@click.option("--others", type=FOLDER, help="Some images by the hybrid and by deepinv's methods.")
 def targets(report: Path, fewer: Path | None, others: Path | None) -> None:
     """Folders of `frugal-rt eval -o` against the targets: the three methods, T = 100."""
     rows = Store(report, json.loads((report / RUN).read_text())).rows
@@ -136,7 +136,7 @@ def targets(report: Path, fewer: Path | None, others: Path | None) -> None:
     if fewer is not None:
         _fewer(rows, Store(fewer, json.loads((fewer / RUN).read_text())).rows)
     if others is not None:
-        _others(rows, Store(others, json.loads((others / RUN).read_text())).rows)
+        _others(Store(others, json.loads((others / RUN).read_text())).rows)
 
 
 def _fewer(rows: list[Row], half: list[Row]) -> None:
@@ -152,16 +152,13 @@ def _fewer(rows: list[Row], half: list[Row]) -> None:
     click.echo(f"| mean | {means[0]:+.2f} | {means[1]:+.4f} | |")
 
 
-def _others(rows: list[Row], others: list[Row]) -> None:
+def _others(rows: list[Row]) -> None:
     """Our hybrid beside the best of deepinv's by LPIPS."""
-    others = [row for row in others if row["method"].startswith("deepinv")]
-    images = {row["image"] for row in others}
-    rows = [*others, *(row for row in rows if row["method"] == "hybrid" and row["image"] in images)]
     click.echo(
         "\n| task | hybrid: dB, LPIPS, s | best of deepinv: dB, LPIPS, s | LPIPS, paired | better, in less time |"
     )
     click.echo("| --- | --- | --- | --- | --- |")
-    for task in {row["task"]: None for row in others}:
+    for task in {row["task"]: None for row in rows}:
         names = sorted({row["method"] for row in rows if row["task"] == task and row["method"].startswith("deepinv")})
         best = min(names, key=lambda name: _mean(rows, "lpips", task=task, method=name))
         figures = {
