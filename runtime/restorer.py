@@ -64,6 +64,8 @@ class Restorer:
         self.plan = plan
         self.engine = engine
         self._image_seconds: dict[int, float] = {}
+        self._untiled: Restorer | None = None
+        """The one of single tiles, where this one's images are larger."""
         self.image_shape = plan.image_shape
         """(C, H, W) of the images this prior makes."""
 
@@ -83,7 +85,7 @@ class Restorer:
         """
         image_shape = (self.plan.image_shape[0], height, width)
         restorer = Restorer(self.plan, Tiled(self.engine, self.plan.image_shape, image_shape))
-        restorer.image_shape = image_shape
+        restorer.image_shape, restorer._untiled = image_shape, self
         return restorer
 
     def restore(
@@ -250,8 +252,11 @@ class Restorer:
     def fastest_batch(self, rows: int) -> int:
         """The batch that takes the least time an image in forward calls on this machine, among 1, 2, 4, .. 16.
 
-        At most `rows`; each size is timed once in a restorer's life, and none beyond the first that is slower.
+        At most `rows`; each size is timed once in a restorer's life, and none beyond the first that is slower. Where
+        images are cut into tiles, it counts those.
         """
+        if isinstance(self.engine, Tiled) and self._untiled is not None:
+            return self._untiled.fastest_batch(rows * self.engine.tiles)
         best = 1
         if rows == 1:
             return best

@@ -124,6 +124,25 @@ def test_the_same_image_whatever_the_batch(tiny_plan):
     np.testing.assert_array_equal(images[0], images[2])
 
 
+def test_tiles_share_calls_of_the_batch_that_was_fastest_for_a_tile(tiny_plan, monkeypatch):
+    restorer = Restorer.load(tiny_plan)
+    asked = []
+
+    def fastest(rows):
+        asked.append(rows)
+        return 4
+
+    monkeypatch.setattr(restorer, "fastest_batch", fastest)
+    rows = []
+    real = restorer.engine.predict
+    monkeypatch.setattr(restorer.engine, "predict", lambda x, t: rows.append(len(x)) or real(x, t))
+    y = np.zeros((3, 24, 40), np.float32)
+    tiled = restorer.tiled(24, 40)
+    tiled.restore(y, Denoise((3, 24, 40)), sigma=0.2, steps=2, switch="always")
+    assert asked == [tiled.engine.tiles] == [8]
+    assert rows == [4, 4] * 2
+
+
 def test_an_image_smaller_than_a_tile_is_refused(tiny_plan):
     with pytest.raises(InputError, match="an image of 15x16 is smaller than this prior's 16x16"):
         Restorer.load(tiny_plan).tiled(16, 15)
