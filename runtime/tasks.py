@@ -140,12 +140,22 @@ def border_mask(shape: Shape, width: int, height: int) -> np.ndarray:
 
 def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray | None = None) -> Operator:
     """The operator of a task on images of `shape`. Raises InputError naming the option that is missing or wrong."""
+    return _lacking(_whole(task, shape, damage), task, shape, damage, missing)
+
+
+def _whole(task: str, shape: Shape, damage: Damage) -> Linear | None:
+    """The operator of a task before any mask; None for inpainting, which is nothing else."""
     if task not in TASKS:
         raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
+    _refuse_unread(task, damage, None)
+    return None if task in ("inpaint", "outpaint") else _complete(task, shape, damage)
+
+
+def _lacking(operator: Linear | None, task: str, shape: Shape, damage: Damage, missing: np.ndarray | None) -> Operator:
+    """What `_whole` gave, without the pixels that are missing."""
     _refuse_unread(task, damage, missing)
-    if task in ("inpaint", "outpaint"):
+    if operator is None:
         return Inpaint(shape, _missing(task, shape, damage, missing))
-    operator = _complete(task, shape, damage)
     if damage.mask is not None:
         missing = damage.mask if missing is None else missing | damage.mask
     if missing is None:
@@ -222,8 +232,9 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
         photo = _centred(photo, image_shape)
     if damage.border == "valid" and damage.kernel is not None and photo.size == image_shape[:0:-1]:
         photo = _inside(photo, valid_part(_weights(damage.kernel), image_shape))
-    photo = _sized(photo, _measurement_size(task, image_shape, damage), fit, task)
-    operator = make_operator(task, image_shape, damage, photo.missing)
+    whole = _whole(task, image_shape, damage)
+    photo = _sized(photo, _measurement_size(whole, image_shape), fit, task)
+    operator = _lacking(whole, task, image_shape, damage, photo.missing)
     if operator.missing is not None:
         share = f"{operator.missing.mean():.0%} of the pixels are missing"
         because = share if isinstance(operator, Inpaint) else f"{because}; {share}"
@@ -266,14 +277,14 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
         raise InputError("say how much noise to add: --sigma, on the [-1, 1] scale")
     clean = photo.pixels if damage.task != "colorize" else photo.colour().pixels
     shape: Shape = (clean.shape[0], clean.shape[1], clean.shape[2])
-    missing = photo.missing
+    missing, whole = photo.missing, _whole(damage.task, shape, damage)
     if damage.share is not None:
         if not 0 < damage.share < 1:
             raise InputError(f"the random share of missing pixels must lie between 0 and 1; got {damage.share}")
-        width, height = _measurement_size(damage.task, shape, damage)
+        width, height = _measurement_size(whole, shape)
         lost = generator(seed, 0, Use.MEASUREMENT, step=1).random((height, width)) < damage.share
         missing = lost if missing is None else missing | lost
-    operator = make_operator(damage.task, shape, damage, missing)
+    operator = _lacking(whole, damage.task, shape, damage, missing)
     sigma = SIGMA if damage.sigma is None else damage.sigma
     y = operator.A(clean[None])[0] + np.float32(sigma) * normal(operator.measurement_shape, seed, 0, Use.MEASUREMENT)
     return operator.observed(y), operator.missing, operator
@@ -339,11 +350,9 @@ def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
     return r if r >= 2 and (width * r, height * r) == (full_width, full_height) else None
 
 
-def _measurement_size(task: str, image_shape: Shape, damage: Damage) -> tuple[int, int]:
-    """(width, height) of the pictures, or arrays, that a task starts from."""
-    if task in ("inpaint", "outpaint"):  # whose masks the picture may hold
-        return image_shape[2], image_shape[1]
-    _, height, width = make_operator(task, image_shape, damage).measurement_shape
+def _measurement_size(operator: Linear | None, image_shape: Shape) -> tuple[int, int]:
+    """(width, height) of the pictures, or arrays, that a task starts from. `operator` is what `_whole` gave."""
+    _, height, width = image_shape if operator is None else operator.measurement_shape
     return width, height
 
 
