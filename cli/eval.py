@@ -22,7 +22,6 @@ from ..runtime.images import check_output, write_png
 from ..runtime.metrics import load_ssim
 from ..runtime.picture_set import PictureSet, read_pictures
 from ..runtime.restorer import Restorer
-from ..runtime.settings import GUIDANCE
 from ..runtime.suite import TASKS, choose
 from ..runtime.switch import METHODS
 from ..runtime.tasks import parse_sigma
@@ -43,9 +42,9 @@ from .progress import stages, steps
 @options.steps
 @click.option("--seeds", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Seeds 0 to N-1.")
 @click.option("--samples", metavar="N", type=click.IntRange(2), help="Restore N times: the mean, and its deviation.")
-@click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
+@options.switch
 @options.every
-@click.option("--guidance", type=click.Choice(list(GUIDANCE)), help="Step sizes: own (the default), or official.")
+@options.guidance
 @options.zeta
 @options.lam
 @options.backend

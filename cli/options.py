@@ -20,15 +20,14 @@ engine = click.option("-e", "--engine", metavar="PLAN", type=PATH, required=True
 backend = click.option("--backend", type=click.Choice(list(BACKENDS)), default="auto", show_default=True)
 seed = click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 steps = click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T.")
+switch = click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
 every = click.option(
     "--every", type=int, metavar="M", help="The hybrid takes a gradient at every M-th step; default: about 25 in all."
 )
 guidance = click.option(
     "--guidance",
     type=click.Choice(list(GUIDANCE)),
-    default="own",
-    show_default=True,
-    help="Step sizes: found on the fly, or the papers' constants.",
+    help="Step sizes: own, found on the fly (the default), or official, the papers' constants.",
 )
 zeta = click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper.")
 lam = click.option("--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper.")

@@ -10,7 +10,7 @@ from .. import __version__
 from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
 from ..runtime.images import LARGEST, check_output, read_photo, to_picture, write_png
 from ..runtime.restorer import Restorer
-from ..runtime.settings import PRESETS
+from ..runtime.settings import GUIDANCE, PRESETS
 from ..runtime.switch import METHODS
 from ..runtime.tasks import full_size, prepare
 from . import options
@@ -26,7 +26,7 @@ from .progress import stages, steps
 )
 @click.option("--tile", is_flag=True, help="Restore a larger picture at its own size, in overlapping tiles.")
 @click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
-@click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
+@options.switch
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -61,7 +61,7 @@ def command(
     preset: str,
     steps_: int | None,
     every: int | None,
-    guidance: str,
+    guidance: str | None,
     zeta: float | None,
     lam: float | None,
     seed: int,
@@ -104,7 +104,7 @@ def command(
             steps=count,
             switch=METHODS[method] if switch is None else switch,
             every=every,
-            guidance=guidance,
+            guidance=guidance or GUIDANCE[0],
             zeta=zeta,
             lam=lam,
             seed=seed,
