@@ -19,7 +19,7 @@ from frugal_rt import Restorer, __version__
 from frugal_rt.engines.lpips import Lpips
 from frugal_rt.engines.machine import cores, processor
 from frugal_rt.runtime.contender import our_methods
-from frugal_rt.runtime.eval_report import paired
+from frugal_rt.runtime.eval_report import paired, results
 from frugal_rt.runtime.eval_store import RUN, Store
 from frugal_rt.runtime.evaluate import Evaluation, Row
 from frugal_rt.runtime.picture_set import read_pictures
@@ -115,28 +115,28 @@ def compare(first: Path, second: Path) -> None:
 @click.option("--others", type=FOLDER, help="Some images by the hybrid and by deepinv's methods.")
 def targets(report: Path, fewer: Path | None, others: Path | None) -> None:
     """Folders of `frugal-rt eval -o` against the targets: the three methods, T = 100."""
-    rows = Store(report, json.loads((report / RUN).read_text())).rows
-    gaps = paired(rows, "hybrid", "dps")
+    rows = _rows(report)
+    means, gaps = _means(rows), paired(rows, "hybrid", "dps")
     click.echo("Hybrid minus DPS, paired by image, +- standard error; met: no worse than DPS by more than 1 of them.\n")
     click.echo("| task | PSNR, dB | LPIPS | met | time / DPS | by its calls | time / calls |")
     click.echo("| --- | --- | --- | --- | --- | --- | --- |")
     times = []
     for task, gap in gaps.items():
         met = gap["psnr"].mean >= -gap["psnr"].se and gap["lpips"].mean <= gap["lpips"].se
-        dps, dmps, hybrid = (_mean(rows, "seconds", task=task, method=name) for name in METHODS)
-        gradients = [_mean(rows, "gradients", task=task, method=name) for name in ("hybrid", "dps")]
+        dps, dmps, hybrid = (means[task, name]["seconds"] for name in METHODS)
+        gradients = [means[task, name]["gradients"] for name in ("hybrid", "dps")]
         times.append((hybrid / dps, (dmps + (dps - dmps) * gradients[0] / gradients[1]) / dps))
         cells = [gap["psnr"].text(2, "+"), gap["lpips"].text(4, "+"), "yes" if met else "no"]
         click.echo(f"| {task} | {' | '.join(cells)} | {_times(*times[-1])} |")
-    means = [np.mean([gap[figure].mean for gap in gaps.values()]) for figure in ("psnr", "lpips")]
-    better = "yes" if means[0] > 0 > means[1] else "no"
-    click.echo(f"| mean | {means[0]:+.2f} | {means[1]:+.4f} | {better} | {_times(*np.mean(times, axis=0))} |")
+    overall = _overall(gaps)
+    better = "yes" if overall[0] > 0 > overall[1] else "no"
+    click.echo(f"| mean | {overall[0]:+.2f} | {overall[1]:+.4f} | {better} | {_times(*np.mean(times, axis=0))} |")
     gains = [paired(rows, name, "dmps")["box"]["psnr"].text(2, "+") for name in ("hybrid", "dps")]
     click.echo(f"\nOver DMPS on the box: the hybrid {gains[0]} dB, DPS {gains[1]} dB.")
     if fewer is not None:
-        _fewer(rows, Store(fewer, json.loads((fewer / RUN).read_text())).rows)
+        _fewer(rows, _rows(fewer))
     if others is not None:
-        _others(Store(others, json.loads((others / RUN).read_text())).rows)
+        _others(_rows(others))
 
 
 def _fewer(rows: list[Row], half: list[Row]) -> None:
@@ -148,8 +148,8 @@ def _fewer(rows: list[Row], half: list[Row]) -> None:
     gaps = paired(both, "half", "hybrid")
     for task, gap in gaps.items():
         click.echo(f"| {task} | {gap['psnr'].text(2, '+')} | {gap['lpips'].text(4, '+')} | {len(images)} |")
-    means = [np.mean([gap[figure].mean for gap in gaps.values()]) for figure in ("psnr", "lpips")]
-    click.echo(f"| mean | {means[0]:+.2f} | {means[1]:+.4f} | |")
+    overall = _overall(gaps)
+    click.echo(f"| mean | {overall[0]:+.2f} | {overall[1]:+.4f} | |")
 
 
 def _others(rows: list[Row]) -> None:
@@ -158,21 +158,29 @@ def _others(rows: list[Row]) -> None:
         "\n| task | hybrid: dB, LPIPS, s | best of deepinv: dB, LPIPS, s | LPIPS, paired | better, in less time |"
     )
     click.echo("| --- | --- | --- | --- | --- |")
-    for task in {row["task"]: None for row in rows}:
-        names = sorted({row["method"] for row in rows if row["task"] == task and row["method"].startswith("deepinv")})
-        best = min(names, key=lambda name: _mean(rows, "lpips", task=task, method=name))
-        figures = {
-            name: [_mean(rows, one, task=task, method=name) for one in ("psnr", "lpips", "seconds")]
-            for name in ("hybrid", best)
-        }
+    means = _means(rows)
+    for task in dict.fromkeys(task for task, _ in means):
+        names = [name for one, name in means if one == task and name.startswith("deepinv")]
+        best = min(names, key=lambda name: means[task, name]["lpips"])
+        figures = {name: [means[task, name][one] for one in ("psnr", "lpips", "seconds")] for name in ("hybrid", best)}
         cells = [f"{psnr:.2f}, {lpips:.4f}, {seconds:.2f}" for psnr, lpips, seconds in figures.values()]
         gap = paired(rows, "hybrid", best)[task]["lpips"].text(4, "+")
         met = all(ours < theirs for ours, theirs in list(zip(*figures.values(), strict=True))[1:])
         click.echo(f"| {task} | {cells[0]} | {best.split()[1]}: {cells[1]} | {gap} | {'yes' if met else 'no'} |")
 
 
-def _mean(rows: list[Row], figure: str, **wanted: str) -> float:
-    return float(np.mean([row[figure] for row in rows if all(row[name] == value for name, value in wanted.items())]))
+def _rows(folder: Path) -> list[Row]:
+    return Store(folder, json.loads((folder / RUN).read_text())).rows
+
+
+def _means(rows: list[Row]) -> dict[tuple[str, str], dict[str, Any]]:
+    """By task and method."""
+    return {(row["task"], row["method"]): row for row in results(rows, {})["rows"]}
+
+
+def _overall(gaps: dict[str, dict[str, Any]]) -> list[float]:
+    """PSNR and LPIPS over all tasks."""
+    return [float(np.mean([gap[figure].mean for gap in gaps.values()])) for figure in ("psnr", "lpips")]
 
 
 def _times(measured: float, predicted: float) -> str:
