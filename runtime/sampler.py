@@ -18,6 +18,8 @@ TRUST = 0.3
 """DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
 REACH = 2.0
 """The hybrid's gradient never moves x further than so many deviations of an ancestral step."""
+BELIEF = 0.5
+"""How the closed form weighs a measurement noisier than x_{t-1}: 1 as Bayes does, 0 as if it were no noisier."""
 
 
 def estimate(x: Array, out: Array, c: Coefficients) -> tuple[Array, Array]:
@@ -63,30 +65,36 @@ def likelihood_score(operator: Linear, y: Array, x: Array, sigma: Any, abar: Arr
 
 
 def spectral(operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
-    """A draw of x_{t-1} that knows y, in closed form: DDRM (Kawar et al., 2022), eq. 7 and 8, with eta_b = 1.
+    """A draw of x_{t-1} that knows y, in closed form: DDRM (Kawar et al., 2022, eq. 7 and 8), but for the third line.
 
-    With s' = sqrt(1 - abar_{t-1}), eta = c.fresh and eps the noise that x0hat leaves in x_t, direction by direction:
+    With s' = sqrt(1 - abar_{t-1}), kept = sqrt(1 - eta^2), eta = c.fresh, and eps the noise that x0hat leaves in x_t,
+    direction by direction:
 
-        not measured (s = 0):     sqrt(abar') x0hat + s' (sqrt(1 - eta^2) eps + eta z)
+        not measured (s = 0):     sqrt(abar') x0hat + s' (kept eps + eta z)
         sigma / s below the noise: sqrt(abar') U^T y / s + sqrt(s'^2 - abar' sigma^2 / s^2) z
-        sigma / s above it:       sqrt(abar') x0hat + s' (sqrt(1 - eta^2) n + eta z),  n = (U^T y / s - x0hat) s / sigma
+        sigma / s above it:       sqrt(abar') x0hat + s' (q n + kept (eps - q n) + eta sqrt(1 - q^2) z)
 
-    The noises compared are those of sqrt(abar') y / s and of x_{t-1}. So y stands in for x0hat where it knows more,
-    and its own noise for a part of x_{t-1}'s.
+    The noises compared are those of sqrt(abar') y / s and of x_{t-1}; n = (U^T y / s - x0hat) s / sigma is the first,
+    in its deviations. So where y knows more it stands in for x0hat; where it knows less, x_{t-1}'s noise goes on as in
+    the first line, but around q n instead of 0. If y is taken for a noisier x_{t-1}, their noises have a correlation of
+    rho, the ratio of their deviations, and q = rho is the law of x_{t-1} given x0 and y; here q = rho^BELIEF
+    (docs/method.md). DDRM's is kept n + eta z, in which y is believed the more, the more steps there are.
     """
     xp = array_namespace(x)
     root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
-    kept = left * (1 - c.fresh**2) ** 0.5
+    kept = (1 - c.fresh**2) ** 0.5
     eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
-    unseen = root * x0hat + kept * eps + left * c.fresh * z
+    unseen = root * x0hat + left * (kept * eps + c.fresh * z)
     s = operator.spectrum(x)
     seen = xp.astype(s > 0, x.dtype)
     s = s + (1 - seen)  # divides by 1 where nothing is seen
     noise = root * sigma / s  # of sqrt(abar') U^T y / s
-    estimate, drawn = root * operator.Vt(x0hat), operator.Vt(z)
+    estimate, drawn, eps = root * operator.Vt(x0hat), operator.Vt(z), operator.Vt(eps)
     gap = root * operator.Ut(y) / s - estimate
     near = estimate + gap + xp.sqrt(xp.clip(left**2 - noise**2, 0.0, None)) * drawn
-    far = estimate + kept * gap / (noise + TINY) + left * c.fresh * drawn
+    q = xp.clip(left / (noise + TINY), None, 1.0) ** BELIEF
+    centre = q * gap / (noise + TINY)
+    far = estimate + left * (centre + kept * (eps - centre) + c.fresh * xp.sqrt(1 - q**2) * drawn)
     return unseen + operator.V(seen * (xp.where(noise <= left, near, far) - operator.Vt(unseen)))
 
 
