@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -139,37 +139,61 @@ class Restorer:
             seed=seed,
             sample=sample,
         )
-        steps = len(rows[0].schedule)
+        (result,) = self.results([rows], batch, on_step)
+        if np.ndim(y) == 3:
+            result = replace(result, image=result.image[0])
+        return result
+
+    def results(
+        self,
+        groups: Sequence[Sequence[Restoration]],
+        batch: int | None = None,
+        on_step: Callable[[StepEvent], object] | None = None,
+    ) -> list[Result]:
+        """What several calls of `start` began, of one number of steps, brought to its end together: a Result for each.
+
+        Their images are batches, and seconds a share by rows. Arguments as `restore` takes them. Raises DivergedError.
+        """
+        rows = [row for group in groups for row in group]
         together = batch or self.fastest_batch(len(rows))
         seconds = self.finish(rows, together, on_step)
-        image = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
-        flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
+        images = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
+        flat = [i for i, one in enumerate(images) if one.std() < 1e-4]
         if flat:
             raise DivergedError(f"row {flat[0]} came out as a constant image; check sigma, or lower zeta or lambda")
-        return Result(
-            image=image if np.ndim(y) == 4 else image[0],
-            k=tuple(row.k or 0 for row in rows),
-            trace=tuple(tuple(row.trace) for row in rows),
-            compared=rows[0].compared,
-            seconds=seconds,
-            forwards=(steps,) * len(rows),
-            pullbacks=tuple(row.pullbacks for row in rows),
-            settings={
-                "operator": {"name": operator.name, **operator.settings},
-                "sigma": sigma,
-                "steps": steps,
-                "switch": switch,
-                "every": rows[0].every,
-                "zeta": rows[0].zeta,
-                "lambda": rows[0].lam,
-                "seed": seed,
-                "sample": sample,
-                "batch": together,
-                "backend": self.engine.name,
-                "prior": self.plan.manifest["prior"]["name"],
-                "weights_sha256": self.plan.manifest["members"][WEIGHTS]["sha256"],
-            },
-        )
+        ends = np.cumsum([len(group) for group in groups])[:-1]
+        return [
+            Result(
+                image=image,
+                k=tuple(row.k or 0 for row in group),
+                trace=tuple(tuple(row.trace) for row in group),
+                compared=group[0].compared,
+                seconds={phase: taken * len(group) / len(rows) for phase, taken in seconds.items()},
+                forwards=(len(group[0].schedule),) * len(group),
+                pullbacks=tuple(row.pullbacks for row in group),
+                settings=self._settings(group[0], together),
+            )
+            for group, image in zip(groups, np.split(images, ends), strict=True)
+        ]
+
+    def _settings(self, row: Restoration, batch: int) -> dict[str, Any]:
+        """What `row` and those after it were restored with, in JSON's types."""
+        steps = len(row.schedule)
+        return {
+            "operator": {"name": row.operator.name, **row.operator.settings},
+            "sigma": row.sigma,
+            "steps": steps,
+            "switch": row.switch.words(steps),
+            "every": row.every,
+            "zeta": row.zeta,
+            "lambda": row.lam,
+            "seed": row.seed,
+            "sample": row.sample,
+            "batch": batch,
+            "backend": self.engine.name,
+            "prior": self.plan.manifest["prior"]["name"],
+            "weights_sha256": self.plan.manifest["members"][WEIGHTS]["sha256"],
+        }
 
     def start(
         self,

@@ -45,6 +45,12 @@ class Switch:
             raise InputError(f"switch must be auto, never, always or a number of steps 0..{steps}; got {value!r}")
         return cls(k, k)
 
+    def words(self, steps: int) -> str | int:
+        """What `parse` makes this rule from."""
+        if self.threshold < math.inf:
+            return "auto"
+        return {0: "never", steps: "always"}.get(self.k_max, self.k_max)
+
     def due(self, left: int, settled: float) -> bool:
         """Whether DMPS takes the `left` remaining steps. `settled` is the PSNR of the last two compared, or -inf."""
         return left <= self.k_max and (left <= self.k_min or settled >= self.threshold)
