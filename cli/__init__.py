@@ -1,5 +1,6 @@
 """The command `frugal-rt`. Commands are imported when called, so that `--help` is quick."""
 
+import difflib
 import importlib
 from typing import Any
 
@@ -17,6 +18,7 @@ COMMANDS = {
     "eval": "Measure how well a prior restores.",
     "bench": "Measure how fast this machine restores.",
     "doctor": "Say which backends this machine has.",
+    "completion": "Print a shell's completion script.",
 }
 
 
@@ -31,6 +33,14 @@ class Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f".{name}", __name__).command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = [] if args[0] in COMMANDS else difflib.get_close_matches(args[0], COMMANDS, 1)
+        if near:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

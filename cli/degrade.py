@@ -1,5 +1,6 @@
 """frugal-rt degrade"""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,17 @@ from . import options
 @click.option("--size", metavar="WxH", help="First bring IMAGE to this size, cutting the middle out.")
 @options.seed
 @click.option("-o", "--output", type=options.PATH, required=True, help="A .png, or a .npy that is not rounded.")
+@options.as_json
 @options.force
 def command(
-    image: Path, share: float | None, size: str | None, seed: int, output: Path, force: bool, **damage: Any
+    image: Path,
+    share: float | None,
+    size: str | None,
+    seed: int,
+    output: Path,
+    as_json: bool,
+    force: bool,
+    **damage: Any,
 ) -> None:
     """Damage a clean IMAGE as the operators do, with noise, to have something to restore.
 
@@ -38,5 +47,9 @@ def command(
     if target.suffix.lower() == ".npy":
         write_npy(target, y if missing is None else np.where(missing, np.float32(np.nan), y))
     else:
-        write_png(target, to_picture(y, missing))
+        write_png(target, to_picture(y, missing), metadata=photo.metadata)
+    if as_json:
+        described_as = {"name": operator.name, **operator.settings}
+        click.echo(json.dumps({"output": str(target), "operator": described_as, "shape": operator.measurement_shape}))
+        return
     click.echo(f"{target}: {operator.name}, {operator.measurement_shape[2]}x{operator.measurement_shape[1]}")

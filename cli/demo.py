@@ -1,12 +1,14 @@
 """frugal-rt demo"""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from ..engines import InputError
+from ..engines.files import make_folder
 from ..export import export_plan, find_prior
 from ..runtime import demo
 from ..runtime.images import write_png
@@ -24,16 +26,14 @@ from .progress import stages, steps
 @options.seed
 @options.backend
 @click.option("-o", "--output", metavar="FOLDER", type=options.PATH, default=Path("demo"), show_default=True)
-def command(engine: Path | None, steps_: int, seed: int, backend: str, output: Path) -> None:
+@options.as_json
+def command(engine: Path | None, steps_: int, seed: int, backend: str, output: Path, as_json: bool) -> None:
     """Restore a packaged portrait: three tasks by DPS, DMPS and the hybrid.
 
     Writes FOLDER/sheet.png, replacing an earlier one, and prints what each cost and gave: network calls, gradients
     through the network, and k, the DMPS steps left at the switch.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {output}: {error.strerror}") from error
+    make_folder(output)
     plan = engine or output / "celeba.plan"
     with stages() as on_stage:
         if engine is None and not plan.exists():
@@ -42,6 +42,10 @@ def command(engine: Path | None, steps_: int, seed: int, backend: str, output: P
         restorer = Restorer.load(plan, backend)
     with steps("demo", steps_ * len(demo.TASKS) * len(METHODS)) as on_step:
         rows, sheet = demo.run(restorer, steps_, seed, lambda task, method, event: on_step(event))
+    write_png(output / "sheet.png", sheet)
+    if as_json:
+        click.echo(json.dumps({"output": str(output / "sheet.png"), "rows": [_said(row) for row in rows]}))
+        return
     table = Table(title=f"{restorer.engine.name}, T = {steps_}, seed {seed}")
     for heading in ("task", "method", "PSNR", "time", "calls", "gradients", "k"):
         table.add_column(heading, justify="left" if heading in ("task", "method") else "right", no_wrap=True)
@@ -51,5 +55,18 @@ def command(engine: Path | None, steps_: int, seed: int, backend: str, output: P
         seconds = sum(result.seconds.values())
         table.add_row(row.task, row.method, f"{row.psnr:.2f} dB", f"{seconds:.2f} s", *map(str, figures))
     Console().print(table)
-    write_png(output / "sheet.png", sheet)
     click.echo(f"pictures: {output / 'sheet.png'}")
+
+
+def _said(row: demo.Row) -> dict[str, Any]:
+    """A row for scripts."""
+    result = row.result
+    return {
+        "task": row.task,
+        "method": row.method,
+        "psnr": row.psnr,
+        "seconds": sum(result.seconds.values()),
+        "forwards": result.forwards[0],
+        "gradients": result.pullbacks[0],
+        "k": result.k[0],
+    }

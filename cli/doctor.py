@@ -1,14 +1,22 @@
 """frugal-rt doctor"""
 
+import json
+
 import click
 
 from .. import __version__
 from ..engines.probe import findings
+from . import options
 
 
 @click.command()
-def command() -> None:
+@options.as_json
+def command(as_json: bool) -> None:
     """Say which backends this machine has, why the others are missing, and what would bring them."""
+    if as_json:
+        backends = [finding._asdict() for finding in findings()]
+        click.echo(json.dumps({"frugal_rt": __version__, "backends": backends}))
+        return
     click.echo(f"frugal-rt {__version__}")
     for finding in findings():
         click.echo(f"{'yes' if finding.usable else 'no':4}{finding.backend:10}{finding.detail}")

@@ -31,6 +31,7 @@ guidance = click.option(
 )
 zeta = click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper.")
 lam = click.option("--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Say what was done as one JSON object, for scripts.")
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 
 _DAMAGE = (

@@ -20,8 +20,8 @@ def stages() -> Iterator[Callable[[str], object]]:
 
 
 @contextmanager
-def steps(label: str, total: int) -> Iterator[Callable[[StepEvent], None]]:
-    """A bar for `total` steps; pass what it yields as `on_step`.
+def steps(label: str, total: int, by_row: bool = False) -> Iterator[Callable[[StepEvent], None]]:
+    """A bar for `total` steps, or for those of all rows together; pass what it yields as `on_step`.
 
     The first Ctrl-C raises KeyboardInterrupt at the end of the running step, the second at once.
     """
@@ -51,7 +51,7 @@ def steps(label: str, total: int) -> Iterator[Callable[[StepEvent], None]]:
             settled = event.settled[0]
             phase = event.phases[0].upper()
             moved = f"{phase}  estimate settled to {settled:.1f} dB" if math.isfinite(settled) else phase
-            progress.update(bar, advance=1, phase=moved)
+            progress.update(bar, advance=len(event.phases) if by_row else 1, phase=moved)
 
         before = signal.signal(signal.SIGINT, on_sigint)
         try:

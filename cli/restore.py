@@ -1,25 +1,34 @@
 """frugal-rt restore"""
 
+import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import __version__
+from ..engines import FrugalError, InputError
+from ..engines.files import make_folder
+from ..engines.plan import WEIGHTS
+from ..runtime import trajectory
 from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
-from ..runtime.images import LARGEST, check_output, read_photo, to_picture, write_png
-from ..runtime.restorer import Restorer
+from ..runtime.folder import Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
+from ..runtime.images import LARGEST, check_output, read_photo, to_picture
+from ..runtime.outputs import check_outputs, output_paths, write_result
+from ..runtime.restorer import Restorer, StepEvent
 from ..runtime.settings import GUIDANCE, PRESETS
 from ..runtime.switch import METHODS
 from ..runtime.tasks import full_size, prepare
-from . import options
+from . import options, params
 from .progress import stages, steps
 
 
 @click.command()
+@params.params
 @options.engine
-@click.argument("image", type=options.PATH)
+@click.argument("images", metavar="IMAGE...", type=options.PATH, nargs=-1, required=True)
 @options.damage
 @click.option(
     "--fit", type=click.Choice(["crop", "resize"]), help="Bring a picture of the wrong size to the right one."
@@ -40,8 +49,16 @@ from .progress import stages, steps
 @options.zeta
 @options.lam
 @options.seed
+@click.option(
+    "--samples",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=1,
+    help="Restore N times: the mean, each, and a picture of their deviation.",
+)
 @options.backend
-@click.option("-o", "--output", type=options.PATH, help="Default: IMAGE.restored.png, beside IMAGE.")
+@click.option("-o", "--output", type=options.PATH, help="Default: IMAGE.restored.png, beside IMAGE. A folder for many.")
+@click.option("--resume", is_flag=True, help="Pass over pictures whose output is there.")
 @click.option(
     "--trace",
     "traces",
@@ -50,10 +67,18 @@ from .progress import stages, steps
     type=options.PATH,
     help=f"Write what the switch saw: {', '.join(SUFFIXES)}, a table or a plot. May be repeated.",
 )
+@click.option("--save-steps", metavar="DIR", type=options.PATH, help="Write the estimate after every step into DIR.")
+@click.option(
+    "--video", metavar="FILE", type=options.PATH, help=f"Write them as one: {', '.join(trajectory.SUFFIXES)}."
+)
+@params.save_params
+@options.as_json
 @options.force
+@click.pass_context
 def command(
+    ctx: click.Context,
     engine: Path,
-    image: Path,
+    images: tuple[Path, ...],
     fit: str | None,
     tile: bool,
     method: str,
@@ -65,60 +90,164 @@ def command(
     zeta: float | None,
     lam: float | None,
     seed: int,
+    samples: int,
     backend: str,
     output: Path | None,
+    resume: bool,
     traces: tuple[Path, ...],
+    save_steps: Path | None,
+    video: Path | None,
+    save_params: Path | None,
+    as_json: bool,
     force: bool,
     **damage: Any,
 ) -> None:
-    """Restore IMAGE, a picture or a .npy measurement, with the prior in PLAN.
+    """Restore IMAGE, a picture or a .npy measurement, with the prior in PLAN; or several, a folder, or 'a/*.jpg'.
 
     With no task named it is read off the picture: smaller than the prior's images by a whole factor is
     super-resolution, transparent pixels are inpainting, one channel is colourising, anything else is denoising.
+    Of many pictures one that fails is told at the end and stops no other; the exit status is 1 then.
     """
     if tile and fit is not None:
         raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
     if switch is not None and method != "hybrid":
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
-    target = check_output(output or image.parent / f"{image.stem}.restored.png", force)
+    sources = find_pictures(images)
+    one = len(images) == 1 and sources == [images[0]]
+    if not one and (traces or save_steps or video):
+        raise click.UsageError("--trace, --save-steps and --video are for one picture")
+    targets, there = _targets(sources, one, output, samples, resume, force)
+    sources = [source for source in sources if source in targets]
     written = [check_output(path, force, SUFFIXES) for path in traces]
+    for path, suffixes in ((video, trajectory.SUFFIXES), (save_params, (".json",))):
+        if path is not None:
+            check_output(path, force, suffixes)
     count = PRESETS[preset] if steps_ is None else steps_
     with stages() as on_stage:
         on_stage("reading the plan")
         load_plots(written)
         described = options.read_damage(damage)
-        photo = read_photo(image, LARGEST if described.is_picture else math.inf)
         restorer = Restorer.load(engine, backend)
-        if tile:
-            restorer = restorer.tiled(*full_size(photo, described))
-        job = prepare(photo, restorer.image_shape, described, fit)
+        weights = restorer.plan.manifest["members"][WEIGHTS]["sha256"]
+        params.check(ctx, weights)
+    kept = params.record(params.options_of(ctx), weights)
+    tiled = cache(restorer.tiled)
+
+    def ready(source: Path) -> Prepared:
+        photo = read_photo(source, LARGEST if described.is_picture else math.inf)
+        mine = tiled(*full_size(photo, described)) if tile else restorer
+        job = prepare(photo, mine.image_shape, described, fit)
         if method != "dps":
-            on_stage("preparing the operator")
             job.operator.prepare()
-    click.echo(f"{image.name}: {job.task} ({job.because})")
-    with steps(job.task, count) as on_step:
-        result = restorer.restore(
-            job.y,
-            job.operator,
-            sigma=job.sigma,
-            steps=count,
-            switch=METHODS[method] if switch is None else switch,
-            every=every,
-            guidance=guidance or GUIDANCE[0],
-            zeta=zeta,
-            lam=lam,
-            seed=seed,
-            on_step=on_step,
-        )
-    write_png(
-        target,
-        to_picture(result.image),
-        {"frugal_rt": __version__, **result.settings, "task": job.task, "fit": fit, "k": result.k[0]},
+        if one:
+            click.echo(f"{source.name}: {job.task} ({job.because})", err=as_json)
+        return Prepared(source, photo, job, mine)
+
+    recorder = trajectory.Recorder(
+        None if save_steps is None else trajectory.check_folder(save_steps, force), keep=video is not None
     )
-    for path in written:
-        write_trace(path, explain(result, restorer.plan))
+    asked: dict[str, Any] = {
+        "steps": count,
+        "switch": METHODS[method] if switch is None else switch,
+        "every": every,
+        "guidance": guidance or GUIDANCE[0],
+        "zeta": zeta,
+        "lam": lam,
+        "seed": seed,
+    }
+    if output is not None and not one:
+        make_folder(output)
+    restored, failed = [], []
+    with steps("restoring", count * len(sources) * samples, by_row=True) as on_step:
+
+        def each(event: StepEvent) -> None:
+            recorder(event)
+            on_step(event)
+
+        for outcome in restore_pictures(sources, ready, asked, samples, each):
+            if isinstance(outcome, Failed):
+                if one:
+                    raise InputError(outcome.why)
+                failed.append(outcome)
+                continue
+            settings = _settings(outcome, fit, params.alone(kept, outcome.source))
+            paths = write_result(targets[outcome.source], outcome, settings)
+            restored.append(_said(outcome, paths))
+            if not as_json:
+                click.echo(_sentence(outcome, targets[outcome.source], count, one))
+            for path in written:
+                write_trace(path, explain(outcome.result, restorer.plan))
+            if video is not None:
+                recorder.write(video, to_picture(outcome.result.image[0]))
+    if save_params is not None:
+        params.save(save_params, kept)
+    if as_json:
+        failures = [{"image": str(one.source), "error": one.why} for one in failed]
+        click.echo(json.dumps({"restored": restored, "failed": failures, "there": [str(path) for path in there]}))
+    elif not one:
+        click.echo(f"{len(restored)} restored, {len(failed)} failed, {len(there)} were there")
+    if failed:
+        raise FrugalError("; ".join(f"{one.source}: {one.why}" for one in failed))
+
+
+def _targets(
+    sources: list[Path], one: bool, output: Path | None, samples: int, resume: bool, force: bool
+) -> tuple[dict[Path, Path], list[Path]]:
+    """Where each picture that is to be restored goes, and those that are left because theirs is there."""
+    if one and not (output and output.is_dir()):
+        source = sources[0]
+        targets = {source: output or source.parent / f"{source.stem}.restored.png"}
+    elif output is None:
+        raise InputError("say where the restored pictures go: -o FOLDER")
+    else:
+        if output.exists() and not output.is_dir():
+            raise InputError(f"{output} is a file; several pictures go into a folder: -o FOLDER")
+        targets = targets_in(output, sources)
+    there = [
+        source
+        for source, target in targets.items()
+        if resume and all(p.exists() for p in output_paths(target, samples))
+    ]
+    due = {source: target for source, target in targets.items() if source not in there}
+    if one or (output and output.is_dir()):
+        for target in due.values():
+            check_outputs(target, samples, force or resume)
+    return due, there
+
+
+def _settings(outcome: Restored, fit: str | None, kept: dict[str, Any]) -> dict[str, Any]:
+    result, job = outcome.result, outcome.picture.job
+    return {
+        "frugal_rt": __version__,
+        **result.settings,
+        "task": job.task,
+        "fit": fit,
+        "k": result.k[0],
+        "samples": len(result.image),
+        "params": kept,
+    }
+
+
+def _said(outcome: Restored, paths: list[Path]) -> dict[str, Any]:
+    """A restoration for scripts."""
+    result, job = outcome.result, outcome.picture.job
+    return {
+        "image": str(outcome.source),
+        "outputs": [str(path) for path in paths],
+        "task": job.task,
+        "because": job.because,
+        "sigma": job.sigma,
+        "k": list(result.k),
+        "forwards": list(result.forwards),
+        "gradients": list(result.pullbacks),
+        "seconds": sum(result.seconds.values()),
+    }
+
+
+def _sentence(outcome: Restored, target: Path, count: int, one: bool) -> str:
+    result, job = outcome.result, outcome.picture.job
     gradients = f"{result.pullbacks[0]} gradient{'s' * (result.pullbacks[0] != 1)}"
-    click.echo(
-        f"{target}: {sum(result.seconds.values()):.1f} s, {result.forwards[0]} network calls and {gradients}; "
-        f"DMPS ran the last {result.k[0]} of {count} steps"
-    )
+    said = f"{target}: {sum(result.seconds.values()):.1f} s, {result.forwards[0]} network calls and {gradients}"
+    if len(result.image) > 1:
+        said = f"{said} for each of {len(result.image)} samples"
+    return f"{said}; DMPS ran the last {result.k[0]} of {count} steps" if one else f"{said}; {job.task} ({job.because})"

@@ -36,6 +36,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             draft.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder and those above it, where they are not there. Raises FrugalError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FrugalError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
 def _reason(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return "the disk is full; nothing was written, free some space and try again"

@@ -24,8 +24,32 @@ LARGEST = 10.0
 """Beyond it, an array is not on the [-1, 1] scale, whatever its noise."""
 MASK_LEVEL = 128
 """Mask values from here up, and alpha values below it, mark a pixel as missing."""
+SPACES: dict[str | None, bytes] = {"L": b"GRAY", "RGB": b"RGB "}
+"""What an ICC profile calls the colour space of a picture of a mode."""
 SETTINGS_KEY = "frugal-rt"
 """The PNG text chunk that carries a restoration's settings as JSON."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a picture's file says beside its pixels, to be written with what is made of it."""
+
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "Metadata":
+        """A profile of a colour space that the pixels are not kept in (CMYK, Lab) is left out."""
+        profile = image.info.get("icc_profile") or b""
+        kept = profile[16:20] == SPACES.get(_kept_mode(image))
+        exif = image.getexif()
+        return cls(profile if kept else None, exif.tobytes() if len(exif) else None)
+
+    def for_picture(self, picture: Image.Image) -> dict[str, bytes]:
+        """What Pillow takes to save `picture` with it. A grey profile does not describe colour, nor the reverse."""
+        fits = self.icc_profile is not None and self.icc_profile[16:20] == SPACES.get(_kept_mode(picture))
+        profile = self.icc_profile if fits else None
+        return {name: data for name, data in (("icc_profile", profile), ("exif", self.exif)) if data is not None}
 
 
 @dataclass(frozen=True)
@@ -36,6 +60,7 @@ class Photo:
     """(C, H, W) float32, C = 1 for one-channel pictures, else 3."""
     missing: np.ndarray | None = None
     """(H, W) bool, True where a pixel is transparent (or NaN in a .npy); None where none is."""
+    metadata: Metadata = Metadata()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -98,10 +123,10 @@ def fit_photo(photo: Photo, size: tuple[int, int], how: str) -> Photo:
         return np.asarray(ImageOps.fit(image, size, bilinear) if how == "crop" else image.resize(size, bilinear))
 
     if photo.missing is None:
-        return Photo(np.stack([fitted(channel) for channel in photo.pixels]))
+        return replace(photo, pixels=np.stack([fitted(channel) for channel in photo.pixels]))
     known = np.where(photo.missing, np.float32(0), photo.pixels)
     # A pixel that any missing one contributes to is missing.
-    return Photo(np.stack([fitted(channel) for channel in known]), fitted(photo.missing) > 0)
+    return replace(photo, pixels=np.stack([fitted(channel) for channel in known]), missing=fitted(photo.missing) > 0)
 
 
 def to_picture(image: np.ndarray, missing: np.ndarray | None = None) -> Image.Image:
@@ -130,14 +155,19 @@ def check_output(path: str | os.PathLike[str], force: bool, suffixes: Sequence[s
     return target
 
 
-def write_png(path: str | os.PathLike[str], picture: Image.Image, settings: Mapping[str, Any] | None = None) -> None:
+def write_png(
+    path: str | os.PathLike[str],
+    picture: Image.Image,
+    settings: Mapping[str, Any] | None = None,
+    metadata: Metadata | None = None,
+) -> None:
     """Write a PNG, whole or not at all, its settings as JSON in a text chunk. Raises FrugalError."""
     info = PngInfo()
     info.add_text("Software", "frugal-rt")
     if settings is not None:
         info.add_text(SETTINGS_KEY, json.dumps(settings))
     with atomic_write(path) as file:
-        picture.save(file, "PNG", pnginfo=info)
+        picture.save(file, "PNG", pnginfo=info, **(metadata or Metadata()).for_picture(picture))
 
 
 def write_npy(path: str | os.PathLike[str], array: np.ndarray) -> None:
@@ -222,6 +252,7 @@ def _from_picture(data: bytes, name: str) -> Photo:
                 raise InputError(f"{name} has {math.prod(opened.size)} pixels; up to {MAX_PIXELS} are read")
             opened.load()
             image = ImageOps.exif_transpose(opened)
+            metadata = Metadata.of(image)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -241,10 +272,17 @@ def _from_picture(data: bytes, name: str) -> Photo:
         pixels = np.asarray(image, np.float32)[None] / 65535
     elif image.mode == "F":
         pixels = np.asarray(image, np.float32)[None]
-    elif image.mode in ("1", "L", "LA", "La"):
+    elif _kept_mode(image) == "L":
         pixels = np.asarray(image.convert("L"), np.float32)[None] / 255
     else:
         pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
         raise InputError(f"{name}: a floating-point picture must lie on [0, 1], an integer one on 0..65535")
-    return Photo(pixels * 2 - 1, missing)
+    return Photo(pixels * 2 - 1, missing, metadata)
+
+
+def _kept_mode(image: Image.Image) -> str | None:
+    """The mode that the values of `image` are kept in, or None where they are converted."""
+    if image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"):
+        return "L"
+    return "RGB" if image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA") else None

@@ -1,0 +1,144 @@
+"""The options of a restoration kept, and used again: --params, --save-params, and the text chunk of every result."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from PIL import Image
+
+from .. import __version__
+from ..engines import InputError
+from ..engines.files import atomic_write
+from ..runtime.images import FORMATS, SETTINGS_KEY
+
+NOT_KEPT = ("output", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json")
+"""What a restoration is asked to write, and where: the next one is asked anew."""
+FILES = ("images", "mask", "kernel", "matrix")
+"""Options that name files, whose content is checked when they are used again."""
+META = "frugal_rt.params"
+
+
+def _use(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:
+    """The options in a file as the command's defaults: what stands on the command line goes before."""
+    if path is None:
+        return
+    kept = _read(path)
+    known = {parameter.name for parameter in ctx.command.params if parameter.name not in (*NOT_KEPT, "params")}
+    for name in kept["options"]:
+        if name not in known:
+            near = difflib.get_close_matches(name, [one for one in known if one], 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{path.name}: restore has no option {name!r}{hint}")
+    ctx.meta[META] = path, kept
+    ctx.default_map = {**(ctx.default_map or {}), **_beside(path.parent, kept["options"])}
+
+
+params = click.option(
+    "--params",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_use,
+    help="Take every option from FILE, a picture restored before or what --save-params wrote; others go before it.",
+)
+save_params = click.option(
+    "--save-params", metavar="FILE", type=click.Path(path_type=Path), help="Write the options as a .json for --params."
+)
+
+
+def options_of(ctx: click.Context) -> dict[str, Any]:
+    """The running command's options in JSON's types, those left out or unset not among them."""
+    return {
+        name: _plain(value)
+        for name, value in ctx.params.items()
+        if name not in NOT_KEPT and value is not None and value is not False
+    }
+
+
+def record(options: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
+    """What --params reads, with the hashes of the weights and of every file that `options` name."""
+    hashes = {name: _hashes(options[name]) for name in FILES if name in options}
+    return {
+        "frugal_rt": __version__,
+        "options": options,
+        "sha256": {"weights": weights_sha256, **{name: found for name, found in hashes.items() if found}},
+    }
+
+
+def alone(kept: dict[str, Any], source: Path) -> dict[str, Any]:
+    """The record for one picture's text chunk: names of files, and not where they lie."""
+    options = {**kept["options"], "images": [str(source)]}
+    for name in ("engine", *FILES):
+        if name in options and not (name == "kernel" and not Path(options[name]).suffix):
+            options[name] = [Path(one).name for one in options[name]] if name == "images" else Path(options[name]).name
+    return {**kept, "options": options, "sha256": {**kept["sha256"], "images": _hashes([str(source)])}}
+
+
+def save(path: Path, kept: dict[str, Any]) -> None:
+    with atomic_write(path) as file:
+        file.write(json.dumps(kept, indent=1).encode() + b"\n")
+
+
+def check(ctx: click.Context, weights_sha256: str) -> None:
+    """Raises InputError where --params was given and a file it names, or the plan's weights, is another one now."""
+    if META not in ctx.meta:
+        return
+    path, kept = ctx.meta[META]
+    now = record(options_of(ctx), weights_sha256)["sha256"]
+    for name, digest in kept.get("sha256", {}).items():
+        option = "engine" if name == "weights" else name
+        if ctx.get_parameter_source(option) is ParameterSource.DEFAULT_MAP and now.get(name) != digest:
+            what = "the plan holds other weights" if name == "weights" else f"{name}: the file is another one"
+            raise InputError(f"{what} than {path.name} was made with; name the right one, or leave --params out")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix.lower() == ".png":
+            with Image.open(path, formats=FORMATS) as picture:
+                kept = json.loads(picture.info.get(SETTINGS_KEY, "{}")).get("params")
+            if kept is None:
+                raise InputError(f"{path.name} does not say how it was restored; frugal-rt's pictures do")
+        else:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path.name} holds no options of a restoration: {error}") from error
+    if not isinstance(kept, dict) or not isinstance(kept.get("options"), dict):
+        raise InputError(f'{path.name} holds no options: it should read {{"options": {{"steps": 50, ...}}}}')
+    return kept
+
+
+def _beside(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Files looked up in `folder`, and where they are not there, as they are named."""
+
+    def found(name: str) -> str:
+        return str(folder / name) if (folder / name).exists() else name
+
+    return {
+        name: [found(one) for one in value]
+        if isinstance(value, list)
+        else found(value)
+        if name in ("engine", *FILES) and isinstance(value, str)
+        else value
+        for name, value in options.items()
+    }
+
+
+def _hashes(named: str | Sequence[str]) -> list[str]:
+    """The SHA-256 of each file named; folders, patterns and words have none."""
+    paths = [Path(one) for one in ([named] if isinstance(named, str) else named)]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
