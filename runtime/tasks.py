@@ -223,7 +223,7 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
     or "resize") brings a photo of the wrong size to the size wanted. Raises InputError.
     """
     if damage.mask is not None:
-        task = damage.task or ("inpaint" if damage.scale is None else "sr")
+        task = damage.task or _implied(damage) or "inpaint"
         _refuse_unread(task, damage, None)
         photo, damage = _masked(photo, damage.mask), replace(damage, mask=None, task=task)
     task, because, scale = _settle_task(photo, image_shape, damage, fit)
@@ -322,17 +322,9 @@ def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | No
     factor = _whole_factor(photo, image_shape)
     if damage.task is not None:
         return damage.task, "as asked", damage.scale or (factor if damage.task == "sr" else None)
-    implied: Mapping[str, Any] = {
-        "sr": damage.scale,
-        "deblur": damage.kernel,
-        "inpaint": damage.hole,
-        "outpaint": damage.keep,
-        "sense": damage.fraction,
-        "matrix": damage.matrix,
-    }
-    for task, option in implied.items():
-        if option is not None:
-            return task, "as its option implies", damage.scale
+    implied = _implied(damage)
+    if implied is not None:
+        return implied, "as its option implies", damage.scale
     width, height = photo.size
     if factor is not None and fit is None:
         return "sr", f"{width}x{height} is 1/{factor} of {image_shape[2]}x{image_shape[1]} a side", factor
@@ -341,6 +333,19 @@ def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | No
     if len(photo.pixels) == 1 and image_shape[0] == 3:
         return "colorize", "the picture has one channel", None
     return "denoise", "nothing is missing from the picture", None
+
+
+def _implied(damage: Damage) -> str | None:
+    """The task that an option is for, where one is named."""
+    implied: Mapping[str, Any] = {
+        "sr": damage.scale,
+        "deblur": damage.kernel,
+        "inpaint": damage.hole,
+        "outpaint": damage.keep,
+        "sense": damage.fraction,
+        "matrix": damage.matrix,
+    }
+    return next((task for task, option in implied.items() if option is not None), None)
 
 
 def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
