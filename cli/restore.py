@@ -10,7 +10,7 @@ import click
 
 from .. import __version__
 from ..engines import FrugalError, InputError
-from ..engines.files import make_folder
+from ..engines.files import is_folder, make_folder
 from ..engines.plan import WEIGHTS
 from ..runtime import trajectory
 from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
@@ -194,13 +194,13 @@ def _targets(
     sources: list[Path], one: bool, output: Path | None, samples: int, resume: bool, force: bool
 ) -> tuple[dict[Path, Path], list[Path]]:
     """Where each picture that is to be restored goes, and those that are left because theirs is there."""
-    if one and not (output and output.is_dir()):
+    if one and not (output and is_folder(output)):
         source = sources[0]
         targets = {source: output or source.parent / f"{source.stem}.restored.png"}
     elif output is None:
         raise InputError("say where the restored pictures go: -o FOLDER")
     else:
-        if output.exists() and not output.is_dir():
+        if output.is_file():
             raise InputError(f"{output} is a file; several pictures go into a folder: -o FOLDER")
         targets = targets_in(output, sources)
     there = [
@@ -209,7 +209,7 @@ def _targets(
         if resume and all(p.exists() for p in output_paths(target, samples))
     ]
     due = {source: target for source, target in targets.items() if source not in there}
-    if one or (output and output.is_dir()):
+    if one or (output and is_folder(output)):
         for target in due.values():
             check_outputs(target, samples, force or resume)
     return due, there

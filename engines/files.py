@@ -36,6 +36,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             draft.unlink(missing_ok=True)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name; a name that the system refuses is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def make_folder(path: Path) -> None:
     """Make the folder and those above it, where they are not there. Raises FrugalError."""
     try:

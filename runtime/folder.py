@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import DivergedError, FrugalError, InputError
+from ..engines.files import is_folder
 from .images import Photo
 from .picture_set import SUFFIXES
 from .restorer import Restorer, Result, StepEvent
@@ -57,11 +58,11 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in given:
-        if path.is_dir():
+        if is_folder(path):
             matches = [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and not one.name.startswith(".")]
             if not matches:
                 raise InputError(f"there are no pictures in {path} ({', '.join(SUFFIXES)})")
-        elif not path.exists() and glob.has_magic(str(path)):
+        elif glob.has_magic(str(path)) and not path.exists():
             named = glob.iglob(str(path), recursive=True)  # noqa: PTH207 (Path.glob refuses absolute patterns)
             matches = [one for one in map(Path, named) if one.is_file()]
             if not matches:

@@ -258,7 +258,7 @@ def test_wrong_inputs_are_one_sentence(here):
     refuses("Missing option", "restore", "clean.png", status=2)
     refuses("No such command", "mend", status=2)
     refuses("Did you mean restore?", "restor", status=2)
-    refuses("Did you mean --scale", *RESTORE, "clean.png", "--scal", "4", status=2)
+    refuses("Did you mean one of: '--samples', '--scale'", *RESTORE, "clean.png", "--scal", "4", status=2)
     refuses("--task", "degrade", "clean.png", "-o", "y.png")
     refuses("say how much noise", "degrade", "clean.png", "--task", "denoise", "-o", "y.png")
 
