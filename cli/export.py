@@ -39,8 +39,12 @@ def command(model: str | None, weights: Path | None, arch: str | None, output: P
         raise InputError("say which prior: --model celeba, or --weights DIR (one of the two)")
     if model is not None and arch is not None:
         raise InputError("--arch is of a .pt checkpoint: --weights x.pt --arch adm")
-    prior = find_prior(model) if model is not None else open_prior(weights or "", arch)
-    target = check_output(output or f"{prior.name}.plan", force, (".plan",))
+    if model is not None:
+        target = check_output(output or f"{model}.plan", force, (".plan",))  # before anything is downloaded
+        prior = find_prior(model)
+    else:
+        prior = open_prior(weights or "", arch)
+        target = check_output(output or f"{prior.name}.plan", force, (".plan",))
     with stages() as on_stage:
         plan = export_plan(prior, target, on_stage)
     parity = plan.manifest["parity"]
