@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint wheel-smoke clean
+.PHONY: demo test test-slow lint wheel-smoke clean
 
 # Set everything up, export the prior, restore a portrait three ways, say where the pictures are.
 demo: $(READY)
@@ -13,6 +13,10 @@ demo: $(READY)
 # The whole test suite.
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Exporting and restoring at 256x256: minutes, and many GB.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 # Style and types. mypy sees the tree through a link, because the package's root is the repository's.
 lint: $(READY)

@@ -5,25 +5,46 @@ from pathlib import Path
 import click
 
 from ..engines import InputError
-from ..export import EMBEDDED, export_plan, find_prior, read_prior
+from ..export import EMBEDDED, PUBLISHED, export_plan, find_prior, open_prior
 from ..runtime.images import check_output
 from .progress import stages
 
 
 @click.command()
-@click.option("--model", metavar="NAME", help=f"A prior that ships in the package: {', '.join(EMBEDDED)}.")
-@click.option("--weights", metavar="DIR", type=click.Path(path_type=Path), help="Or a diffusers DDPM folder.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help=f"A prior that ships in the package ({', '.join(EMBEDDED)}) or is downloaded ({', '.join(PUBLISHED)}).",
+)
+@click.option(
+    "--weights",
+    metavar="DIR|PT",
+    type=click.Path(path_type=Path),
+    help="Or a diffusers DDPM folder, or a .pt checkpoint with --arch.",
+)
+@click.option(
+    "--arch",
+    metavar="ARCH",
+    help="Of a .pt: adm (guided-diffusion's UNetModel); adm:size=64,head_channels=32,qkv=new where it is not "
+    "a published 256x256 one.",
+)
 @click.option("-o", "--output", metavar="PLAN", type=click.Path(path_type=Path), help="Default: NAME.plan.")
 @click.option("--force", is_flag=True, help="Replace PLAN if it exists.")
-def command(model: str | None, weights: Path | None, output: Path | None, force: bool) -> None:
+def command(model: str | None, weights: Path | None, arch: str | None, output: Path | None, force: bool) -> None:
     """Turn a prior's weights into a plan: one file that holds them, the compiled graphs, and what describes them.
 
     The plan is compared with torch before it is written; one that differs is not.
     """
     if (model is None) == (weights is None):
         raise InputError("say which prior: --model celeba, or --weights DIR (one of the two)")
-    prior = find_prior(model) if model is not None else read_prior(weights or "")
-    target = check_output(output or f"{prior.name}.plan", force, (".plan",))
+    if model is not None and arch is not None:
+        raise InputError("--arch is of a .pt checkpoint: --weights x.pt --arch adm")
+    if model is not None:
+        target = check_output(output or f"{model}.plan", force, (".plan",))  # before anything is downloaded
+        prior = find_prior(model)
+    else:
+        prior = open_prior(weights or "", arch)
+        target = check_output(output or f"{prior.name}.plan", force, (".plan",))
     with stages() as on_stage:
         plan = export_plan(prior, target, on_stage)
     parity = plan.manifest["parity"]

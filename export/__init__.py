@@ -3,15 +3,33 @@
 import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from ..engines import MissingExtra, Plan
+from ..engines import InputError, MissingExtra, Plan
 from ..engines.network import build_network, load_weights
 from ..engines.plan import FORMAT, FORMAT_VERSION, WEIGHTS
 from ..engines.probe import EXPORT_MODULES, version
+from .adm import AdmOptions, read_adm
+from .hub import PUBLISHED
 from .prior import EMBEDDED, Prior, find_prior, read_prior
 
-__all__ = ["EMBEDDED", "Prior", "build_plan", "export_plan", "find_prior", "read_prior"]
+__all__ = ["EMBEDDED", "PUBLISHED", "Prior", "build_plan", "export_plan", "find_prior", "open_prior", "read_prior"]
+
+
+def open_prior(weights: str | os.PathLike[str], arch: str | None = None) -> Prior:
+    """The prior in a diffusers folder, or in a checkpoint of the architecture `arch`, as `AdmOptions.parse` takes it.
+
+    Raises InputError, ExportError or MissingExtra.
+    """
+    path = Path(weights)
+    if arch is not None:
+        if path.is_dir():
+            raise InputError(f"{path.name} is a folder, whose config tells its architecture; leave out --arch")
+        return read_adm(path, AdmOptions.parse(arch))
+    if path.is_file():
+        raise InputError(f"{path.name} does not tell its architecture; for one of guided-diffusion say --arch adm")
+    return read_prior(path)
 
 
 def export_plan(

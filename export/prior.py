@@ -1,8 +1,12 @@
-"""Priors: a folder in diffusers' layout, checked and read. Needs no framework."""
+"""Priors: a folder in diffusers' layout, checked and read. Needs no framework but for pickled weights."""
 
+import difflib
+import functools
 import json
 import math
 import os
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,23 +15,24 @@ import numpy as np
 
 from ..engines import ExportError, InputError
 from ..engines.plan import BETA_SCHEDULES, PREDICTION_TYPES, VARIANCE_TYPES
+from .hub import PUBLISHED, fetch
+from .weights import WEIGHT_FILES, read_weights
 
 EMBEDDED = {"celeba": Path(__file__).parent / "priors" / "celeba"}
-"""Priors that ship in the package, by the name `--model` takes."""
-
-WEIGHT_FILE = "diffusion_pytorch_model.safetensors"
+"""Priors that ship in the package, by the name `--model` takes; it takes those of `hub.PUBLISHED` too."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """A pixel-space diffusion prior: the configs of its UNet2DModel and scheduler, and where its weights are."""
+    """A pixel-space diffusion prior: the configs of its UNet2DModel and scheduler, and how its weights are read."""
 
     name: str
     card: str
     licence: str
     unet: dict[str, Any]
     scheduler: dict[str, Any]
-    weights: Path
+    read: Callable[[], Mapping[str, Any]]
+    """The weights by diffusers' names, numpy arrays or torch tensors of any float type. Raises ExportError."""
     channels: int
     pixel_unshuffle: int
     """r: the UNet sees r x r pixel-unshuffled images. Read off the config: in_channels = channels * r^2."""
@@ -40,72 +45,84 @@ class Prior:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The weights by diffusers' names, float32. Raises ExportError."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            loaded = load_file(self.weights)
-        except (OSError, SafetensorError, TypeError, KeyError) as error:  # the last two: a type numpy does not have
-            raise ExportError(
-                f"cannot read {self.weights.name} of the prior {self.name}: {error}; float32 and float16 weights work"
-            ) from error
-        return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in sorted(loaded.items())}
+        return {name: _float32(self.name, name, tensor) for name, tensor in sorted(self.read().items())}
 
 
 def find_prior(name: str) -> Prior:
-    """An embedded prior by name. Raises InputError naming those there are."""
-    if name not in EMBEDDED:
-        raise InputError(
-            f"there is no prior {name!r}; choose one of {', '.join(EMBEDDED)}, or give a folder: --weights DIR"
-        )
-    return read_prior(EMBEDDED[name], name)
+    """A prior by name, downloaded unless it ships in the package. Raises InputError naming those there are."""
+    if name in EMBEDDED:
+        return read_prior(EMBEDDED[name], name)
+    if name in PUBLISHED:
+        return read_prior(fetch(name), name)
+    known = [*EMBEDDED, *PUBLISHED]
+    near = difflib.get_close_matches(name, known, 1)
+    raise InputError(
+        f"there is no prior {name!r}{f' (did you mean {near[0]}?)' if near else ''}; choose one of {', '.join(known)}, "
+        "or give your own: --weights DIR"
+    )
 
 
 def read_prior(folder: str | os.PathLike[str], name: str | None = None) -> Prior:
-    """The prior in `folder`: unet/config.json, unet/*.safetensors, scheduler/scheduler_config.json, README.md.
+    """The prior in `folder`: unet/config.json and weights, scheduler/scheduler_config.json, README.md, LICENSE; or the
+    same without the folders unet and scheduler, as the first diffusers saved it.
 
     Raises InputError where the folder is not such a one, ExportError where its prior is of a kind not supported.
     """
     root = Path(folder)
-    unet, scheduler = _config(root, "unet/config.json"), _config(root, "scheduler/scheduler_config.json")
+    flat = not (root / "unet").is_dir() and (root / "config.json").is_file()
+    unet_folder, scheduler_folder = ("", "") if flat else ("unet/", "scheduler/")
+    unet = _config(root, f"{unet_folder}config.json")
+    scheduler = _config(root, f"{scheduler_folder}scheduler_config.json")
+    weights = next((path for file in WEIGHT_FILES if (path := root / unet_folder / file).is_file()), None)
+    if weights is None:
+        raise InputError(f"{root.name} holds no {unet_folder}{WEIGHT_FILES[0]}, nor a .bin of that name")
+    return make_prior(
+        name or root.resolve().name,
+        unet,
+        scheduler,
+        functools.partial(read_weights, weights),
+        card=_text(root / "README.md"),
+        licence=_licence(root),
+    )
+
+
+def make_prior(
+    name: str,
+    unet: dict[str, Any],
+    scheduler: dict[str, Any],
+    read: Callable[[], Mapping[str, Any]],
+    card: str,
+    licence: str,
+) -> Prior:
+    """A prior of these configs, checked. Raises ExportError where it is of a kind not supported."""
     if unet.get("_class_name") != "UNet2DModel":
-        raise ExportError(
-            f"{root.name}: the UNet is a {unet.get('_class_name')}, only an unconditional UNet2DModel works"
-        )
+        raise ExportError(f"{name}: the UNet is a {unet.get('_class_name')}, only an unconditional UNet2DModel works")
     if scheduler.get("rescale_betas_zero_snr"):
-        raise ExportError(f"{root.name}: schedules rescaled to zero terminal SNR are not supported")
-    weights = root / "unet" / WEIGHT_FILE
-    if not weights.is_file():
-        raise InputError(f"{root.name} holds no unet/{WEIGHT_FILE}; convert pickled weights with diffusers first")
+        raise ExportError(f"{name}: schedules rescaled to zero terminal SNR are not supported")
     for key in ("in_channels", "out_channels", "sample_size"):
         if type(unet.get(key)) is not int or unet[key] < 1:
-            raise ExportError(
-                f"{root.name}/unet/config.json: {key} must be a whole number above 0; it is {unet.get(key)}"
-            )
-    channels, r = _pixel_layout(root.name, unet["in_channels"])
+            raise ExportError(f"{name}: {key} must be a whole number above 0; it is {unet.get(key)}")
+    channels, r = _pixel_layout(name, unet["in_channels"])
     ratio = unet["out_channels"] / unet["in_channels"]
     variance = str(scheduler.get("variance_type", "fixed_small"))
     if variance not in VARIANCE_TYPES or ratio != (2 if variance == "learned_range" else 1):
         raise ExportError(
-            f"{root.name}: variance {variance} with {unet['out_channels']} output channels is not supported; "
+            f"{name}: variance {variance} with {unet['out_channels']} output channels is not supported; "
             "fixed variances need as many as go in, learned_range twice as many"
         )
     if type(scheduler.setdefault("num_train_timesteps", 1000)) is not int:
-        raise ExportError(f"{root.name}: num_train_timesteps must be a whole number")
-    _known(root.name, "prediction type", scheduler.get("prediction_type", "epsilon"), PREDICTION_TYPES)
+        raise ExportError(f"{name}: num_train_timesteps must be a whole number")
+    _known(name, "prediction type", scheduler.get("prediction_type", "epsilon"), PREDICTION_TYPES)
     if scheduler.get("trained_betas") is None:
-        _known(root.name, "beta schedule", scheduler.get("beta_schedule", "linear"), BETA_SCHEDULES)
-    return Prior(
-        name=name or root.resolve().name,
-        card=_text(root / "README.md"),
-        licence=_licence(root),
-        unet=unet,
-        scheduler=scheduler,
-        weights=weights,
-        channels=channels,
-        pixel_unshuffle=r,
-        learned_variance=ratio == 2,
-    )
+        _known(name, "beta schedule", scheduler.get("beta_schedule", "linear"), BETA_SCHEDULES)
+    return Prior(name, card, licence, unet, scheduler, read, channels, r, ratio == 2)
+
+
+def _float32(prior: str, name: str, tensor: Any) -> np.ndarray:
+    try:
+        return np.ascontiguousarray(tensor, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"{prior}: {name} is no array of numbers that numpy knows; save it as float32") from error
 
 
 def _known(name: str, what: str, value: str, known: tuple[str, ...]) -> None:
@@ -140,6 +157,9 @@ def _text(path: Path) -> str:
 
 
 def _licence(root: Path) -> str:
-    """The first line of LICENSE, which names it."""
+    """The first line of LICENSE, which names it, or what the card's front matter says."""
     lines = _text(root / "LICENSE").strip().splitlines()
-    return lines[0].strip("# ") if lines else "not stated; ask whoever trained the weights"
+    if lines:
+        return lines[0].strip("# ")
+    front = re.match(r"---\n(?:.*\n)*?license: *(.+)\n(?:.*\n)*?---\n", _text(root / "README.md"))
+    return front[1].strip() if front else "not stated; ask whoever trained the weights"

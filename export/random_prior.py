@@ -9,7 +9,8 @@ import numpy as np
 
 from ..engines import InputError
 from ..engines.network import build_network
-from .prior import WEIGHT_FILE, Prior, read_prior
+from .prior import Prior, read_prior
+from .weights import WEIGHT_FILES
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     # google/ddpm-celebahq-256: 113,673,219 parameters.
@@ -55,7 +56,7 @@ def random_prior(name: str, folder: Path, seed: int = 0) -> Prior:
     ):
         (folder / sub).mkdir()
         (folder / sub / file).write_text(json.dumps(config), encoding="utf-8")
-    save_file(_weights(ARCHITECTURES[name], seed), folder / "unet" / WEIGHT_FILE)
+    save_file(_weights(ARCHITECTURES[name], seed), folder / "unet" / WEIGHT_FILES[0])
     (folder / "README.md").write_text(f"Random weights (seed {seed}), for measuring speed only.\n", encoding="utf-8")
     (folder / "LICENSE").write_text("None: random numbers\n", encoding="utf-8")
     return read_prior(folder, f"{name}, random weights")

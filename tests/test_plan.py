@@ -5,6 +5,8 @@ import json
 import random
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
 
 from frugal_rt import FrugalError, Plan, PlanError
 from frugal_rt.cli import main
@@ -79,6 +82,34 @@ def test_tensors_are_views_of_the_file_and_what_safetensors_reads(tiny_plan):
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
     assert all(not array.flags.owndata for array in ours.values())
+
+
+OPEN = """
+import re, sys
+from frugal_rt import Plan
+
+def anonymous():  # kB of memory that no file backs
+    with open("/proc/self/status") as status:
+        return int(re.search(r"RssAnon:\\s+(\\d+)", status.read())[1])
+
+before = anonymous()
+plan = Plan.open(sys.argv[1])
+total = sum(float(array[::4096].sum()) for array in plan.tensors().values())
+print(total, anonymous() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+def test_opening_a_large_plan_and_reading_its_weights_makes_no_copy(tmp_path):
+    weights = save_safetensors({f"t{i}": np.ones(1 << 22, np.float32) for i in range(4)})  # 4 x 16 MiB
+    plan = small_plan()
+    Plan({k: v for k, v in plan.manifest.items() if k != "members"}, {WEIGHTS: weights, "forward.onnx": b""}).save(
+        tmp_path / "large.plan"
+    )
+    command = [sys.executable, "-c", OPEN, str(tmp_path / "large.plan")]
+    total, grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert float(total) == 4 * 1024
+    assert int(grown) < 4 << 10  # one tensor alone would be 16 MiB
 
 
 def test_extract_writes_every_member_once(tiny_plan, tmp_path):
