@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow lint wheel-smoke clean
+.PHONY: demo test test-slow lint docs wheel-smoke clean
 
 # Set everything up, export the prior, restore a portrait three ways, say where the pictures are.
 demo: $(READY)
@@ -25,6 +25,12 @@ lint: $(READY)
 	mkdir -p .cache && ln -sfn .. .cache/frugal_rt
 	$(BIN)/python -m mypy
 
+# The site, into .cache/site: a link or an anchor that leads nowhere fails. The sources are copied so that .venv is not read with them.
+docs: $(READY)
+	rm -rf .cache/api && mkdir -p .cache/api/frugal_rt/export
+	cp -r __init__.py engines runtime .cache/api/frugal_rt && cp export/*.py .cache/api/frugal_rt/export
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 # Build the wheel; export with it in an empty venv, and restore by the hybrid in one without torch.
 wheel-smoke: $(READY)
 	rm -rf build dist .cache/full .cache/lean .cache/smoke && mkdir -p .cache/smoke
@@ -42,5 +48,5 @@ clean:
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(PIP_INSTALL) -e '.[cpu,openvino,export,test]'
+	$(BIN)/$(PIP_INSTALL) -e '.[cpu,openvino,export,test,docs]'
 	touch $@

@@ -84,3 +84,18 @@ def test_the_code_of_the_operators_page_runs(tmp_path, monkeypatch):
     scope: dict = {}
     for block in blocks:
         exec(compile(block, "operators.md", "exec"), scope)
+
+
+def test_the_notebook_runs(tiny_plan, tmp_path, monkeypatch):
+    reason = "needs nbclient, nbformat and ipykernel (pip install 'frugal-rt[test]')"
+    nbformat, nbclient, _ = (pytest.importorskip(name, reason=reason) for name in ("nbformat", "nbclient", "ipykernel"))
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in cells), "committed with outputs"
+    for name, value in (("PLAN", tiny_plan), ("STEPS", 4)):
+        monkeypatch.setenv(f"FRUGAL_RT_{name}", str(value))
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert len(shown) == 3
