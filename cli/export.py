@@ -1,5 +1,6 @@
 """frugal-rt export"""
 
+import json
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import click
 from ..engines import InputError
 from ..export import EMBEDDED, PUBLISHED, export_plan, find_prior, open_prior
 from ..runtime.images import check_output
+from . import options
 from .progress import stages
 
 
@@ -29,8 +31,11 @@ from .progress import stages
     "a published 256x256 one.",
 )
 @click.option("-o", "--output", metavar="PLAN", type=click.Path(path_type=Path), help="Default: NAME.plan.")
-@click.option("--force", is_flag=True, help="Replace PLAN if it exists.")
-def command(model: str | None, weights: Path | None, arch: str | None, output: Path | None, force: bool) -> None:
+@options.as_json
+@options.force
+def command(
+    model: str | None, weights: Path | None, arch: str | None, output: Path | None, as_json: bool, force: bool
+) -> None:
     """Turn a prior's weights into a plan: one file that holds them, the compiled graphs, and what describes them.
 
     The plan is compared with torch before it is written; one that differs is not.
@@ -48,6 +53,10 @@ def command(model: str | None, weights: Path | None, arch: str | None, output: P
     with stages() as on_stage:
         plan = export_plan(prior, target, on_stage)
     parity = plan.manifest["parity"]
+    if as_json:
+        shape = [prior.channels, prior.size, prior.size]
+        click.echo(json.dumps({"output": str(target), "shape": shape, "parity": parity, "licence": prior.licence}))
+        return
     click.echo(f"{target}: {prior.channels}x{prior.size}x{prior.size}, {target.stat().st_size / 1e6:.1f} MB")
     click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
     click.echo(f"licence of the weights: {prior.licence}")

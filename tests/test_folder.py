@@ -232,7 +232,9 @@ def test_completion_scripts_name_the_command(shell):
     assert "_FRUGAL_RT_COMPLETE" in result.output
 
 
-def test_every_answer_can_be_had_as_json(here):
+def test_every_answer_can_be_had_as_json(here, make_prior):
+    exported = json.loads(frugal("export", "--weights", str(make_prior()), "-o", "mine.plan", "--json").stdout)
+    assert (exported["output"], exported["shape"]) == ("mine.plan", [3, 8, 8])
     assert [one["backend"] for one in json.loads(frugal("doctor", "--json").stdout)["backends"]]
     said = json.loads(frugal("degrade", "photos/a.png", "--task", "sr", "--scale", "4", "-o", "y.png", "--json").stdout)
     assert said == {"output": "y.png", "operator": {"name": "sr", **said["operator"]}, "shape": [3, 4, 4]}
