@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from .export import export_plan
     from .runtime import operators
-    from .runtime.restorer import Restorer, Result
+    from .runtime.restorer import Restorer, Result, StepEvent
 
 __version__ = "0.1.0"
 
@@ -39,12 +39,16 @@ __all__ = [
     "PlanError",
     "Restorer",
     "Result",
+    "StepEvent",
     "export_plan",
     "operators",
 ]
 
 
-_HOMES = {"Restorer": ".runtime.restorer", "Result": ".runtime.restorer", "export_plan": ".export"}
+_HOMES = {
+    **dict.fromkeys(("Restorer", "Result", "StepEvent"), ".runtime.restorer"),
+    "export_plan": ".export",
+}
 
 
 def __getattr__(name: str) -> Any:
