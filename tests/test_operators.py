@@ -11,6 +11,7 @@ import torch
 from array_api_compat import array_namespace
 
 from frugal_rt import InputError, Restorer, operators
+from frugal_rt.runtime import sampler
 from frugal_rt.runtime.demo import PORTRAIT
 from frugal_rt.runtime.images import fit_photo, read_photo
 from frugal_rt.runtime.operators import GREY_WEIGHTS, Linear, Shape
@@ -220,8 +221,8 @@ def spectral_case(operator: Linear, array: Callable[[np.ndarray], object] = np.a
     return y, x, x0hat, z, sigma, c
 
 
-def ddrm(matrix: np.ndarray, y, x, x0hat, z, sigma: float, abar: float, abar_prev: float, eta: float) -> np.ndarray:
-    """x_{t-1} by eq. 7 and 8 of Kawar et al. (2022), eta_b = 1, direction by direction of a dense SVD.
+def closed_form(matrix, y, x, x0hat, z, sigma: float, abar: float, abar_prev: float, eta: float) -> np.ndarray:
+    """x_{t-1} by eq. 7 and 8 of Kawar et al. (2022), but for a noisier y, direction by direction of a dense SVD.
 
     Theirs are x / sqrt(abar), of noise (1 - abar) / abar.
     """
@@ -234,19 +235,21 @@ def ddrm(matrix: np.ndarray, y, x, x0hat, z, sigma: float, abar: float, abar_pre
         if s == 0:
             after[i] = x0hat[i] + (1 - eta**2) ** 0.5 * left / now * (x[i] - x0hat[i]) + eta * left * z[i]
         elif left < sigma / s:
-            after[i] = x0hat[i] + (1 - eta**2) ** 0.5 * left * (y[i] / s - x0hat[i]) / (sigma / s) + eta * left * z[i]
+            q, noise, now_noise = (left * s / sigma) ** 0.5, (y[i] - s * x0hat[i]) / sigma, (x[i] - x0hat[i]) / now
+            old, new = q * noise + (1 - eta**2) ** 0.5 * (now_noise - q * noise), eta * (1 - q**2) ** 0.5 * z[i]
+            after[i] = x0hat[i] + left * (old + new)
         else:
             after[i] = y[i] / s + (left**2 - sigma**2 / s**2) ** 0.5 * z[i]
     return abar_prev**0.5 * Vt.T @ after
 
 
 @pytest.mark.parametrize("build", WELL_POSED, indirect=True)
-def test_spectral_is_ddrm_by_a_dense_decomposition(operator, array):
+def test_spectral_is_its_equation_by_a_dense_decomposition(operator, array):
     matrix = dense(operator)
     y, x, x0hat, z, sigma, c = spectral_case(operator)
     of_rows = (a.reshape(len(CASES), -1) for a in (y, x, x0hat, z))
     numbers = (np.ravel(a) for a in (sigma, c.abar, c.abar_prev, c.fresh))
-    expected = [ddrm(matrix, *row) for row in zip(*of_rows, *numbers, strict=True)]
+    expected = [closed_form(matrix, *row) for row in zip(*of_rows, *numbers, strict=True)]
     ours = np.asarray(spectral(operator, *spectral_case(operator, array)))
     np.testing.assert_allclose(ours.reshape(len(CASES), -1), expected, rtol=1e-9, atol=1e-9)
     exact = CASES.index((0, 0.0))
@@ -255,26 +258,33 @@ def test_spectral_is_ddrm_by_a_dense_decomposition(operator, array):
 
 @pytest.mark.parametrize("build", WELL_POSED, indirect=True)
 def test_spectral_leaves_the_noise_of_the_next_step_in_every_direction(operator):
-    """x_t, y and z each with standard normal noise about one x0: x_{t-1} is N(sqrt(abar') x0, (1 - abar') I), exactly.
+    """x_t and y about one x0: x_{t-1} is N(sqrt(abar') x0, (1 - abar') I), exactly.
 
-    It is affine in the three noises: their images' Gram matrices add up.
+    Where y is the noisier, its noise and x_t's have the correlation q that the move keeps. It is affine in three
+    standard normal noises, w of x_t's own, z and n: their images' Gram matrices add up.
     """
     _, _, x0, _, sigma, c = spectral_case(operator)
     size, measured = x0[0].size, int(np.prod(operator.measurement_shape))
+    shapes = (operator.image_shape, operator.image_shape, operator.measurement_shape)
     basis = np.eye(2 * size + measured)
-    eps, z, n = (basis[:, part] for part in (slice(size), slice(size, 2 * size), slice(2 * size, None)))
+    w, z, n = (basis[:, part] for part in (slice(size), slice(size, 2 * size), slice(2 * size, None)))
     for row in range(len(CASES)):
         one = c.pick(lambda a, row=row: a[row : row + 1])
 
-        def after(eps, z, n, row=row, one=one):
-            y = operator.A(x0[row : row + 1]) + sigma[row] * n.reshape(-1, *operator.measurement_shape)
-            x = one.abar**0.5 * x0[row] + (1 - one.abar) ** 0.5 * eps.reshape(-1, *operator.image_shape)
-            z = z.reshape(x.shape)
+        below = operator.spectrum(x0) * (1 - one.abar_prev) ** 0.5  # of sqrt(abar') sigma, where y is the noisier
+        above = one.abar_prev**0.5 * sigma[row]
+        q = np.where((below > 0) & (below < above), below / np.maximum(above, 1e-300), 0.0) ** sampler.BELIEF
+
+        def after(w, z, n, row=row, one=one, q=q):
+            w, z, n = (noise.reshape(-1, *shape) for noise, shape in zip((w, z, n), shapes, strict=True))
+            y = operator.A(x0[row : row + 1]) + sigma[row] * n
+            eps = w + operator.V(q * operator.Ut(n) + ((1 - q**2) ** 0.5 - 1) * operator.Vt(w))
+            x = one.abar**0.5 * x0[row] + (1 - one.abar) ** 0.5 * eps
             return spectral(operator, y, x, x0[row : row + 1] + 0 * x, z, sigma[row], one).reshape(len(x), -1)
 
-        mean = after(*(0 * part[:1] for part in (eps, z, n)))
+        mean = after(*(0 * part[:1] for part in (w, z, n)))
         np.testing.assert_allclose(mean[0], one.abar_prev[0, 0, 0, 0] ** 0.5 * x0[row].reshape(-1), atol=1e-10)
-        moved = after(eps, z, n) - mean
+        moved = after(w, z, n) - mean
         variance = (1 - one.abar_prev[0, 0, 0, 0]) * np.eye(size)
         np.testing.assert_allclose(moved.T @ moved, variance, atol=1e-9)
 
