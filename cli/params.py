@@ -1,7 +1,7 @@
 """The options of a restoration kept, and used again: --params, --save-params, and the text chunk of every result."""
 
+import contextlib
 import difflib
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL import Image
 
 from .. import __version__
 from ..engines import InputError
-from ..engines.files import atomic_write
+from ..engines.files import atomic_write, is_there, sha256_of
 from ..runtime.images import FORMATS, SETTINGS_KEY
 
 NOT_KEPT = ("output", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json")
@@ -85,15 +85,14 @@ def save(path: Path, kept: dict[str, Any]) -> None:
         file.write(json.dumps(kept, indent=1).encode() + b"\n")
 
 
-def check(ctx: click.Context, weights_sha256: str) -> None:
-    """Raises InputError where --params was given and a file it names, or the plan's weights, is another one now."""
+def check(ctx: click.Context, now: dict[str, Any]) -> None:
+    """Raises InputError where --params was given and a file it names, or the plan's weights, is another in `now`."""
     if META not in ctx.meta:
         return
     path, kept = ctx.meta[META]
-    now = record(options_of(ctx), weights_sha256)["sha256"]
     for name, digest in kept.get("sha256", {}).items():
         option = "engine" if name == "weights" else name
-        if ctx.get_parameter_source(option) is ParameterSource.DEFAULT_MAP and now.get(name) != digest:
+        if ctx.get_parameter_source(option) is ParameterSource.DEFAULT_MAP and now["sha256"].get(name) != digest:
             what = "the plan holds other weights" if name == "weights" else f"{name}: the file is another one"
             raise InputError(f"{what} than {path.name} was made with; name the right one, or leave --params out")
 
@@ -120,7 +119,7 @@ def _beside(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Files looked up in `folder`, and where they are not there, as they are named."""
 
     def found(name: str) -> str:
-        return str(folder / name) if (folder / name).exists() else name
+        return str(folder / name) if is_there(folder / name) else name
 
     return {
         name: [found(one) for one in value]
@@ -133,9 +132,12 @@ def _beside(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hashes(named: str | Sequence[str]) -> list[str]:
-    """The SHA-256 of each file named; folders, patterns and words have none."""
-    paths = [Path(one) for one in ([named] if isinstance(named, str) else named)]
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
+    """The SHA-256 of each file named; folders, patterns, words and what cannot be read have none."""
+    found = []
+    for one in [named] if isinstance(named, str) else named:
+        with contextlib.suppress(OSError):  # whoever opens it says so
+            found.append(sha256_of(Path(one)))
+    return found
 
 
 def _plain(value: Any) -> Any:

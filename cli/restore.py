@@ -128,9 +128,8 @@ def command(
         load_plots(written)
         described = options.read_damage(damage)
         restorer = Restorer.load(engine, backend)
-        weights = restorer.plan.manifest["members"][WEIGHTS]["sha256"]
-        params.check(ctx, weights)
-    kept = params.record(params.options_of(ctx), weights)
+        kept = params.record(params.options_of(ctx), restorer.plan.manifest["members"][WEIGHTS]["sha256"])
+        params.check(ctx, kept)
     tiled = cache(restorer.tiled)
 
     def ready(source: Path) -> Prepared:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -36,12 +37,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             draft.unlink(missing_ok=True)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder of that name; one that the system refuses, being too long, names none."""
+    return os.path.exists(path)  # noqa: PTH110 (pathlib raises for such a name)
+
+
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder of that name; a name that the system refuses is none."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+    """Whether there is a folder of that name, as `is_there`."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, which are never in memory at once. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def make_folder(path: Path) -> None:

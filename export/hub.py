@@ -1,12 +1,10 @@
 """Published priors that are downloaded when asked for, each pinned to a revision and a hash."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engines import InputError, MissingExtra
-
-CHUNK = 1 << 20
+from ..engines.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,7 @@ def fetch(name: str) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(CHUNK):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}; download it again") from error
-    return digest.hexdigest()

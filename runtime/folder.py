@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import DivergedError, FrugalError, InputError
-from ..engines.files import is_folder
+from ..engines.files import is_folder, is_there
 from .images import Photo
 from .picture_set import SUFFIXES
 from .restorer import Restorer, Result, StepEvent
@@ -62,7 +62,7 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
             matches = [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and not one.name.startswith(".")]
             if not matches:
                 raise InputError(f"there are no pictures in {path} ({', '.join(SUFFIXES)})")
-        elif glob.has_magic(str(path)) and not path.exists():
+        elif glob.has_magic(str(path)) and not is_there(path):
             named = glob.iglob(str(path), recursive=True)  # noqa: PTH207 (Path.glob refuses absolute patterns)
             matches = [one for one in map(Path, named) if one.is_file()]
             if not matches:

@@ -240,6 +240,7 @@ def test_wrong_inputs_are_one_sentence(here):
     refuses("a kernel is gaussian:STD", *RESTORE, "clean.png", "--kernel", "blurry")
     refuses("--hole does not go with deblur", *RESTORE, "clean.png", "--kernel", "uniform:3", "--hole", "4x4")
     refuses("there is no file nothing.png", *RESTORE, "nothing.png")
+    refuses("too long", *RESTORE, "x" * 300 + ".png", "-o", "out.png")
     refuses("text.png is not a picture", *RESTORE, "text.png")
     refuses(
         "there is no file nothing.plan; make a plan with: frugal-rt export",
