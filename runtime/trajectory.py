@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ..engines import InputError
-from ..engines.files import atomic_write
+from ..engines.files import atomic_write, make_folder
 from .images import to_picture, write_png
 from .restorer import StepEvent
 
@@ -22,12 +22,8 @@ MOST = 100
 
 def check_folder(folder: Path, force: bool) -> Path:
     """The folder for the pictures of steps, made if need be. Raises InputError where it holds something already."""
-    try:
-        folder.mkdir(exist_ok=True)
-        taken = any(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"cannot use the folder {folder}: {error.strerror}") from error
-    if taken and not force:
+    make_folder(folder)
+    if any(folder.iterdir()) and not force:
         raise InputError(f"{folder} holds files already; name another folder, or --force to add to it")
     return folder
 
