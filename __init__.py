@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engines import (
         BackendError,
+        BusyError,
+        DeadlineError,
         DivergedError,
         ExportError,
         FrugalError,
@@ -21,15 +23,19 @@ if TYPE_CHECKING:
         MissingExtra,
         Plan,
         PlanError,
+        WorkerError,
     )
     from .export import export_plan
     from .runtime import operators
+    from .runtime.pool import Pool
     from .runtime.restorer import Restorer, Result, StepEvent
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "BusyError",
+    "DeadlineError",
     "DivergedError",
     "ExportError",
     "FrugalError",
@@ -37,9 +43,11 @@ __all__ = [
     "MissingExtra",
     "Plan",
     "PlanError",
+    "Pool",
     "Restorer",
     "Result",
     "StepEvent",
+    "WorkerError",
     "export_plan",
     "operators",
 ]
@@ -47,6 +55,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("Restorer", "Result", "StepEvent"), ".runtime.restorer"),
+    "Pool": ".runtime.pool",
     "export_plan": ".export",
 }
 

@@ -12,6 +12,7 @@ from ..engines import FrugalError
 COMMANDS = {
     "export": "Turn a prior's weights into a plan.",
     "restore": "Restore a damaged photograph.",
+    "serve": "Restore over HTTP, with a page to try it on.",
     "degrade": "Damage a clean picture, to try things out.",
     "demo": "Restore a packaged portrait three ways.",
     "inspect": "Say what is in a plan, or take it apart.",

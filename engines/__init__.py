@@ -5,12 +5,15 @@ from collections.abc import Callable
 from .base import Array, Engine, Prediction, Pull
 from .errors import (
     BackendError,
+    BusyError,
+    DeadlineError,
     DivergedError,
     ExportError,
     FrugalError,
     InputError,
     MissingExtra,
     PlanError,
+    WorkerError,
 )
 from .plan import Plan
 
@@ -18,6 +21,8 @@ __all__ = [
     "BACKENDS",
     "Array",
     "BackendError",
+    "BusyError",
+    "DeadlineError",
     "DivergedError",
     "Engine",
     "ExportError",
@@ -28,6 +33,7 @@ __all__ = [
     "PlanError",
     "Prediction",
     "Pull",
+    "WorkerError",
     "open_engine",
 ]
 

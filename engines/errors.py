@@ -26,9 +26,29 @@ class MissingExtra(BackendError, ImportError):
 
     def __init__(self, what: str, module: str, extra: str):
         super().__init__(f"{what} needs {module}, which is not installed; run: pip install 'frugal-rt[{extra}]'")
+        self.what = what
         self.module = module
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.what, self.module, self.extra)
 
 
 class DivergedError(FrugalError):
     """A restoration left the numbers (NaN, infinity) or collapsed to a constant image; nothing is returned."""
+
+
+class BusyError(FrugalError):
+    """A pool has as many images as it takes. `retry_after` is when to ask again, in seconds."""
+
+    def __init__(self, message: str, retry_after: float):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(FrugalError):
+    """A restoration was not done by its deadline, and was stopped."""
+
+
+class WorkerError(FrugalError):
+    """The process that restored died, and so did the one that tried again."""

@@ -82,14 +82,24 @@ def read_photo(path: str | os.PathLike[str], largest: float = LARGEST) -> Photo:
     return decode_photo(_read_bytes(Path(path)), Path(path).name, largest)
 
 
-def decode_photo(data: bytes, name: str, largest: float = LARGEST) -> Photo:
-    """`read_photo` of a file's bytes; `name` says which kind it is and stands in the errors. Raises InputError."""
-    return _from_npy(data, name, largest) if name.lower().endswith(".npy") else _from_picture(data, name)
+def decode_photo(data: bytes, name: str, largest: float = LARGEST, max_pixels: int | None = None) -> Photo:
+    """`read_photo` of a file's bytes; `name` says which kind it is and stands in the errors. Raises InputError.
+
+    max_pixels: in place of MAX_PIXELS.
+    """
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
+    if name.lower().endswith(".npy"):
+        return _from_npy(data, name, largest, max_pixels)
+    return _from_picture(data, name, max_pixels)
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """(H, W) bool from a mask picture, True where it is white: where the pixel is missing. Raises InputError."""
-    photo = read_photo(path)
+    return as_mask(read_photo(path))
+
+
+def as_mask(photo: Photo) -> np.ndarray:
+    """(H, W) bool, True where `photo` is white."""
     return photo.pixels.mean(axis=0) >= MASK_LEVEL / 127.5 - 1
 
 
@@ -162,12 +172,22 @@ def write_png(
     metadata: Metadata | None = None,
 ) -> None:
     """Write a PNG, whole or not at all, its settings as JSON in a text chunk. Raises FrugalError."""
+    data = encode_png(picture, settings, metadata)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def encode_png(
+    picture: Image.Image, settings: Mapping[str, Any] | None = None, metadata: Metadata | None = None
+) -> bytes:
+    """The bytes of a PNG, as `write_png` writes it."""
     info = PngInfo()
     info.add_text("Software", "frugal-rt")
     if settings is not None:
         info.add_text(SETTINGS_KEY, json.dumps(settings))
-    with atomic_write(path) as file:
-        picture.save(file, "PNG", pnginfo=info, **(metadata or Metadata()).for_picture(picture))
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=info, **(metadata or Metadata()).for_picture(picture))
+    return file.getvalue()
 
 
 def write_npy(path: str | os.PathLike[str], array: np.ndarray) -> None:
@@ -216,8 +236,8 @@ def _read_bytes(path: Path) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _from_npy(data: bytes, name: str, largest: float) -> Photo:
-    array = _load_npy(io.BytesIO(data), name, 3 * MAX_PIXELS)
+def _from_npy(data: bytes, name: str, largest: float, max_pixels: int) -> Photo:
+    array = _load_npy(io.BytesIO(data), name, 3 * max_pixels)
     if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (1, 3)):
         raise InputError(
             f"{name} must be a real array of (H, W), (1, H, W) or (3, H, W); it is {array.dtype} {array.shape}"
@@ -245,11 +265,11 @@ def _load_npy(file: IO[bytes], name: str, most: int) -> np.ndarray:
         raise InputError(f"{name} is not a .npy array of numbers: {error}") from error
 
 
-def _from_picture(data: bytes, name: str) -> Photo:
+def _from_picture(data: bytes, name: str, max_pixels: int) -> Photo:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            if math.prod(opened.size) > MAX_PIXELS:
-                raise InputError(f"{name} has {math.prod(opened.size)} pixels; up to {MAX_PIXELS} are read")
+            if math.prod(opened.size) > max_pixels:
+                raise InputError(f"{name} has {math.prod(opened.size)} pixels; up to {max_pixels} are read")
             opened.load()
             image = ImageOps.exif_transpose(opened)
             metadata = Metadata.of(image)
@@ -258,7 +278,7 @@ def _from_picture(data: bytes, name: str) -> Photo:
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a picture this can read ({', '.join(FORMATS)}, .npy)") from None
     except Image.DecompressionBombError:
-        raise InputError(f"{name} has too many pixels; up to {MAX_PIXELS} are read") from None
+        raise InputError(f"{name} has too many pixels; up to {max_pixels} are read") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise on broken files
         raise InputError(f"{name} is a broken picture: {error}") from error
     missing: np.ndarray | None = None

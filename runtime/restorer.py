@@ -157,24 +157,28 @@ class Restorer:
         rows = [row for group in groups for row in group]
         together = batch or self.fastest_batch(len(rows))
         seconds = self.finish(rows, together, on_step)
-        images = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
-        flat = [i for i, one in enumerate(images) if one.std() < 1e-4]
+        shares = [{phase: taken * len(group) / len(rows) for phase, taken in seconds.items()} for group in groups]
+        return [self.gather(group, share, together) for group, share in zip(groups, shares, strict=True)]
+
+    def gather(self, rows: Sequence[Restoration], seconds: dict[str, float], batch: int) -> Result:
+        """The Result of rows that one call of `start` began and that are at their end, whoever advanced them.
+
+        `seconds` by phase and `batch` are what took and shared the calls. Raises DivergedError for a constant image.
+        """
+        image = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
+        flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
         if flat:
             raise DivergedError(f"row {flat[0]} came out as a constant image; check sigma, or lower zeta or lambda")
-        ends = np.cumsum([len(group) for group in groups])[:-1]
-        return [
-            Result(
-                image=image,
-                k=tuple(row.k or 0 for row in group),
-                trace=tuple(tuple(row.trace) for row in group),
-                compared=group[0].compared,
-                seconds={phase: taken * len(group) / len(rows) for phase, taken in seconds.items()},
-                forwards=(len(group[0].schedule),) * len(group),
-                pullbacks=tuple(row.pullbacks for row in group),
-                settings=self._settings(group[0], together),
-            )
-            for group, image in zip(groups, np.split(images, ends), strict=True)
-        ]
+        return Result(
+            image=image,
+            k=tuple(row.k or 0 for row in rows),
+            trace=tuple(tuple(row.trace) for row in rows),
+            compared=rows[0].compared,
+            seconds=seconds,
+            forwards=(len(rows[0].schedule),) * len(rows),
+            pullbacks=tuple(row.pullbacks for row in rows),
+            settings=self._settings(rows[0], batch),
+        )
 
     def _settings(self, row: Restoration, batch: int) -> dict[str, Any]:
         """What `row` and those after it were restored with, in JSON's types."""

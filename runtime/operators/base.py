@@ -9,6 +9,7 @@ Everything is numpy or torch, whatever `x` is.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,11 @@ class Linear(Operator):
     def __init__(self, image_shape: Shape, measurement_shape: Shape):
         super().__init__(image_shape, measurement_shape)
         self._placed: dict[Any, Array] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies for other processes carry what was given and not what is computed from it."""
+        computed = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
+        return {**{name: value for name, value in vars(self).items() if name not in computed}, "_placed": {}}
 
     @abstractmethod
     def spectrum(self, like: Array) -> Array:

@@ -1,0 +1,79 @@
+"""frugal-rt serve."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..engines import InputError, MissingExtra
+from . import options
+from .progress import stages
+
+if TYPE_CHECKING:
+    from ..runtime.pool import Pool
+    from ..runtime.service.metrics import Metrics
+
+TOKEN = "FRUGAL_RT_TOKEN"
+
+
+@click.command()
+@options.engine
+@options.backend
+@click.option("--device", "devices", type=int, multiple=True, help="A CUDA device, a worker each. May be repeated.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 is every interface of this machine.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=64, show_default=True, help="Images taken at once.")
+@click.option("--max-mib", type=click.IntRange(1), default=32, show_default=True, help="MiB of a request's body.")
+@click.option(
+    "--max-pixels", type=click.IntRange(1), default=24_000_000, show_default=True, help="Pixels of a picture."
+)
+@click.option("--timeout", type=click.FloatRange(0.1), default=300.0, show_default=True, help="Seconds a restoration.")
+@click.option("--token-file", type=options.PATH, help=f"Requests must carry what it holds; or set {TOKEN}.")
+@click.option("--allow-origin", "origins", multiple=True, help="Whose pages may ask, for browsers. May be repeated.")
+def command(
+    engine: Path,
+    backend: str,
+    devices: tuple[int, ...],
+    host: str,
+    port: int,
+    limit: int,
+    max_mib: int,
+    max_pixels: int,
+    timeout: float,
+    token_file: Path | None,
+    origins: tuple[str, ...],
+) -> None:
+    """Serve restorations over HTTP with the prior in PLAN, and a page to try them on."""
+    try:
+        from ..runtime.pool import Pool
+        from ..runtime.service.app import Options
+        from ..runtime.service.run import Address, serve
+    except ImportError as error:
+        raise MissingExtra("A service", error.name or "fastapi", "serve") from error
+    settings = Options(
+        max_bytes=max_mib << 20, max_pixels=max_pixels, timeout=timeout, token=_token(token_file), origins=origins
+    )
+
+    def pool_of(metrics: "Metrics") -> "Pool":
+        with stages() as on_stage:
+            on_stage("warming up")
+            return Pool(engine, backend, devices=devices or (None,), limit=limit, on_report=metrics.report)
+
+    def on_ready(pool: "Pool") -> None:
+        click.echo(f"{pool.prior} by {pool.backend} on http://{host}:{port}", err=True)
+
+    serve(pool_of, settings, Address(host, port), on_ready)
+
+
+def _token(path: Path | None) -> str | None:
+    """The token that requests must carry, from a file or the environment. Raises InputError."""
+    if path is None:
+        return os.environ.get(TOKEN) or None
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the token in {path}: {error}") from error
+    if not token:
+        raise InputError(f"{path} holds no token")
+    return token

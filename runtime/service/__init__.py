@@ -1,0 +1,1 @@
+"""`frugal-rt serve`: a pool behind HTTP. Needs the extra [serve]."""

@@ -1,0 +1,124 @@
+"""What every request passes, whatever it asks: an id, a log line, a limit on its body, and the token."""
+
+import hmac
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+OPEN = ("/livez", "/readyz")
+"""Paths that need no token: an orchestrator asks them."""
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Edge:
+    """An ASGI middleware around the service.
+
+    most: bytes of a body; one that is longer is answered with 413 without being read to its end. token: what
+    `Authorization: Bearer` must carry, or None. on_refusal: told the status of what is refused here.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        most: int,
+        token: str | None = None,
+        on_refusal: Callable[[int], object] = lambda status: None,
+    ):
+        self._app, self._most, self._token, self._on_refusal = app, most, token, on_refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        asked = headers.get(b"x-request-id", "")
+        request_id = asked if _ID.fullmatch(asked) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.perf_counter(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            if self._refuses(scope["path"], headers):
+                await self._answer(sending, 401, "this service needs its token: Authorization: Bearer TOKEN")
+            elif int(_digits(headers.get(b"content-length")) or 0) > self._most:
+                await self._answer(sending, 413, self._too_long())
+            else:
+                await self._app(scope, self._limited(receive), sending)
+        finally:
+            _log(scope, request_id, status, time.perf_counter() - started)
+
+    def _refuses(self, path: str, headers: MutableMapping[bytes, str]) -> bool:
+        if self._token is None or path in OPEN:
+            return False
+        given = headers.get(b"authorization", "")
+        return not hmac.compare_digest(given.encode("latin-1"), f"Bearer {self._token}".encode())
+
+    def _limited(self, receive: Receive) -> Receive:
+        received = 0
+
+        async def receiving() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._most:
+                raise HTTPException(413, self._too_long())
+            return message
+
+        return receiving
+
+    async def _answer(self, send: Send, status: int, error: str) -> None:
+        self._on_refusal(status)
+        body = json.dumps({"error": error}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _too_long(self) -> str:
+        return f"the request is longer than {self._most / (1 << 20):g} MiB"
+
+
+def _digits(text: str | None) -> str:
+    return text if text is not None and text.isascii() and text.isdecimal() and len(text) < 20 else ""
+
+
+def _log(scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    facts: dict[str, Any] = {
+        "request_id": request_id,
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "seconds": round(seconds, 4),
+        **scope["state"].get("facts", {}),
+    }
+    logger.info("request", extra={"facts": facts})
+
+
+class JsonLines(logging.Formatter):
+    """A log record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)

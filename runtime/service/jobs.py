@@ -1,0 +1,180 @@
+"""Restorations that a service was asked for: how far each is, and what became of it. Lives in the event loop."""
+
+import asyncio
+import base64
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from ... import __version__
+from ...engines import FrugalError
+from ..images import Photo, encode_png, to_picture
+from ..restorer import Result
+from ..scheduler import Moved
+from ..tasks import Job as Asked
+
+KEPT_SECONDS = 600.0
+"""How long what became of a job can be fetched."""
+KEPT_BYTES = 256 << 20
+"""Images that wait to be fetched; the oldest go first."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One restoration."""
+
+    asked: Asked
+    photo: Photo
+    fit: str | None
+    previews: bool
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    state: str = "queued"
+    """queued, running, done, failed or cancelled."""
+    moved: Moved | None = None
+    result: Result | None = None
+    image: bytes = b""
+    """The restored picture, a PNG; empty before it is done."""
+    error: FrugalError | None = None
+    ended: float = math.inf
+    """When, by time.monotonic()."""
+    _future: "Future[Result] | None" = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+    async def run(self, submit: Callable[..., "Future[Result]"], **settings: Any) -> None:
+        """Submit it, and see it to its end. Raises what `submit` does; what the future raises is kept in `error`."""
+        loop = asyncio.get_running_loop()
+
+        def on_move(moved: Moved) -> None:
+            loop.call_soon_threadsafe(self._move, moved)
+
+        operator, sigma = self.asked.operator, self.asked.sigma
+        self._future = submit(self.asked.y, operator, sigma=sigma, on_move=on_move, previews=self.previews, **settings)
+        try:
+            self.result = await asyncio.wrap_future(self._future)
+            self.image = await asyncio.to_thread(self._encode, self.result)
+        except asyncio.CancelledError:
+            if not self._future.cancelled():
+                raise  # it is this task that was cancelled, with the loop
+            self._end("cancelled")
+        except FrugalError as error:
+            self.error = error
+            self._end("failed")
+        else:
+            self._end("done")
+
+    def cancel(self) -> None:
+        """Stop it at the next step, if it is not over."""
+        if self._future is not None:
+            self._future.cancel()
+
+    async def changes(self, patience: float = 15.0) -> AsyncIterator[bool]:
+        """True now and whenever something changed, at last when it is over; False after `patience` seconds of nothing.
+
+        Who is slow to ask misses steps between, and never the last.
+        """
+        while True:
+            changed = self._changed
+            yield True
+            if self.over:
+                return
+            while not changed.is_set():
+                try:
+                    await asyncio.wait_for(changed.wait(), patience)
+                except asyncio.TimeoutError:
+                    yield False
+
+    def said(self, preview: bool = False) -> dict[str, Any]:
+        """What there is to say of it, in JSON's types."""
+        about: dict[str, Any] = {
+            "id": self.id,
+            "state": self.state,
+            "task": self.asked.task,
+            "because": self.asked.because,
+            "sigma": self.asked.sigma,
+        }
+        if self.moved is not None:
+            moved = self.moved
+            about |= {"left": moved.left, "steps": moved.steps, "phase": moved.phase}
+            about["settled"] = moved.settled if math.isfinite(moved.settled) else None
+            if preview and moved.x0hat is not None and not self.over:
+                png = encode_png(to_picture(moved.x0hat))
+                about["preview"] = "data:image/png;base64," + base64.b64encode(png).decode()
+        if self.state == "done" and self.result is not None:
+            about |= facts(self.result)
+        if self.error is not None:
+            about["error"] = str(self.error)
+        return about
+
+    def _move(self, moved: Moved) -> None:
+        if not self.over:
+            self.state, self.moved = "running", moved
+            self._tell()
+
+    def _end(self, state: str) -> None:
+        self.state, self.ended = state, time.monotonic()
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _encode(self, result: Result) -> bytes:
+        settings = {
+            "frugal_rt": __version__,
+            **result.settings,
+            "task": self.asked.task,
+            "fit": self.fit,
+            "k": result.k[0],
+            "samples": 1,
+        }
+        return encode_png(to_picture(result.image), settings, self.photo.metadata)
+
+
+def facts(result: Result) -> dict[str, Any]:
+    """How an image came about: k, the trace that the switch saw, calls, seconds of the network's time."""
+    trace = [{"left": left, "psnr": psnr} for left, psnr in zip(result.compared, result.trace[0], strict=True)]
+    return {
+        "k": result.k[0],
+        "trace": trace,
+        "forwards": result.forwards[0],
+        "gradients": result.pullbacks[0],
+        "seconds": round(sum(result.seconds.values()), 4),
+    }
+
+
+class Jobs:
+    """The jobs that can be asked for by their id; those that are over are forgotten in time."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+
+    def add(self, job: Job) -> None:
+        self._forget()
+        self._jobs[job.id] = job
+
+    def get(self, name: str) -> Job | None:
+        self._forget()
+        return self._jobs.get(name)
+
+    def remove(self, job: Job) -> None:
+        self._jobs.pop(job.id, None)
+
+    @property
+    def unfetched(self) -> int:
+        """Jobs that are there and not over."""
+        return sum(not job.over for job in self._jobs.values())
+
+    def _forget(self) -> None:
+        now, kept = time.monotonic(), sum(len(job.image) for job in self._jobs.values())
+        for job in sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended):
+            if now - job.ended > KEPT_SECONDS or kept > KEPT_BYTES:
+                kept -= len(job.image)
+                del self._jobs[job.id]

@@ -1,0 +1,117 @@
+"""What a request asks for: the options of `frugal-rt restore` in JSON, checked before anything is computed."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...engines import InputError
+from ..operators import GREY_WEIGHTS
+from ..operators.kernels import KINDS
+from ..settings import GUIDANCE, PRESETS
+from ..switch import METHODS
+from ..tasks import BORDERS, FILTERS, TASKS, Damage
+
+MAX_BYTES = 16 << 10
+Size = tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
+"""Width and height, in pixels."""
+
+
+class Parameters(BaseModel):
+    """How to restore a picture. Whatever is left out is read off the picture, or takes the default."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        json_schema_extra={
+            "examples": [
+                {"task": "sr", "scale": 4},
+                {"task": "inpaint", "hole": [24, 24], "sigma": 0.01, "seed": 7},
+                {"task": "deblur", "kernel": "motion:9,30", "sigma": 0.05, "preset": "quality"},
+            ]
+        },
+    )
+
+    task: Literal[tuple(task for task in TASKS if task != "matrix")] | None = Field(  # type: ignore[valid-type]
+        None, description="What was done to the picture; read off it where it is left out."
+    )
+    sigma: float | None = Field(
+        None, ge=0, le=2, allow_inf_nan=False, description="Deviation of the noise on the [-1, 1] scale."
+    )
+    hole: Size | None = Field(None, description="A missing box in the middle: width, height.")
+    keep: Size | None = Field(None, description="The kept box in the middle: width, height.")
+    scale: int | None = Field(None, ge=2, le=16, description="Lost resolution: one pixel of scale x scale is left.")
+    filter: Literal[FILTERS] | None = Field(None, description="How it was lost.")  # type: ignore[valid-type]
+    kernel: str | None = Field(None, max_length=60, description=f"The blur: {', '.join(KINDS.values())}.")
+    border: Literal[BORDERS] | None = Field(None, description="What lies past the border.")  # type: ignore[valid-type]
+    grey: Literal[tuple(GREY_WEIGHTS)] | None = Field(None, description="How colour was lost.")  # type: ignore[valid-type]
+    keep_fraction: float | None = Field(
+        None, gt=0, le=1, allow_inf_nan=False, description="Share of the Walsh-Hadamard coefficients measured."
+    )
+    fit: Literal["crop", "resize"] | None = Field(None, description="Bring a picture of another size to the prior's.")
+    tile: bool = Field(False, description="Restore a larger picture at its own size, in overlapping tiles.")
+    method: Literal[tuple(METHODS)] = Field("hybrid", description="How to steer.")  # type: ignore[valid-type]
+    switch: Literal["auto"] | Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None, description="The hybrid's: how many DMPS steps end it, or auto."
+    )
+    preset: Literal[tuple(PRESETS)] = Field("balanced", description="Sampling steps by name.")  # type: ignore[valid-type]
+    steps: int | None = Field(None, ge=2, le=1000, description="Sampling steps, in place of the preset's.")
+    every: int | None = Field(None, ge=2, le=1000, description="The hybrid takes a gradient at every so manieth step.")
+    guidance: Literal[GUIDANCE] = Field("own", description="Whose step sizes.")  # type: ignore[valid-type]
+    zeta: float | None = Field(None, ge=0, allow_inf_nan=False, description="A constant step size for DPS.")
+    lam: float | None = Field(
+        None, ge=0, allow_inf_nan=False, alias="lambda", description="A constant step size for DMPS."
+    )
+    seed: int = Field(0, ge=0, lt=2**64, description="The same seed gives the same image.")
+    timeout: float | None = Field(
+        None, gt=0, le=3600, allow_inf_nan=False, description="Seconds after which the restoration is given up."
+    )
+
+    @classmethod
+    def read(cls, text: bytes | str | None) -> "Parameters":
+        """From JSON. Raises InputError, a clause for everything that is wrong."""
+        if text is None or not text.strip():
+            return cls.model_validate({})
+        if len(text) > MAX_BYTES:
+            raise InputError(f"the parameters are longer than {MAX_BYTES >> 10} KiB")
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise InputError("; ".join(_clause(one) for one in error.errors(include_url=False))) from None
+
+    def damage(self, mask: Any) -> Damage:
+        """What was done to the picture; `mask` (H, W) bool or None."""
+        return Damage(
+            task=self.task,
+            mask=mask,
+            hole=self.hole,
+            keep=self.keep,
+            scale=self.scale,
+            filter=self.filter,
+            kernel=self.kernel,
+            border=self.border,
+            fraction=self.keep_fraction,
+            grey=self.grey,
+            sigma=self.sigma,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of `Restorer.restore`. Raises InputError for a switch without the hybrid."""
+        if self.switch is not None and self.method != "hybrid":
+            raise InputError(f"switch is for the hybrid; {self.method} has none")
+        return {
+            "switch": METHODS[self.method] if self.switch is None else self.switch,
+            "preset": self.preset,
+            "steps": self.steps,
+            "every": self.every,
+            "guidance": self.guidance,
+            "zeta": self.zeta,
+            "lam": self.lam,
+            "seed": self.seed,
+        }
+
+
+def _clause(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    given = json.dumps(error["input"], default=str)[:60] if where else ""
+    return f"{where or 'parameters'}: {error['msg']}" + (f" (got {given})" if where else "")
