@@ -1,0 +1,275 @@
+"""The pool: many callers, worker processes, and what happens when one of them dies."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from concurrent.futures import CancelledError, wait
+
+import numpy as np
+import pytest
+
+from frugal_rt import BusyError, DeadlineError, InputError, PlanError, Pool, Restorer, WorkerError, operators
+from frugal_rt.export import export_plan, read_prior
+
+SHAPE = (3, 16, 16)
+SR = operators.SuperResolution(SHAPE, 2)
+LONG = {"steps": 1000, "switch": "never"}
+"""Seconds of work."""
+
+
+def measurement(operator=SR, rows=None):
+    shape = operator.measurement_shape if rows is None else (rows, *operator.measurement_shape)
+    return np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def restorer(tiny_plan):
+    return Restorer.load(tiny_plan, "cpu")
+
+
+@pytest.fixture
+def reports():
+    return []
+
+
+@pytest.fixture
+def pool(tiny_plan, reports):
+    with Pool(tiny_plan, "cpu", limit=8, on_report=reports.append) as pool:
+        yield pool
+
+
+def until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.005)
+
+
+def started(pool, **settings):
+    """A long request that is under way, and its events."""
+    moves = []
+    future = pool.submit(measurement(), SR, on_move=moves.append, **{**LONG, **settings})
+    until(lambda: moves)
+    return future, moves
+
+
+def test_results_are_those_of_a_restorer_bit_for_bit_from_threads_and_coroutines(pool, restorer):
+    asked = [
+        (SR, {"steps": 8, "sigma": 0.1}),
+        (operators.Denoise(SHAPE), {"steps": 5, "switch": "always", "seed": 3}),
+        (operators.Deblur.gaussian(SHAPE, 1.0), {"steps": 6, "switch": "never", "preset": "fast"}),
+    ]
+    futures = [pool.submit(measurement(operator), operator, **settings) for operator, settings in asked]
+
+    async def both():
+        return await asyncio.gather(*(pool.restore(measurement(o, 2), o, **settings) for o, settings in asked[:2]))
+
+    batches = asyncio.run(both())
+    for future, (operator, settings) in zip(futures, asked, strict=True):
+        alone = restorer.restore(measurement(operator), operator, **settings)
+        np.testing.assert_array_equal(future.result().image, alone.image)
+        assert future.result().image.shape == SHAPE
+        assert future.result().trace == alone.trace
+    for batch, (operator, settings) in zip(batches, asked, strict=False):
+        alone = restorer.restore(measurement(operator, 2), operator, **settings)
+        np.testing.assert_array_equal(batch.image, alone.image)
+    assert pool.images == 0
+
+
+def test_events_come_after_every_step_and_carry_previews_where_asked(pool):
+    moves, plain = [], []
+    pool.submit(measurement(), SR, steps=6, on_move=moves.append, previews=True).result()
+    pool.submit(measurement(), SR, steps=3, on_move=plain.append).result()
+    assert [move.left for move in moves] == [5, 4, 3, 2, 1, 0]
+    assert {move.steps for move in moves} == {6}
+    assert all(move.x0hat.shape == SHAPE and np.abs(move.x0hat).max() <= 1 for move in moves)
+    assert [move.x0hat for move in plain] == [None] * 3
+
+
+def test_requests_share_calls_and_reports_say_so(tiny_plan):
+    reports = []
+    with Pool(tiny_plan, "cpu", on_report=reports.append) as pool:
+        room = max(pool._last_ready.costs.forward)
+        blocked, _ = started(pool)
+        futures = [pool.submit(measurement(), SR, steps=60, switch="always", seed=i) for i in range(8)]
+        wait(futures)
+        blocked.cancel()
+    assert max(report.rows for report in reports if not report.pulls) == min(8, room)
+    assert max(report.active for report in reports) == 9
+    assert all(report.seconds > 0 and report.own >= 0 for report in reports)
+
+
+def test_cancelling_stops_within_a_step_and_frees_the_place(pool, reports):
+    future, moves = started(pool)
+    assert future.cancel()
+    until(lambda: pool.images == 0)
+    time.sleep(0.1)
+    seen = len(reports)
+    time.sleep(0.1)
+    assert len(reports) == seen  # nothing runs any more
+    assert len(moves) < 900
+    with pytest.raises(CancelledError):
+        future.result()
+
+    async def given_up():
+        task = asyncio.create_task(pool.restore(measurement(), SR, **LONG))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(given_up())
+    until(lambda: pool.images == 0)
+
+
+def test_a_deadline_stops_what_runs_and_what_waits(pool):
+    began = time.monotonic()
+    with pytest.raises(DeadlineError, match="deadline"):
+        pool.submit(measurement(), SR, deadline=0.2, **LONG).result()
+    assert time.monotonic() - began < 1.5
+    assert pool.submit(measurement(), SR, steps=3, deadline=60).result().image.shape == SHAPE
+
+
+def test_the_limit_counts_images_and_says_when_to_come_back(pool):
+    pool.submit(measurement(), SR, steps=4).result()
+    until(lambda: pool.images == 0)
+    futures = [pool.submit(measurement(rows=7), SR, **LONG), pool.submit(measurement(), SR, **LONG)]
+    with pytest.raises(BusyError, match="takes 8") as caught:
+        pool.submit(measurement(), SR)
+    assert caught.value.retry_after >= 1
+    futures[0].cancel()
+    until(lambda: pool.images == 1)
+    assert pool.submit(measurement(), SR, steps=3).result().k
+    futures[1].cancel()
+
+
+def test_priority_overtakes_what_waits(pool):
+    order = []
+    blocked, _ = started(pool)
+    futures = [pool.submit(measurement(), SR, steps=200, switch="always", priority=priority) for priority in (0, 0, 5)]
+    for i, future in enumerate(futures):
+        future.add_done_callback(lambda done, i=i: order.append(i))
+    wait(futures)
+    blocked.cancel()
+    assert order[0] == 2
+
+
+def test_what_cannot_be_restored_says_why(pool):
+    with pytest.raises(InputError, match="sigma is on the"):
+        pool.submit(measurement(), SR, sigma=7.0).result()
+    with pytest.raises(InputError, match="measurements of this prior are"):
+        pool.submit(np.zeros((3, 5, 5), np.float32), SR).result()
+    with pytest.raises(InputError, match="cannot go to the worker's process"):
+        pool.submit(measurement(), operators.Custom(SHAPE, SHAPE, lambda x: x, lambda x, r: r))
+    assert pool.submit(measurement(), SR, steps=3).result().image.shape == SHAPE
+    until(lambda: pool.images == 0)
+
+
+def test_a_callback_that_fails_loses_nobodys_result(pool, caplog):
+    def broken(move):
+        raise RuntimeError("a bug of the caller's")
+
+    futures = [pool.submit(measurement(), SR, steps=3, on_move=broken), pool.submit(measurement(), SR, steps=3)]
+    assert [future.result().image.shape for future in futures] == [SHAPE, SHAPE]
+    assert "a callback given to the pool failed" in caplog.text
+
+
+def test_a_worker_that_dies_is_replaced_and_its_requests_give_the_same_images(pool, restorer):
+    futures = [pool.submit(measurement(), SR, steps=300, switch="always", seed=seed) for seed in range(3)]
+    (first,) = pool.processes
+    time.sleep(0.1)
+    os.kill(first, signal.SIGKILL)
+    for seed, future in enumerate(futures):
+        alone = restorer.restore(measurement(), SR, steps=300, switch="always", seed=seed)
+        np.testing.assert_array_equal(future.result(timeout=60).image, alone.image)
+    (second,) = pool.processes
+    assert second != first
+    assert not os.path.exists(f"/proc/{first}")  # noqa: PTH110 (no zombie is left)
+
+
+def test_a_request_that_kills_two_workers_fails_and_the_pool_goes_on(pool):
+    future, moves = started(pool)
+    for _ in range(2):
+        (process,) = pool.processes
+        moves.clear()
+        until(lambda: moves)
+        os.kill(process, signal.SIGKILL)
+        until(lambda process=process: process not in pool.processes)
+        until(lambda: pool.processes or future.done())
+    with pytest.raises(WorkerError, match="again when it was retried"):
+        future.result(timeout=30)
+    assert pool.submit(measurement(), SR, steps=3).result(timeout=60).image.shape == SHAPE
+
+
+def test_a_plan_is_swapped_without_losing_what_was_taken(pool, restorer, make_prior, tmp_path):
+    other = tmp_path / "other.plan"
+    export_plan(
+        read_prior(make_prior({"in_channels": 12, "out_channels": 12, "block_out_channels": [16, 16]}), "b"), other
+    )
+    old = [pool.submit(measurement(), SR, steps=400, switch="always", seed=seed) for seed in range(3)]
+    before = pool.processes
+    pool.swap(other)
+    new = pool.submit(measurement(), SR, steps=5)
+    assert pool.prior == "b"
+    expected = Restorer.load(other, "cpu").restore(measurement(), SR, steps=5)
+    np.testing.assert_array_equal(new.result().image, expected.image)
+    for seed, future in enumerate(old):
+        alone = restorer.restore(measurement(), SR, steps=400, switch="always", seed=seed)
+        np.testing.assert_array_equal(future.result().image, alone.image)
+    until(lambda: len(pool.processes) == 1)
+    assert pool.processes != before
+
+
+def test_a_plan_that_cannot_be_loaded_leaves_the_old_one(pool, tmp_path):
+    with pytest.raises(PlanError, match="no file"):
+        pool.swap(tmp_path / "nothing.plan")
+    assert pool.submit(measurement(), SR, steps=3).result().image.shape == SHAPE
+    assert len(pool.processes) == 1
+
+
+def test_opening_raises_what_the_plan_or_backend_is_refused_for(tmp_path):
+    with pytest.raises(PlanError, match="no file"):
+        Pool(tmp_path / "nothing.plan")
+    assert not [thread for thread in threading.enumerate() if thread.name == "frugal-rt-pool"]
+
+
+def test_a_worker_that_dies_before_it_is_ready_is_an_error_and_not_a_wait(tiny_plan, monkeypatch):
+    monkeypatch.setattr("frugal_rt.runtime.pool._BOOT", "raise SystemExit(3)")
+    with pytest.raises(WorkerError, match="before it was ready"):
+        Pool(tiny_plan, "cpu")
+
+
+def test_closing_finishes_what_was_taken_and_takes_nothing_more(tiny_plan):
+    pool = Pool(tiny_plan, "cpu")
+    futures = [pool.submit(measurement(), SR, steps=30) for _ in range(4)]
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    until(lambda: not pool.is_ready)
+    with pytest.raises(WorkerError, match="closed, or closing"):
+        pool.submit(measurement(), SR)
+    closing.join()
+    assert all(future.result().image.shape == SHAPE for future in futures)
+    assert pool.processes == []
+    pool.close()
+
+
+def test_closing_at_once_fails_what_is_left(tiny_plan):
+    pool = Pool(tiny_plan, "cpu")
+    future, _ = started(pool)
+    (process,) = pool.processes
+    pool.close(drain=False)
+    with pytest.raises(WorkerError, match="closed before"):
+        future.result(timeout=1)
+    assert not os.path.exists(f"/proc/{process}")  # noqa: PTH110
+
+
+def test_two_workers_take_turns(tiny_plan):
+    with Pool(tiny_plan, "cpu", devices=(None, None)) as pool:
+        assert len(pool.processes) == 2
+        futures = [pool.submit(measurement(), SR, steps=100, switch="always", seed=seed) for seed in range(4)]
+        os.kill(pool.processes[0], signal.SIGKILL)
+        images = [future.result(timeout=60).image for future in futures]
+        again = [pool.submit(measurement(), SR, steps=100, switch="always", seed=seed) for seed in range(4)]
+        np.testing.assert_array_equal(images, [future.result(timeout=60).image for future in again])
