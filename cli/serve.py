@@ -13,6 +13,7 @@ from .progress import stages
 if TYPE_CHECKING:
     from ..runtime.pool import Pool
     from ..runtime.service.metrics import Metrics
+    from ..runtime.service.run import Address
 
 TOKEN = "FRUGAL_RT_TOKEN"
 
@@ -60,8 +61,8 @@ def command(
             on_stage("warming up")
             return Pool(engine, backend, devices=devices or (None,), limit=limit, on_report=metrics.report)
 
-    def on_ready(pool: "Pool") -> None:
-        click.echo(f"{pool.prior} by {pool.backend} on http://{host}:{port}", err=True)
+    def on_ready(pool: "Pool", address: "Address") -> None:
+        click.echo(f"{pool.prior} by {pool.backend} on http://{address.host}:{address.port}", err=True)
 
     serve(pool_of, settings, Address(host, port), on_ready)
 

@@ -41,13 +41,13 @@ class _Server(uvicorn.Server):
         self._service.draining = True
         self._on_drain()
         loop = self._loop
-        loop.call_soon_threadsafe(lambda: setattr(self, "_drain", loop.create_task(self._stop_when_done(sig, frame))))
+        loop.call_soon_threadsafe(lambda: setattr(self, "_drain", loop.create_task(self._stop_when_done())))
 
     async def startup(self, sockets: Any = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
 
-    async def _stop_when_done(self, sig: int, frame: Any) -> None:
+    async def _stop_when_done(self) -> None:
         service = self._service
         while service.tasks:
             await asyncio.wait(set(service.tasks))
@@ -55,13 +55,15 @@ class _Server(uvicorn.Server):
             if not service.jobs.unfetched:
                 break
             await asyncio.sleep(0.1)
-        super().handle_exit(sig, frame)
+        self.should_exit = True
 
 
 def serve(
-    pool_of: Callable[[Metrics], Pool], options: Options, address: Address, on_ready: Callable[[Pool], object]
+    pool_of: Callable[[Metrics], Pool], options: Options, address: Address, on_ready: Callable[[Pool, Address], object]
 ) -> None:
     """Serve until a signal. `pool_of` opens the pool, told of the metrics that its reports go to; it is closed here.
+
+    on_ready: told the pool and the address, whose port the system chose where it was 0.
 
     Raises what opening it does, and FrugalError where the address cannot be had.
     """
@@ -86,7 +88,7 @@ def serve(
             socket = config.bind_socket()
         except SystemExit:
             raise FrugalError(f"cannot listen on {address.host}:{address.port}; is it taken? try --port") from None
-        on_ready(pool)
+        on_ready(pool, Address(address.host, socket.getsockname()[1]))
         before = signal.getsignal(signal.SIGTERM)
         try:
             server.run(sockets=[socket])
