@@ -328,6 +328,7 @@ def test_a_stopped_service_answers_what_it_took_and_nothing_more(server):
         assert client.get("/livez").status_code == 200
         assert error(restore(client), 503)
         assert events(client, job)[-1][0] == "done"
+        time.sleep(1)  # it waits for its picture to be fetched
         assert client.get(f"{job}/image").status_code == 200
     for thread in asking:
         thread.join()

@@ -316,6 +316,7 @@ def _outcome(job: Job) -> Response:
         raise job.error
     if job.state == "cancelled":
         raise HTTPException(410, "the restoration was cancelled")
+    job.fetched = True
     said = {name: value for name, value in job.said().items() if name not in ("id", "state", "trace")}
     return Response(job.image, media_type="image/png", headers={"X-Frugal-RT": json.dumps(said)})
 

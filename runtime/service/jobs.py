@@ -39,6 +39,8 @@ class Job:
     image: bytes = b""
     """The restored picture, a PNG; empty before it is done."""
     error: FrugalError | None = None
+    fetched: bool = False
+    """Whether the picture was asked for."""
     ended: float = math.inf
     """When, by time.monotonic()."""
     _future: "Future[Result] | None" = None
@@ -167,10 +169,10 @@ class Jobs:
     def remove(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
 
-    @property
-    def unfetched(self) -> int:
-        """Jobs that are there and not over."""
-        return sum(not job.over for job in self._jobs.values())
+    def unfetched(self, seconds: float) -> bool:
+        """Whether some job was over less than so many seconds ago, and its picture has not been asked for."""
+        now = time.monotonic()
+        return any(job.image and not job.fetched and now - job.ended < seconds for job in self._jobs.values())
 
     def _forget(self) -> None:
         now, kept = time.monotonic(), sum(len(job.image) for job in self._jobs.values())

@@ -51,9 +51,7 @@ class _Server(uvicorn.Server):
         service = self._service
         while service.tasks:
             await asyncio.wait(set(service.tasks))
-        for _ in range(round(STALE / 0.1)):
-            if not service.jobs.unfetched:
-                break
+        while service.jobs.unfetched(STALE):
             await asyncio.sleep(0.1)
         self.should_exit = True
 
