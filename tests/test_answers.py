@@ -2,8 +2,11 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -49,12 +52,27 @@ def test_the_page_has_a_row_for_each_complaint():
 def test_the_command_answers(folder, monkeypatch, command):
     monkeypatch.chdir(folder)
     arguments = shlex.split(command)[1:]
+    if arguments[0] == "serve":
+        assert served([*arguments, "--port", "0"]) == 0
+        return
     if arguments[0] in ("restore", "eval") and "--params" not in arguments:
         arguments += ["--steps", "4"]
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     for name in re.findall(r"-o (\S+)", command):
         assert (folder / name).exists()
+
+
+def served(arguments: list[str]) -> int:
+    """The exit status of a service that is stopped as soon as it takes requests."""
+    command = [sys.executable, "-c", "from frugal_rt.cli import main; main()", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = next(line.split(" on ")[1].strip() for line in process.stderr if " on http://" in line)
+        with httpx.Client(transport=httpx.HTTPTransport(retries=5)) as client:
+            assert client.get(f"{address}/readyz").json() == {"status": "ready"}
+        process.terminate()
+        return process.wait(30)
 
 
 @pytest.mark.parametrize("named", [named for _, named in ROWS])
