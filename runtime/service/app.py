@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from ...engines import (
 )
 from ..images import FORMATS, Photo, as_mask, decode_photo
 from ..pool import Pool
+from ..restorer import Result
 from ..settings import PRESETS
 from ..tasks import Job as Asked
 from ..tasks import full_size, prepare
@@ -88,16 +90,16 @@ class Service:
         async with self.decoders:
             photo, asked = await asyncio.to_thread(self._prepare, picture, mask, parameters)
         request.state.facts = {"task": asked.task}
-        job = Job(asked, photo, parameters.fit, previews)
-        timeout = parameters.timeout or self.options.timeout
+        job = Job.of(asked, photo, parameters.fit)
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def submit(*arguments: Any, **more: Any) -> Any:
-            future = self.pool.submit(*arguments, **more)
+        def submit(**more: Any) -> "Future[Result]":
+            future = self.pool.submit(asked.y, asked.operator, **more)
             submitted.set_result(None)
             return future
 
-        task = asyncio.create_task(self._see_through(job, submit, deadline=timeout, **settings))
+        settings |= {"deadline": parameters.timeout or self.options.timeout, "previews": previews}
+        task = asyncio.create_task(self._see_through(job, submit, settings))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         await asyncio.wait({task, submitted}, return_when=asyncio.FIRST_COMPLETED)
@@ -105,7 +107,7 @@ class Service:
             await task  # raises what `submit` raised
         return job, task
 
-    async def _see_through(self, job: Job, submit: Callable[..., Any], **settings: Any) -> None:
+    async def _see_through(self, job: Job, submit: Callable[..., "Future[Result]"], settings: dict[str, Any]) -> None:
         started = time.perf_counter()
         await job.run(submit, **settings)
         self.metrics.restored.labels(job.state).inc()

@@ -7,12 +7,12 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ... import __version__
 from ...engines import FrugalError
-from ..images import Photo, encode_png, to_picture
+from ..images import Metadata, Photo, encode_png, to_picture
 from ..restorer import Result
 from ..scheduler import Moved
 from ..tasks import Job as Asked
@@ -25,17 +25,20 @@ KEPT_BYTES = 256 << 20
 
 @dataclass(eq=False)
 class Job:
-    """One restoration."""
+    """One restoration. What is large is let go of when it is not needed any more."""
 
-    asked: Asked
-    photo: Photo
+    task: str
+    because: str
+    sigma: float
     fit: str | None
-    previews: bool
+    metadata: Metadata
+    """Of the picture that was sent."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     state: str = "queued"
     """queued, running, done, failed or cancelled."""
     moved: Moved | None = None
-    result: Result | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    """How the image came about, once it is there."""
     image: bytes = b""
     """The restored picture, a PNG; empty before it is done."""
     error: FrugalError | None = None
@@ -50,18 +53,25 @@ class Job:
     def over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
 
+    @classmethod
+    def of(cls, asked: Asked, photo: Photo, fit: str | None) -> "Job":
+        return cls(asked.task, asked.because, asked.sigma, fit, photo.metadata)
+
     async def run(self, submit: Callable[..., "Future[Result]"], **settings: Any) -> None:
-        """Submit it, and see it to its end. Raises what `submit` does; what the future raises is kept in `error`."""
+        """Begin it, and see it to its end. Raises what `submit` does; what the future raises is kept in `error`.
+
+        submit: `Pool.submit`, its measurement and operator given; settings are the rest.
+        """
         loop = asyncio.get_running_loop()
 
         def on_move(moved: Moved) -> None:
             loop.call_soon_threadsafe(self._move, moved)
 
-        operator, sigma = self.asked.operator, self.asked.sigma
-        self._future = submit(self.asked.y, operator, sigma=sigma, on_move=on_move, previews=self.previews, **settings)
+        self._future = submit(sigma=self.sigma, on_move=on_move, **settings)
         try:
-            self.result = await asyncio.wrap_future(self._future)
-            self.image = await asyncio.to_thread(self._encode, self.result)
+            result = await asyncio.wrap_future(self._future)
+            self.image = await asyncio.to_thread(self._encode, result)
+            self.facts = facts(result)
         except asyncio.CancelledError:
             if not self._future.cancelled():
                 raise  # it is this task that was cancelled, with the loop
@@ -83,9 +93,9 @@ class Job:
         Who is slow to ask misses steps between, and never the last.
         """
         while True:
-            changed = self._changed
+            over, changed = self.over, self._changed
             yield True
-            if self.over:
+            if over:  # and it was when this was said
                 return
             while not changed.is_set():
                 try:
@@ -98,19 +108,18 @@ class Job:
         about: dict[str, Any] = {
             "id": self.id,
             "state": self.state,
-            "task": self.asked.task,
-            "because": self.asked.because,
-            "sigma": self.asked.sigma,
+            "task": self.task,
+            "because": self.because,
+            "sigma": self.sigma,
+            **self.facts,
         }
         if self.moved is not None:
             moved = self.moved
             about |= {"left": moved.left, "steps": moved.steps, "phase": moved.phase}
             about["settled"] = moved.settled if math.isfinite(moved.settled) else None
-            if preview and moved.x0hat is not None and not self.over:
+            if preview and moved.x0hat is not None:
                 png = encode_png(to_picture(moved.x0hat))
                 about["preview"] = "data:image/png;base64," + base64.b64encode(png).decode()
-        if self.state == "done" and self.result is not None:
-            about |= facts(self.result)
         if self.error is not None:
             about["error"] = str(self.error)
         return about
@@ -121,7 +130,8 @@ class Job:
             self._tell()
 
     def _end(self, state: str) -> None:
-        self.state, self.ended = state, time.monotonic()
+        self.state, self.ended, self._future = state, time.monotonic(), None
+        self.moved = self.moved and replace(self.moved, x0hat=None)
         self._tell()
 
     def _tell(self) -> None:
@@ -132,12 +142,12 @@ class Job:
         settings = {
             "frugal_rt": __version__,
             **result.settings,
-            "task": self.asked.task,
+            "task": self.task,
             "fit": self.fit,
             "k": result.k[0],
             "samples": 1,
         }
-        return encode_png(to_picture(result.image), settings, self.photo.metadata)
+        return encode_png(to_picture(result.image), settings, self.metadata)
 
 
 def facts(result: Result) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from .metrics import Metrics
 
 STALE = 30.0
 """Seconds that a stopping service waits for the jobs it finished to be fetched."""
+CONNECTIONS = 64
+"""Those that only ask or watch; beyond them and two for each image, 503 is the answer."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def serve(
             log_config=None,
             access_log=False,  # ours has the request's id
             server_header=False,
+            limit_concurrency=CONNECTIONS + 2 * pool.limit,  # each may hold a request's body
             timeout_graceful_shutdown=int(STALE),
         )
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
