@@ -75,7 +75,7 @@ from .progress import pictures, stages, steps
 @click.option(
     "--ray",
     metavar="ADDRESS",
-    help="Spread a folder over a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local, one made for it here.",
+    help="Spread a folder over a Ray cluster: auto, HOST:PORT, or local, one made for it here.",
 )
 @click.option(
     "--workers", metavar="N", type=click.IntRange(1), help="Of the cluster; default: as many as its CPUs or GPUs take."
@@ -177,8 +177,11 @@ def command(
 
         return restore_pictures(sources, ready, asked, each)
 
+    out = None if sys.stdout.isatty() else sys.stdout  # a bar on a terminal wants to know what is written beside it
+
     def spread(address: str, stack: ExitStack) -> Iterator[Restored | Failed]:
-        stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what its nodes say
+        if out is not None:
+            stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what its nodes say
         with stages() as on_stage:
             on_stage(f"joining the cluster at {address}")
             cluster = stack.enter_context(
@@ -192,7 +195,7 @@ def command(
 
     if output is not None and not one:
         make_folder(output)
-    restored, failed, out = [], [], sys.stdout
+    restored, failed = [], []
     with ExitStack() as stack:
         for outcome in here(prepared, stack) if prepared else spread(str(ray), stack):
             if isinstance(outcome, Failed):

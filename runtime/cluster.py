@@ -76,8 +76,8 @@ class _Call(NamedTuple):
 class Cluster:
     """Workers on the cluster at `address`; a context manager that ends them.
 
-    address: "auto" (the cluster of this machine), HOST:PORT of one that this machine is a node of, ray://HOST:PORT, or
-    "local" (one made of this machine, for this job). workers: how many; None fills the GPUs where there are any and
+    address: "auto" (the cluster that runs on this machine), HOST:PORT of one that this machine is a node of, or "local"
+    (one made of this machine, for this job). workers: how many; None fills the GPUs where there are any and
     `backend` may use them, else the CPUs, each worker with as many as the smallest node has. on_loss: told in a
     sentence when a worker dies.
 
@@ -138,7 +138,7 @@ class Cluster:
             try:
                 answer = self._ray.get(answered)
             except self._ray.exceptions.RayTaskError as error:
-                raise BackendError(f"a worker failed: {_last_line(error)}") from error
+                raise BackendError(f"a worker failed: {_said(error)}") from error
             except self._ray.exceptions.RayError as error:
                 self._end(call.worker)
                 yield from self._lost(call, error, due, deaths)
@@ -177,10 +177,11 @@ class Cluster:
         if self._stillborn == TRIES:
             raise BackendError(
                 f"{TRIES} workers in a row died as they started; has every node frugal-rt {__version__}, and memory? "
-                f"{_last_line(error)}"
+                f"{_said(error)}"
             )
-        self._on_loss(f"a worker died; {len(again)} of its pictures go to another: {_last_line(error)}")
-        yield from (Failed(source, f"its worker died {TRIES} times: {_last_line(error)}") for source in failed)
+        self._on_loss(f"a worker died; another takes its place, for {len(again)} pictures: {_said(error)}")
+        why = f"its worker died {TRIES} times, for want of memory perhaps: {_said(error)}"
+        yield from (Failed(source, why) for source in failed)
         if due:
             self._hire()
 
@@ -242,7 +243,7 @@ def _connect(address: str) -> Any:
         if address == "auto" and isinstance(error, ConnectionError):
             raise InputError("no Ray cluster runs on this machine; name its address, or say --ray local") from error
         raise InputError(
-            f"cannot join a Ray cluster at {address}: {_last_line(error)}; one that asks for a token takes it where "
+            f"cannot join a Ray cluster at {address}: {_said(error)}; one that asks for a token takes it where "
             "RAY_AUTH_MODE=token is set"
         ) from error
     return ray
@@ -250,17 +251,18 @@ def _connect(address: str) -> Any:
 
 def _refuse_silence(address: str) -> None:
     """Ask at HOST:PORT first: Ray waits for minutes, and then ends the process. Raises InputError."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if address in ("auto", "local"):
         return
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise InputError(f"a cluster's address is auto, local, HOST:PORT or ray://HOST:PORT; got {address!r}")
+        raise InputError(f"a cluster's address is auto, local or HOST:PORT; got {address!r}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
     except OSError as error:
         raise InputError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
 
 
-def _last_line(error: BaseException) -> str:
+def _said(error: BaseException) -> str:
+    """The first sentence of an error's last line, where Ray says what happened; pages on why it may have follow."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return lines[-1].partition(". ")[0] if lines else "it gives no reason"

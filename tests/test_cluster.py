@@ -25,7 +25,7 @@ from frugal_rt.runtime.cluster import Share, shares
 
 STEPS = "100"
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", STEPS, "photos")
-PATIENCE = 60
+PATIENCE = 120
 """Seconds in which what a test waits for must have happened."""
 
 
@@ -47,7 +47,14 @@ class Node:
             port = free.getsockname()[1]
         self.address, self.folder = f"127.0.0.1:{port}", folder
         ray = Path(sys.executable).with_name("ray")
-        arguments = (f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}")
+        arguments = (
+            f"--port={port}",
+            "--min-worker-port=0",
+            "--max-worker-port=0",
+            "--num-cpus=2",
+            "--node-ip-address=127.0.0.1",
+            f"--temp-dir={folder}",
+        )
         self.process = subprocess.Popen(
             [ray, "start", "--head", "--block", "--include-dashboard=false", "--disable-usage-stats", *arguments],
             stdout=subprocess.DEVNULL,
@@ -165,7 +172,7 @@ def test_the_pictures_of_a_worker_that_is_killed_go_to_another(here, node):
     assert_equal("out", "alone")
 
 
-def test_a_picture_that_kills_every_worker_is_told_and_stops_no_other(here, node):
+def test_a_picture_whose_workers_all_die_is_told(here, node):
     done = threading.Event()
 
     def kill() -> None:
@@ -176,12 +183,12 @@ def test_a_picture_that_kills_every_worker_is_told_and_stops_no_other(here, node
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        result = frugal(*RESTORE[:-1], "photos/00.png", "photos/01.png", "-o", "out", "--ray", node.address)
+        result = frugal(*RESTORE[:-1], "photos/00.*", "-o", "out", "--ray", node.address)
     finally:
         done.set()
         killer.join()
     assert result.exit_code == 1
-    assert "0 restored, 2 failed, 0 were there" in result.output
+    assert "0 restored, 1 failed, 0 were there" in result.output
     assert "photos/00.png: its worker died 3 times" in result.stderr
     assert list(Path("out").iterdir()) == []
 
@@ -204,8 +211,7 @@ def test_ctrl_c_ends_the_workers_and_leaves_whole_pictures(here, node):
     ("asked", "sentence"),
     [
         (("--ray", "127.0.0.1:1"), "Error: no Ray cluster answers at 127.0.0.1:1: Connection refused\n"),
-        (("--ray", "head"), "a cluster's address is auto, local, HOST:PORT or ray://HOST:PORT; got 'head'"),
-        (("--ray", "ray://127.0.0.1:1"), "no Ray cluster answers at ray://127.0.0.1:1"),
+        (("--ray", "head"), "a cluster's address is auto, local or HOST:PORT; got 'head'"),
         (("--workers", "2"), "--workers is of a cluster"),
         (("--ray", "local", "--video", "x.gif"), "for one picture, restored here"),
     ],
