@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from ..engines import InputError
-from ..export import EMBEDDED, PUBLISHED, export_plan, find_prior, open_prior
+from ..engines import InputError, Plan
+from ..export import EMBEDDED, PUBLISHED, Prior, export_plan, find_prior, open_prior, verified_plan
+from ..export.triton import check_repository, write_repository
 from ..runtime.images import check_output
 from . import options
 from .progress import stages
@@ -30,26 +31,62 @@ from .progress import stages
     help="Of a .pt: adm (guided-diffusion's UNetModel); adm:size=64,head_channels=32,qkv=new where it is not "
     "a published 256x256 one.",
 )
-@click.option("-o", "--output", metavar="PLAN", type=click.Path(path_type=Path), help="Default: NAME.plan.")
+@click.option(
+    "--plan", "source", metavar="PLAN", type=click.Path(path_type=Path), help="Or a plan, for --format triton."
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["plan", "triton"]),
+    default="plan",
+    show_default=True,
+    help="A plan, or a model repository for Triton, which serves the network's calls.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.plan, or the folder NAME.triton.")
 @options.as_json
 @options.force
 def command(
-    model: str | None, weights: Path | None, arch: str | None, output: Path | None, as_json: bool, force: bool
+    model: str | None,
+    weights: Path | None,
+    arch: str | None,
+    source: Path | None,
+    kind: str,
+    output: Path | None,
+    as_json: bool,
+    force: bool,
 ) -> None:
     """Turn a prior's weights into a plan: one file that holds them, the compiled graphs, and what describes them.
 
     The plan is compared with torch before it is written; one that differs is not.
     """
-    if (model is None) == (weights is None):
+    if (model is not None) + (weights is not None) + (source is not None) != 1:
         raise InputError("say which prior: --model celeba, or --weights DIR (one of the two)")
-    if model is not None and arch is not None:
+    if arch is not None and weights is None:
         raise InputError("--arch is of a .pt checkpoint: --weights x.pt --arch adm")
+    if source is not None:
+        if kind == "plan":
+            raise InputError("--plan is one already; with --format triton it becomes a model repository")
+        plan = Plan.open(source)
+        target = _target(output, source.stem, kind, force)
+        with stages() as on_stage:
+            on_stage("writing")
+            names = write_repository(plan, target, force)
+        _say_repository(target, names, plan.manifest["prior"]["licence"], as_json)
+        return
+    prior: Prior
     if model is not None:
-        target = check_output(output or f"{model}.plan", force, (".plan",))  # before anything is downloaded
+        target = _target(output, model, kind, force)  # before anything is downloaded
         prior = find_prior(model)
     else:
         prior = open_prior(weights or "", arch)
-        target = check_output(output or f"{prior.name}.plan", force, (".plan",))
+        target = _target(output, prior.name, kind, force)
+    if kind == "triton":
+        with stages() as on_stage:
+            plan = verified_plan(prior, on_stage)
+            on_stage("writing")
+            names = write_repository(plan, target, force)
+        _say_repository(target, names, prior.licence, as_json)
+        return
     with stages() as on_stage:
         plan = export_plan(prior, target, on_stage)
     parity = plan.manifest["parity"]
@@ -60,3 +97,17 @@ def command(
     click.echo(f"{target}: {prior.channels}x{prior.size}x{prior.size}, {target.stat().st_size / 1e6:.1f} MB")
     click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
     click.echo(f"licence of the weights: {prior.licence}")
+
+
+def _target(output: Path | None, name: str, kind: str, force: bool) -> Path:
+    if kind == "triton":
+        return check_repository(output or Path(f"{name}.triton"), force)
+    return check_output(output or f"{name}.plan", force, (".plan",))
+
+
+def _say_repository(target: Path, names: list[str], licence: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"output": str(target), "models": names, "licence": licence}))
+        return
+    click.echo(f"{target}: {', '.join(names)}")
+    click.echo(f"licence of the weights: {licence}")

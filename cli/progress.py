@@ -20,20 +20,19 @@ def stages() -> Iterator[Callable[[str], object]]:
 
 
 @contextmanager
+def pictures(label: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar for `total` pictures; call what it yields with a few words whenever one is done. Ctrl-C raises at once."""
+    with _bar() as progress:
+        bar = progress.add_task(label, total=total, phase="")
+        yield lambda words: progress.update(bar, advance=1, phase=words)
+
+
+@contextmanager
 def steps(label: str, total: int, by_row: bool = False) -> Iterator[Callable[[StepEvent], None]]:
     """A bar for `total` steps, or for those of all rows together; pass what it yields as `on_step`.
 
     The first Ctrl-C raises KeyboardInterrupt at the end of the running step, the second at once.
     """
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[phase]}"),
-        TimeElapsedColumn(),
-    )
     stop = False
 
     def on_sigint(number: int, frame: FrameType | None) -> None:
@@ -42,7 +41,7 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Callable[[St
             raise KeyboardInterrupt
         stop = True
 
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _bar() as progress:
         bar = progress.add_task(label, total=total, phase="")
 
         def on_step(event: StepEvent) -> None:
@@ -60,3 +59,18 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Callable[[St
                 raise KeyboardInterrupt
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _bar() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[phase]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

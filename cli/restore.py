@@ -1,28 +1,29 @@
 """frugal-rt restore"""
 
 import json
-import math
-from functools import cache
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import __version__
-from ..engines import FrugalError, InputError
+from ..engines import FrugalError, InputError, Plan, open_engine
 from ..engines.files import is_folder, make_folder
 from ..engines.plan import WEIGHTS
 from ..runtime import trajectory
+from ..runtime.cluster import Cluster
 from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
-from ..runtime.folder import Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
-from ..runtime.images import LARGEST, check_output, read_photo, to_picture
+from ..runtime.folder import Asked, Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
+from ..runtime.images import check_output, read_bytes, to_picture
 from ..runtime.outputs import check_outputs, output_paths, write_result
 from ..runtime.restorer import Restorer, StepEvent
 from ..runtime.settings import GUIDANCE, PRESETS
 from ..runtime.switch import METHODS
-from ..runtime.tasks import full_size, prepare
 from . import options, params
-from .progress import stages, steps
+from .progress import pictures, stages, steps
 
 
 @click.command()
@@ -71,6 +72,14 @@ from .progress import stages, steps
 @click.option(
     "--video", metavar="FILE", type=options.PATH, help=f"Write them as one: {', '.join(trajectory.SUFFIXES)}."
 )
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Spread a folder over a Ray cluster: auto, HOST:PORT, or local, one made for it here.",
+)
+@click.option(
+    "--workers", metavar="N", type=click.IntRange(1), help="Of the cluster; default: as many as its CPUs or GPUs take."
+)
 @params.save_params
 @options.as_json
 @options.force
@@ -97,6 +106,8 @@ def command(
     traces: tuple[Path, ...],
     save_steps: Path | None,
     video: Path | None,
+    ray: str | None,
+    workers: int | None,
     save_params: Path | None,
     as_json: bool,
     force: bool,
@@ -114,8 +125,10 @@ def command(
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     sources = find_pictures(images)
     one = len(images) == 1 and sources == [images[0]]
-    if not one and (traces or save_steps or video):
-        raise click.UsageError("--trace, --save-steps and --video are for one picture")
+    if (ray or not one) and (traces or save_steps or video):
+        raise click.UsageError("--trace, --save-steps and --video are for one picture, restored here")
+    if workers is not None and ray is None:
+        raise click.UsageError("--workers is of a cluster: --ray ADDRESS")
     targets, there = _targets(sources, one, output, samples, resume, force)
     sources = [source for source in sources if source in targets]
     written = [check_output(path, force, SUFFIXES) for path in traces]
@@ -126,44 +139,65 @@ def command(
     with stages() as on_stage:
         on_stage("reading the plan")
         load_plots(written)
-        described = options.read_damage(damage)
-        restorer = Restorer.load(engine, backend)
-        kept = params.record(params.options_of(ctx), restorer.plan.manifest["members"][WEIGHTS]["sha256"])
+        asked = Asked(
+            damage=options.read_damage(damage),
+            fit=fit,
+            tile=tile,
+            settings={
+                "steps": count,
+                "switch": METHODS[method] if switch is None else switch,
+                "every": every,
+                "guidance": guidance or GUIDANCE[0],
+                "zeta": zeta,
+                "lam": lam,
+                "seed": seed,
+            },
+            samples=samples,
+        )
+        plan = Plan.open(engine)
+        kept = params.record(params.options_of(ctx), plan.manifest["members"][WEIGHTS]["sha256"])
         params.check(ctx, kept)
-    tiled = cache(restorer.tiled)
-
-    def ready(source: Path) -> Prepared:
-        photo = read_photo(source, LARGEST if described.is_picture else math.inf)
-        mine = tiled(*full_size(photo, described)) if tile else restorer
-        job = prepare(photo, mine.image_shape, described, fit)
-        if method != "dps":
-            job.operator.prepare()
-        if one:
-            click.echo(f"{source.name}: {job.task} ({job.because})", err=as_json)
-        return Prepared(source, photo, job, mine)
-
+        prepared = None if ray else asked.preparing(Restorer(plan, open_engine(plan, backend)))
     recorder = trajectory.Recorder(
         None if save_steps is None else trajectory.check_folder(save_steps, force), keep=video is not None
     )
-    asked: dict[str, Any] = {
-        "steps": count,
-        "switch": METHODS[method] if switch is None else switch,
-        "every": every,
-        "guidance": guidance or GUIDANCE[0],
-        "zeta": zeta,
-        "lam": lam,
-        "seed": seed,
-    }
-    if output is not None and not one:
-        make_folder(output)
-    restored, failed = [], []
-    with steps("restoring", count * len(sources) * samples, by_row=True) as on_step:
+
+    def here(prepared: Callable[[Path, bytes], Prepared], stack: ExitStack) -> Iterator[Restored | Failed]:
+        on_step = stack.enter_context(steps("restoring", count * len(sources) * samples, by_row=True))
+
+        def ready(source: Path) -> Prepared:
+            found = prepared(source, read_bytes(source))
+            if one:
+                click.echo(f"{source.name}: {found.job.task} ({found.job.because})", err=as_json)
+            return found
 
         def each(event: StepEvent) -> None:
             recorder(event)
             on_step(event)
 
-        for outcome in restore_pictures(sources, ready, asked, samples, each):
+        return restore_pictures(sources, ready, asked, each)
+
+    out = None if sys.stdout.isatty() else sys.stdout  # a bar on a terminal wants to know what is written beside it
+
+    def spread(address: str, stack: ExitStack) -> Iterator[Restored | Failed]:
+        if out is not None:
+            stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what its nodes say
+        with stages() as on_stage:
+            on_stage(f"joining the cluster at {address}")
+            cluster = stack.enter_context(
+                Cluster(address, plan, asked, backend, workers, lambda told: click.echo(told, err=True))
+            )
+        words = f"by {cluster.workers} workers"
+        on_picture = stack.enter_context(pictures("restoring", len(sources)))
+        for outcome in cluster.restore(sources):
+            yield outcome
+            on_picture(words)
+
+    if output is not None and not one:
+        make_folder(output)
+    restored, failed = [], []
+    with ExitStack() as stack:
+        for outcome in here(prepared, stack) if prepared else spread(str(ray), stack):
             if isinstance(outcome, Failed):
                 if one:
                     raise InputError(outcome.why)
@@ -173,13 +207,17 @@ def command(
             paths = write_result(targets[outcome.source], outcome, settings)
             restored.append(_said(outcome, paths))
             if not as_json:
-                click.echo(_sentence(outcome, targets[outcome.source], count, one))
+                click.echo(_sentence(outcome, targets[outcome.source], count, one), file=out)
             for path in written:
-                write_trace(path, explain(outcome.result, restorer.plan))
+                write_trace(path, explain(outcome.result, plan))
             if video is not None:
                 recorder.write(video, to_picture(outcome.result.image[0]))
     if save_params is not None:
         params.save(save_params, kept)
+    if ray:  # they come in the order in which they are done
+        rank = {str(source): place for place, source in enumerate(sources)}
+        restored.sort(key=lambda said: rank[said["image"]])
+        failed.sort(key=lambda one: rank[str(one.source)])
     if as_json:
         failures = [{"image": str(one.source), "error": one.why} for one in failed]
         click.echo(json.dumps({"restored": restored, "failed": failures, "there": [str(path) for path in there]}))
@@ -215,11 +253,11 @@ def _targets(
 
 
 def _settings(outcome: Restored, fit: str | None, kept: dict[str, Any]) -> dict[str, Any]:
-    result, job = outcome.result, outcome.picture.job
+    result = outcome.result
     return {
         "frugal_rt": __version__,
         **result.settings,
-        "task": job.task,
+        "task": outcome.task,
         "fit": fit,
         "k": result.k[0],
         "samples": len(result.image),
@@ -229,13 +267,13 @@ def _settings(outcome: Restored, fit: str | None, kept: dict[str, Any]) -> dict[
 
 def _said(outcome: Restored, paths: list[Path]) -> dict[str, Any]:
     """A restoration for scripts."""
-    result, job = outcome.result, outcome.picture.job
+    result = outcome.result
     return {
         "image": str(outcome.source),
         "outputs": [str(path) for path in paths],
-        "task": job.task,
-        "because": job.because,
-        "sigma": job.sigma,
+        "task": outcome.task,
+        "because": outcome.because,
+        "sigma": outcome.sigma,
         "k": list(result.k),
         "forwards": list(result.forwards),
         "gradients": list(result.pullbacks),
@@ -244,9 +282,13 @@ def _said(outcome: Restored, paths: list[Path]) -> dict[str, Any]:
 
 
 def _sentence(outcome: Restored, target: Path, count: int, one: bool) -> str:
-    result, job = outcome.result, outcome.picture.job
+    result = outcome.result
     gradients = f"{result.pullbacks[0]} gradient{'s' * (result.pullbacks[0] != 1)}"
     said = f"{target}: {sum(result.seconds.values()):.1f} s, {result.forwards[0]} network calls and {gradients}"
     if len(result.image) > 1:
         said = f"{said} for each of {len(result.image)} samples"
-    return f"{said}; DMPS ran the last {result.k[0]} of {count} steps" if one else f"{said}; {job.task} ({job.because})"
+    return (
+        f"{said}; DMPS ran the last {result.k[0]} of {count} steps"
+        if one
+        else f"{said}; {outcome.task} ({outcome.because})"
+    )

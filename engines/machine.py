@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from .errors import InputError
 from .network import import_torch
 from .probe import cuda_driver, version
 
 SIZE = 2048
 """Side of the square fp32 matrices whose product is timed: 17 GFLOP, 17 MB each."""
 TRIALS = 5
+THREADS = "FRUGAL_RT_THREADS"
+"""Names the variable that bounds `cores`, for those who share a machine without being bound to some of its cores."""
 
 
 def processor() -> str:
@@ -38,8 +41,17 @@ def _cpuinfo() -> list[str]:
 
 
 def cores() -> int:
-    """How many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process computes on: those that it may run on, or $FRUGAL_RT_THREADS where that is fewer.
+
+    Raises InputError where that is no number.
+    """
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get(THREADS)
+    if not asked:
+        return there
+    if not asked.isdecimal() or int(asked) < 1:
+        raise InputError(f"{THREADS} is a number of threads, 1 or more; got {asked!r}")
+    return min(there, int(asked))
 
 
 def gpu() -> str | None:

@@ -14,7 +14,17 @@ from .adm import AdmOptions, read_adm
 from .hub import PUBLISHED
 from .prior import EMBEDDED, Prior, find_prior, read_prior
 
-__all__ = ["EMBEDDED", "PUBLISHED", "Prior", "build_plan", "export_plan", "find_prior", "open_prior", "read_prior"]
+__all__ = [
+    "EMBEDDED",
+    "PUBLISHED",
+    "Prior",
+    "build_plan",
+    "export_plan",
+    "find_prior",
+    "open_prior",
+    "read_prior",
+    "verified_plan",
+]
 
 
 def open_prior(weights: str | os.PathLike[str], arch: str | None = None) -> Prior:
@@ -40,13 +50,19 @@ def export_plan(
     `on_stage` is told what is being done, one short phrase at a time. Raises MissingExtra, InputError, ExportError
     or FrugalError.
     """
+    plan = verified_plan(prior, on_stage)
+    on_stage("writing")
+    plan.save(path)
+    return plan
+
+
+def verified_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: None) -> Plan:
+    """The plan of `prior`, in memory, compared with torch. Raises MissingExtra, InputError or ExportError."""
     plan = build_plan(prior, on_stage)
     on_stage("comparing with torch")
     from .verify import parity
 
     plan.manifest["parity"] = parity(plan)
-    on_stage("writing")
-    plan.save(path)
     return plan
 
 

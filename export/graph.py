@@ -160,7 +160,7 @@ def serialise(
     checked = onnx.ModelProto.FromString(model.SerializeToString())
     checked.graph.input.extend(info(name, tensors[name][0].shape) for name in weights)  # the checker opens no weights
     onnx.checker.check_model(checked, full_check=True)
-    model.graph.initializer.extend(_external(name, *tensors[name]) for name in weights)
+    model.graph.initializer.extend(external(name, *tensors[name]) for name in weights)
     entry = {
         "member": f"{graph}.onnx",
         "inputs": {name: _manifest_shape(shape) for name, (_, shape) in inputs.items()},
@@ -180,7 +180,7 @@ def _reachable(nodes: list[Any], wanted: set[str]) -> list[Any]:
     return kept[::-1]
 
 
-def _external(name: str, view: np.ndarray, offset: int) -> Any:
+def external(name: str, view: np.ndarray, offset: int) -> Any:
     """An initialiser that points at its tensor in the safetensors bytes."""
     import onnx
 

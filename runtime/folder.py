@@ -1,8 +1,10 @@
 """Many pictures from the command line: found, restored a batch at a time, the ones that fail told and passed over."""
 
 import glob
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,10 @@ import numpy as np
 
 from ..engines import DivergedError, FrugalError, InputError
 from ..engines.files import is_folder, is_there
-from .images import Photo
+from .images import LARGEST, Metadata, Photo, decode_photo
 from .picture_set import SUFFIXES
 from .restorer import Restorer, Result, StepEvent
-from .tasks import Job
+from .tasks import Damage, Job, full_size, prepare
 
 TOGETHER = 16
 """Restorations that are in memory, and share network calls, at once."""
@@ -33,14 +35,18 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of it; the result has a batch axis, a row for each sample."""
+    """What became of it, without what it took; the result has a batch axis, a row for each sample."""
 
-    picture: Prepared
+    source: Path
+    metadata: Metadata
+    task: str
+    because: str
+    sigma: float
     result: Result
 
-    @property
-    def source(self) -> Path:
-        return self.picture.source
+    @classmethod
+    def of(cls, one: Prepared, result: Result) -> "Restored":
+        return cls(one.source, one.photo.metadata, one.job.task, one.job.because, one.job.sigma, result)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,33 @@ class Failed:
 
     source: Path
     why: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every picture alike."""
+
+    damage: Damage
+    fit: str | None
+    tile: bool
+    settings: Mapping[str, Any]
+    """Those of `Restorer.restore` besides y, operator and sigma."""
+    samples: int
+
+    def preparing(self, restorer: Restorer) -> Callable[[Path, bytes], Prepared]:
+        """Takes a picture's name and the bytes of its file to what can be restored; that raises InputError."""
+        tiled = cache(restorer.tiled)
+        largest = LARGEST if self.damage.is_picture else math.inf
+
+        def prepared(source: Path, data: bytes) -> Prepared:
+            photo = decode_photo(data, source.name, largest)
+            mine = tiled(*full_size(photo, self.damage)) if self.tile else restorer
+            job = prepare(photo, mine.image_shape, self.damage, self.fit)
+            if self.settings["switch"] != "never":
+                job.operator.prepare()
+            return Prepared(source, photo, job, mine)
+
+        return prepared
 
 
 def find_pictures(given: Sequence[Path]) -> list[Path]:
@@ -91,36 +124,38 @@ def targets_in(folder: Path, sources: Sequence[Path]) -> dict[Path, Path]:
 
 def restore_pictures(
     sources: Sequence[Path],
-    prepare: Callable[[Path], Prepared],
-    settings: Mapping[str, Any],
-    samples: int = 1,
+    read: Callable[[Path], Prepared],
+    asked: Asked,
     on_step: Callable[[StepEvent], object] | None = None,
 ) -> Iterator[Restored | Failed]:
-    """Every picture restored `samples` times, in order, TOGETHER rows at a time; each as it would be alone.
+    """Every picture restored as asked, in order, TOGETHER rows at a time; each as it would be alone.
 
-    `prepare` reads one; `settings` are those of `Restorer.restore` besides y, operator and sigma. FrugalErrors of one
-    picture become its Failed.
+    FrugalErrors of one picture, those of `read` among them, become its Failed.
     """
-    size = max(1, TOGETHER // samples)
+    size = together(asked.samples)
     for first in range(0, len(sources), size):
         ready: list[Prepared] = []
         failed: dict[Path, Failed] = {}
         for source in sources[first : first + size]:
             try:
-                ready.append(prepare(source))
+                ready.append(read(source))
             except FrugalError as error:
                 failed[source] = Failed(source, str(error))
         done: dict[Path, Restored | Failed] = dict(failed)
         for _, same in groupby(ready, lambda one: id(one.restorer)):
-            for outcome in _together(list(same), settings, samples, on_step):
+            for outcome in _together(list(same), asked, on_step):
                 done[outcome.source] = outcome
         yield from (done[source] for source in sources[first : first + size])
 
 
+def together(samples: int) -> int:
+    """How many pictures, each restored so often, make TOGETHER rows."""
+    return max(1, TOGETHER // samples)
+
+
 def _together(
     pictures: Sequence[Prepared],
-    settings: Mapping[str, Any],
-    samples: int,
+    asked: Asked,
     on_step: Callable[[StepEvent], object] | None,
 ) -> list[Restored | Failed]:
     """Pictures of one size in shared calls; each alone if one of them diverges, so that the others are kept."""
@@ -128,13 +163,16 @@ def _together(
     try:
         groups = [
             restorer.start(
-                np.repeat(one.job.y[None], samples, axis=0), one.job.operator, sigma=one.job.sigma, **settings
+                np.repeat(one.job.y[None], asked.samples, axis=0),
+                one.job.operator,
+                sigma=one.job.sigma,
+                **asked.settings,
             )
             for one in pictures
         ]
         results = restorer.results(groups, on_step=on_step)
-        return [Restored(one, result) for one, result in zip(pictures, results, strict=True)]
+        return [Restored.of(one, result) for one, result in zip(pictures, results, strict=True)]
     except DivergedError as error:
         if len(pictures) == 1:
             return [Failed(pictures[0].source, str(error))]
-        return [outcome for one in pictures for outcome in _together([one], settings, samples, on_step)]
+        return [outcome for one in pictures for outcome in _together([one], asked, on_step)]

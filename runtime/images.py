@@ -79,7 +79,7 @@ def read_photo(path: str | os.PathLike[str], largest: float = LARGEST) -> Photo:
     and pixel limits hold before anything is decoded. A .npy array with a value beyond `largest` is taken for one on
     another scale. Raises InputError.
     """
-    return decode_photo(_read_bytes(Path(path)), Path(path).name, largest)
+    return decode_photo(read_bytes(Path(path)), Path(path).name, largest)
 
 
 def decode_photo(data: bytes, name: str, largest: float = LARGEST, max_pixels: int | None = None) -> Photo:
@@ -91,6 +91,21 @@ def decode_photo(data: bytes, name: str, largest: float = LARGEST, max_pixels: i
     if name.lower().endswith(".npy"):
         return _from_npy(data, name, largest, max_pixels)
     return _from_picture(data, name, max_pixels)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A picture's file, if it is no larger than one may be. Raises InputError."""
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give one picture")
+        if size > MAX_BYTES:
+            raise InputError(f"{path.name} has {size >> 20} MiB; pictures of up to {MAX_BYTES >> 20} MiB are read")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
@@ -105,7 +120,7 @@ def as_mask(photo: Photo) -> np.ndarray:
 
 def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
     """(h, w) a blur kernel from a picture, black being 0, or a .npy of real numbers. Raises InputError."""
-    data, name = _read_bytes(Path(path)), Path(path).name
+    data, name = read_bytes(Path(path)), Path(path).name
     photo = decode_photo(data, name, math.inf)
     if photo.missing is not None:
         raise InputError(f"{name}: a kernel must not have transparent or NaN pixels")
@@ -220,20 +235,6 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]],
 def _checkerboard(size: int) -> Image.Image:
     squares = np.indices((size, size)) // 8
     return Image.fromarray(np.where(squares.sum(0) % 2, 200, 235).astype(np.uint8))
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; give one picture")
-        if size > MAX_BYTES:
-            raise InputError(f"{path.name} has {size >> 20} MiB; pictures of up to {MAX_BYTES >> 20} MiB are read")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _from_npy(data: bytes, name: str, largest: float, max_pixels: int) -> Photo:

