@@ -27,6 +27,7 @@ from ...engines import (
 from ..images import FORMATS, Photo, as_mask, decode_photo
 from ..pool import Pool
 from ..settings import PRESETS
+from ..switch import THRESHOLD
 from ..tasks import Job as Asked
 from ..tasks import full_size, prepare
 from .edge import Edge
@@ -263,6 +264,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
             "max_pixels": options.max_pixels,
             "formats": [*FORMATS, "NPY"],
             "presets": PRESETS,
+            "threshold": THRESHOLD,
         }
 
     @app.get("/livez")
@@ -328,7 +330,8 @@ async def _gone(request: Request) -> None:
 
 def _file(name: str) -> Response:
     headers = {
-        "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'",
+        "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; "
+        "base-uri 'none'; form-action 'none'",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
     }
