@@ -22,9 +22,9 @@ async function ask(path, options = {}) {
   } catch {
     throw new Error("The service does not answer. It may have been stopped; try again in a moment.");
   }
+  $("unlock").hidden = response.status !== 401;
   if (response.ok) return response;
   const { error } = await response.json().catch(() => ({ error: `the service answered ${response.status}` }));
-  $("unlock").hidden = response.status !== 401;
   const wait = response.headers.get("Retry-After");
   throw new Error(wait ? `The service is busy: try again in ${wait} s. (${error})` : error);
 }
@@ -66,8 +66,9 @@ async function load(file, clean = isClean()) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    throw new Error(`${file.name} is not a picture that this browser can show; choose a PNG, JPEG or WebP.`);
+    throw new Error(`This browser cannot show ${file.name}; choose a picture, such as a PNG, JPEG or WebP.`);
   }
+  photo?.bitmap.close();
   photo = { name: file.name, file, bitmap };
   document.querySelector(`[name="clean"][value="${clean ? "yes" : ""}"]`).checked = true;
   if (clean && !$("task").value) $("task").value = "inpaint";
@@ -236,7 +237,7 @@ function movePen(x, y, paints) {
   pen.x = Math.min(mask.width - 0.5, Math.max(0.5, x));
   pen.y = Math.min(mask.height - 0.5, Math.max(0.5, y));
   const [dx, dy] = [pen.x - from.x, pen.y - from.y];
-  const strokes = paints ? Math.max(1, Math.ceil(Math.hypot(dx, dy) / Math.max(1, breadth() / 4))) : 0;
+  const strokes = paints ? Math.max(1, Math.ceil(Math.hypot(dx, dy) / Math.max(0.5, Math.sqrt(breadth()) / 2))) : 0;
   for (let i = 1; i <= strokes; i++) paintAt(from.x + (dx * i) / strokes, from.y + (dy * i) / strokes);
   const brush = $("brush");
   brush.hidden = false;
@@ -320,6 +321,9 @@ const png = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/p
 
 /** The form of POST /v1/restore. */
 async function request() {
+  if (!isClean() && photo.file.size > service.max_bytes) {
+    throw new Error(`${photo.name} is larger than the ${service.max_bytes / 2 ** 20} MiB that this service takes.`);
+  }
   const form = new FormData();
   if (isClean()) form.append("image", await png(withHoles(measurement(), "black")), photo.name.replace(/\.\w*$/, ".png"));
   else form.append("image", photo.file, photo.name);
@@ -350,7 +354,7 @@ function say() {
     ? `the middle of ${photo.name} at ${width}×${height}${did ?? ""}, with noise of sigma ${noise()}, as a PNG of 8 bits`
     : `${photo.name} as it is, ${photo.bitmap.width}×${photo.bitmap.height}`;
   const share = task === "inpaint" ? painted() : 0;
-  const hidden = share ? `; a mask of that size, white where you painted (${Math.max(1, Math.round(100 * share))} %)` : "";
+  const hidden = share ? `; a mask of that size, white where you painted (${Math.max(1, Math.round(100 * share))}%)` : "";
   const code = document.createElement("code");
   code.textContent = JSON.stringify(parameters()).replaceAll(',"', ', "');
   $("sends").replaceChildren(`Sends ${image}${hidden}; and `, code);
@@ -368,11 +372,11 @@ function view(state) {
     mask: paints,
     brush: false,
     paint: paints,
-    after: state === "running" || state === "done",
+    after: state === "done",
     compare: state === "done",
     result: state === "done",
     chart: state === "running" || state === "done",
-    progress: state === "running",
+    work: state === "running",
     cancel: false,
   })) {
     $(id).hidden = !visible;
@@ -391,13 +395,14 @@ function edit() {
   $("steps").placeholder = service?.presets[$("preset").value] ?? "";
   if (!photo) return view("empty");
   report("");
+  view("edit");
   try {
     show(measurement(), false);
+    say();
   } catch (error) {
+    $("sends").textContent = "";
     report(error.message);
   }
-  view("edit");
-  say();
 }
 
 /** Put a picture into the frame; the mask is kept as long as it is of that size. */
@@ -410,16 +415,23 @@ function show(canvas, holes) {
   Object.assign(picture, { width: canvas.width, height: canvas.height });
   picture.getContext("2d").drawImage(canvas, 0, 0);
   picture.style.objectFit = $("fit").value === "resize" ? "fill" : "cover";
-  frame.style.setProperty("--ratio", canvas.width / canvas.height);
+  shape(canvas.width, canvas.height);
+}
+
+/** Give the frame the shape of a picture; a small one shows its pixels. */
+function shape(width, height) {
+  frame.style.setProperty("--ratio", width / height);
+  frame.style.setProperty("--rendering", width < 300 ? "pixelated" : "auto");
 }
 
 function report(message) {
   $("alert").textContent = message && message[0].toUpperCase() + message.slice(1);
+  if (message) $("alert").scrollIntoView({ block: "nearest" });
 }
 
 function cut() {
   frame.style.setProperty("--cut", `${slider.value}%`);
-  slider.ariaValueText = `${slider.value} % before`;
+  slider.ariaValueText = `${slider.value}% before`;
 }
 
 // ---------------------------------------------------------------------------------------------- restoring
@@ -429,8 +441,9 @@ async function restore() {
   const seen = { steps: 0, k: null, trace: [], auto: $("method").value === "hybrid" };
   show(measurement(), true);
   running = "";
-  after.removeAttribute("src");
+  shown = null;
   view("running");
+  frame.scrollIntoView({ block: "nearest" });
   $("progress").value = 0;
   $("status").textContent = "Sending.";
   $("trace").replaceChildren();
@@ -439,7 +452,7 @@ async function restore() {
     const answer = await ask("v1/restore?previews=true", { method: "POST", body, headers: { Prefer: "respond-async" } });
     running = (await answer.json()).id;
     $("cancel").hidden = false;
-    $("cancel").focus();
+    $("cancel").focus({ preventScroll: true });
     for await (const said of events(`v1/jobs/${running}/events`)) {
       if (said.state === "queued") $("status").textContent = "Waiting for its turn.";
       if (said.state === "running") follow(said, seen);
@@ -452,7 +465,7 @@ async function restore() {
     throw error;
   } finally {
     running = null;
-    if (document.activeElement === document.body) (slider.checkVisibility() ? slider : $("restore")).focus();
+    if (document.activeElement === document.body) (slider.checkVisibility() ? slider : $("restore")).focus({ preventScroll: true });
   }
 }
 
@@ -462,7 +475,7 @@ function follow(said, seen) {
   $("progress").max = steps;
   $("progress").value = steps - left;
   $("status").textContent = `Step ${steps - left} of ${steps}, ${phase.toUpperCase()}.`;
-  if (preview) after.src = preview;
+  if (preview) Object.assign(after, { src: preview, alt: "The estimate so far", hidden: false });
   seen.steps = steps;
   if (phase === "dmps") seen.k ??= left + 1;
   if (settled !== null && settled !== seen.trace.at(-1)?.psnr) seen.trace.push({ left, psnr: settled });
@@ -476,7 +489,6 @@ async function finish(said, seen) {
   after.alt = "The restored picture";
   $("download").download = photo.name.replace(/(\.\w*)?$/, ".restored.png");
   await after.decode();
-  frame.style.setProperty("--ratio", after.naturalWidth / after.naturalHeight);
   slider.value = 50;
   cut();
   view("done");
@@ -554,7 +566,7 @@ function draw(seen) {
   if (at > 0 && at < steps) {
     line("switch", x(at), top - 8, x(at), foot);
     const anchor = x(at) > width - 90 ? "end" : x(at) < 90 ? "start" : "middle";
-    add("text", { class: "switch", x: x(at), y: 14, "text-anchor": anchor }, `switch t_C: ${at} steps left`);
+    add("text", { class: "switch", x: x(at), y: 14, "text-anchor": anchor }, `switch t_C: ${at} ${at === 1 ? "step" : "steps"} left`);
   }
 
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -600,6 +612,7 @@ $("cancel").addEventListener("click", trying(async () => running && (await ask(`
 addEventListener("pagehide", () => running && ask(`v1/jobs/${running}`, { method: "DELETE", keepalive: true }).catch(() => {}));
 $("back").addEventListener("click", () => (edit(), $("restore").focus()));
 slider.addEventListener("input", cut);
+after.addEventListener("load", () => shape(after.naturalWidth, after.naturalHeight));
 $("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
   token = $("token").value;
