@@ -27,7 +27,7 @@ from ...engines import (
 from ..images import FORMATS, Photo, as_mask, decode_photo
 from ..pool import Pool
 from ..settings import PRESETS
-from ..switch import THRESHOLD
+from ..switch import EARLIEST, LATEST, THRESHOLD
 from ..tasks import Job as Asked
 from ..tasks import full_size, prepare
 from .edge import Edge
@@ -264,7 +264,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
             "max_pixels": options.max_pixels,
             "formats": [*FORMATS, "NPY"],
             "presets": PRESETS,
-            "threshold": THRESHOLD,
+            "switch": {"threshold": THRESHOLD, "earliest": EARLIEST, "latest": LATEST},
         }
 
     @app.get("/livez")

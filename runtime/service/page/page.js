@@ -502,7 +502,7 @@ async function finish(said, seen) {
 function switched({ k, steps, trace, auto }) {
   if (k === steps || k === 0) return "";
   const agreed = trace.findLast(({ left }) => left >= k)?.psnr;
-  const why = auto && agreed >= service.threshold ? `, where two estimates agreed to ${agreed.toFixed(1)} dB` : "";
+  const why = auto && agreed >= service.switch.threshold ? `, where two estimates agreed to ${agreed.toFixed(1)} dB` : "";
   return `DMPS took over from DPS with ${k} of ${steps} steps left${why}.`;
 }
 
@@ -523,7 +523,8 @@ function draw(seen) {
   if (!trace.length) return;
   const [width, height] = [$("trace").clientWidth, 250];
   const [left, right, top, bottom] = [28, 12, 30, 48];
-  const values = [...trace.map((one) => one.psnr), ...(auto ? [service.threshold] : [])];
+  const { threshold, earliest, latest } = service.switch;
+  const values = [...trace.map((one) => one.psnr), ...(auto ? [threshold] : [])];
   const low = Math.floor(Math.min(...values) / 5) * 5;
   const high = Math.ceil((Math.max(...values) + 1) / 5) * 5;
   const x = (value) => left + ((steps - value) / steps) * (width - left - right);
@@ -549,8 +550,10 @@ function draw(seen) {
   }
   add("text", { x: width - right, y: height - 6, "text-anchor": "end" }, "steps left");
   if (auto) {
-    line("settled", left, y(service.threshold), width - right, y(service.threshold));
-    add("text", { x: x(steps / 2), y: y(service.threshold) + 4, "text-anchor": "middle" }, `settled: ${service.threshold} dB`);
+    // Only between these two may the estimates settle the switch.
+    const [from, to] = [x(Math.floor(earliest * steps)), x(Math.ceil(latest * steps))];
+    line("settled", from, y(threshold), to, y(threshold));
+    add("text", { x: (from + to) / 2, y: y(threshold) + 4, "text-anchor": "middle" }, `settled: ${threshold} dB`);
   }
 
   const at = k ?? 0; // DPS took the steps before it, DMPS those after
