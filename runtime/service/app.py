@@ -29,6 +29,7 @@ from ..images import FORMATS, Photo, as_mask, decode_photo
 from ..pool import Pool
 from ..restorer import Result
 from ..settings import PRESETS
+from ..switch import EARLIEST, LATEST, THRESHOLD
 from ..tasks import Job as Asked
 from ..tasks import full_size, prepare
 from .edge import Edge
@@ -265,6 +266,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
             "max_pixels": options.max_pixels,
             "formats": [*FORMATS, "NPY"],
             "presets": PRESETS,
+            "switch": {"threshold": THRESHOLD, "earliest": EARLIEST, "latest": LATEST},
         }
 
     @app.get("/livez")
@@ -331,7 +333,8 @@ async def _gone(request: Request) -> None:
 
 def _file(name: str) -> Response:
     headers = {
-        "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'",
+        "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; "
+        "base-uri 'none'; form-action 'none'",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
     }

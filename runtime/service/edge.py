@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
-OPEN = ("/livez", "/readyz")
-"""Paths that need no token: an orchestrator asks them."""
+OPEN = ("/livez", "/readyz", "/", "/page.js", "/page.css")
+"""Paths that need no token: an orchestrator asks them, and the page, which asks for one."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
