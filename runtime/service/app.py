@@ -13,6 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from ... import __version__
 from ...engines import (
@@ -118,6 +119,8 @@ class Service:
             parts = await asyncio.wait_for(_parts(request), self.options.upload_seconds)
         except asyncio.TimeoutError:
             raise HTTPException(408, f"the request took over {self.options.upload_seconds:g} s to arrive") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the request was cut short") from None  # told to nobody, and counted
         unknown = sorted(parts.keys() - {"image", "mask", "parameters"})
         if unknown:
             raise InputError(f"there is no part {unknown[0]!r}; send image, and mask and parameters if need be")
