@@ -1,6 +1,7 @@
-"""Restorations a second, and how long each takes, where many clients ask at once: the service, one process that restores
-one after another, and LitServe around the same engine, for the same requests at the same times. Every answer is compared
-with the restoration alone.
+"""Restorations a second, and how long each takes, where many clients ask at once.
+
+The service, one process that restores one after another, and LitServe around the same engine, for the same requests at
+the same times. Every answer is compared with the restoration alone.
 
 pip install litserve httpx
 python tests/bench/load.py --engine celeba.plan --json load.json
@@ -40,6 +41,19 @@ from frugal_rt.runtime.tasks import prepare, simulate
 
 THINK = 0.02
 """Mean seconds between an answer and the next request of a busy client."""
+COLUMNS = (
+    "clients",
+    "arrivals",
+    "server",
+    "a second",
+    "p50, s",
+    "p99, s",
+    "answers",
+    "rows a call",
+    "of the curve",
+    "as called",
+    "own",
+)
 SERVERS = Path(__file__).parent / "load_servers.py"
 
 
@@ -88,6 +102,8 @@ class Row:
     answers: int
     curve: float | None = None
     """The seconds that the cost curve allows at best for the calls made, over those that passed."""
+    called: float | None = None
+    """The seconds that it gives for calls of the sizes made, over those that passed."""
     own: float | None = None
     """The scheduler's share of a step."""
     rows: float | None = None
@@ -149,10 +165,8 @@ def running(*arguments: str) -> Iterator[str]:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(30)
-                except subprocess.TimeoutExpired:
-                    pass
                 os.killpg(process.pid, signal.SIGKILL)  # LitServe's workers
 
 
@@ -219,9 +233,11 @@ def of_calls(path: Path, first: float, last: float) -> dict[str, float]:
     calls = [call for call in calls if first <= call[0] <= last]
     best = {pulls: min(cost / size for size, cost in curve.items()) for pulls, curve in curves.items()}
     ideal = sum(rows * best[pulls] for _, pulls, rows, *_ in calls)
+    called = sum(curves[pulls][rows] for _, pulls, rows, *_ in calls)
     network, own = (sum(call[place] for call in calls) for place in (3, 4))
     rows = sum(call[2] for call in calls) / len(calls)
-    return {"curve": ideal / (last - first), "own": own / (own + network), "rows": rows}
+    passed = last - first
+    return {"curve": ideal / passed, "called": called / passed, "own": own / (own + network), "rows": rows}
 
 
 async def cancelled(url: str, requests: list[Request], path: Path, times: int) -> list[int]:
@@ -329,7 +345,7 @@ def main(
 
 
 def line(row: Row) -> str:
-    shares = [f"{value:.1%}" if value is not None else "" for value in (row.curve, row.own)]
+    shares = [f"{value:.1%}" if value is not None else "" for value in (row.curve, row.called, row.own)]
     cells = [row.clients, row.arrivals, row.server, f"{row.rate:.3g}", f"{row.p50:.3g}", f"{row.p99:.3g}", row.answers]
     return f"| {' | '.join(map(str, [*cells, '' if row.rows is None else f'{row.rows:.2f}', *shares]))} |"
 
