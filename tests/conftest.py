@@ -305,15 +305,15 @@ class Serving:
             self.process.kill()
 
 
-@pytest.fixture
-def serve(tiny_plan: Path, tmp_path: Path) -> Iterator[Callable[..., Serving]]:
-    """Starts services around the tiny prior, and stops them when the test is over."""
+@pytest.fixture(scope="module")
+def serve(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Serving]]:
+    """Starts services around the tiny prior, and stops them at the end."""
     begun: list[Serving] = []
 
     def start(**options: Any) -> Serving:
         for name in ("httpx", "psutil"):
             pytest.importorskip(name)
-        begun.append(Serving(tiny_plan, tmp_path, **options))
+        begun.append(Serving(tiny_plan, tmp_path_factory.mktemp("service"), **options))
         return begun[-1]
 
     yield start

@@ -24,6 +24,7 @@ from frugal_rt.runtime.images import decode_photo, to_picture
 from frugal_rt.runtime.tasks import Damage, prepare
 
 SOAK = int(os.environ.get("FRUGAL_RT_SOAK", 100))
+LIMIT = 12
 LONG = 900
 """Steps of a restoration that is not done before the test is."""
 
@@ -37,6 +38,12 @@ def picture(seed: int = 0, size: int = 16) -> bytes:
 
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)))
+
+
+@pytest.fixture(scope="module")
+def serving(serve):
+    """One service for all that it must survive; the next test asks the same."""
+    return serve(limit=LIMIT, upload_seconds=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +88,7 @@ def is_idle(serving) -> Callable[[], bool]:
     return lambda: serving.metric("frugal_images") == 0
 
 
-def test_a_worker_killed_under_load_loses_no_request(serve, alone):
-    serving = serve()
+def test_a_worker_killed_under_load_loses_no_request(serving, alone):
     with ThreadPoolExecutor(8) as clients:
         asked = [clients.submit(ask, serving, seed, 200) for seed in range(8)]
         serving.wait(lambda: serving.metric("frugal_inflight_rows") == 8)
@@ -96,13 +102,12 @@ def test_a_worker_killed_under_load_loses_no_request(serve, alone):
     assert again.pid != worker.pid
 
 
-def test_a_worker_killed_twice_is_told_of_and_serves_on(serve, alone):
-    serving = serve()
+def test_a_worker_killed_twice_is_told_of_and_serves_on(serving, alone):
     with ThreadPoolExecutor(1) as client:
         asked = client.submit(ask, serving, 0, LONG)
         killed = set()
         for _ in range(2):
-            serving.wait(lambda: serving.metric("frugal_inflight_rows") == 1, 60)
+            serving.wait(lambda: serving.metric("frugal_images") == 1, 60)
             before = serving.metric("frugal_call_seconds_total")
             serving.wait(lambda: bool(serving.workers()) and serving.workers()[0].pid not in killed)
             serving.wait(lambda before=before: serving.metric("frugal_call_seconds_total") > before)
@@ -119,12 +124,11 @@ def test_a_worker_killed_twice_is_told_of_and_serves_on(serve, alone):
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(serve, tmp_path):
-    """All that a service writes; /dev/full's kin, a file where the folder should be, stands for a full disk."""
+    """It is all that a service writes but its log."""
     (tmp_path / "taken").write_bytes(b"")
     serving = serve(environment={"FRUGAL_RT_CACHE": str(tmp_path / "taken" / "cache")})
     assert ask(serving, 0, 3).status_code == 200
-    written = {path.name for path in tmp_path.iterdir()}
-    assert written == {"taken", serving.log.name}
+    assert [path.name for path in serving.log.parent.iterdir()] == [serving.log.name]
 
 
 def test_a_full_disk_is_no_error(serve):
@@ -139,8 +143,7 @@ def test_a_full_disk_is_no_error(serve):
     assert ask(serving, 0, 3).status_code == 200
 
 
-def test_an_upload_that_stalls_is_given_up_and_disturbs_nobody(serve):
-    serving = serve(upload_seconds=1.0)
+def test_an_upload_that_stalls_is_given_up_and_disturbs_nobody(serving):
     with send(serving, picture()[:100], 5000) as stalled:
         began = time.monotonic()
         assert ask(serving, 0, 3).status_code == 200
@@ -150,8 +153,7 @@ def test_an_upload_that_stalls_is_given_up_and_disturbs_nobody(serve):
     assert 0.8 < time.monotonic() - began < 10
 
 
-def test_an_upload_cut_short_leaves_nothing_behind(serve):
-    serving = serve()
+def test_an_upload_cut_short_leaves_nothing_behind(serving):
     for cut in (0, 1, 100):
         send(serving, picture()[:cut], 5000).close()
     form = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + picture()
@@ -163,26 +165,24 @@ def test_an_upload_cut_short_leaves_nothing_behind(serve):
     assert "Traceback" not in serving.log.read_text()
 
 
-def test_a_client_that_hangs_up_stops_its_restoration(serve):
-    serving = serve()
+def test_a_client_that_hangs_up_stops_its_restoration(serving):
     text = json.dumps({"task": "denoise", "steps": LONG})
     from urllib.parse import quote
 
     body = picture()
     head = f"POST /v1/restore?parameters={quote(text)} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    before = serving.metric("frugal_step_seconds_count")
     with socket.create_connection(serving.address) as connection:
         connection.sendall(head.encode() + body)
-        serving.wait(lambda: serving.metric("frugal_inflight_rows") == 1)
+        serving.wait(lambda: serving.metric("frugal_step_seconds_count") > before)
     serving.wait(is_idle(serving), 5)
-    assert serving.metric("frugal_restorations_total") == 1
     steps = serving.metric("frugal_step_seconds_count")
-    assert 0 < steps < LONG
+    assert steps - before < LONG
     time.sleep(0.3)
     assert serving.metric("frugal_step_seconds_count") <= steps + 1  # a step that was under way
 
 
-def test_a_reader_of_events_that_never_reads_costs_no_memory(serve):
-    serving = serve()
+def test_a_reader_of_events_that_never_reads_costs_no_memory(serving):
     memory = rss(serving)
     readers = []
     for seed in range(4):
@@ -198,11 +198,10 @@ def test_a_reader_of_events_that_never_reads_costs_no_memory(serve):
     assert ask(serving, 0, 3).status_code == 200
 
 
-def test_the_limit_and_the_deadline_are_told(serve):
+def test_the_limit_and_the_deadline_are_told(serving):
     import httpx
 
-    serving = serve(limit=2)
-    jobs = [begin(serving, seed) for seed in range(2)]
+    jobs = [begin(serving, seed) for seed in range(LIMIT)]
     refused = ask(serving, 3, 3)
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
@@ -250,8 +249,7 @@ def fetch(serving, job: str):
         time.sleep(0.02)
 
 
-def test_memory_is_flat(serve):
-    serving = serve()
+def test_memory_is_flat(serving):
     clients = 8
 
     async def soak(first: int, last: int) -> None:
