@@ -87,7 +87,7 @@ def serve(
         except SystemExit:
             raise FrugalError(f"cannot listen on {address.host}:{address.port}; is it taken? try --port") from None
         on_ready(pool)
-        before = signal.getsignal(signal.SIGTERM)
+        before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done
         try:
             server.run(sockets=[socket])
         finally:
