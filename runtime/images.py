@@ -262,7 +262,7 @@ def _load_npy(file: IO[bytes], name: str, most: int) -> np.ndarray:
         return np.asarray(np.load(file, allow_pickle=False))
     except InputError:
         raise
-    except (ValueError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # a header is Python's syntax, and fails as Python's parser does
         raise InputError(f"{name} is not a .npy array of numbers: {error}") from error
 
 
@@ -280,7 +280,7 @@ def _from_picture(data: bytes, name: str, max_pixels: int) -> Photo:
         raise InputError(f"{name} is not a picture this can read ({', '.join(FORMATS)}, .npy)") from None
     except Image.DecompressionBombError:
         raise InputError(f"{name} has too many pixels; up to {max_pixels} are read") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise on broken files
+    except Exception as error:  # Pillow's decoders raise what they like on broken files
         raise InputError(f"{name} is a broken picture: {error}") from error
     missing: np.ndarray | None = None
     if "A" in image.getbands() or "transparency" in image.info:

@@ -11,18 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from frugal_rt import InputError, Restorer
+from frugal_rt import InputError, Restorer, operators
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (3, 16, 24)
 
 
-@pytest.fixture(scope="module")
-def nonlinear():
-    spec = importlib.util.spec_from_file_location("nonlinear", ROOT / "examples" / "nonlinear.py")
+def example(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def nonlinear():
+    return example("nonlinear")
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -30,6 +34,16 @@ def picture(seed: int = 0) -> np.ndarray:
     levels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     image = Image.fromarray(levels).resize(SHAPE[:0:-1], Image.Resampling.BICUBIC)
     return np.asarray(image).transpose(2, 0, 1) / 127.5 - 1
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.uint8((image.transpose(1, 2, 0) + 1) * 127)).save(file, "PNG")
+    return file.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
 
 
 @pytest.mark.parametrize("name", ["hdr", "phase"])
@@ -99,3 +113,29 @@ def test_the_notebook_runs(tiny_plan, tmp_path, monkeypatch):
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(shown) == 3
+
+
+def test_a_pool_inside_another_application(tiny_plan, monkeypatch):
+    reason = "needs fastapi and its test client's httpx (pip install 'frugal-rt[test]')"
+    testclient = pytest.importorskip("fastapi.testclient", reason=reason, exc_type=(ImportError, RuntimeError))
+    monkeypatch.setenv("FRUGAL_RT_PLAN", str(tiny_plan))
+    small = picture()[:, :4, :4]
+    with testclient.TestClient(example("embedding").app) as client:
+        answer = client.post("/upscale", content=png(small))
+        assert client.post("/upscale", content=png(picture())).status_code == 422
+    assert answer.status_code == 200, answer.text
+    restorer = Restorer.load(tiny_plan)
+    operator = operators.SuperResolution(restorer.image_shape, 4)
+    y = pixels(png(small)).transpose(2, 0, 1) / np.float32(127.5) - 1
+    alone = restorer.restore(y, operator, sigma=0.01, preset="fast").image
+    np.testing.assert_array_equal(pixels(answer.content), np.uint8((alone.transpose(1, 2, 0) + 1) * 127.5 + 0.5))
+
+
+def test_a_folder_by_a_pool(tiny_plan, tmp_path, monkeypatch, capsys):
+    (tmp_path / "noisy").mkdir()
+    for seed in range(3):
+        (tmp_path / "noisy" / f"{seed}.png").write_bytes(png(picture(seed)))
+    monkeypatch.setattr(sys, "argv", ["batch.py", str(tiny_plan), str(tmp_path / "noisy"), str(tmp_path / "out")])
+    example("batch").main()
+    assert sorted(capsys.readouterr().out.split()) == ["0.png", "1.png", "2.png"]
+    assert {Image.open(path).size for path in (tmp_path / "out").iterdir()} == {(16, 16)}

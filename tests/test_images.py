@@ -110,6 +110,12 @@ def test_masks_are_true_where_white(tmp_path):
     assert read_mask(tmp_path / "m.png").tolist() == [[False, False], [True, True]]
 
 
+def npy_header(shape: str, kind: str = "<f4") -> bytes:
+    """The beginning of a .npy, right or not."""
+    text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
 def save_npy(path, array):
     np.save(path, array, allow_pickle=True)
 
@@ -125,6 +131,9 @@ def save_npy(path, array):
         ("a.svg", lambda p: p.write_text("<svg/>"), "not a picture"),
         ("a.npy", lambda p: p.write_text("no"), "not a .npy array"),
         ("a.npy", lambda p: save_npy(p, np.array([{}])), "not a .npy array"),
+        ("a.npy", lambda p: p.write_bytes(npy_header("(3, 16")), "not a .npy array"),
+        ("a.npy", lambda p: p.write_bytes(npy_header("(1.0, 4, 4)") + bytes(64)), "not a .npy array"),
+        ("a.npy", lambda p: p.write_bytes(npy_header("(4, 4)", "|V2000000000")), "not a .npy array"),
         ("a.npy", lambda p: save_npy(p, np.zeros((2, 2, 2, 2))), "must be a real array"),
         ("a.npy", lambda p: save_npy(p, np.zeros((4, 4)) * 1j), "must be a real array"),
         ("a.npy", lambda p: save_npy(p, np.full((4, 4), 200.0)), r"on the \[-1, 1\] scale"),

@@ -10,10 +10,12 @@ from importlib import resources
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from ... import __version__
 from ...engines import (
@@ -40,8 +42,8 @@ from .parameters import Parameters
 PAGE = {"index.html": "text/html; charset=utf-8", "page.js": "text/javascript", "page.css": "text/css"}
 DECODERS = 2
 """Pictures that are decoded and prepared at once."""
-MAX_TILED = 1024 * 1024
-"""Pixels of a picture restored in tiles."""
+MAX_TILED = 64
+"""How many of the prior's images a picture restored in tiles may be as large as: a step of it is one call."""
 STATUS: dict[type[FrugalError], tuple[int, str]] = {
     BusyError: (429, "busy"),
     DeadlineError: (504, "deadline"),
@@ -121,6 +123,8 @@ class Service:
             parts = await asyncio.wait_for(_parts(request), self.options.upload_seconds)
         except asyncio.TimeoutError:
             raise HTTPException(408, f"the request took over {self.options.upload_seconds:g} s to arrive") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the request was cut short") from None  # told to nobody, and counted
         unknown = sorted(parts.keys() - {"image", "mask", "parameters"})
         if unknown:
             raise InputError(f"there is no part {unknown[0]!r}; send image, and mask and parameters if need be")
@@ -141,8 +145,9 @@ class Service:
         shape = self.pool.image_shape
         if parameters.tile:
             height, width = full_size(photo, damage)
-            if height * width > MAX_TILED:
-                raise InputError(f"the image has {height * width} pixels; up to {MAX_TILED} are restored in tiles")
+            largest = MAX_TILED * shape[1] * shape[2]
+            if height * width > largest:
+                raise InputError(f"the image has {height * width} pixels; up to {largest} are restored in tiles")
             shape = (shape[0], height, width)
         return photo, prepare(photo, shape, damage, parameters.fit)
 
@@ -198,6 +203,11 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
     @app.exception_handler(StarletteHTTPException)
     async def not_taken(request: Request, error: StarletteHTTPException) -> JSONResponse:
         return refusal(error.status_code, str(error.detail), str(error.status_code), dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def not_understood(request: Request, error: RequestValidationError) -> JSONResponse:
+        clauses = [f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()]
+        return refusal(422, "; ".join(clauses), "input")
 
     @app.post("/v1/restore", openapi_extra={"requestBody": _body()}, responses=_RESPONSES, response_class=Response)
     async def restore(request: Request, serving: Serving, previews: bool = False) -> Response:

@@ -1,0 +1,39 @@
+"""Every picture of a folder, each a request of its own: they share the network's calls, and come as they are done.
+
+python examples/batch.py celeba.plan noisy restored
+"""
+
+import sys
+from concurrent.futures import as_completed
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from frugal_rt import FrugalError, Pool, operators
+
+
+def main() -> None:
+    plan, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    out.mkdir(exist_ok=True)
+    paths = sorted(folder.glob("*.png"))
+    with Pool(plan, limit=max(1, len(paths))) as pool:
+        _, height, width = pool.image_shape
+        operator = operators.Denoise(pool.image_shape)
+        names = {}
+        for path in paths:
+            picture = Image.open(path).convert("RGB").resize((width, height))
+            y = np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
+            names[pool.submit(y, operator, sigma=0.25, preset="fast")] = path.name
+        for future in as_completed(names):
+            try:
+                image = future.result().image
+            except FrugalError as error:  # of this picture alone
+                print(f"{names[future]}: {error}", file=sys.stderr)
+                continue
+            Image.fromarray(np.uint8((image.transpose(1, 2, 0) + 1) * 127.5 + 0.5)).save(out / names[future])
+            print(names[future])
+
+
+if __name__ == "__main__":
+    main()

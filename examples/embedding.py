@@ -1,0 +1,45 @@
+"""A pool inside a web application of your own: all its requests share the network's calls.
+
+pip install 'frugal-rt[cpu,serve]'
+FRUGAL_RT_PLAN=celeba.plan uvicorn --app-dir examples embedding:app
+curl --data-binary @small.png http://127.0.0.1:8000/upscale -o large.png
+"""
+
+import io
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request, Response
+from PIL import Image
+
+from frugal_rt import BusyError, InputError, Pool, operators
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    with Pool(
+        os.environ["FRUGAL_RT_PLAN"]
+    ) as app.state.pool:  # once; it takes what is left of its requests to their end
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/upscale")
+async def upscale(request: Request) -> Response:
+    """A picture four times as large."""
+    pool: Pool = request.app.state.pool
+    picture = Image.open(io.BytesIO(await request.body())).convert("RGB")
+    y = np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
+    try:
+        result = await pool.restore(y, operators.SuperResolution(pool.image_shape, 4), sigma=0.01, preset="fast")
+    except BusyError as error:
+        raise HTTPException(429, str(error), {"Retry-After": str(round(error.retry_after))}) from error
+    except InputError as error:
+        raise HTTPException(422, str(error)) from error
+    png = io.BytesIO()
+    Image.fromarray(np.uint8((result.image.transpose(1, 2, 0) + 1) * 127.5 + 0.5)).save(png, "PNG")
+    return Response(png.getvalue(), media_type="image/png")
