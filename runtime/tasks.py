@@ -24,6 +24,8 @@ from .operators import (
     Matrix,
     Mirrored,
     Operator,
+    Partial,
+    Resolvable,
     Shape,
     SuperResolution,
     Tapered,
@@ -32,6 +34,7 @@ from .operators import (
     parse_kernel,
     valid_blur,
 )
+from .operators.dense import is_small
 from .operators.kernels import KINDS, valid_part
 
 TASKS: dict[str, tuple[str, ...]] = {
@@ -143,7 +146,7 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
     return _lacking(_whole(task, shape, damage), task, shape, damage, missing)
 
 
-def _whole(task: str, shape: Shape, damage: Damage) -> Linear | None:
+def _whole(task: str, shape: Shape, damage: Damage) -> Resolvable | None:
     """The operator of a task before any mask; None for inpainting, which is nothing else."""
     if task not in TASKS:
         raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
@@ -151,7 +154,9 @@ def _whole(task: str, shape: Shape, damage: Damage) -> Linear | None:
     return None if task in ("inpaint", "outpaint") else _complete(task, shape, damage)
 
 
-def _lacking(operator: Linear | None, task: str, shape: Shape, damage: Damage, missing: np.ndarray | None) -> Operator:
+def _lacking(
+    operator: Resolvable | None, task: str, shape: Shape, damage: Damage, missing: np.ndarray | None
+) -> Operator:
     """What `_whole` gave, without the pixels that are missing."""
     _refuse_unread(task, damage, missing)
     if operator is None:
@@ -162,12 +167,16 @@ def _lacking(operator: Linear | None, task: str, shape: Shape, damage: Damage, m
         return operator
     if isinstance(operator, Tapered):
         raise InputError("edges cannot be tapered where pixels are missing; choose another --border")
-    if task in ("sr", "deblur") and not isinstance(operator, SuperResolution):
-        return MaskedMatrix(shape, _complete(task, (1, *shape[1:]), damage), missing)
-    return Masked(operator, missing)
+    if isinstance(operator, Linear) and type(operator).U is Linear.U:
+        return Masked(operator, missing)
+    if isinstance(operator, Partial):
+        return Partial(operator.inner, operator.part, missing)
+    if isinstance(operator, Linear) and not is_small(operator):
+        return Partial(operator, missing=missing)
+    return MaskedMatrix(shape, _complete(task, (1, *shape[1:]), damage), missing)
 
 
-def _complete(task: str, shape: Shape, damage: Damage) -> Linear:
+def _complete(task: str, shape: Shape, damage: Damage) -> Resolvable:
     """The operator of a task, none of its measurement missing."""
     match task:
         case "denoise":
@@ -355,7 +364,7 @@ def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
     return r if r >= 2 and (width * r, height * r) == (full_width, full_height) else None
 
 
-def _measurement_size(operator: Linear | None, image_shape: Shape) -> tuple[int, int]:
+def _measurement_size(operator: Resolvable | None, image_shape: Shape) -> tuple[int, int]:
     """(width, height) of the pictures, or arrays, that a task starts from. `operator` is what `_whole` gave."""
     _, height, width = image_shape if operator is None else operator.measurement_shape
     return width, height
@@ -422,7 +431,7 @@ def _weights(kernel: str | np.ndarray) -> np.ndarray:
     return parse_kernel(kernel) if isinstance(kernel, str) else kernel
 
 
-def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Linear:
+def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Resolvable:
     """The blur whose basis is the cheapest: by rows and columns, by cosines, or by Fourier."""
     if border not in (None, *BORDERS):
         raise InputError(f"there is no border {border!r}; choose one of {', '.join(BORDERS)}")
