@@ -97,7 +97,25 @@ def _inside(shape: Shape, missing: bool = False) -> Partial:
     return Partial(blur.inner, part, _mask(blur.measurement_shape)) if missing else blur
 
 
-ITERATIVE: dict[str, Callable[[Shape], Resolvable]] = {
+class Neighbours(operators.Iterative):
+    """No more than A and A^T: the sum of two pixels side by side."""
+
+    name = "neighbours"
+
+    def __init__(self, image_shape: Shape):
+        super().__init__(image_shape, (*image_shape[:2], image_shape[2] - 1))
+
+    def A(self, x):
+        return x[:, :, :, 1:] + x[:, :, :, :-1]
+
+    def AT(self, y):
+        xp = array_namespace(y)
+        end = xp.zeros_like(y[:, :, :, :1])
+        return xp.concat([end, y], axis=3) + xp.concat([y, end], axis=3)
+
+
+ITERATIVE: dict[str, Callable[[Shape], operators.Iterative]] = {
+    "neighbours": Neighbours,
     "part of a blur": _inside,
     "part of a blur, masked": lambda s: _inside(s, missing=True),
     "circular, masked": lambda s: Partial(operators.Circular(s, _lopsided()), missing=_mask(s)),
@@ -126,19 +144,19 @@ def decomposed(build: Callable[[Shape], Linear], request: pytest.FixtureRequest)
 
 
 @pytest.fixture(params=SHAPES, ids=str)
-def iterative(request: pytest.FixtureRequest, iterated: Callable[[Shape], Partial]) -> Partial:
+def iterative(request: pytest.FixtureRequest, iterated: Callable[[Shape], operators.Iterative]) -> operators.Iterative:
     return iterated(request.param)
 
 
 @pytest.fixture
-def ended(iterative: Partial) -> Partial:
+def ended(iterative: operators.Iterative) -> operators.Iterative:
     """One that iterates to the last digit."""
     iterative.tolerance, iterative.most = 1e-13, 1000
     return iterative
 
 
 @pytest.fixture(params=ITERATIVE)
-def iterated(request: pytest.FixtureRequest) -> Callable[[Shape], Partial]:
+def iterated(request: pytest.FixtureRequest) -> Callable[[Shape], operators.Iterative]:
     return ITERATIVE[request.param]
 
 
@@ -146,7 +164,7 @@ def iterated(request: pytest.FixtureRequest) -> Callable[[Shape], Partial]:
 def operator(request: pytest.FixtureRequest, shape: Shape) -> Resolvable:
     """Every one; those that iterate do so to the last digit."""
     made = {**BUILDERS, **ITERATIVE}[request.param](shape)
-    if isinstance(made, Partial):
+    if isinstance(made, operators.Iterative):
         made.tolerance, made.most = 1e-13, 1000
     return made
 

@@ -1,7 +1,6 @@
 """Operators whose resolvent has no closed form, and is found by conjugate gradients: no matrix, at any size."""
 
 import logging
-from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ Part = tuple[slice, slice]
 
 
 class Iterative(Resolvable):
-    """A linear degradation given by A and A^T alone.
+    """A linear degradation given by `A` and `AT` alone.
 
     `resolvent` runs preconditioned conjugate gradients (Hestenes and Stiefel, 1952), each row by its own step sizes and
     to its own end, so that a row comes out as it would alone.
@@ -27,9 +26,9 @@ class Iterative(Resolvable):
     most = 100
     """Iterations at most: a row that has not converged by then keeps what it has."""
 
-    @abstractmethod
     def gram(self, r: Array) -> Array:
         """A A^T r, (B, c, h, w)."""
+        return self.A(self.AT(r))
 
     def precondition(self, r: Array, sigma: Any, scale: Any) -> Array:
         """Nearly (sigma^2 I + scale A A^T)^{-1} r, symmetric and not negative; r itself unless overridden."""
