@@ -1,6 +1,6 @@
 """From a photograph and a few words to a measurement, its operator and its noise: what a user means by a task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -53,6 +53,8 @@ VECTORS = ("sense", "matrix")
 FILTERS = ("box", "bicubic")
 BORDERS = ("mirror", "circular", "valid", "taper")
 GREY = "rec601"
+KEPT = 4
+"""Operators that are kept for the next picture."""
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
 
@@ -224,12 +226,19 @@ def _missing(task: str, shape: Shape, damage: Damage, missing: np.ndarray | None
     return np.logical_or.reduce(masks)
 
 
-def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = None) -> Job:
+def prepare(
+    photo: Photo,
+    image_shape: Shape,
+    damage: Damage,
+    fit: str | None = None,
+    made: dict[Hashable, Any] | None = None,
+) -> Job:
     """The job of restoring `photo` with a prior of images of `image_shape` (C, H, W).
 
     What `damage` leaves open is read off the photo: smaller by a whole factor is super-resolution, transparent
     pixels are inpainting, one channel is colourising, anything else is denoising at an estimated sigma. `fit` ("crop"
-    or "resize") brings a photo of the wrong size to the size wanted. Raises InputError.
+    or "resize") brings a photo of the wrong size to the size wanted. `made`, empty at first, holds a few operators over
+    calls with the same `damage`, so that pictures of one size share theirs. Raises InputError.
     """
     if damage.mask is not None:
         task = damage.task or _implied(damage) or "inpaint"
@@ -241,9 +250,13 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
         photo = _centred(photo, image_shape)
     if damage.border == "valid" and damage.kernel is not None and photo.size == image_shape[:0:-1]:
         photo = _inside(photo, valid_part(_weights(damage.kernel), image_shape))
-    whole = _whole(task, image_shape, damage)
+    made, key = {} if made is None else made, (task, scale, image_shape)
+    whole = _once(made, key, lambda: _whole(task, image_shape, damage))
     photo = _sized(photo, _measurement_size(whole, image_shape), fit, task)
-    operator = _lacking(whole, task, image_shape, damage, photo.missing)
+    operator = whole
+    if whole is None or photo.missing is not None or damage.mask is not None:
+        lost = None if photo.missing is None else photo.missing.tobytes()
+        operator = _once(made, (key, lost), lambda: _lacking(whole, task, image_shape, damage, photo.missing))
     if operator.missing is not None:
         share = f"{operator.missing.mean():.0%} of the pixels are missing"
         because = share if isinstance(operator, Inpaint) else f"{because}; {share}"
@@ -260,6 +273,15 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
         sigma = max(SIGMA, estimate_sigma(y)) if task == "denoise" else SIGMA
         because += f"; sigma {sigma:.3f} {'estimated' if task == 'denoise' else 'assumed'}"
     return Job(operator, operator.observed(y), sigma, task, because)
+
+
+def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> Any:
+    """What `make` gives, or gave before for `key`; the oldest of KEPT goes."""
+    if key not in made:
+        if len(made) >= KEPT:
+            made.pop(next(iter(made)))
+        made[key] = make()
+    return made[key]
 
 
 def full_size(photo: Photo, damage: Damage) -> tuple[int, int]:

@@ -150,6 +150,23 @@ def test_what_is_too_large_for_a_matrix_is_the_same_operator_by_conjugate_gradie
     assert iterated.operator.settings == matrix.operator.settings
 
 
+def test_pictures_of_one_size_share_an_operator_and_what_is_missing_tells_them_apart(monkeypatch):
+    damage, made = Damage(kernel="motion:5,30"), {}
+    first, again = (prepare(photo(), SHAPE, damage, made=made).operator for _ in range(2))
+    assert first is again
+    holed, other = (prepare(photo(missing=hole), SHAPE, damage, made=made).operator for hole in (HOLE, ~HOLE))
+    assert np.array_equal(holed.missing, HOLE)
+    assert np.array_equal(other.missing, ~HOLE)
+    assert prepare(photo(missing=HOLE), SHAPE, damage, made=made).operator is holed
+    assert prepare(photo(), SHAPE, damage).operator is not first
+    alone = prepare(photo(4, 4), SHAPE, Damage(), made=made).operator
+    assert alone.name == "sr"
+    assert prepare(photo(), SHAPE, Damage(), made=made).operator.name == "denoise"
+    for i in range(9):
+        prepare(photo(missing=np.eye(16, k=i, dtype=bool)), SHAPE, Damage(), made=made)
+    assert len(made) <= 4  # a picture each its own mask, and no more are kept
+
+
 @pytest.mark.parametrize("kernel", ["motion:5,30", "gaussian:1"])
 def test_a_whole_photo_is_cut_to_what_a_valid_blur_measured(kernel):
     damage = Damage(task="deblur", kernel=kernel, border="valid", sigma=0.0)
