@@ -130,12 +130,12 @@ def command(
         restorer = Restorer.load(engine, backend)
         kept = params.record(params.options_of(ctx), restorer.plan.manifest["members"][WEIGHTS]["sha256"])
         params.check(ctx, kept)
-    tiled = cache(restorer.tiled)
+    tiled, made = cache(restorer.tiled), {}  # type: ignore[var-annotated]
 
     def ready(source: Path) -> Prepared:
         photo = read_photo(source, LARGEST if described.is_picture else math.inf)
         mine = tiled(*full_size(photo, described)) if tile else restorer
-        job = prepare(photo, mine.image_shape, described, fit)
+        job = prepare(photo, mine.image_shape, described, fit, made)
         if method != "dps":
             job.operator.prepare()
         if one:
@@ -154,8 +154,6 @@ def command(
         "lam": lam,
         "seed": seed,
     }
-    if output is not None and not one:
-        make_folder(output)
     restored, failed = [], []
     with steps("restoring", count * len(sources) * samples, by_row=True) as on_step:
 
@@ -170,6 +168,8 @@ def command(
                 failed.append(outcome)
                 continue
             settings = _settings(outcome, fit, params.alone(kept, outcome.source))
+            if output is not None and not one:
+                make_folder(output)  # not before there is something to put into it
             paths = write_result(targets[outcome.source], outcome, settings)
             restored.append(_said(outcome, paths))
             if not as_json:
@@ -229,17 +229,14 @@ def _settings(outcome: Restored, fit: str | None, kept: dict[str, Any]) -> dict[
 
 def _said(outcome: Restored, paths: list[Path]) -> dict[str, Any]:
     """A restoration for scripts."""
-    result, job = outcome.result, outcome.picture.job
+    job = outcome.picture.job
     return {
         "image": str(outcome.source),
         "outputs": [str(path) for path in paths],
         "task": job.task,
         "because": job.because,
         "sigma": job.sigma,
-        "k": list(result.k),
-        "forwards": list(result.forwards),
-        "gradients": list(result.pullbacks),
-        "seconds": sum(result.seconds.values()),
+        **outcome.result.figures,
     }
 
 

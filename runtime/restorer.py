@@ -56,6 +56,16 @@ class Result:
     """What repeats this result: steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator, backend,
     prior."""
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What it cost, for scripts: k, forwards and gradients of each row, and the seconds of all, in JSON's types."""
+        return {
+            "k": list(self.k),
+            "forwards": list(self.forwards),
+            "gradients": list(self.pullbacks),
+            "seconds": sum(self.seconds.values()),
+        }
+
 
 class Restorer:
     """Restores measurements with the prior of one plan. Load it once; `restore` holds no state between calls."""
