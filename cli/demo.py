@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from ..engines import InputError
 from ..engines.files import make_folder
 from ..export import export_plan, find_prior
 from ..runtime import demo
@@ -33,15 +34,18 @@ def command(engine: Path | None, steps_: int, seed: int, backend: str, output: P
     Writes FOLDER/sheet.png, replacing an earlier one, and prints what each cost and gave: network calls, gradients
     through the network, and k, the DMPS steps left at the switch.
     """
-    make_folder(output)
+    if output.is_file():
+        raise InputError(f"{output} is a file; name a folder for the pictures with -o")
     plan = engine or output / "celeba.plan"
     with stages() as on_stage:
         if engine is None and not plan.exists():
+            make_folder(output)
             export_plan(find_prior("celeba"), plan, on_stage)
         on_stage("reading the plan")
         restorer = Restorer.load(plan, backend)
     with steps("demo", steps_ * len(demo.TASKS) * len(METHODS)) as on_step:
         rows, sheet = demo.run(restorer, steps_, seed, lambda task, method, event: on_step(event))
+    make_folder(output)
     write_png(output / "sheet.png", sheet)
     if as_json:
         click.echo(json.dumps({"output": str(output / "sheet.png"), "rows": [_said(row) for row in rows]}))
@@ -60,13 +64,4 @@ def command(engine: Path | None, steps_: int, seed: int, backend: str, output: P
 
 def _said(row: demo.Row) -> dict[str, Any]:
     """A row for scripts."""
-    result = row.result
-    return {
-        "task": row.task,
-        "method": row.method,
-        "psnr": row.psnr,
-        "seconds": sum(result.seconds.values()),
-        "forwards": result.forwards[0],
-        "gradients": result.pullbacks[0],
-        "k": result.k[0],
-    }
+    return {"task": row.task, "method": row.method, "psnr": row.psnr, **row.result.figures}

@@ -193,8 +193,6 @@ def command(
             yield outcome
             on_picture(words)
 
-    if output is not None and not one:
-        make_folder(output)
     restored, failed = [], []
     with ExitStack() as stack:
         for outcome in here(prepared, stack) if prepared else spread(str(ray), stack):
@@ -204,6 +202,8 @@ def command(
                 failed.append(outcome)
                 continue
             settings = _settings(outcome, fit, params.alone(kept, outcome.source))
+            if output is not None and not one:
+                make_folder(output)  # not before there is something to put into it
             paths = write_result(targets[outcome.source], outcome, settings)
             restored.append(_said(outcome, paths))
             if not as_json:
@@ -267,17 +267,13 @@ def _settings(outcome: Restored, fit: str | None, kept: dict[str, Any]) -> dict[
 
 def _said(outcome: Restored, paths: list[Path]) -> dict[str, Any]:
     """A restoration for scripts."""
-    result = outcome.result
     return {
         "image": str(outcome.source),
         "outputs": [str(path) for path in paths],
         "task": outcome.task,
         "because": outcome.because,
         "sigma": outcome.sigma,
-        "k": list(result.k),
-        "forwards": list(result.forwards),
-        "gradients": list(result.pullbacks),
-        "seconds": sum(result.seconds.values()),
+        **outcome.result.figures,
     }
 
 

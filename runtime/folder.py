@@ -2,7 +2,7 @@
 
 import glob
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -70,13 +70,13 @@ class Asked:
 
     def preparing(self, restorer: Restorer) -> Callable[[Path, bytes], Prepared]:
         """Takes a picture's name and the bytes of its file to what can be restored; that raises InputError."""
-        tiled = cache(restorer.tiled)
+        tiled, made = cache(restorer.tiled), dict[Hashable, Any]()
         largest = LARGEST if self.damage.is_picture else math.inf
 
         def prepared(source: Path, data: bytes) -> Prepared:
             photo = decode_photo(data, source.name, largest)
             mine = tiled(*full_size(photo, self.damage)) if self.tile else restorer
-            job = prepare(photo, mine.image_shape, self.damage, self.fit)
+            job = prepare(photo, mine.image_shape, self.damage, self.fit, made)
             if self.settings["switch"] != "never":
                 job.operator.prepare()
             return Prepared(source, photo, job, mine)

@@ -17,12 +17,13 @@ from array_api_compat import array_namespace
 from ..engines import Array, DivergedError, Engine
 from .metrics import psnr
 from .noise import Use, generator, normal
-from .operators import Linear, Operator
+from .operators import Linear, Operator, Resolvable
 from .sampler import (
     dmps_step,
     dps_step,
     likelihood_score,
     residual_gradient,
+    resolved,
     spectral,
     spectral_step,
     steered_step,
@@ -170,8 +171,9 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
         return each(lambda operator, y, pick: residual_gradient(operator, y, pick(x0hat), pick(sigma)))
 
     def transition(x0hat: Array) -> Array:
-        def of(operator: Linear, y: Array, pick: Pick) -> tuple[Array]:
-            return (spectral(operator, y, pick(x), pick(x0hat), pick(z), pick(sigma), c.pick(pick)),)
+        def of(operator: Resolvable, y: Array, pick: Pick) -> tuple[Array]:
+            known = y, pick(x), pick(x0hat), pick(z), pick(sigma), c.pick(pick)
+            return (spectral(operator, *known) if isinstance(operator, Linear) else resolved(operator, *known),)
 
         return each(of)[0]
 
@@ -206,7 +208,7 @@ def _column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
 
 
 Pick = Callable[[Array], Array]
-PerOperator = Callable[[Any, Array, Pick], tuple[Array, ...]]  # an Operator; a Linear one in DMPS
+PerOperator = Callable[[Any, Array, Pick], tuple[Array, ...]]  # an Operator; a Resolvable one in DMPS
 
 
 def _by_operator(rows: Sequence[Restoration], xp: Any) -> Callable[[PerOperator], tuple[Array, ...]]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..engines import Array, DivergedError, Engine, InputError, Plan, open_engine
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .operators import Linear, Operator
+from .operators import Operator, Resolvable
 from .restoration import Move, Phase, Restoration, advance, start_noise
 from .schedule import Schedule
 from .settings import PRESETS, Guidance
@@ -55,6 +55,16 @@ class Result:
     settings: dict[str, Any]
     """What repeats this result: steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator, backend,
     prior."""
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What it cost, for scripts: k, forwards and gradients of each row, and the seconds of all, in JSON's types."""
+        return {
+            "k": list(self.k),
+            "forwards": list(self.forwards),
+            "gradients": list(self.pullbacks),
+            "seconds": sum(self.seconds.values()),
+        }
 
 
 class Restorer:
@@ -249,11 +259,11 @@ class Restorer:
 
     @staticmethod
     def _switch(switch: str | int, steps: int, operator: Operator) -> Switch:
-        """The rule asked for; DPS to the end where the operator has no SVD, unless DMPS was asked for by name."""
-        if not isinstance(operator, Linear) and switch == "auto":
+        """The rule asked for; DPS to the end where the operator has no resolvent, unless DMPS was asked for by name."""
+        if not isinstance(operator, Resolvable) and switch == "auto":
             switch = "never"
         rule = Switch.parse(switch, steps)
-        if not isinstance(operator, Linear) and rule.k_max > 0:
+        if not isinstance(operator, Resolvable) and rule.k_max > 0:
             raise InputError(f"{operator.name} is not a linear operator, so DMPS cannot run; use DPS: switch='never'")
         return rule
 

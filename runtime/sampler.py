@@ -10,7 +10,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from ..engines import Array, Prediction, Pull
-from .operators import Linear, Operator
+from .operators import Linear, Operator, Resolvable
 from .schedule import Coefficients
 
 TINY = 1e-12
@@ -20,6 +20,9 @@ REACH = 2.0
 """The hybrid's gradient never moves x further than so many deviations of an ancestral step."""
 BELIEF = 0.5
 """How the closed form weighs a measurement noisier than x_{t-1}: 1 as Bayes does, 0 as if it were no noisier."""
+
+DOUBT = 0.01
+"""Where there is no basis, y's deviation is taken for no less than this share of what x0's may still be."""
 
 
 def estimate(x: Array, out: Array, c: Coefficients) -> tuple[Array, Array]:
@@ -54,12 +57,15 @@ def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) 
     return -operator.vjp(x0hat, r) / (norm + TINY), xp.clip(norm - sigma * operator.measured**0.5, 0.0, None)
 
 
-def likelihood_score(operator: Linear, y: Array, x: Array, sigma: Any, abar: Array) -> Array:
+def likelihood_score(operator: Resolvable, y: Array, x: Array, sigma: Any, abar: Array) -> Array:
     """The score at x_t of N(y; A x_t / sqrt(abar), sigma^2 I + (1 - abar)/abar A A^T): DMPS, eq. 14, by the SVD.
 
-    g = 1/sqrt(abar) V S^T (sigma^2 I + (1-abar)/abar S S^T)^{-1} (U^T y - S V^T x_t / sqrt(abar))
+    g = 1/sqrt(abar) V S^T (sigma^2 I + (1-abar)/abar S S^T)^{-1} (U^T y - S V^T x_t / sqrt(abar)), or where there is no
+    SVD, 1/sqrt(abar) A^T (sigma^2 I + (1-abar)/abar A A^T)^{-1} (y - A x_t / sqrt(abar)).
     """
     root, scale = abar**0.5, (1 - abar) / abar
+    if not isinstance(operator, Linear):
+        return operator.AT(operator.resolvent(y - operator.A(x) / root, sigma, scale)) / root
     s = operator.spectrum(x)
     return operator.V(operator.filter(sigma, scale, s) * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
 
@@ -98,6 +104,31 @@ def spectral(operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma
     return unseen + operator.V(seen * (xp.where(noise <= left, near, far) - operator.Vt(unseen)))
 
 
+def resolved(operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
+    """`spectral` without a basis: a draw of x_{t-1} that knows y, by one resolvent.
+
+    In a direction of singular value s, with s', kept, eta and eps as there, rho = s' s / (sqrt(abar') sigma), and
+    w = 4 rho^2 / (1 + 4 rho^2), from 0 where y is noise to 1 where it is exact:
+
+        sqrt(abar') (x0hat + w (y / s - x0hat)) + s' (kept (eps - q n) + eta (1 - 2 w) z)
+
+    where q n = sqrt(abar / (1 - abar)) w (y / s - x0hat). It is the third line of `spectral` throughout, with
+    q = 4 rho / (1 + 4 rho^2) for the correlation of the two noises: sqrt(1 - q^2) is then |1 - 2 w|, and w is all that
+    has to be computed: w (y / s - x0hat) = c A^T (sigma^2 I + c A A^T)^{-1} (y - A x0hat), c = 4 (1 - abar') / abar'.
+    The two terms in w are one such solution. sigma is DOUBT sqrt(c) at least, so that the system has a condition number
+    of 1 / DOUBT^2 at most, and what A all but loses stays x0hat's.
+    """
+    xp = array_namespace(x)
+    root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
+    kept = (1 - c.fresh**2) ** 0.5
+    eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
+    ahead = root - left * kept * (c.abar / (1 - c.abar)) ** 0.5
+    scale = 4 * (1 - c.abar_prev) / c.abar_prev + TINY  # above 0 where there is no noise left, nor any in y
+    asked = ahead * (y - operator.A(x0hat)) - 2 * left * c.fresh * operator.A(z)
+    known = operator.resolvent(asked, xp.maximum(sigma + 0 * scale, DOUBT * scale**0.5 + 0 * sigma), scale)
+    return root * x0hat + left * (kept * eps + c.fresh * z) + scale * operator.AT(known)
+
+
 def dps_step(
     x: Array,
     z: Array,
@@ -134,7 +165,7 @@ def dmps_step(
 def spectral_step(
     x: Array, c: Coefficients, predict: Callable[[Array, Array], Prediction], transition: Callable[[Array], Array]
 ) -> tuple[Array, Array]:
-    """x_{t-1} and the unguided x0hat, by forward calls only. `transition(x0hat)` is `spectral`."""
+    """x_{t-1} and the unguided x0hat, by forward calls only. `transition(x0hat)` is `spectral`, or `resolved`."""
     x0hat, _ = estimate(x, predict(x, c.t).out, c)
     return transition(x0hat), x0hat
 

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from ..engines import InputError
-from .operators import Linear, Operator
+from .operators import Operator, Resolvable
 from .switch import Switch
 
 PRESETS = {"quality": 100, "balanced": 50, "fast": 20}
@@ -53,7 +53,7 @@ class Guidance(NamedTuple):
                 raise InputError(f"{name} must be a finite number of at least 0; got {value}")
         if every is not None and (every < 2 or every != int(every)):
             raise InputError(f"every must be a whole number above 1 (at each step is DPS: switch='never'); got {every}")
-        sparse = isinstance(operator, Linear) and zeta is None and switch.k_max > 0 and switch.k_min < steps
+        sparse = isinstance(operator, Resolvable) and zeta is None and switch.k_max > 0 and switch.k_min < steps
         if every is not None and not sparse:
             raise InputError("every is for the hybrid with a step size of its own; leave it out, or zeta and guidance")
         stride = every or stride_of(steps)

@@ -1,6 +1,6 @@
 """From a photograph and a few words to a measurement, its operator and its noise: what a user means by a task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -24,6 +24,8 @@ from .operators import (
     Matrix,
     Mirrored,
     Operator,
+    Partial,
+    Resolvable,
     Shape,
     SuperResolution,
     Tapered,
@@ -32,6 +34,7 @@ from .operators import (
     parse_kernel,
     valid_blur,
 )
+from .operators.dense import is_small
 from .operators.kernels import KINDS, valid_part
 
 TASKS: dict[str, tuple[str, ...]] = {
@@ -50,6 +53,8 @@ VECTORS = ("sense", "matrix")
 FILTERS = ("box", "bicubic")
 BORDERS = ("mirror", "circular", "valid", "taper")
 GREY = "rec601"
+KEPT = 4
+"""Operators that are kept for the next picture."""
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
 
@@ -143,7 +148,7 @@ def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray |
     return _lacking(_whole(task, shape, damage), task, shape, damage, missing)
 
 
-def _whole(task: str, shape: Shape, damage: Damage) -> Linear | None:
+def _whole(task: str, shape: Shape, damage: Damage) -> Resolvable | None:
     """The operator of a task before any mask; None for inpainting, which is nothing else."""
     if task not in TASKS:
         raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
@@ -151,7 +156,9 @@ def _whole(task: str, shape: Shape, damage: Damage) -> Linear | None:
     return None if task in ("inpaint", "outpaint") else _complete(task, shape, damage)
 
 
-def _lacking(operator: Linear | None, task: str, shape: Shape, damage: Damage, missing: np.ndarray | None) -> Operator:
+def _lacking(
+    operator: Resolvable | None, task: str, shape: Shape, damage: Damage, missing: np.ndarray | None
+) -> Operator:
     """What `_whole` gave, without the pixels that are missing."""
     _refuse_unread(task, damage, missing)
     if operator is None:
@@ -162,12 +169,16 @@ def _lacking(operator: Linear | None, task: str, shape: Shape, damage: Damage, m
         return operator
     if isinstance(operator, Tapered):
         raise InputError("edges cannot be tapered where pixels are missing; choose another --border")
-    if task in ("sr", "deblur") and not isinstance(operator, SuperResolution):
-        return MaskedMatrix(shape, _complete(task, (1, *shape[1:]), damage), missing)
-    return Masked(operator, missing)
+    if isinstance(operator, Linear) and type(operator).U is Linear.U:
+        return Masked(operator, missing)
+    if isinstance(operator, Partial):
+        return Partial(operator.inner, operator.part, missing)
+    if isinstance(operator, Linear) and not is_small(operator):
+        return Partial(operator, missing=missing)
+    return MaskedMatrix(shape, _complete(task, (1, *shape[1:]), damage), missing)
 
 
-def _complete(task: str, shape: Shape, damage: Damage) -> Linear:
+def _complete(task: str, shape: Shape, damage: Damage) -> Resolvable:
     """The operator of a task, none of its measurement missing."""
     match task:
         case "denoise":
@@ -215,12 +226,19 @@ def _missing(task: str, shape: Shape, damage: Damage, missing: np.ndarray | None
     return np.logical_or.reduce(masks)
 
 
-def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = None) -> Job:
+def prepare(
+    photo: Photo,
+    image_shape: Shape,
+    damage: Damage,
+    fit: str | None = None,
+    made: dict[Hashable, Any] | None = None,
+) -> Job:
     """The job of restoring `photo` with a prior of images of `image_shape` (C, H, W).
 
     What `damage` leaves open is read off the photo: smaller by a whole factor is super-resolution, transparent
     pixels are inpainting, one channel is colourising, anything else is denoising at an estimated sigma. `fit` ("crop"
-    or "resize") brings a photo of the wrong size to the size wanted. Raises InputError.
+    or "resize") brings a photo of the wrong size to the size wanted. `made`, empty at first, holds a few operators over
+    calls with the same `damage`, so that pictures of one size share theirs. Raises InputError.
     """
     if damage.mask is not None:
         task = damage.task or _implied(damage) or "inpaint"
@@ -232,9 +250,13 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
         photo = _centred(photo, image_shape)
     if damage.border == "valid" and damage.kernel is not None and photo.size == image_shape[:0:-1]:
         photo = _inside(photo, valid_part(_weights(damage.kernel), image_shape))
-    whole = _whole(task, image_shape, damage)
+    made, key = {} if made is None else made, (task, scale, image_shape)
+    whole = _once(made, key, lambda: _whole(task, image_shape, damage))
     photo = _sized(photo, _measurement_size(whole, image_shape), fit, task)
-    operator = _lacking(whole, task, image_shape, damage, photo.missing)
+    operator = whole
+    if whole is None or photo.missing is not None or damage.mask is not None:
+        lost = None if photo.missing is None else photo.missing.tobytes()
+        operator = _once(made, (key, lost), lambda: _lacking(whole, task, image_shape, damage, photo.missing))
     if operator.missing is not None:
         share = f"{operator.missing.mean():.0%} of the pixels are missing"
         because = share if isinstance(operator, Inpaint) else f"{because}; {share}"
@@ -251,6 +273,15 @@ def prepare(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None = 
         sigma = max(SIGMA, estimate_sigma(y)) if task == "denoise" else SIGMA
         because += f"; sigma {sigma:.3f} {'estimated' if task == 'denoise' else 'assumed'}"
     return Job(operator, operator.observed(y), sigma, task, because)
+
+
+def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> Any:
+    """What `make` gives, or gave before for `key`; the oldest of KEPT goes."""
+    if key not in made:
+        if len(made) >= KEPT:
+            made.pop(next(iter(made)))
+        made[key] = make()
+    return made[key]
 
 
 def full_size(photo: Photo, damage: Damage) -> tuple[int, int]:
@@ -355,7 +386,7 @@ def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
     return r if r >= 2 and (width * r, height * r) == (full_width, full_height) else None
 
 
-def _measurement_size(operator: Linear | None, image_shape: Shape) -> tuple[int, int]:
+def _measurement_size(operator: Resolvable | None, image_shape: Shape) -> tuple[int, int]:
     """(width, height) of the pictures, or arrays, that a task starts from. `operator` is what `_whole` gave."""
     _, height, width = image_shape if operator is None else operator.measurement_shape
     return width, height
@@ -422,7 +453,7 @@ def _weights(kernel: str | np.ndarray) -> np.ndarray:
     return parse_kernel(kernel) if isinstance(kernel, str) else kernel
 
 
-def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Linear:
+def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Resolvable:
     """The blur whose basis is the cheapest: by rows and columns, by cosines, or by Fourier."""
     if border not in (None, *BORDERS):
         raise InputError(f"there is no border {border!r}; choose one of {', '.join(BORDERS)}")

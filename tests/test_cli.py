@@ -344,6 +344,13 @@ def test_demo_writes_the_sheet_and_prints_its_figures(here):
     assert Image.open("shown/sheet.png").width > 900
 
 
+def test_demo_leaves_no_folder_where_the_plan_is_broken(here):
+    Path("bad.plan").write_bytes(b"no plan")
+    assert frugal("demo", "-e", "bad.plan", "-o", "shown").exit_code == 1
+    assert not Path("shown").exists()
+    refuses("bad.plan is a file; name a folder", "demo", "-e", "tiny.plan", "-o", "bad.plan")
+
+
 @pytest.fixture
 def running(here):
     """A restoration in a process of its own, some steps in."""

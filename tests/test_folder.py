@@ -57,6 +57,15 @@ def test_patterns_and_names_are_taken_once_each(here):
     assert "no file fits photos/*.bmp" in frugal(*RESTORE, "photos/*.bmp", "-o", "out").output
 
 
+def test_a_folder_is_made_with_the_first_result(here, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "_together", interrupted)
+    assert frugal(*RESTORE, "photos", "-o", "out/deep").exit_code == 130
+    assert not Path("out").exists()
+
+
 def test_one_that_fails_is_told_at_the_end_and_stops_no_other(here):
     Path("photos/b.png").write_bytes(b"broken")
     Image.new("RGB", (30, 20), "red").save("photos/large.png")
@@ -240,3 +249,9 @@ def test_every_answer_can_be_had_as_json(here, make_prior):
     assert said == {"output": "y.png", "operator": {"name": "sr", **said["operator"]}, "shape": [3, 4, 4]}
     one = json.loads(frugal(*RESTORE, "y.png", "--json").stdout)["restored"][0]
     assert (one["task"], one["outputs"], one["forwards"]) == ("sr", ["y.restored.png"], [4])
+    shown = json.loads(frugal("demo", "-e", "tiny.plan", "--steps", "4", "-o", "shown", "--json").stdout)["rows"]
+    assert [(row["task"], row["method"]) for row in shown[:2]] == [("super-resolution x4", m) for m in ("dps", "dmps")]
+    for row in (one, shown[0], shown[1]):
+        assert row["forwards"] == [4]
+        assert row["seconds"] > 0
+    assert [row["gradients"] for row in shown[:2]] == [[4], [0]]

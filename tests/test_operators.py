@@ -14,9 +14,9 @@ from frugal_rt import InputError, Restorer, operators
 from frugal_rt.runtime import sampler
 from frugal_rt.runtime.demo import PORTRAIT
 from frugal_rt.runtime.images import fit_photo, read_photo
-from frugal_rt.runtime.operators import GREY_WEIGHTS, Linear, Shape
+from frugal_rt.runtime.operators import GREY_WEIGHTS, Linear, Operator, Partial, Resolvable, Shape
 from frugal_rt.runtime.operators.kernels import valid_part
-from frugal_rt.runtime.sampler import likelihood_score, residual_gradient, spectral
+from frugal_rt.runtime.sampler import likelihood_score, residual_gradient, resolved, spectral
 from frugal_rt.runtime.schedule import Schedule
 
 
@@ -89,6 +89,40 @@ BUILDERS: dict[str, Callable[[Shape], Linear]] = {
         s, np.random.default_rng(1).normal(size=(s[1] // 2, s[1])), np.random.default_rng(2).normal(size=(s[2], s[2]))
     ),
 }
+
+
+def _inside(shape: Shape, missing: bool = False) -> Partial:
+    part = valid_part(_lopsided(), shape)
+    blur = Partial(operators.Circular(shape, _lopsided()), part)
+    return Partial(blur.inner, part, _mask(blur.measurement_shape)) if missing else blur
+
+
+class Neighbours(operators.Iterative):
+    """No more than A and A^T: the sum of two pixels side by side."""
+
+    name = "neighbours"
+
+    def __init__(self, image_shape: Shape):
+        super().__init__(image_shape, (*image_shape[:2], image_shape[2] - 1))
+
+    def A(self, x):
+        return x[:, :, :, 1:] + x[:, :, :, :-1]
+
+    def AT(self, y):
+        xp = array_namespace(y)
+        end = xp.zeros_like(y[:, :, :, :1])
+        return xp.concat([end, y], axis=3) + xp.concat([y, end], axis=3)
+
+
+ITERATIVE: dict[str, Callable[[Shape], operators.Iterative]] = {
+    "neighbours": Neighbours,
+    "part of a blur": _inside,
+    "part of a blur, masked": lambda s: _inside(s, missing=True),
+    "circular, masked": lambda s: Partial(operators.Circular(s, _lopsided()), missing=_mask(s)),
+    "mirrored, masked": lambda s: Partial(operators.Deblur.gaussian(s, 0.8), missing=_mask(s)),
+    "bicubic, masked by parts": lambda s: Partial(operators.Bicubic(s, 2), missing=_mask((3, s[1] // 2, s[2] // 2))),
+}
+"""Without a basis: what is iterated comes to its end here."""
 SHAPES: list[Shape] = [(3, 8, 8), (3, 4, 12)]
 NAMESPACES = {"numpy": np.asarray, "torch": torch.asarray}
 
@@ -105,8 +139,39 @@ def build(request: pytest.FixtureRequest) -> Callable[[Shape], Linear]:
 
 
 @pytest.fixture(params=SHAPES, ids=str)
-def operator(build: Callable[[Shape], Linear], request: pytest.FixtureRequest) -> Linear:
+def decomposed(build: Callable[[Shape], Linear], request: pytest.FixtureRequest) -> Linear:
     return build(request.param)
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def iterative(request: pytest.FixtureRequest, iterated: Callable[[Shape], operators.Iterative]) -> operators.Iterative:
+    return iterated(request.param)
+
+
+@pytest.fixture
+def ended(iterative: operators.Iterative) -> operators.Iterative:
+    """One that iterates to the last digit."""
+    iterative.tolerance, iterative.most = 1e-13, 1000
+    return iterative
+
+
+@pytest.fixture(params=ITERATIVE)
+def iterated(request: pytest.FixtureRequest) -> Callable[[Shape], operators.Iterative]:
+    return ITERATIVE[request.param]
+
+
+@pytest.fixture(params=[*BUILDERS, *ITERATIVE])
+def operator(request: pytest.FixtureRequest, shape: Shape) -> Resolvable:
+    """Every one; those that iterate do so to the last digit."""
+    made = {**BUILDERS, **ITERATIVE}[request.param](shape)
+    if isinstance(made, operators.Iterative):
+        made.tolerance, made.most = 1e-13, 1000
+    return made
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request: pytest.FixtureRequest) -> Shape:
+    return request.param
 
 
 @pytest.fixture(params=NAMESPACES)
@@ -131,26 +196,26 @@ def test_adjoint_is_the_transpose(operator, array):
     np.testing.assert_allclose(left, right, rtol=1e-12)
 
 
-def test_singular_value_decomposition_is_the_dense_matrix(operator, array):
-    matrix = dense(operator)
-    x = normal((2, *operator.image_shape))
-    via_svd = operator.U(operator.spectrum(array(x)) * operator.Vt(array(x)))
+def test_singular_value_decomposition_is_the_dense_matrix(decomposed, array):
+    matrix = dense(decomposed)
+    x = normal((2, *decomposed.image_shape))
+    via_svd = decomposed.U(decomposed.spectrum(array(x)) * decomposed.Vt(array(x)))
     np.testing.assert_allclose(np.asarray(via_svd).reshape(2, -1), x.reshape(2, -1) @ matrix.T, atol=1e-12)
-    s = np.broadcast_to(operator.spectrum(x), (1, *operator.measurement_shape))
+    s = np.broadcast_to(decomposed.spectrum(x), (1, *decomposed.measurement_shape))
     ours, theirs = np.sort(s.reshape(-1)), np.sort(np.linalg.svd(matrix, compute_uv=False))
     np.testing.assert_allclose(ours[-len(theirs) :], theirs[-len(ours) :], atol=1e-12)
 
 
-def test_bases_are_orthonormal(operator, array):
-    c = array(normal((2, *operator.measurement_shape)))
-    for there, back in ((operator.U, operator.Ut), (operator.Ut, operator.U)):
+def test_bases_are_orthonormal(decomposed, array):
+    c = array(normal((2, *decomposed.measurement_shape)))
+    for there, back in ((decomposed.U, decomposed.Ut), (decomposed.Ut, decomposed.U)):
         np.testing.assert_allclose(np.asarray(back(there(c))), np.asarray(c), atol=1e-12)
     # With more measurements than pixels, columns of V that no singular value sees are zeros.
-    size, channels = int(np.prod(operator.image_shape[1:])), operator.measurement_shape[0]
-    spare = int(np.prod(operator.measurement_shape[1:])) - size
+    size, channels = int(np.prod(decomposed.image_shape[1:])), decomposed.measurement_shape[0]
+    spare = int(np.prod(decomposed.measurement_shape[1:])) - size
     expected = np.asarray(c).reshape(2, channels, -1).copy()
     expected[:, :, size:] = expected[:, :, size:] if spare <= 0 else 0
-    again = np.asarray(operator.Vt(operator.V(c))).reshape(expected.shape)
+    again = np.asarray(decomposed.Vt(decomposed.V(c))).reshape(expected.shape)
     np.testing.assert_allclose(again, expected, atol=1e-12)
 
 
@@ -210,7 +275,7 @@ CASES = [(step, sigma) for step in (45, 10, 0) for sigma in (0.0, 0.05, 1.5)]
 """Steps of 50 and noises: sigma / s below the noise of the step and above it, and no step's noise at all."""
 
 
-def spectral_case(operator: Linear, array: Callable[[np.ndarray], object] = np.asarray):
+def spectral_case(operator: Operator, array: Callable[[np.ndarray], object] = np.asarray):
     """A row for each of CASES: y, x, x0hat, z, sigma and the coefficients, as `spectral` takes them."""
     schedule, rows = Schedule.respaced({}, 50), len(CASES)
     x, x0hat, z, truth = (normal((rows, *operator.image_shape), seed) for seed in range(4))
@@ -244,43 +309,43 @@ def closed_form(matrix, y, x, x0hat, z, sigma: float, abar: float, abar_prev: fl
 
 
 @pytest.mark.parametrize("build", WELL_POSED, indirect=True)
-def test_spectral_is_its_equation_by_a_dense_decomposition(operator, array):
-    matrix = dense(operator)
-    y, x, x0hat, z, sigma, c = spectral_case(operator)
+def test_spectral_is_its_equation_by_a_dense_decomposition(decomposed, array):
+    matrix = dense(decomposed)
+    y, x, x0hat, z, sigma, c = spectral_case(decomposed)
     of_rows = (a.reshape(len(CASES), -1) for a in (y, x, x0hat, z))
     numbers = (np.ravel(a) for a in (sigma, c.abar, c.abar_prev, c.fresh))
     expected = [closed_form(matrix, *row) for row in zip(*of_rows, *numbers, strict=True)]
-    ours = np.asarray(spectral(operator, *spectral_case(operator, array)))
+    ours = np.asarray(spectral(decomposed, *spectral_case(decomposed, array)))
     np.testing.assert_allclose(ours.reshape(len(CASES), -1), expected, rtol=1e-9, atol=1e-9)
     exact = CASES.index((0, 0.0))
-    np.testing.assert_allclose(operator.A(ours[exact : exact + 1]), y[exact : exact + 1], atol=1e-10)
+    np.testing.assert_allclose(decomposed.A(ours[exact : exact + 1]), y[exact : exact + 1], atol=1e-10)
 
 
 @pytest.mark.parametrize("build", WELL_POSED, indirect=True)
-def test_spectral_leaves_the_noise_of_the_next_step_in_every_direction(operator):
+def test_spectral_leaves_the_noise_of_the_next_step_in_every_direction(decomposed):
     """x_t and y about one x0: x_{t-1} is N(sqrt(abar') x0, (1 - abar') I), exactly.
 
     Where y is the noisier, its noise and x_t's have the correlation q that the move keeps. It is affine in three
     standard normal noises, w of x_t's own, z and n: their images' Gram matrices add up.
     """
-    _, _, x0, _, sigma, c = spectral_case(operator)
-    size, measured = x0[0].size, int(np.prod(operator.measurement_shape))
-    shapes = (operator.image_shape, operator.image_shape, operator.measurement_shape)
+    _, _, x0, _, sigma, c = spectral_case(decomposed)
+    size, measured = x0[0].size, int(np.prod(decomposed.measurement_shape))
+    shapes = (decomposed.image_shape, decomposed.image_shape, decomposed.measurement_shape)
     basis = np.eye(2 * size + measured)
     w, z, n = (basis[:, part] for part in (slice(size), slice(size, 2 * size), slice(2 * size, None)))
     for row in range(len(CASES)):
         one = c.pick(lambda a, row=row: a[row : row + 1])
 
-        below = operator.spectrum(x0) * (1 - one.abar_prev) ** 0.5  # of sqrt(abar') sigma, where y is the noisier
+        below = decomposed.spectrum(x0) * (1 - one.abar_prev) ** 0.5  # of sqrt(abar') sigma, where y is the noisier
         above = one.abar_prev**0.5 * sigma[row]
         q = np.where((below > 0) & (below < above), below / np.maximum(above, 1e-300), 0.0) ** sampler.BELIEF
 
         def after(w, z, n, row=row, one=one, q=q):
             w, z, n = (noise.reshape(-1, *shape) for noise, shape in zip((w, z, n), shapes, strict=True))
-            y = operator.A(x0[row : row + 1]) + sigma[row] * n
-            eps = w + operator.V(q * operator.Ut(n) + ((1 - q**2) ** 0.5 - 1) * operator.Vt(w))
+            y = decomposed.A(x0[row : row + 1]) + sigma[row] * n
+            eps = w + decomposed.V(q * decomposed.Ut(n) + ((1 - q**2) ** 0.5 - 1) * decomposed.Vt(w))
             x = one.abar**0.5 * x0[row] + (1 - one.abar) ** 0.5 * eps
-            return spectral(operator, y, x, x0[row : row + 1] + 0 * x, z, sigma[row], one).reshape(len(x), -1)
+            return spectral(decomposed, y, x, x0[row : row + 1] + 0 * x, z, sigma[row], one).reshape(len(x), -1)
 
         mean = after(*(0 * part[:1] for part in (w, z, n)))
         np.testing.assert_allclose(mean[0], one.abar_prev[0, 0, 0, 0] ** 0.5 * x0[row].reshape(-1), atol=1e-10)
@@ -289,8 +354,8 @@ def test_spectral_leaves_the_noise_of_the_next_step_in_every_direction(operator)
         np.testing.assert_allclose(moved.T @ moved, variance, atol=1e-9)
 
 
-def test_spectral_stays_finite_and_of_its_type_in_float32(operator, array):
-    after = spectral(operator, *spectral_case(operator, lambda a: array(a.astype("f"))))
+def test_spectral_stays_finite_and_of_its_type_in_float32(decomposed, array):
+    after = spectral(decomposed, *spectral_case(decomposed, lambda a: array(a.astype("f"))))
     assert after.dtype == array(np.zeros(1, "f")).dtype
     assert np.isfinite(np.asarray(after)).all()
 
@@ -515,10 +580,146 @@ def test_a_taper_leaves_the_middle_as_it_is_and_closes_the_seam():
 
 
 def test_what_has_no_closed_form_is_a_matrix_of_a_bounded_size():
-    with pytest.raises(InputError, match="no closed form, and as a matrix it is too large at 128x128"):
-        operators.valid_blur((3, 128, 128), operators.motion_kernel(5, 20))
-    with pytest.raises(InputError, match="no closed form"):
+    kernel = operators.motion_kernel(5, 20)
+    small, large = (operators.valid_blur((3, side, side), kernel) for side in (24, 128))
+    assert isinstance(small, operators.Matrix)
+    assert isinstance(large, Partial)
+    assert large.settings == operators.valid_blur((3, 24, 24), kernel).settings
+    with pytest.raises(InputError, match="too large for a matrix at 128x128"):
         operators.MaskedMatrix((3, 128, 128), operators.Circular((1, 128, 128), np.ones((3, 3))), _mask((3, 128, 128)))
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 12), (1, 12, 7)])
+def test_a_part_of_a_circular_blur_is_the_valid_one(shape, array):
+    for kernel in (_lopsided(), operators.motion_kernel(5, 20)):
+        inside, x = Partial(operators.Circular(shape, kernel), valid_part(kernel, shape)), normal((2, *shape))
+        matrix = operators.valid_blur(shape, kernel)
+        assert isinstance(matrix, operators.Matrix)
+        np.testing.assert_allclose(inside.A(array(x)), matrix.A(x), atol=1e-12)
+        assert inside.measured == matrix.measured
+        masked = Partial(inside.inner, inside.part, _mask(inside.measurement_shape))
+        np.testing.assert_allclose(masked.A(array(x)), np.where(masked.missing, 0, matrix.A(x)), atol=1e-12)
+        assert masked.measured == shape[0] * (~masked.missing).sum()
+        lost = operators.Inpaint((1, *masked.missing.shape), masked.missing).settings
+        assert masked.settings == {**inside.settings, **lost}
+        assert masked.settings["border"] == "valid"
+
+
+def test_conjugate_gradients_stop_where_each_row_has_converged_and_no_row_sees_another(iterative):
+    """In float32, as they run: bitwise, and to the tolerance; sigma = 10 takes one iteration or two."""
+    r = iterative.observed(normal((3, *iterative.measurement_shape)).astype("f"))
+    sigma = np.array([0.05, 10.0, 0.4], "f")[:, None, None, None]
+    scale = np.array([1.0, 2.0, 3.0], "f")[:, None, None, None]
+    together = iterative.resolvent(r, sigma, scale)
+    for i in range(3):
+        alone = iterative.resolvent(r[i : i + 1], sigma[i : i + 1], scale[i : i + 1])
+        np.testing.assert_array_equal(together[i : i + 1], alone)
+    left = sigma**2 * together + scale * iterative.gram(together) - r
+    norms = [np.sqrt(np.square(a).sum((1, 2, 3))) for a in (left, r)]
+    assert (norms[0] <= 1.1 * iterative.tolerance * norms[1]).all()
+    iterative.most = 1
+    assert np.abs(iterative.resolvent(r, sigma, scale) - together)[0].max() > 0.1
+
+
+def test_the_preconditioner_saves_iterations(caplog):
+    """A motion blur of 32x32 inside its border: plain conjugate gradients take more than twice as many."""
+    kernel, shape = operators.motion_kernel(7, 30), (1, 32, 32)
+    inside = Partial(operators.Circular(shape, kernel), valid_part(kernel, shape))
+    r = normal((1, *inside.measurement_shape))
+    caplog.set_level("DEBUG", "frugal_rt.runtime.operators.iterative")
+    inside.resolvent(r, 0.05, 1.0)
+    inside.precondition = lambda r, sigma, scale: r
+    inside.resolvent(r, 0.05, 1.0)
+    ours, plain = (int(record.args[1]) for record in caplog.records)
+    assert 1 < ours < plain / 2, (ours, plain)
+
+
+def test_the_score_by_conjugate_gradients_is_the_dense_one(iterative):
+    """In float32, against the inverse."""
+    iterative.tolerance = 1e-6
+    matrix, sigma, abar = dense(iterative), 0.05, 0.6
+    x, y = normal((2, *iterative.image_shape)), iterative.observed(normal((2, *iterative.measurement_shape), 1))
+    covariance = sigma**2 * np.eye(len(matrix)) + (1 - abar) / abar * matrix @ matrix.T
+    residual = y.reshape(2, -1) - x.reshape(2, -1) @ matrix.T / abar**0.5
+    expected = np.linalg.solve(covariance, residual.T).T @ matrix / abar**0.5
+    ours = likelihood_score(iterative, y.astype("f"), x.astype("f"), np.float32(sigma), np.float32(abar))
+    assert ours.dtype == np.float32
+    error = np.linalg.norm(ours.reshape(2, -1) - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert (error < 1e-4).all()
+
+
+def smooth_form(matrix, y, x, x0hat, z, sigma: float, abar: float, abar_prev: float, eta: float) -> np.ndarray:
+    """x_{t-1} by the equation of `resolved`, direction by direction of a dense SVD, for x / sqrt(abar)."""
+    U, singular, Vt = np.linalg.svd(matrix)
+    now, left = ((1 - a) ** 0.5 / a**0.5 for a in (abar, abar_prev))
+    x, x0hat, z, y = Vt @ x / abar**0.5, Vt @ x0hat, Vt @ z, U.T @ y
+    sigma = max(sigma, 2 * left * sampler.DOUBT)
+    after = np.empty_like(x)
+    for i in range(len(x)):
+        s = singular[i] if i < len(singular) and singular[i] > 1e-9 else 0.0
+        w = 1 / (1 + (sigma / (2 * left * s)) ** 2) if s * left > 0 else 0.0
+        bar = x0hat[i] + (w * (y[i] / s - x0hat[i]) if w else 0)
+        after[i] = bar + left * ((1 - eta**2) ** 0.5 * (x[i] - bar) / now + eta * (1 - 2 * w) * z[i])
+    return abar_prev**0.5 * Vt.T @ after
+
+
+def test_resolved_is_its_equation_by_a_dense_decomposition(ended, array):
+    matrix = dense(ended)
+    y, x, x0hat, z, sigma, c = spectral_case(ended)
+    rows = [i for i, (_, sigma) in enumerate(CASES) if sigma > 0]
+    of_rows = (a[rows].reshape(len(rows), -1) for a in (y, x, x0hat, z))
+    numbers = (np.ravel(a)[rows] for a in (sigma, c.abar, c.abar_prev, c.fresh))
+    expected = [smooth_form(matrix, *row) for row in zip(*of_rows, *numbers, strict=True)]
+    ours = np.asarray(resolved(ended, *spectral_case(ended, array)))[rows]
+    np.testing.assert_allclose(ours.reshape(len(rows), -1), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_resolved_meets_a_measurement_without_noise(ended):
+    """As near as DOUBT lets it: where nothing but y is left, in the directions that A sees well."""
+    y, *rest = spectral_case(ended)
+    exact = CASES.index((0, 0.0))
+    ours = resolved(ended, y, *rest)[exact : exact + 1]
+    U, s, _ = np.linalg.svd(dense(ended))
+    apart = U.T @ (ended.A(ours) - y[exact : exact + 1]).reshape(-1)
+    assert np.abs(apart[: len(s)][s > 0.3]).max(initial=0) < 0.02
+
+
+def test_resolved_leaves_the_noise_of_the_next_step_in_every_direction(ended):
+    """x_{t-1} is N(sqrt(abar') x0, (1 - abar') I) where x_t's noise about x0bar is as the move takes it to be.
+
+    That is (1 - 2 w) of a standard normal one beside q n. It is affine in three, w of x_t's own, z and n.
+    """
+    _, _, x0, _, sigma, c = spectral_case(ended)
+    size, measured = x0[0].size, int(np.prod(ended.measurement_shape))
+    shapes = (ended.image_shape, ended.image_shape, ended.measurement_shape)
+    basis = np.eye(2 * size + measured)
+    drawn, z, n = (basis[:, part] for part in (slice(size), slice(size, 2 * size), slice(2 * size, None)))
+    for row in (i for i, (step, sigma) in enumerate(CASES) if sigma > 0 and step < 40):
+        one = c.pick(lambda a, row=row: a[row : row + 1])
+        scale, noise = 4 * (1 - one.abar_prev) / one.abar_prev + sampler.TINY, sigma[row]
+
+        def weighed(r, one=one, scale=scale, noise=noise):
+            return scale * ended.AT(ended.resolvent(r, noise, scale))
+
+        def after(drawn, z, n, row=row, one=one, noise=noise, weighed=weighed):
+            drawn, z, n = (a.reshape(-1, *shape) for a, shape in zip((drawn, z, n), shapes, strict=True))
+            measured = noise * ended.observed(n)
+            y = ended.A(x0[row : row + 1]) + measured
+            x = one.abar**0.5 * (x0[row] + weighed(measured)) + (1 - one.abar) ** 0.5 * (
+                drawn - 2 * weighed(ended.A(drawn))
+            )
+            return resolved(ended, y, x, x0[row : row + 1] + 0 * x, z, noise, one).reshape(len(x), -1)
+
+        mean = after(*(0 * part[:1] for part in (drawn, z, n)))
+        np.testing.assert_allclose(mean[0], one.abar_prev[0, 0, 0, 0] ** 0.5 * x0[row].reshape(-1), atol=1e-8)
+        moved = after(drawn, z, n) - mean
+        np.testing.assert_allclose(moved.T @ moved, (1 - one.abar_prev[0, 0, 0, 0]) * np.eye(size), atol=1e-7)
+
+
+def test_resolved_stays_finite_and_of_its_type_in_float32(iterative, array):
+    after = resolved(iterative, *spectral_case(iterative, lambda a: array(a.astype("f"))))
+    assert after.dtype == array(np.zeros(1, "f")).dtype
+    assert np.isfinite(np.asarray(after)).all()
 
 
 def test_a_mask_after_a_blur_loses_pixels_of_its_measurement(array):

@@ -6,6 +6,7 @@ import pywt
 
 from frugal_rt import InputError
 from frugal_rt.runtime.images import Photo
+from frugal_rt.runtime.operators import Iterative, Matrix, dense
 from frugal_rt.runtime.tasks import (
     Damage,
     border_mask,
@@ -119,6 +120,51 @@ def test_pixels_missing_after_a_blur_or_a_bicubic():
         job = prepare(picture, SHAPE, damage)
         assert np.array_equal(job.operator.missing, HOLE if job.task == "deblur" else np.eye(4, dtype=bool))
         assert (job.y[:, job.operator.missing] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        Damage(task="deblur", kernel="motion:5,30", border="valid"),
+        Damage(task="deblur", kernel="motion:5,30", border="valid", mask=HOLE),
+        Damage(task="deblur", kernel="motion:5,30", mask=HOLE),
+        Damage(task="deblur", kernel="gaussian:1", border="valid", mask=HOLE),
+        Damage(task="sr", scale=4, filter="bicubic", mask=np.eye(4, dtype=bool)),
+    ],
+    ids=["valid", "valid, masked", "circular, masked", "separable valid, masked", "bicubic, masked"],
+)
+def test_what_is_too_large_for_a_matrix_is_the_same_operator_by_conjugate_gradients(damage, monkeypatch):
+    picture = photo(4, 4) if damage.task == "sr" else photo()
+
+    def made():
+        return prepare(picture, SHAPE, damage)
+
+    matrix = made()
+    monkeypatch.setattr(dense, "MAX_DERIVED", 1000)
+    iterated = made()
+    assert isinstance(matrix.operator, Matrix)
+    assert isinstance(iterated.operator, Iterative)
+    np.testing.assert_array_equal(iterated.y, matrix.y)
+    x = photo().pixels[None]
+    np.testing.assert_allclose(iterated.operator.A(x), matrix.operator.A(x), atol=1e-6)
+    assert iterated.operator.settings == matrix.operator.settings
+
+
+def test_pictures_of_one_size_share_an_operator_and_what_is_missing_tells_them_apart(monkeypatch):
+    damage, made = Damage(kernel="motion:5,30"), {}
+    first, again = (prepare(photo(), SHAPE, damage, made=made).operator for _ in range(2))
+    assert first is again
+    holed, other = (prepare(photo(missing=hole), SHAPE, damage, made=made).operator for hole in (HOLE, ~HOLE))
+    assert np.array_equal(holed.missing, HOLE)
+    assert np.array_equal(other.missing, ~HOLE)
+    assert prepare(photo(missing=HOLE), SHAPE, damage, made=made).operator is holed
+    assert prepare(photo(), SHAPE, damage).operator is not first
+    alone = prepare(photo(4, 4), SHAPE, Damage(), made=made).operator
+    assert alone.name == "sr"
+    assert prepare(photo(), SHAPE, Damage(), made=made).operator.name == "denoise"
+    for i in range(9):
+        prepare(photo(missing=np.eye(16, k=i, dtype=bool)), SHAPE, Damage(), made=made)
+    assert len(made) <= 4  # a picture each its own mask, and no more are kept
 
 
 @pytest.mark.parametrize("kernel", ["motion:5,30", "gaussian:1"])

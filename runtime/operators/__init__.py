@@ -1,8 +1,9 @@
 """Degradations, by the kind of their basis. See base.py for what an operator is."""
 
-from .base import Custom, Linear, Operator, Shape
+from .base import Custom, Linear, Operator, Resolvable, Shape
 from .circular import Circular, Mirrored, Tapered, is_mirrored
 from .dense import MaskedMatrix, Matrix, valid_blur
+from .iterative import Iterative, Partial
 from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
 from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, Inpaint, Masked, SuperResolution
 from .sensing import WalshHadamard
@@ -17,12 +18,15 @@ __all__ = [
     "Deblur",
     "Denoise",
     "Inpaint",
+    "Iterative",
     "Linear",
     "Masked",
     "MaskedMatrix",
     "Matrix",
     "Mirrored",
     "Operator",
+    "Partial",
+    "Resolvable",
     "Separable",
     "Shape",
     "SuperResolution",

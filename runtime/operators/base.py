@@ -114,12 +114,8 @@ class Custom(Operator):
         return self._vjp(x, r)
 
 
-class Linear(Operator):
-    """A linear degradation.
-
-    A subclass sets `image_shape`, `measurement_shape` (C, H, W) and `name`, and gives the four bases and the
-    singular values; it may give A and A^T a shorter way.
-    """
+class Resolvable(Operator):
+    """A linear degradation with an adjoint and a resolvent: what DMPS and the hybrid need."""
 
     def __init__(self, image_shape: Shape, measurement_shape: Shape):
         super().__init__(image_shape, measurement_shape)
@@ -129,6 +125,36 @@ class Linear(Operator):
         """Copies for other processes carry what was given and not what is computed from it."""
         computed = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
         return {**{name: value for name, value in vars(self).items() if name not in computed}, "_placed": {}}
+
+    @abstractmethod
+    def AT(self, y: Array) -> Array:
+        """The adjoint: (B, c, h, w) -> (B, C, H, W)."""
+
+    @abstractmethod
+    def resolvent(self, r: Array, sigma: Any, scale: Any) -> Array:
+        """(sigma^2 I + scale A A^T)^{-1} r, its pseudo-inverse where that is singular. Shapes of a measurement.
+
+        `sigma` and `scale` are numbers or (B, 1, 1, 1).
+        """
+
+    def vjp(self, x: Array, r: Array) -> Array:
+        return self.AT(r)
+
+    def place(self, key: str, array: np.ndarray, like: Array) -> Array:
+        """`array` in the namespace, device and (but for whole numbers) type of `like`; made once for each."""
+        where = (key, type(like), like.dtype, str(like.device))
+        if where not in self._placed:
+            xp, dtype = array_namespace(like), like.dtype if array.dtype.kind == "f" else None
+            self._placed[where] = xp.asarray(array, dtype=dtype, device=like.device)
+        return self._placed[where]
+
+
+class Linear(Resolvable):
+    """A linear degradation with a singular value decomposition.
+
+    A subclass sets `image_shape`, `measurement_shape` (C, H, W) and `name`, and gives the four bases and the
+    singular values; it may give A and A^T a shorter way.
+    """
 
     @abstractmethod
     def spectrum(self, like: Array) -> Array:
@@ -155,31 +181,15 @@ class Linear(Operator):
         return self.U(self.spectrum(x) * self.Vt(x))
 
     def AT(self, y: Array) -> Array:
-        """The adjoint: (B, c, h, w) -> (B, C, H, W)."""
         return self.V(self.spectrum(y) * self.Ut(y))
 
-    def vjp(self, x: Array, r: Array) -> Array:
-        return self.AT(r)
-
     def resolvent(self, r: Array, sigma: Any, scale: Any) -> Array:
-        """(sigma^2 I + scale A A^T)^{-1} r, its pseudo-inverse where that is singular. Shapes of a measurement.
-
-        `sigma` and `scale` are numbers or (B, 1, 1, 1).
-        """
-        return self.U(self.Ut(r) * _reciprocal(sigma**2 + scale * self.spectrum(r) ** 2 + 0 * r))
+        return self.U(self.Ut(r) * reciprocal(sigma**2 + scale * self.spectrum(r) ** 2 + 0 * r))
 
     @staticmethod
     def filter(sigma: Any, scale: Any, s: Array) -> Array:
         """s / (sigma^2 + scale s^2), 0 where s = 0: A^T times the resolvent, in coefficients."""
-        return s * _reciprocal(sigma**2 + scale * s**2)
-
-    def place(self, key: str, array: np.ndarray, like: Array) -> Array:
-        """`array` in the namespace, device and (but for whole numbers) type of `like`; made once for each."""
-        where = (key, type(like), like.dtype, str(like.device))
-        if where not in self._placed:
-            xp, dtype = array_namespace(like), like.dtype if array.dtype.kind == "f" else None
-            self._placed[where] = xp.asarray(array, dtype=dtype, device=like.device)
-        return self._placed[where]
+        return s * reciprocal(sigma**2 + scale * s**2)
 
     def place_spectrum(self, s: np.ndarray, like: Array) -> Array:
         """`s` placed, 0 for what the type cannot tell from 0, or sigma = 0 would divide by it."""
@@ -191,7 +201,7 @@ class Linear(Operator):
         return self.place(f"{key} left", left, x) @ x @ self.place(f"{key} right", right.T, x)
 
 
-def _reciprocal(denominator: Array) -> Array:
+def reciprocal(denominator: Array) -> Array:
     """1 / denominator, 0 where it is 0."""
     xp = array_namespace(denominator)
     positive = denominator > 0

@@ -15,8 +15,10 @@ from array_api_compat import array_namespace
 from safetensors.numpy import load, save_file
 
 from ...engines import Array, InputError, cache
-from .base import Linear, Shape
-from .kernels import check_fits, kernel_settings, normalised
+from .base import Linear, Operator, Resolvable, Shape
+from .circular import Circular
+from .iterative import Partial
+from .kernels import check_fits, kernel_settings, normalised, valid_part
 from .pixelwise import check_mask, mask_settings
 from .separable import Valid
 
@@ -24,7 +26,7 @@ logger = logging.getLogger(__name__)
 MAX_VALUES = 1 << 26
 """Entries of a matrix: half a gigabyte."""
 MAX_DERIVED = 1 << 24
-"""Entries of a matrix that a blur becomes: 64x64 pixels by as many values."""
+"""Entries of a matrix that a blur becomes: 64x64 pixels by as many values. Beyond, it is a `Partial`."""
 
 
 class Decomposition(NamedTuple):
@@ -141,10 +143,10 @@ class MaskedMatrix(Matrix):
     """`Masked` where the two have no common basis (a blur, then missing pixels), by the matrix of one channel.
 
     `inner` is the operator before the mask, for images (1, H, W); it is applied to each channel. Raises InputError as
-    `Masked` does, and where the matrix has over MAX_DERIVED entries: beyond 64x64.
+    `Masked` does, and where the matrix has over MAX_DERIVED entries: beyond 64x64, where `Partial` takes its place.
     """
 
-    def __init__(self, image_shape: Shape, inner: Linear, missing: np.ndarray):
+    def __init__(self, image_shape: Shape, inner: Resolvable, missing: np.ndarray):
         missing = check_mask(missing, inner.measurement_shape)
         matrix = matrix_of(inner)
         matrix[missing.reshape(-1)] = 0
@@ -167,7 +169,6 @@ class ValidMatrix(Matrix):
         check_fits(kernel, image_shape)
         (_, height, width), (rows, columns) = image_shape, kernel.shape
         size = height - rows + 1, width - columns + 1
-        _check_derived(self.name, image_shape, math.prod(size) * height * width)
         matrix = np.zeros((math.prod(size), height * width))
         y, x = (place.reshape(-1) for place in np.mgrid[: size[0], : size[1]])
         for (a, b), weight in np.ndenumerate(kernel[::-1, ::-1]):
@@ -179,35 +180,39 @@ class ValidMatrix(Matrix):
         return kernel_settings(self.kernel, "valid")
 
 
-def valid_blur(image_shape: Shape, kernel: np.ndarray) -> Linear:
+def valid_blur(image_shape: Shape, kernel: np.ndarray) -> Resolvable:
     """A blur that is measured only where it saw nothing from outside the image (C, H, W): nothing is assumed there.
 
     What a real photograph needs: y is (C, H - h + 1, W - w + 1) for a kernel (h, w). A kernel that is a product of a
     column and a row takes two small matrices, at any size; any other has no closed form and becomes the matrix of one
-    channel, up to about 64x64. Raises InputError beyond, and for a kernel larger than the image.
+    channel up to about 64x64, and a `Partial` of the blur on a torus beyond. Raises InputError for a kernel larger than
+    the image.
     """
     kernel = normalised(kernel)
     check_fits(kernel, image_shape)
     singular = np.linalg.svd(kernel, compute_uv=False)
     if singular[1:].max(initial=0) < 1e-9 * singular[0]:
         return Valid(image_shape, kernel)
-    return ValidMatrix(image_shape, kernel)
+    inside = Partial(Circular(image_shape, kernel), valid_part(kernel, image_shape))
+    return ValidMatrix(image_shape, kernel) if is_small(inside) else inside
 
 
-def matrix_of(operator: Linear) -> np.ndarray:
+def is_small(operator: Operator) -> bool:
+    """Whether the matrix of one of its channels has at most MAX_DERIVED entries."""
+    return math.prod(operator.image_shape[1:]) * math.prod(operator.measurement_shape[1:]) <= MAX_DERIVED
+
+
+def matrix_of(operator: Resolvable) -> np.ndarray:
     """The matrix (h w, H W) of an operator of one channel. Raises InputError beyond MAX_DERIVED entries."""
+    if not is_small(operator):
+        width, height = operator.image_shape[:0:-1]
+        raise InputError(
+            f"this {operator.name} is too large for a matrix at {width}x{height}, 64x64 being about the most; "
+            "take operators.Partial"
+        )
     columns, rows = (math.prod(shape) for shape in (operator.image_shape, operator.measurement_shape))
-    _check_derived(operator.name, operator.image_shape, columns * rows)
     matrix = np.empty((rows, columns))
     for first in range(0, columns, 512):
         some = np.eye(min(512, columns - first), columns, first).reshape(-1, *operator.image_shape)
         matrix[:, first : first + 512] = operator.A(some).reshape(len(some), rows).T
     return matrix
-
-
-def _check_derived(name: str, image_shape: Shape, entries: int) -> None:
-    if entries > MAX_DERIVED:
-        raise InputError(
-            f"this {name} has no closed form, and as a matrix it is too large at {image_shape[2]}x{image_shape[1]}; "
-            "64x64 is about the most: take --border taper, or leave the mask out"
-        )

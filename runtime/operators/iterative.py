@@ -1,0 +1,116 @@
+"""Operators whose resolvent has no closed form, and is found by conjugate gradients: no matrix, at any size."""
+
+import logging
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ...engines import Array
+from .base import Linear, Resolvable, Shape, reciprocal
+from .pixelwise import check_mask, mask_settings
+
+logger = logging.getLogger(__name__)
+Part = tuple[slice, slice]
+
+
+class Iterative(Resolvable):
+    """A linear degradation given by `A` and `AT` alone.
+
+    `resolvent` runs preconditioned conjugate gradients (Hestenes and Stiefel, 1952), each row by its own step sizes and
+    to its own end, so that a row comes out as it would alone.
+    """
+
+    tolerance = 1e-2
+    """A row stops where its residual's norm is this share of its right side's (docs/method.md)."""
+    most = 100
+    """Iterations at most: a row that has not converged by then keeps what it has."""
+
+    def gram(self, r: Array) -> Array:
+        """A A^T r, (B, c, h, w)."""
+        return self.A(self.AT(r))
+
+    def precondition(self, r: Array, sigma: Any, scale: Any) -> Array:
+        """Nearly (sigma^2 I + scale A A^T)^{-1} r, symmetric and not negative; r itself unless overridden."""
+        return r
+
+    def resolvent(self, r: Array, sigma: Any, scale: Any) -> Array:
+        xp = array_namespace(r)
+        end = self.tolerance**2 * _dot(r, r)
+        found = xp.zeros_like(r)
+        better = self.precondition(r, sigma, scale)
+        along, gain = better, _dot(r, better)
+        iterations = 0
+        while iterations < self.most and bool(xp.any(going := _dot(r, r) > end)):
+            pushed = sigma**2 * along + scale * self.gram(along)
+            step = xp.astype(going, r.dtype) * gain * reciprocal(_dot(along, pushed))
+            found, r = found + step * along, r - step * pushed
+            better = self.precondition(r, sigma, scale)
+            earlier, gain = gain, _dot(r, better)
+            along = better + gain * reciprocal(earlier) * along
+            iterations += 1
+        logger.debug("%s: %d iterations of conjugate gradients", self.name, iterations)
+        return found
+
+
+class Partial(Iterative):
+    """y = M P B x: a part P of what `inner` B measures, pixels M of it missing, and 0.
+
+    A blur and then missing pixels; a blur measured only where it saw nothing from outside, which is a part of the blur
+    on a torus. `part` is the rows and columns kept, `missing` (h, w) bool, True where a pixel of them is lost. The
+    preconditioner is `inner`'s own resolvent between M P and its transpose. Raises InputError for a mask of another
+    size or without a known pixel.
+    """
+
+    def __init__(self, inner: Linear, part: Part | None = None, missing: np.ndarray | None = None):
+        channels, height, width = inner.measurement_shape
+        rows, columns = self.part = part or (slice(0, height), slice(0, width))
+        kept: Shape = (channels, len(range(height)[rows]), len(range(width)[columns]))
+        super().__init__(inner.image_shape, kept)
+        self.name, self.inner = inner.name, inner
+        self.missing = None if missing is None else check_mask(missing, kept)
+        self._known = np.ones(kept[1:]) if self.missing is None else 1.0 - self.missing
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        border = {"border": "valid"} if self.measurement_shape != self.inner.measurement_shape else {}
+        return {**self.inner.settings, **border, **({} if self.missing is None else mask_settings(self.missing))}
+
+    @property
+    def measured(self) -> int:
+        return self.measurement_shape[0] * int(self._known.sum())
+
+    def observed(self, y: np.ndarray) -> np.ndarray:
+        return y if self.missing is None else np.where(self.missing, np.zeros_like(y), y)
+
+    def A(self, x: Array) -> Array:
+        return self._taken(self.inner.A(x))
+
+    def AT(self, y: Array) -> Array:
+        return self.inner.AT(self._put_back(y))
+
+    def gram(self, r: Array) -> Array:
+        s = self.inner.spectrum(r)
+        return self._taken(self.inner.U(s**2 * self.inner.Ut(self._put_back(r))))
+
+    def precondition(self, r: Array, sigma: Any, scale: Any) -> Array:
+        missing = r - self.place("known", self._known, r) * r
+        return self._taken(self.inner.resolvent(self._put_back(r), sigma, scale)) + missing * reciprocal(
+            sigma**2 + 0 * r
+        )
+
+    def _taken(self, y: Array) -> Array:
+        """M P y."""
+        return self.place("known", self._known, y) * y[(..., *self.part)]
+
+    def _put_back(self, y: Array) -> Array:
+        """P^T M^T y."""
+        xp, shape = array_namespace(y), (y.shape[0], *self.inner.measurement_shape)
+        whole = xp.zeros(shape, dtype=y.dtype, device=y.device)
+        whole[(..., *self.part)] = self.place("known", self._known, y) * y
+        return whole
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Of each row, (B, 1, 1, 1)."""
+    return (a * b).reshape(a.shape[0], -1).sum(1)[:, None, None, None]
