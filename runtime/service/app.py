@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from ... import __version__
@@ -162,11 +164,22 @@ async def _parts(request: Request) -> dict[str, bytes]:
     """The parts of a form, or the body as the part `image`."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         return {"image": await request.body()}
-    async with request.form(max_files=2, max_fields=4, max_part_size=1 << 16) as form:
-        return {
-            name: await value.read() if isinstance(value, UploadFile) else value.encode("utf-8", "surrogatepass")
-            for name, value in form.multi_items()
-        }
+    try:
+        form = await _InMemory(
+            request.headers, request.stream(), max_files=2, max_fields=4, max_part_size=1 << 16
+        ).parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from None
+    return {
+        name: await value.read() if isinstance(value, UploadFile) else value.encode("utf-8", "surrogatepass")
+        for name, value in form.multi_items()
+    }
+
+
+class _InMemory(MultiPartParser):
+    """Keeps a form's files in memory, where the edge limits them: the disk may be full."""
+
+    spool_max_size = sys.maxsize
 
 
 def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | None = None) -> FastAPI:
