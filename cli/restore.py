@@ -2,7 +2,7 @@
 
 import json
 import math
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,6 @@ def command(
         restorer = Restorer.load(engine, backend)
         kept = params.record(params.options_of(ctx), restorer.plan.manifest["members"][WEIGHTS]["sha256"])
         params.check(ctx, kept)
-    tiled = cache(restorer.tiled)
 
     def ready(source: Path) -> Prepared:
         photo = read_photo(source, LARGEST if described.is_picture else math.inf)
@@ -157,11 +156,12 @@ def command(
     if output is not None and not one:
         make_folder(output)
     restored, failed = [], []
-    with steps("restoring", count * len(sources) * samples, by_row=True) as on_step:
+    with steps("restoring", count * len(sources) * samples, by_row=True) as watch:
+        tiled = cache(partial(restorer.tiled, on_tiles=watch.on_tiles))
 
         def each(event: StepEvent) -> None:
             recorder(event)
-            on_step(event)
+            watch.on_step(event)
 
         for outcome in restore_pictures(sources, ready, asked, samples, each):
             if isinstance(outcome, Failed):
