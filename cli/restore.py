@@ -15,6 +15,7 @@ from ..engines.plan import WEIGHTS
 from ..runtime import trajectory
 from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
 from ..runtime.folder import Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
+from ..runtime.framing import align, framing_of
 from ..runtime.images import LARGEST, check_output, read_photo, to_picture
 from ..runtime.outputs import check_outputs, output_paths, write_result
 from ..runtime.restorer import Restorer, StepEvent
@@ -31,9 +32,12 @@ from .progress import stages, steps
 @click.argument("images", metavar="IMAGE...", type=options.PATH, nargs=-1, required=True)
 @options.damage
 @click.option(
-    "--fit", type=click.Choice(["crop", "resize"]), help="Bring a picture of the wrong size to the right one."
+    "--fit",
+    type=click.Choice(["crop", "resize", "pad"]),
+    help="Bring a picture of the wrong size to the right one; pad restores a smaller one at its own size.",
 )
 @click.option("--tile", is_flag=True, help="Restore a larger picture at its own size, in overlapping tiles.")
+@click.option("--align", "align_", is_flag=True, help="Find the face in a photograph, restore that, and paste it back.")
 @click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
 @options.switch
 @click.option(
@@ -81,6 +85,7 @@ def command(
     images: tuple[Path, ...],
     fit: str | None,
     tile: bool,
+    align_: bool,
     method: str,
     switch: str | None,
     preset: str,
@@ -108,8 +113,10 @@ def command(
     super-resolution, transparent pixels are inpainting, one channel is colourising, anything else is denoising.
     Of many pictures one that fails is told at the end and stops no other; the exit status is 1 then.
     """
-    if tile and fit is not None:
-        raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
+    if tile and fit in ("crop", "resize"):
+        raise click.UsageError("--tile takes a picture at its own size; leave --fit out, or --fit pad a short side")
+    if align_ and (tile or fit is not None):
+        raise click.UsageError("--align says how a face comes to the prior's size; leave --tile and --fit out")
     if switch is not None and method != "hybrid":
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     sources = find_pictures(images)
@@ -130,16 +137,26 @@ def command(
         restorer = Restorer.load(engine, backend)
         kept = params.record(params.options_of(ctx), restorer.plan.manifest["members"][WEIGHTS]["sha256"])
         params.check(ctx, kept)
+    if framing_of(restorer.plan) is not None and (tile or fit in ("crop", "resize")):
+        name = restorer.plan.manifest["prior"]["name"]
+        click.echo(f"{name} knows whole faces framed in one way, and does poorly elsewhere: see --align", err=True)
 
     def ready(source: Path) -> Prepared:
         photo = read_photo(source, LARGEST if described.is_picture else math.inf)
-        mine = tiled(*full_size(photo, described)) if tile else restorer
-        job = prepare(photo, mine.image_shape, described, fit)
+        mine, frame = restorer, None
+        if align_:
+            photo, frame, job = align(photo, restorer.plan, described)
+        else:
+            if tile:
+                sides = full_size(photo, described)
+                least = restorer.image_shape[1:] if fit == "pad" else sides
+                mine = tiled(*map(max, sides, least))
+            job = prepare(photo, mine.image_shape, described, fit)
         if method != "dps":
             job.operator.prepare()
         if one:
             click.echo(f"{source.name}: {job.task} ({job.because})", err=as_json)
-        return Prepared(source, photo, job, mine)
+        return Prepared(source, photo, job, mine, frame)
 
     recorder = trajectory.Recorder(
         None if save_steps is None else trajectory.check_folder(save_steps, force), keep=video is not None
@@ -215,12 +232,13 @@ def _targets(
 
 
 def _settings(outcome: Restored, fit: str | None, kept: dict[str, Any]) -> dict[str, Any]:
-    result, job = outcome.result, outcome.picture.job
+    result, job, frame = outcome.result, outcome.picture.job, outcome.picture.frame
     return {
         "frugal_rt": __version__,
         **result.settings,
         "task": job.task,
         "fit": fit,
+        "frame": None if frame is None else [frame.left, frame.top, frame.side],
         "k": result.k[0],
         "samples": len(result.image),
         "params": kept,

@@ -51,7 +51,7 @@ class Tiled:
         if image[0] != tile[0] or image[1] < tile[1] or image[2] < tile[2]:
             raise InputError(
                 f"an image of {image[2]}x{image[1]} is smaller than this prior's {tile[2]}x{tile[1]}, and tiles do not "
-                "help; bring it to that size with --fit resize"
+                "help; bring it to that size with --fit pad or --fit resize"
             )
         self._engine, self._tile, self._on_tiles = engine, tile, on_tiles
         self._rows = 1

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..engines import DivergedError, FrugalError, InputError
 from ..engines.files import is_folder, is_there
+from .framing import Frame
 from .images import Photo
 from .picture_set import SUFFIXES
 from .restorer import Restorer, Result, StepEvent
@@ -29,6 +30,8 @@ class Prepared:
     job: Job
     restorer: Restorer
     """The one for its size."""
+    frame: Frame | None = None
+    """The part of it that the job restores, where that is not all."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,19 @@ class Restored:
     @property
     def source(self) -> Path:
         return self.picture.source
+
+    @property
+    def images(self) -> np.ndarray:
+        """(N, C, H, W): the result as the picture lay, cut out of its padding or in its place in the photograph."""
+        picture, images = self.picture, self.result.image
+        if picture.frame is not None:
+            return picture.frame.paste(picture.photo, images, picture.job)
+        return images if picture.job.inside is None else images[(..., *picture.job.inside)]
+
+    @property
+    def missing(self) -> np.ndarray | None:
+        """(H, W) bool: pixels that are still missing, outside the frame; None where none are."""
+        return None if self.picture.frame is None else self.picture.frame.left_missing(self.picture.photo)
 
 
 @dataclass(frozen=True)

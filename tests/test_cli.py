@@ -172,7 +172,7 @@ def test_a_larger_picture_is_restored_at_its_own_size_in_tiles(here):
     refuses("an image of 20x12 is smaller than this prior's 16x16", *asked, "small.png", "-o", "x.png")
     refuses("how large the image is; leave --tile out", *asked, "small.png", "--keep-fraction", "0.5", "-o", "x.png")
     refuses("leave --fit out", *asked, "small.png", "--fit", "crop", status=2)
-    refuses("--fit crop or --fit resize, or --tile a larger one", *RESTORE, "large.png", "-o", "x.png")
+    refuses("--fit crop or --fit resize, --tile, or --align a face", *RESTORE, "large.png", "-o", "x.png")
 
 
 def test_a_preset_names_the_steps_and_steps_overrule_it(here):
