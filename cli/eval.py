@@ -140,8 +140,8 @@ def _evaluate(evaluation: Evaluation, store: Store | None) -> list[Row]:
     def note(sentence: str) -> None:
         click.echo(sentence, err=True)
 
-    with steps("evaluation", evaluation.events(finished)) as on_step:
-        for group in evaluation.groups(finished, on_step, note):
+    with steps("evaluation", evaluation.events(finished)) as watch:
+        for group in evaluation.groups(finished, watch.on_step, note):
             if store is not None:
                 store.add(group)
             rows = [*rows, *group.rows]

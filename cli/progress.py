@@ -1,10 +1,11 @@
-"""Live progress on a terminal's standard error, and Ctrl-C that waits for the end of a step."""
+"""Live progress on a terminal's standard error, and Ctrl-C that waits for the end of a step, or of a call in tiles."""
 
 import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -23,15 +24,22 @@ def stages() -> Iterator[Callable[[str], object]]:
 def pictures(label: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar for `total` pictures; call what it yields with a few words whenever one is done. Ctrl-C raises at once."""
     with _bar() as progress:
-        bar = progress.add_task(label, total=total, phase="")
+        bar = progress.add_task(label, total=total, phase="", tiles="")
         yield lambda words: progress.update(bar, advance=1, phase=words)
 
 
-@contextmanager
-def steps(label: str, total: int, by_row: bool = False) -> Iterator[Callable[[StepEvent], None]]:
-    """A bar for `total` steps, or for those of all rows together; pass what it yields as `on_step`.
+class Watch(NamedTuple):
+    """What `steps` yields: for `Restorer.restore`, and for `Restorer.tiled`."""
 
-    The first Ctrl-C raises KeyboardInterrupt at the end of the running step, the second at once.
+    on_step: Callable[[StepEvent], None]
+    on_tiles: Callable[[int, int], None]
+
+
+@contextmanager
+def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
+    """A bar for `total` steps, or for those of all rows together, and the tiles of the running one where there are any.
+
+    The first Ctrl-C raises KeyboardInterrupt when the Watch is next called, the second at once.
     """
     stop = False
 
@@ -42,7 +50,7 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Callable[[St
         stop = True
 
     with _bar() as progress:
-        bar = progress.add_task(label, total=total, phase="")
+        bar = progress.add_task(label, total=total, phase="", tiles="")
 
         def on_step(event: StepEvent) -> None:
             if stop:
@@ -52,9 +60,14 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Callable[[St
             moved = f"{phase}  estimate settled to {settled:.1f} dB" if math.isfinite(settled) else phase
             progress.update(bar, advance=len(event.phases) if by_row else 1, phase=moved)
 
+        def on_tiles(done: int, of: int) -> None:
+            if stop:
+                raise KeyboardInterrupt
+            progress.update(bar, tiles=f"tile {done} of {of}")
+
         before = signal.signal(signal.SIGINT, on_sigint)
         try:
-            yield on_step
+            yield Watch(on_step, on_tiles)
             if stop:
                 raise KeyboardInterrupt
         finally:
@@ -69,6 +82,7 @@ def _bar() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[phase]}"),
+        TextColumn("{task.fields[tiles]}"),
         TimeElapsedColumn(),
         console=console,
         transient=True,

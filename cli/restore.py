@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..runtime import trajectory
 from ..runtime.cluster import Cluster
 from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
 from ..runtime.folder import Asked, Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
+from ..runtime.framing import framing_of
 from ..runtime.images import check_output, read_bytes, to_picture
 from ..runtime.outputs import check_outputs, output_paths, write_result
 from ..runtime.restorer import Restorer, StepEvent
@@ -32,9 +33,12 @@ from .progress import pictures, stages, steps
 @click.argument("images", metavar="IMAGE...", type=options.PATH, nargs=-1, required=True)
 @options.damage
 @click.option(
-    "--fit", type=click.Choice(["crop", "resize"]), help="Bring a picture of the wrong size to the right one."
+    "--fit",
+    type=click.Choice(["crop", "resize", "pad"]),
+    help="Bring a picture of the wrong size to the right one; pad restores a smaller one at its own size.",
 )
 @click.option("--tile", is_flag=True, help="Restore a larger picture at its own size, in overlapping tiles.")
+@click.option("--align", "align_", is_flag=True, help="Find the face in a photograph, restore that, and paste it back.")
 @click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
 @options.switch
 @click.option(
@@ -90,6 +94,7 @@ def command(
     images: tuple[Path, ...],
     fit: str | None,
     tile: bool,
+    align_: bool,
     method: str,
     switch: str | None,
     preset: str,
@@ -119,8 +124,10 @@ def command(
     super-resolution, transparent pixels are inpainting, one channel is colourising, anything else is denoising.
     Of many pictures one that fails is told at the end and stops no other; the exit status is 1 then.
     """
-    if tile and fit is not None:
-        raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
+    if tile and fit in ("crop", "resize"):
+        raise click.UsageError("--tile takes a picture at its own size; leave --fit out, or --fit pad a short side")
+    if align_ and (tile or fit is not None):
+        raise click.UsageError("--align says how a face comes to the prior's size; leave --tile and --fit out")
     if switch is not None and method != "hybrid":
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     sources = find_pictures(images)
@@ -143,6 +150,7 @@ def command(
             damage=options.read_damage(damage),
             fit=fit,
             tile=tile,
+            align=align_,
             settings={
                 "steps": count,
                 "switch": METHODS[method] if switch is None else switch,
@@ -157,13 +165,17 @@ def command(
         plan = Plan.open(engine)
         kept = params.record(params.options_of(ctx), plan.manifest["members"][WEIGHTS]["sha256"])
         params.check(ctx, kept)
-        prepared = None if ray else asked.preparing(Restorer(plan, open_engine(plan, backend)))
+        restorer = None if ray else Restorer(plan, open_engine(plan, backend))
+    if framing_of(plan) is not None and (tile or fit in ("crop", "resize")):
+        name = plan.manifest["prior"]["name"]
+        click.echo(f"{name} knows whole faces framed in one way, and does poorly elsewhere: see --align", err=True)
     recorder = trajectory.Recorder(
         None if save_steps is None else trajectory.check_folder(save_steps, force), keep=video is not None
     )
 
-    def here(prepared: Callable[[Path, bytes], Prepared], stack: ExitStack) -> Iterator[Restored | Failed]:
-        on_step = stack.enter_context(steps("restoring", count * len(sources) * samples, by_row=True))
+    def here(restorer: Restorer, stack: ExitStack) -> Iterator[Restored | Failed]:
+        watch = stack.enter_context(steps("restoring", count * len(sources) * samples, by_row=True))
+        prepared = asked.preparing(restorer, watch.on_tiles)
 
         def ready(source: Path) -> Prepared:
             found = prepared(source, read_bytes(source))
@@ -173,7 +185,7 @@ def command(
 
         def each(event: StepEvent) -> None:
             recorder(event)
-            on_step(event)
+            watch.on_step(event)
 
         return restore_pictures(sources, ready, asked, each)
 
@@ -195,7 +207,7 @@ def command(
 
     restored, failed = [], []
     with ExitStack() as stack:
-        for outcome in here(prepared, stack) if prepared else spread(str(ray), stack):
+        for outcome in here(restorer, stack) if restorer else spread(str(ray), stack):
             if isinstance(outcome, Failed):
                 if one:
                     raise InputError(outcome.why)
@@ -253,12 +265,13 @@ def _targets(
 
 
 def _settings(outcome: Restored, fit: str | None, kept: dict[str, Any]) -> dict[str, Any]:
-    result = outcome.result
+    result, frame = outcome.result, outcome.frame
     return {
         "frugal_rt": __version__,
         **result.settings,
         "task": outcome.task,
         "fit": fit,
+        "frame": None if frame is None else [frame.left, frame.top, frame.side],
         "k": result.k[0],
         "samples": len(result.image),
         "params": kept,

@@ -5,7 +5,7 @@ sampler and the operator see one image, so a mask, a blur or a loss of resolutio
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import NamedTuple
 
@@ -34,17 +34,26 @@ class Tiled:
     """`engine`, whose images are `tile` (C, h, w), on images of `image` (C, H, W), each side at least the tile's.
 
     The network takes as many tiles at once as `prepare` was told rows, so its memory does not grow with the image.
-    Where an image takes several calls, a gradient runs the forward graph of each tile a second time. Raises InputError
-    for an image smaller than a tile.
+    Where an image takes several calls, a gradient runs the forward graph of each tile a second time.
+
+    `on_tiles(done, total)` is told after each of the network's calls how many tiles are done of those that `predict`,
+    or `pullback` and its gradient together, go over. What it raises ends the call there. Raises InputError for an
+    image smaller than a tile.
     """
 
-    def __init__(self, engine: Engine, tile: tuple[int, int, int], image: tuple[int, int, int]):
+    def __init__(
+        self,
+        engine: Engine,
+        tile: tuple[int, int, int],
+        image: tuple[int, int, int],
+        on_tiles: Callable[[int, int], object] | None = None,
+    ):
         if image[0] != tile[0] or image[1] < tile[1] or image[2] < tile[2]:
             raise InputError(
                 f"an image of {image[2]}x{image[1]} is smaller than this prior's {tile[2]}x{tile[1]}, and tiles do not "
-                "help; bring it to that size with --fit resize"
+                "help; bring it to that size with --fit pad or --fit resize"
             )
-        self._engine, self._tile = engine, tile
+        self._engine, self._tile, self._on_tiles = engine, tile, on_tiles
         self._rows = 1
         self._down, self._across = (tile_shares(image[side], tile[side]) for side in (1, 2))
         self.asarray = engine.asarray
@@ -63,7 +72,8 @@ class Tiled:
         self._engine.prepare(gradients, batch)
 
     def predict(self, x: Array, t: Array) -> Prediction:
-        return self._blended(x, self._chunks(x), lambda chunk: self._engine.predict(*self._cut(x, t, chunk)))
+        chunks = self._counted(self._chunks(x))
+        return self._blended(x, chunks, lambda chunk: self._engine.predict(*self._cut(x, t, chunk)))
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
         chunks, kept = self._chunks(x), []
@@ -78,14 +88,14 @@ class Tiled:
         def pull(v: Array) -> Array:
             """The transpose: each tile pulls its share of the cotangent back, and they add up."""
             gradient = array_namespace(x).zeros_like(x)
-            for chunk in chunks:
+            for chunk in self._counted(chunks, passes=2, gone=1):
                 of_tiles = kept.pop() if kept else self._engine.pullback(*self._cut(x, t, chunk))[1]
                 self._add(gradient, chunk, of_tiles(self._crops(v, chunk) * self._shares(v, chunk)))
             return gradient
 
-        return self._blended(x, chunks, call), pull
+        return self._blended(x, self._counted(chunks, passes=2), call), pull
 
-    def _blended(self, x: Array, chunks: list[Chunk], call: Callable[[Chunk], Prediction]) -> Prediction:
+    def _blended(self, x: Array, chunks: Iterable[Chunk], call: Callable[[Chunk], Prediction]) -> Prediction:
         images: list[Array | None] = [None] * len(Prediction._fields)
         for chunk in chunks:
             for i, part in enumerate(call(chunk)):
@@ -98,6 +108,16 @@ class Tiled:
         """Every tile of a batch, as many to a call as `prepare` was told."""
         places = [Place(*place) for place in product(range(x.shape[0]), self._down, self._across)]
         return [places[first : first + self._rows] for first in range(0, len(places), self._rows)]
+
+    def _counted(self, chunks: list[Chunk], passes: int = 1, gone: int = 0) -> Iterator[Chunk]:
+        """`chunks`, each told of once it is done; a call passes over them `passes` times, and `gone` have gone."""
+        tiles = sum(map(len, chunks))
+        done = gone * tiles
+        for chunk in chunks:
+            yield chunk
+            done += len(chunk)
+            if self._on_tiles is not None:
+                self._on_tiles(done, passes * tiles)
 
     def _cut(self, x: Array, t: Array, chunk: Chunk) -> tuple[Array, Array]:
         return self._crops(x, chunk), t[[place.row for place in chunk]]

@@ -93,7 +93,8 @@ def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: N
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "prior": {"name": prior.name, "card": prior.card, "licence": prior.licence},
+        "prior": {"name": prior.name, "card": prior.card, "licence": prior.licence}
+        | ({} if prior.framing is None else {"framing": prior.framing}),
         "image": {"channels": prior.channels, "height": prior.size, "width": prior.size, "range": [-1, 1]},
         "schedule": prior.scheduler,
         "network": network,

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from .weights import WEIGHT_FILES, read_weights
 
 EMBEDDED = {"celeba": Path(__file__).parent / "priors" / "celeba"}
 """Priors that ship in the package, by the name `--model` takes; it takes those of `hub.PUBLISHED` too."""
+
+
+FRAMING = "framing.json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Prior:
     pixel_unshuffle: int
     """r: the UNet sees r x r pixel-unshuffled images. Read off the config: in_channels = channels * r^2."""
     learned_variance: bool
+    framing: dict[str, Any] | None = None
+    """Of a prior of framed faces: where the box of `runtime.framing`'s detector lies in its images, see there."""
 
     @property
     def size(self) -> int:
@@ -53,7 +58,7 @@ def find_prior(name: str) -> Prior:
     if name in EMBEDDED:
         return read_prior(EMBEDDED[name], name)
     if name in PUBLISHED:
-        return read_prior(fetch(name), name)
+        return replace(read_prior(fetch(name), name), framing=PUBLISHED[name].framing)
     known = [*EMBEDDED, *PUBLISHED]
     near = difflib.get_close_matches(name, known, 1)
     raise InputError(
@@ -64,7 +69,8 @@ def find_prior(name: str) -> Prior:
 
 def read_prior(folder: str | os.PathLike[str], name: str | None = None) -> Prior:
     """The prior in `folder`: unet/config.json and weights, scheduler/scheduler_config.json, README.md, LICENSE; or the
-    same without the folders unet and scheduler, as the first diffusers saved it.
+    same without the folders unet and scheduler, as the first diffusers saved it. Of a prior of framed faces,
+    framing.json too: {"centre": [x, y], "side": s}, of the detector's box in shares of the image's side.
 
     Raises InputError where the folder is not such a one, ExportError where its prior is of a kind not supported.
     """
@@ -76,7 +82,7 @@ def read_prior(folder: str | os.PathLike[str], name: str | None = None) -> Prior
     weights = next((path for file in WEIGHT_FILES if (path := root / unet_folder / file).is_file()), None)
     if weights is None:
         raise InputError(f"{root.name} holds no {unet_folder}{WEIGHT_FILES[0]}, nor a .bin of that name")
-    return make_prior(
+    prior = make_prior(
         name or root.resolve().name,
         unet,
         scheduler,
@@ -84,6 +90,7 @@ def read_prior(folder: str | os.PathLike[str], name: str | None = None) -> Prior
         card=_text(root / "README.md"),
         licence=_licence(root),
     )
+    return replace(prior, framing=_framing(root)) if (root / FRAMING).is_file() else prior
 
 
 def make_prior(
@@ -140,6 +147,15 @@ def _config(root: Path, name: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{root.name}/{name} is not a JSON object")
     return config
+
+
+def _framing(root: Path) -> dict[str, Any]:
+    framing = _config(root, FRAMING)
+    centre, side = framing.get("centre"), framing.get("side")
+    numbers = [*centre, side] if isinstance(centre, list) and len(centre) == 2 else []
+    if not numbers or not all(type(one) in (int, float) and 0 < one <= 1 for one in numbers):
+        raise InputError(f'{root.name}/{FRAMING} must hold shares of the image: {{"centre": [0.5, 0.6], "side": 0.9}}')
+    return {"centre": centre, "side": side}
 
 
 def _pixel_layout(name: str, in_channels: int) -> tuple[int, int]:

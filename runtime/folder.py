@@ -4,7 +4,7 @@ import glob
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..engines import DivergedError, FrugalError, InputError
 from ..engines.files import is_folder, is_there
+from .framing import Frame, align
 from .images import LARGEST, Metadata, Photo, decode_photo
 from .picture_set import SUFFIXES
 from .restorer import Restorer, Result, StepEvent
@@ -31,6 +32,8 @@ class Prepared:
     job: Job
     restorer: Restorer
     """The one for its size."""
+    frame: Frame | None = None
+    """The part of it that the job restores, where that is not all."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,28 @@ class Restored:
     task: str
     because: str
     sigma: float
+    frame: Frame | None
+    images: np.ndarray
+    """(N, C, H, W): the result as the picture lay, cut out of its padding or in its place in the photograph."""
+    missing: np.ndarray | None
+    """(H, W) bool: pixels that are still missing, outside the frame; None where none are."""
     result: Result
 
     @classmethod
     def of(cls, one: Prepared, result: Result) -> "Restored":
-        return cls(one.source, one.photo.metadata, one.job.task, one.job.because, one.job.sigma, result)
+        photo, job, frame = one.photo, one.job, one.frame
+        images = result.image if job.inside is None else result.image[(..., *job.inside)]
+        return cls(
+            source=one.source,
+            metadata=photo.metadata,
+            task=job.task,
+            because=job.because,
+            sigma=job.sigma,
+            frame=frame,
+            images=images if frame is None else frame.paste(photo, result.image, job),
+            missing=None if frame is None else frame.left_missing(photo),
+            result=result,
+        )
 
 
 @dataclass(frozen=True)
@@ -64,22 +84,34 @@ class Asked:
     damage: Damage
     fit: str | None
     tile: bool
+    align: bool
     settings: Mapping[str, Any]
     """Those of `Restorer.restore` besides y, operator and sigma."""
     samples: int
 
-    def preparing(self, restorer: Restorer) -> Callable[[Path, bytes], Prepared]:
-        """Takes a picture's name and the bytes of its file to what can be restored; that raises InputError."""
-        tiled, made = cache(restorer.tiled), dict[Hashable, Any]()
+    def preparing(
+        self, restorer: Restorer, on_tiles: Callable[[int, int], object] | None = None
+    ) -> Callable[[Path, bytes], Prepared]:
+        """Takes a picture's name and the bytes of its file to what can be restored; that raises InputError.
+
+        on_tiles: as `Restorer.tiled` takes it.
+        """
+        tiled, made = cache(partial(restorer.tiled, on_tiles=on_tiles)), dict[Hashable, Any]()
         largest = LARGEST if self.damage.is_picture else math.inf
 
         def prepared(source: Path, data: bytes) -> Prepared:
-            photo = decode_photo(data, source.name, largest)
-            mine = tiled(*full_size(photo, self.damage)) if self.tile else restorer
-            job = prepare(photo, mine.image_shape, self.damage, self.fit, made)
+            photo, mine, frame = decode_photo(data, source.name, largest), restorer, None
+            if self.align:
+                photo, frame, job = align(photo, restorer.plan, self.damage)
+            else:
+                if self.tile:
+                    sides = full_size(photo, self.damage)
+                    least = restorer.image_shape[1:] if self.fit == "pad" else sides
+                    mine = tiled(*map(max, sides, least))
+                job = prepare(photo, mine.image_shape, self.damage, self.fit, made)
             if self.settings["switch"] != "never":
                 job.operator.prepare()
-            return Prepared(source, photo, job, mine)
+            return Prepared(source, photo, job, mine, frame)
 
         return prepared
 

@@ -61,6 +61,9 @@ class Photo:
     missing: np.ndarray | None = None
     """(H, W) bool, True where a pixel is transparent (or NaN in a .npy); None where none is."""
     metadata: Metadata = Metadata()
+    outside: np.ndarray | None = None
+    """(H, W) bool, True where the picture was extended: measured by nothing, whatever the task; None where it was not.
+    """
 
     @property
     def size(self) -> tuple[int, int]:
@@ -140,18 +143,43 @@ def read_matrix(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def fit_photo(photo: Photo, size: tuple[int, int], how: str) -> Photo:
-    """`photo` at (width, height): "crop" keeps its shape and cuts the middle out, "resize" stretches it."""
+    """`photo` at (width, height): "crop" keeps its shape and cuts the middle out, "resize" stretches it.
+
+    "mean" stretches it too, by a box filter: white noise stays white where the picture shrinks.
+    """
+    bilinear = Image.Resampling.BILINEAR
+    stretching = Image.Resampling.BOX if how == "mean" else bilinear
 
     def fitted(channel: np.ndarray) -> np.ndarray:
         image = Image.fromarray(channel.astype(np.float32))
-        bilinear = Image.Resampling.BILINEAR
-        return np.asarray(ImageOps.fit(image, size, bilinear) if how == "crop" else image.resize(size, bilinear))
+        return np.asarray(ImageOps.fit(image, size, bilinear) if how == "crop" else image.resize(size, stretching))
 
-    if photo.missing is None:
-        return replace(photo, pixels=np.stack([fitted(channel) for channel in photo.pixels]))
-    known = np.where(photo.missing, np.float32(0), photo.pixels)
+    pixels = photo.pixels
+    masks = {name: mask for name in ("missing", "outside") if (mask := getattr(photo, name)) is not None}
+    for mask in masks.values():
+        pixels = np.where(mask, np.float32(0), pixels)
     # A pixel that any missing one contributes to is missing.
-    return replace(photo, pixels=np.stack([fitted(channel) for channel in known]), missing=fitted(photo.missing) > 0)
+    masks = {name: fitted(mask) > 0 for name, mask in masks.items()}
+    return replace(photo, pixels=np.stack([fitted(channel) for channel in pixels]), **masks)
+
+
+def pad_photo(photo: Photo, size: tuple[int, int]) -> Photo:
+    """`photo` in the middle of (width, height), which it must not exceed; the rest is `outside`."""
+    (width, height), (full_width, full_height) = photo.size, size
+    top, left = (full_height - height) // 2, (full_width - width) // 2
+    around = (top, full_height - height - top), (left, full_width - width - left)
+    return replace(
+        photo,
+        pixels=np.pad(photo.pixels, ((0, 0), *around)),
+        missing=None if photo.missing is None else np.pad(photo.missing, around),
+        outside=np.pad(np.zeros((height, width), bool), around, constant_values=True),
+    )
+
+
+def resized(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A channel (h, w) at (width, height) float32, by a bicubic filter as wide as the coarser of the two grids."""
+    image = Image.fromarray(np.asarray(channel, np.float32))
+    return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
 
 
 def to_picture(image: np.ndarray, missing: np.ndarray | None = None) -> Image.Image:

@@ -31,12 +31,12 @@ def write_result(target: Path, restored: Restored, settings: Mapping[str, Any]) 
     the deviation of a sample (N - 1 below), white being its largest, which its own text chunk names. Raises
     FrugalError.
     """
-    images, metadata = restored.result.image, restored.metadata
+    images, missing, metadata = restored.images, restored.missing, restored.metadata
     paths = output_paths(target, len(images))
-    write_png(target, to_picture(images.mean(axis=0)), settings, metadata)
+    write_png(target, to_picture(images.mean(axis=0), missing), settings, metadata)
     if len(images) > 1:
         for i, (path, image) in enumerate(zip(paths[1:-1], images, strict=True)):
-            write_png(path, to_picture(image), {**settings, "sample": settings["sample"] + i}, metadata)
+            write_png(path, to_picture(image, missing), {**settings, "sample": settings["sample"] + i}, metadata)
         deviation = np.sqrt(np.square(images.std(axis=0, ddof=1)).mean(axis=0, keepdims=True))
         white = float(deviation.max())
         write_png(paths[-1], to_picture(2 * deviation / (white or 1) - 1), {**settings, "white": white})

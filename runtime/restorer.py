@@ -88,13 +88,14 @@ class Restorer:
         plan = Plan.open(path)
         return cls(plan, open_engine(plan, backend))
 
-    def tiled(self, height: int, width: int) -> "Restorer":
+    def tiled(self, height: int, width: int, on_tiles: Callable[[int, int], object] | None = None) -> "Restorer":
         """This restorer for images of another size, in overlapping tiles of the prior's. Nothing is loaded again.
 
-        Raises InputError if a side is smaller than the prior's.
+        on_tiles: called with (done, total), tiles of the step that is running, after each network call; an exception
+        it raises stops the restoration between tiles. Raises InputError if a side is smaller than the prior's.
         """
         image_shape = (self.plan.image_shape[0], height, width)
-        restorer = Restorer(self.plan, Tiled(self.engine, self.plan.image_shape, image_shape))
+        restorer = Restorer(self.plan, Tiled(self.engine, self.plan.image_shape, image_shape, on_tiles))
         restorer.image_shape, restorer._untiled = image_shape, self
         return restorer
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import InputError
-from .images import Photo, fit_photo
+from .images import Photo, fit_photo, pad_photo
 from .noise import Use, generator, normal
 from .operators import (
     GREY_WEIGHTS,
@@ -104,6 +104,8 @@ class Job:
     task: str
     because: str
     """One clause that says how the task and sigma were settled."""
+    inside: tuple[slice, slice] | None = None
+    """Rows and columns of the restored image that the picture covers, where it was padded; None is all."""
 
 
 def parse_sigma(text: str) -> float:
@@ -145,6 +147,7 @@ def border_mask(shape: Shape, width: int, height: int) -> np.ndarray:
 
 def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray | None = None) -> Operator:
     """The operator of a task on images of `shape`. Raises InputError naming the option that is missing or wrong."""
+    _refuse_unread(task, damage, missing)
     return _lacking(_whole(task, shape, damage), task, shape, damage, missing)
 
 
@@ -157,14 +160,19 @@ def _whole(task: str, shape: Shape, damage: Damage) -> Resolvable | None:
 
 
 def _lacking(
-    operator: Resolvable | None, task: str, shape: Shape, damage: Damage, missing: np.ndarray | None
+    operator: Resolvable | None,
+    task: str,
+    shape: Shape,
+    damage: Damage,
+    missing: np.ndarray | None,
+    outside: np.ndarray | None = None,
 ) -> Operator:
-    """What `_whole` gave, without the pixels that are missing."""
-    _refuse_unread(task, damage, missing)
+    """What `_whole` gave, without the pixels that are missing, or outside the picture."""
     if operator is None:
-        return Inpaint(shape, _missing(task, shape, damage, missing))
-    if damage.mask is not None:
-        missing = damage.mask if missing is None else missing | damage.mask
+        missing = _missing(task, shape, damage, missing)
+        return Inpaint(shape, missing if outside is None else missing | outside)
+    masks = [mask for mask in (missing, damage.mask, outside) if mask is not None]
+    missing = np.logical_or.reduce(masks) if masks else None
     if missing is None:
         return operator
     if isinstance(operator, Tapered):
@@ -236,14 +244,17 @@ def prepare(
     """The job of restoring `photo` with a prior of images of `image_shape` (C, H, W).
 
     What `damage` leaves open is read off the photo: smaller by a whole factor is super-resolution, transparent
-    pixels are inpainting, one channel is colourising, anything else is denoising at an estimated sigma. `fit` ("crop"
-    or "resize") brings a photo of the wrong size to the size wanted. `made`, empty at first, holds a few operators over
+    pixels are inpainting, one channel is colourising, anything else is denoising at an estimated sigma. `fit` brings a
+    photo of the wrong size to the size wanted: "crop" or "resize", or "pad", which leaves its surroundings unmeasured;
+    `Job.inside` is then the picture's part of what is restored. `made`, empty at first, holds a few operators over
     calls with the same `damage`, so that pictures of one size share theirs. Raises InputError.
     """
     if damage.mask is not None:
-        task = damage.task or _implied(damage) or "inpaint"
+        task = damage.task or implied(damage) or "inpaint"
         _refuse_unread(task, damage, None)
-        photo, damage = _masked(photo, damage.mask), replace(damage, mask=None, task=task)
+        photo, damage = masked(photo, damage.mask), replace(damage, mask=None, task=task)
+    if fit == "pad":
+        photo, damage = _boxed(photo, damage)
     task, because, scale = _settle_task(photo, image_shape, damage, fit)
     damage = replace(damage, scale=scale)
     if task == "outpaint" and damage.keep is None and photo.missing is None:
@@ -253,12 +264,15 @@ def prepare(
     made, key = {} if made is None else made, (task, scale, image_shape)
     whole = _once(made, key, lambda: _whole(task, image_shape, damage))
     photo = _sized(photo, _measurement_size(whole, image_shape), fit, task)
-    operator = whole
-    if whole is None or photo.missing is not None or damage.mask is not None:
-        lost = None if photo.missing is None else photo.missing.tobytes()
-        operator = _once(made, (key, lost), lambda: _lacking(whole, task, image_shape, damage, photo.missing))
-    if operator.missing is not None:
-        share = f"{operator.missing.mean():.0%} of the pixels are missing"
+    _refuse_unread(task, damage, photo.missing)
+    operator, marks = whole, (photo.missing, photo.outside)
+    if whole is None or damage.mask is not None or any(mark is not None for mark in marks):
+        lost_by = (*key, *(None if mark is None else mark.tobytes() for mark in marks))
+        operator = _once(made, lost_by, lambda: _lacking(whole, task, image_shape, damage, *marks))
+    seen = _seen(photo)
+    lost = None if operator.missing is None else operator.missing[seen].mean()
+    if lost:
+        share = f"{lost:.0%} of the pixels are missing"
         because = share if isinstance(operator, Inpaint) else f"{because}; {share}"
     y, channels = photo.pixels, operator.measurement_shape[0]
     if task == "colorize":
@@ -270,9 +284,42 @@ def prepare(
         y = operator.taper(y)
     sigma = damage.sigma
     if sigma is None:
-        sigma = max(SIGMA, estimate_sigma(y)) if task == "denoise" else SIGMA
+        sigma = max(SIGMA, estimate_sigma(y[(..., *seen)])) if task == "denoise" else SIGMA
         because += f"; sigma {sigma:.3f} {'estimated' if task == 'denoise' else 'assumed'}"
-    return Job(operator, operator.observed(y), sigma, task, because)
+    inside = None
+    if photo.outside is not None:
+        factor = image_shape[1] // operator.measurement_shape[1]
+        inside = (
+            slice(factor * seen[0].start, factor * seen[0].stop),
+            slice(factor * seen[1].start, factor * seen[1].stop),
+        )
+    return Job(operator, operator.observed(y), sigma, task, because, inside)
+
+
+def _seen(photo: Photo) -> tuple[slice, slice]:
+    """The rows and columns of a photo that hold all that is not `outside` it."""
+    if photo.outside is None:
+        return slice(0, photo.size[1]), slice(0, photo.size[0])
+    rows, columns = np.nonzero(~photo.outside)
+    return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+
+
+def _boxed(photo: Photo, damage: Damage) -> tuple[Photo, Damage]:
+    """A photo that is to be padded, with the boxes in its middle in its mask. Raises InputError."""
+    task = damage.task or implied(damage)
+    if task == "outpaint" and damage.keep is None and photo.missing is None:
+        raise InputError("outpainting is to paint the surroundings and keep them; leave --fit pad out")
+    if damage.border in ("valid", "taper"):
+        raise InputError(
+            f"--fit pad assumes nothing past the picture's border already, so --border {damage.border} has no part in "
+            "it; leave one of them out"
+        )
+    if damage.hole is None and damage.keep is None:
+        return photo, damage
+    _refuse_unread(task or "inpaint", damage, None)
+    shape = (len(photo.pixels), *photo.pixels.shape[1:])
+    missing = _missing(task or "inpaint", shape, damage, photo.missing)
+    return replace(photo, missing=missing), replace(damage, task=task, hole=None, keep=None)
 
 
 def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> Any:
@@ -315,6 +362,7 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
         width, height = _measurement_size(whole, shape)
         lost = generator(seed, 0, Use.MEASUREMENT, step=1).random((height, width)) < damage.share
         missing = lost if missing is None else missing | lost
+    _refuse_unread(damage.task, damage, missing)
     operator = _lacking(whole, damage.task, shape, damage, missing)
     sigma = SIGMA if damage.sigma is None else damage.sigma
     y = operator.A(clean[None])[0] + np.float32(sigma) * normal(operator.measurement_shape, seed, 0, Use.MEASUREMENT)
@@ -353,9 +401,9 @@ def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | No
     factor = _whole_factor(photo, image_shape)
     if damage.task is not None:
         return damage.task, "as asked", damage.scale or (factor if damage.task == "sr" else None)
-    implied = _implied(damage)
-    if implied is not None:
-        return implied, "as its option implies", damage.scale
+    task = implied(damage)
+    if task is not None:
+        return task, "as its option implies", damage.scale
     width, height = photo.size
     if factor is not None and fit is None:
         return "sr", f"{width}x{height} is 1/{factor} of {image_shape[2]}x{image_shape[1]} a side", factor
@@ -366,9 +414,9 @@ def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | No
     return "denoise", "nothing is missing from the picture", None
 
 
-def _implied(damage: Damage) -> str | None:
+def implied(damage: Damage) -> str | None:
     """The task that an option is for, where one is named."""
-    implied: Mapping[str, Any] = {
+    tasks: Mapping[str, Any] = {
         "sr": damage.scale,
         "deblur": damage.kernel,
         "inpaint": damage.hole,
@@ -376,7 +424,7 @@ def _implied(damage: Damage) -> str | None:
         "sense": damage.fraction,
         "matrix": damage.matrix,
     }
-    return next((task for task, option in implied.items() if option is not None), None)
+    return next((task for task, option in tasks.items() if option is not None), None)
 
 
 def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
@@ -400,15 +448,22 @@ def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> P
             f"the measurement is {photo.size[0]}x{photo.size[1]}, and {task} with this prior starts from a .npy array "
             f"of {size[0]} values a channel, {size[1]} x {size[0]}"
         )
-    if fit is None:
+    fits = photo.size[0] <= size[0] and photo.size[1] <= size[1]
+    if fit == "pad" and fits:
+        return pad_photo(photo, size)
+    if fit in (None, "pad"):
+        tiles = "--tile" if photo.size[0] >= size[0] and photo.size[1] >= size[1] else "--tile --fit pad"
+        ways = "--fit crop or --fit resize, "
+        ways += "or --fit pad, which restores it at its own size" if fits else f"{tiles}, or --align a face in it"
         raise InputError(
             f"the picture is {photo.size[0]}x{photo.size[1]}, and {task} with this prior starts from "
-            f"{size[0]}x{size[1]}; give one of that size, --fit crop or --fit resize, or --tile a larger one"
+            f"{size[0]}x{size[1]}; give one of that size, {ways}"
         )
     return fit_photo(photo, size, fit)
 
 
-def _masked(photo: Photo, mask: np.ndarray) -> Photo:
+def masked(photo: Photo, mask: np.ndarray) -> Photo:
+    """`photo` without the pixels that `mask` (H, W) marks. Raises InputError for one of another size, or empty."""
     if mask.shape != photo.pixels.shape[1:]:
         raise InputError(
             f"the mask is {mask.shape[1]}x{mask.shape[0]} but the picture is {photo.size[0]}x{photo.size[1]}; "

@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from frugal_rt import Plan
 from frugal_rt.cli import main
+from frugal_rt.runtime.demo import PORTRAIT
 
 PAGE = Path(__file__).parents[1] / "docs" / "answers.md"
 ROWS = re.findall(r"^\| .* \| `(frugal-rt [^`]+)` \| `([^`]+)` \|$", PAGE.read_text(), re.MULTILINE)
@@ -32,6 +34,10 @@ def folder(tmp_path_factory, tiny_plan, make_prior) -> Path:
     for name in ("img.png", "photos/a.png", "photos/b.png", "faces/a.png"):
         picture(name, 16, 16, 3)
     picture("large.png", 20, 28, 3)
+    picture("badge.png", 11, 13, 3)
+    party = Image.new("RGB", (200, 150), "grey")
+    party.paste(Image.open(PORTRAIT), (70, 30))
+    party.save(folder / "party.png")
     picture("kernel.png", 3, 3)
     mask = np.zeros((16, 16), np.uint8)
     mask[4:9, 3:8] = 255
@@ -39,7 +45,9 @@ def folder(tmp_path_factory, tiny_plan, make_prior) -> Path:
     matrix = random.standard_normal((20, 256))
     np.save(folder / "A.npy", matrix)
     np.save(folder / "y.npy", np.clip(matrix @ random.uniform(-1, 1, 256) / 9, -9, 9)[None, None].astype(np.float32))
-    (folder / "celeba.plan").symlink_to(tiny_plan)
+    plan = Plan.open(tiny_plan)
+    plan.manifest["prior"]["framing"] = {"centre": [0.5, 0.6], "side": 0.8}
+    plan.save(folder / "celeba.plan")
     (folder / "prior").symlink_to(make_prior())
     return folder
 

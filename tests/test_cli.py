@@ -18,7 +18,9 @@ import frugal_rt.engines
 from frugal_rt import Plan
 from frugal_rt.cli import COMMANDS, main
 from frugal_rt.engines import Prediction
+from frugal_rt.engines.tiled import Tiled
 from frugal_rt.runtime.images import SETTINGS_KEY
+from frugal_rt.runtime.restorer import Restorer
 from frugal_rt.runtime.schedule import Schedule
 
 FRUGAL = [sys.executable, "-c", "from frugal_rt.cli import main; main(prog_name='frugal-rt')"]
@@ -170,7 +172,7 @@ def test_a_larger_picture_is_restored_at_its_own_size_in_tiles(here):
     refuses("an image of 20x12 is smaller than this prior's 16x16", *asked, "small.png", "-o", "x.png")
     refuses("how large the image is; leave --tile out", *asked, "small.png", "--keep-fraction", "0.5", "-o", "x.png")
     refuses("leave --fit out", *asked, "small.png", "--fit", "crop", status=2)
-    refuses("--fit crop or --fit resize, or --tile a larger one", *RESTORE, "large.png", "-o", "x.png")
+    refuses("--fit crop or --fit resize, --tile, or --align a face", *RESTORE, "large.png", "-o", "x.png")
 
 
 def test_a_preset_names_the_steps_and_steps_overrule_it(here):
@@ -375,6 +377,33 @@ def test_ctrl_c_stops_between_steps_leaves_nothing_and_exits_130(running, here):
     assert "Stopped." in stderr
     assert "Traceback" not in stderr
     assert sorted(path.name for path in here.iterdir()) == ["clean.png", "tiny.plan"]
+
+
+def test_ctrl_c_stops_between_tiles(here, monkeypatch):
+    Image.new("RGB", (64, 64), "red").save("large.png")
+    calls = []
+    whole = Tiled._cut
+
+    def cut(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Tiled, "_cut", cut)
+    monkeypatch.setattr(Restorer, "fastest_batch", lambda self, rows: 1)
+    result = frugal(*RESTORE, "large.png", "--tile")
+    assert result.exit_code == 130
+    assert "Stopped." in result.stderr
+    assert len(calls) == 2
+    assert not Path("large.restored.png").exists()
+
+
+def test_the_bar_says_how_many_tiles_of_the_step_are_done(here, monkeypatch):
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "140"}.items():
+        monkeypatch.setenv(name, value)
+    Image.new("RGB", (40, 24), "red").save("large.png")
+    assert "tile 8 of 8" in frugal(*RESTORE, "large.png", "--tile", "--method", "dmps").stderr
 
 
 def test_two_processes_at_once_give_what_one_gives(here):

@@ -1,5 +1,7 @@
 """What a user means, from the picture and a few words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import pywt
@@ -12,6 +14,7 @@ from frugal_rt.runtime.tasks import (
     border_mask,
     box_mask,
     estimate_sigma,
+    make_operator,
     parse_sigma,
     parse_size,
     prepare,
@@ -249,6 +252,8 @@ def test_sizes():
 @pytest.mark.parametrize(
     ("picture", "damage", "sentence"),
     [
+        (photo(12, 13), Damage(), "12x13, and denoise .* or --fit pad, which restores it at its own size"),
+        (photo(12, 30), Damage(), "12x30, and denoise .* --tile --fit pad, or --align a face"),
         (photo(20, 30), Damage(), "20x30, and denoise with this prior starts from 16x16; .* --fit crop"),
         (photo(), Damage(task="sr", scale=4), "16x16, and sr with this prior starts from 4x4"),
         (photo(), Damage(task="sr"), "--scale"),
@@ -297,6 +302,65 @@ def test_what_does_not_fit_is_refused(picture, damage, sentence):
 def test_fit_brings_any_size_to_the_one_wanted(how):
     assert prepare(photo(40, 30), SHAPE, Damage(), how).y.shape == SHAPE
     assert prepare(photo(40, 30), SHAPE, Damage(task="sr", scale=4), how).y.shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("picture", "damage"),
+    [
+        (photo(11, 13), Damage(sigma=0.2)),
+        (photo(11, 13), Damage(hole=(4, 5))),
+        (photo(11, 13), Damage(keep=(4, 5))),
+        (photo(11, 13), Damage(task="colorize")),
+        (photo(11, 13), Damage(kernel="gaussian:1")),
+        (photo(11, 13), Damage(kernel="motion:3")),
+        (photo(2, 3), Damage(scale=4)),
+        (photo(2, 3), Damage(scale=4, filter="bicubic")),
+    ],
+)
+def test_a_padded_picture_s_surroundings_are_not_measured(picture, damage):
+    """The operator of the canvas is that of the whole, seen in the picture only, whatever the surroundings hold."""
+    job = prepare(picture, SHAPE, damage, "pad")
+    rows, columns = job.inside
+    scale = damage.scale or 1
+    assert (columns.stop - columns.start, rows.stop - rows.start) == tuple(scale * side for side in picture.size)
+    seen = ~job.operator.missing
+    if damage.hole or damage.keep:
+        box = box_mask((3, *picture.pixels.shape[1:]), *(damage.hole or damage.keep))
+        np.testing.assert_array_equal(seen[rows, columns], box if damage.keep else ~box)
+    else:
+        assert seen.sum() == picture.size[0] * picture.size[1]
+        measured = slice(rows.start // scale, rows.stop // scale), slice(columns.start // scale, columns.stop // scale)
+        assert seen[measured].all()
+        if damage.task != "colorize":
+            np.testing.assert_array_equal(job.y[(..., *measured)], picture.pixels)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, *SHAPE))
+    task = "inpaint" if job.task == "denoise" else job.task
+    whole = make_operator(task, SHAPE, replace(damage, hole=None, keep=None, task=task), ~seen)
+    np.testing.assert_allclose(job.operator.A(image), whole.A(image), atol=1e-6)
+    assert not job.operator.A(image)[..., ~seen].any()
+
+
+def test_a_padded_picture_s_noise_is_estimated_in_the_picture():
+    noisy = Photo(np.float32(0.2 * np.random.default_rng(0).standard_normal((3, 40, 48))))
+    job = prepare(noisy, (3, 64, 64), Damage(), "pad")
+    assert job.sigma == pytest.approx(0.2, rel=0.1)
+    assert "missing" not in job.because.replace("nothing is missing", "")
+
+
+@pytest.mark.parametrize(
+    ("picture", "damage", "sentence"),
+    [
+        (photo(20, 12), Damage(), "starts from 16x16; .*--tile"),
+        (photo(12, 12), Damage(task="outpaint"), "leave --fit pad out"),
+        (photo(12, 12), Damage(kernel="gaussian:1", border="valid"), "--border valid has no part in it"),
+        (photo(12, 12, missing=HOLE[:12, :12]), Damage(task="denoise"), "transparent pixels, which denoise cannot use"),
+        (photo(12, 12), Damage(matrix=np.ones((5, 256))), "a .npy array of 5 values"),
+        (photo(12, 12), Damage(task="denoise", hole=(4, 4)), "--hole does not go with denoise"),
+    ],
+)
+def test_what_cannot_be_padded_is_refused(picture, damage, sentence):
+    with pytest.raises(InputError, match=sentence):
+        prepare(picture, SHAPE, damage, "pad")
 
 
 def test_simulated_measurements_are_the_operator_s_with_keyed_noise():

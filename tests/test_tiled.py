@@ -1,5 +1,7 @@
 """Images larger than the network's: tiles that see one image."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,37 @@ def test_forward_and_gradient_are_the_dense_ones(rows):
     np.testing.assert_allclose(prediction.out, expected, atol=1e-12)
     np.testing.assert_allclose((pull(v) * x).sum(), (v * expected).sum(), rtol=1e-12)
     assert max(engine.rows) <= rows
+
+
+@pytest.mark.parametrize("rows", [1, 5, 100])
+def test_tiles_are_counted_over_the_forward_pass_and_over_the_gradient(rows):
+    heard = []
+    tiled = Tiled(Linear(), TILE, (3, 20, 27), on_tiles=lambda done, total: heard.append((done, total)))
+    tiled.prepare(gradients=True, batch=rows)
+    x, t = np.zeros((2, 3, 20, 27)), np.ones(2)
+    tiled.predict(x, t)
+    count = 2 * tiled.tiles
+    assert heard == [(min(done, count), count) for done in range(rows, count + rows, rows)]
+    heard.clear()
+    prediction, pull = tiled.pullback(x, t)
+    assert heard[-1] == (count, 2 * count)
+    pull(prediction.out)
+    assert heard[-1] == (2 * count, 2 * count)
+    assert heard == sorted(heard)
+    assert len(heard) == 2 * math.ceil(count / rows)
+
+
+def test_whoever_counts_tiles_may_stop_between_them():
+    engine = Linear()
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    tiled = Tiled(engine, TILE, (3, 20, 27), stop)
+    with pytest.raises(KeyboardInterrupt):
+        tiled.predict(np.zeros((1, 3, 20, 27)), np.ones(1))
+    assert engine.rows == [1, 1]
 
 
 def test_one_tile_is_the_network_itself(tiny_plan):
