@@ -121,9 +121,16 @@ def test_a_mask_marks_what_is_missing(client):
 def test_tiles_take_a_larger_picture(client):
     answer = restore(client, png((24, 20)), task="denoise", sigma=0.2, steps=3, tile=True)
     assert Image.open(io.BytesIO(answer.content)).size == (24, 20)
-    assert "up to 1048576 are restored in tiles" in error(
+    assert "up to 16384 are restored in tiles" in error(
         restore(client, png((200, 200)), task="sr", scale=8, tile=True), 422
     )
+
+
+def test_a_smaller_picture_is_restored_at_its_own_size(client):
+    answer = restore(client, png((13, 9)), task="denoise", sigma=0.2, steps=3, fit="pad")
+    assert Image.open(io.BytesIO(answer.content)).size == (13, 9)
+    answer = restore(client, png((20, 9)), task="denoise", sigma=0.2, steps=3, fit="pad", tile=True)
+    assert Image.open(io.BytesIO(answer.content)).size == (20, 9)
 
 
 def test_a_job_is_watched_to_its_end_and_then_forgotten(client):
@@ -272,7 +279,8 @@ def test_the_openapi_description_has_examples_that_the_parameters_take(client):
 def test_a_token_guards_everything_but_the_probes(pool):
     with TestClient(create_app(pool, Options(token="secret"))) as client:
         assert "needs its token" in error(restore(client), 401)
-        assert client.get("/").status_code == 401
+        assert client.get("/v1/service").status_code == 401
+        assert client.get("/").status_code == 200  # the page asks for it
         assert restore(client, headers={"Authorization": "Bearer secrets"}).status_code == 401
         assert restore(client, steps=3, headers={"Authorization": "Bearer secret"}).status_code == 200
         assert client.get("/livez").status_code == client.get("/readyz").status_code == 200

@@ -150,6 +150,8 @@ class Service:
             largest = MAX_TILED * shape[1] * shape[2]
             if height * width > largest:
                 raise InputError(f"the image has {height * width} pixels; up to {largest} are restored in tiles")
+            if parameters.fit == "pad":
+                height, width = max(height, shape[1]), max(width, shape[2])
             shape = (shape[0], height, width)
         return photo, prepare(photo, shape, damage, parameters.fit)
 

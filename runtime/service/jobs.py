@@ -33,6 +33,8 @@ class Job:
     fit: str | None
     metadata: Metadata
     """Of the picture that was sent."""
+    inside: tuple[slice, slice]
+    """Its rows and columns of what is restored: all, but for a padded one."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     state: str = "queued"
     """queued, running, done, failed or cancelled."""
@@ -55,7 +57,8 @@ class Job:
 
     @classmethod
     def of(cls, asked: Asked, photo: Photo, fit: str | None) -> "Job":
-        return cls(asked.task, asked.because, asked.sigma, fit, photo.metadata)
+        whole = slice(None), slice(None)
+        return cls(asked.task, asked.because, asked.sigma, fit, photo.metadata, asked.inside or whole)
 
     async def run(self, submit: Callable[..., "Future[Result]"], **settings: Any) -> None:
         """Begin it, and see it to its end. Raises what `submit` does; what the future raises is kept in `error`.
@@ -118,7 +121,7 @@ class Job:
             about |= {"left": moved.left, "steps": moved.steps, "phase": moved.phase}
             about["settled"] = moved.settled if math.isfinite(moved.settled) else None
             if preview and moved.x0hat is not None:
-                png = encode_png(to_picture(moved.x0hat))
+                png = encode_png(to_picture(moved.x0hat[(..., *self.inside)]))
                 about["preview"] = "data:image/png;base64," + base64.b64encode(png).decode()
         if self.error is not None:
             about["error"] = str(self.error)
@@ -147,7 +150,7 @@ class Job:
             "k": result.k[0],
             "samples": 1,
         }
-        return encode_png(to_picture(result.image), settings, self.metadata)
+        return encode_png(to_picture(result.image[(..., *self.inside)]), settings, self.metadata)
 
 
 def facts(result: Result) -> dict[str, Any]:

@@ -48,7 +48,9 @@ class Parameters(BaseModel):
     keep_fraction: float | None = Field(
         None, gt=0, le=1, allow_inf_nan=False, description="Share of the Walsh-Hadamard coefficients measured."
     )
-    fit: Literal["crop", "resize"] | None = Field(None, description="Bring a picture of another size to the prior's.")
+    fit: Literal["crop", "resize", "pad"] | None = Field(
+        None, description="Bring a picture of another size to the prior's; pad restores a smaller one at its own."
+    )
     tile: bool = Field(False, description="Restore a larger picture at its own size, in overlapping tiles.")
     method: Literal[tuple(METHODS)] = Field("hybrid", description="How to steer.")  # type: ignore[valid-type]
     switch: Literal["auto"] | Annotated[int, Field(ge=0, le=1000)] | None = Field(
