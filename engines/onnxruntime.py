@@ -4,6 +4,7 @@ Sessions read the weights where the plan maps them; a graph that was kept optimi
 """
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 def import_onnxruntime(device: str = "cpu") -> Any:
     """The onnxruntime module with the provider `device` needs. Raises MissingExtra."""
     extra, module = ("cpu", "onnxruntime") if device == "cpu" else ("gpu", "onnxruntime-gpu")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # newer builds report what they run unless told not to
     try:
         import onnxruntime
     except ImportError as error:
