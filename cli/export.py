@@ -9,6 +9,7 @@ from ..engines import InputError, Plan
 from ..export import EMBEDDED, PUBLISHED, Prior, export_plan, find_prior, open_prior, verified_plan
 from ..export.triton import check_repository, write_repository
 from ..runtime.images import check_output
+from ..runtime.tasks import parse_size
 from . import options
 from .progress import stages
 
@@ -32,6 +33,9 @@ from .progress import stages
     "a published 256x256 one.",
 )
 @click.option(
+    "--size", metavar="WxH", help="For images of another size than it was trained on: its range is up to 4 times that."
+)
+@click.option(
     "--plan", "source", metavar="PLAN", type=click.Path(path_type=Path), help="Or a plan, for --format triton."
 )
 @click.option(
@@ -49,6 +53,7 @@ def command(
     model: str | None,
     weights: Path | None,
     arch: str | None,
+    size: str | None,
     source: Path | None,
     kind: str,
     output: Path | None,
@@ -63,6 +68,10 @@ def command(
         raise InputError("say which prior: --model celeba, or --weights DIR (one of the two)")
     if arch is not None and weights is None:
         raise InputError("--arch is of a .pt checkpoint: --weights x.pt --arch adm")
+    if size is not None and source is not None:
+        raise InputError("a plan is of one size; --size goes with --model or --weights")
+    sides = None if size is None else parse_size(size)
+    suffix = "" if sides is None else "-{}x{}".format(*sides)
     if source is not None:
         if kind == "plan":
             raise InputError("--plan is one already; with --format triton it becomes a model repository")
@@ -75,11 +84,13 @@ def command(
         return
     prior: Prior
     if model is not None:
-        target = _target(output, model, kind, force)  # before anything is downloaded
+        target = _target(output, model + suffix, kind, force)  # before anything is downloaded
         prior = find_prior(model)
     else:
         prior = open_prior(weights or "", arch)
-        target = _target(output, prior.name, kind, force)
+        target = _target(output, prior.name + suffix, kind, force)
+    if sides is not None:
+        prior = prior.at(*reversed(sides))
     if kind == "triton":
         with stages() as on_stage:
             plan = verified_plan(prior, on_stage)
@@ -91,10 +102,11 @@ def command(
         plan = export_plan(prior, target, on_stage)
     parity = plan.manifest["parity"]
     if as_json:
-        shape = [prior.channels, prior.size, prior.size]
-        click.echo(json.dumps({"output": str(target), "shape": shape, "parity": parity, "licence": prior.licence}))
+        click.echo(
+            json.dumps({"output": str(target), "shape": prior.image_shape, "parity": parity, "licence": prior.licence})
+        )
         return
-    click.echo(f"{target}: {prior.channels}x{prior.size}x{prior.size}, {target.stat().st_size / 1e6:.1f} MB")
+    click.echo(f"{target}: {'x'.join(map(str, prior.image_shape))}, {target.stat().st_size / 1e6:.1f} MB")
     click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
     click.echo(f"licence of the weights: {prior.licence}")
 

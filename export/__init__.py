@@ -87,7 +87,7 @@ def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: N
 
     on_stage("tracing the network and its gradient")
     weights = bytearray(save(tensors))
-    shape = (prior.channels, prior.size, prior.size)
+    shape = channels, height, width = prior.image_shape
     outputs = ["out", "variance"] if prior.learned_variance else ["out"]
     graphs = graphs_of(module, shape, outputs, weights)
     manifest: dict[str, Any] = {
@@ -95,7 +95,7 @@ def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: N
         "format_version": FORMAT_VERSION,
         "prior": {"name": prior.name, "card": prior.card, "licence": prior.licence}
         | ({} if prior.framing is None else {"framing": prior.framing}),
-        "image": {"channels": prior.channels, "height": prior.size, "width": prior.size, "range": [-1, 1]},
+        "image": {"channels": channels, "height": height, "width": width, "range": [-1, 1]},
         "schedule": prior.scheduler,
         "network": network,
         "graphs": {name: entry for name, (_, entry) in graphs.items()},

@@ -21,8 +21,9 @@ from .weights import WEIGHT_FILES, read_weights
 EMBEDDED = {"celeba": Path(__file__).parent / "priors" / "celeba"}
 """Priors that ship in the package, by the name `--model` takes; it takes those of `hub.PUBLISHED` too."""
 
-
 FRAMING = "framing.json"
+LARGEST = 4
+"""Times the side it was trained at that a network is run at, at most: attention grows with the square of the pixels."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,42 @@ class Prior:
     learned_variance: bool
     framing: dict[str, Any] | None = None
     """Of a prior of framed faces: where the box of `runtime.framing`'s detector lies in its images, see there."""
+    sides: tuple[int, int] | None = None
+    """Height and width of the images, where they are not those it was trained on."""
 
     @property
     def size(self) -> int:
-        """Side of the square images, in pixels."""
+        """Side of the square images it was trained on, in pixels."""
         return self.unet["sample_size"] * self.pixel_unshuffle
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that its plan will make."""
+        return self.channels, *(self.sides or (self.size, self.size))
+
+    @property
+    def stride(self) -> int:
+        """What the sides of an image are multiples of."""
+        levels: int = len(self.unet["down_block_types"])
+        return self.pixel_unshuffle * 2 ** (levels - 1)
+
+    def at(self, height: int, width: int) -> "Prior":
+        """The same network on images of another size, within what it was trained for: it slides over them, and sees
+        them whole where it attends. Raises InputError for a size that is not a multiple of its stride.
+        """
+        if (height, width) == (self.size, self.size):
+            return self
+        if height % self.stride or width % self.stride:
+            raise InputError(
+                f"{self.name} halves its images until {self.stride} pixels are one, so both sides must be multiples of "
+                f"{self.stride}; {width}x{height} is not: take a larger one, and --fit pad"
+            )
+        if min(height, width) < self.size or max(height, width) > LARGEST * self.size:
+            raise InputError(
+                f"{self.name} was trained at {self.size}x{self.size}; its range is taken to be from there to "
+                f"{LARGEST} times the side; --tile takes larger pictures"
+            )
+        return replace(self, sides=(height, width), framing=None)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The weights by diffusers' names, float32. Raises ExportError."""

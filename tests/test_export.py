@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from frugal_rt import ExportError, InputError, Plan, PlanError
+from frugal_rt import ExportError, InputError, Plan, PlanError, Restorer, operators
 from frugal_rt.engines import open_engine
 from frugal_rt.export import build_plan, export_plan, find_prior, read_prior, verify
 
@@ -238,3 +238,33 @@ def test_what_cannot_be_exported_is_refused(make_prior, break_it, error, sentenc
 def test_an_unknown_model_lists_those_there_are():
     with pytest.raises(InputError, match=r"no prior 'imagenet'; choose one of celeba, celebahq-256, or give your own"):
         find_prior("imagenet")
+
+
+def test_a_prior_is_exported_for_images_of_another_size(make_prior, tmp_path):
+    """The network's own range: the plan's graphs are torch's at that size, and restore what a torch engine does."""
+    prior = read_prior(make_prior({"in_channels": 12, "out_channels": 12}), "tiny").at(20, 28)
+    plan = export_plan(prior, tmp_path / "wide.plan")
+    assert plan.image_shape == (3, 20, 28)
+    assert max(plan.manifest["parity"].values()) < 1e-4
+    operator = operators.SuperResolution(plan.image_shape, 4)
+    y = np.random.default_rng(0).uniform(-1, 1, operator.measurement_shape).astype(np.float32)
+    ours, torch = (
+        Restorer.load(tmp_path / "wide.plan", backend).restore(y, operator, steps=6, switch="always").image
+        for backend in ("cpu", "torch")
+    )
+    np.testing.assert_allclose(ours, torch, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sides", "says"),
+    [
+        ((18, 16), "multiples of 4; 16x18 is not"),
+        ((12, 16), "trained at 16x16"),
+        ((16, 68), "4 times the side; --tile takes larger pictures"),
+    ],
+)
+def test_a_size_out_of_a_prior_s_range_is_refused(make_prior, sides, says):
+    prior = read_prior(make_prior({"in_channels": 12, "out_channels": 12}), "tiny")
+    assert prior.at(16, 16) is prior
+    with pytest.raises(InputError, match=says):
+        prior.at(*sides)

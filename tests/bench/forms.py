@@ -48,7 +48,7 @@ def main(model: str, weights: Path | None, batch: int, rounds: int) -> None:
     forms = joint_plans(plan)
     engine = OnnxRuntimeEngine(plan)
     engine.prepare(gradients=True)
-    shape = (prior.channels, prior.size, prior.size)
+    shape = prior.image_shape
     random = np.random.default_rng(0)
     x, t = random.standard_normal((batch, *shape), dtype=np.float32), np.full(batch, 400)
     y = random.uniform(-1, 1, (batch, shape[0], shape[1] // SCALE, shape[2] // SCALE)).astype(np.float32)
