@@ -26,7 +26,7 @@ import numpy as np
 from ..engines import BusyError, DeadlineError, FrugalError, InputError, WorkerError
 from .operators import Operator
 from .restorer import Result
-from .scheduler import Moved
+from .scheduler import Costs, Moved
 from .worker import Cancel, Ready, Refused, Report, Setup, Submit
 
 LIMIT = 64
@@ -69,6 +69,8 @@ class _Worker:
     process: subprocess.Popen[bytes] | None = None
     connection: Connection | None = None
     ready: Ready | None = None
+    facts: Ready | None = None
+    """What it said when it was last ready."""
     started: "asyncio.Future[Ready] | None" = None
     deaths: int = 0
     """In a row, before it was ready."""
@@ -126,6 +128,12 @@ class Pool:
         atexit.register(self.close, drain=False)
 
     @property
+    def _facts(self) -> Ready:
+        facts = self._workers[0].facts
+        assert facts is not None  # no pool is made, or swapped, before its workers are ready
+        return facts
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the prior's images."""
         return self._facts.image_shape
@@ -141,9 +149,9 @@ class Pool:
         return self._facts.backend
 
     @property
-    def _facts(self) -> Ready:
-        (facts, *_) = [worker.ready for worker in self._workers if worker.ready] or [self._last_ready]
-        return facts
+    def costs(self) -> Costs:
+        """What steps cost by the size of their batch, as a worker measured it when it started."""
+        return self._facts.costs
 
     @property
     def images(self) -> int:
@@ -258,8 +266,7 @@ class Pool:
     async def _begin(self, plan: str | os.PathLike[str], backend: str) -> list[_Worker]:
         workers = [_Worker(Setup(os.fspath(plan), backend, device, None)) for device in self._devices]
         try:
-            for ready in await asyncio.gather(*map(self._launch, workers)):
-                self._last_ready = ready
+            await asyncio.gather(*map(self._launch, workers))
         except BaseException:
             for worker in workers:
                 worker.retired = True
@@ -333,7 +340,7 @@ class Pool:
             return
         match message:
             case Ready():
-                worker.ready, worker.deaths = message, 0
+                worker.ready, worker.facts, worker.deaths = message, message, 0
                 worker.setup = replace(worker.setup, weights_sha256=message.weights_sha256)
                 if worker.started is not None and not worker.started.done():
                     worker.started.set_result(message)

@@ -91,7 +91,7 @@ def test_events_come_after_every_step_and_carry_previews_where_asked(pool):
 def test_requests_share_calls_and_reports_say_so(tiny_plan):
     reports = []
     with Pool(tiny_plan, "cpu", on_report=reports.append) as pool:
-        room = max(pool._last_ready.costs.forward)
+        room = max(pool.costs.forward)
         blocked, _ = started(pool)
         futures = [pool.submit(measurement(), SR, steps=60, switch="always", seed=i) for i in range(8)]
         wait(futures)

@@ -87,8 +87,8 @@ class Service:
 
     async def take(self, request: Request, previews: bool) -> tuple[Job, "asyncio.Task[None]"]:
         """Read a request and begin it. Raises HTTPException and FrugalError."""
-        if self.draining or not self.pool.is_ready:
-            raise WorkerError("the service is not ready, or is being stopped; ask again later")
+        if self.draining:
+            raise WorkerError("the service is being stopped; ask again later")
         picture, mask, text = await self._read(request)
         parameters = Parameters.read(text)
         settings = parameters.settings()
