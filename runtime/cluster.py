@@ -235,10 +235,11 @@ def _connect(address: str) -> Any:
         raise MissingExtra("Running on a cluster", "ray", "ray") from error
     _refuse_silence(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster made for this job reports to nobody
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    local = {"include_dashboard": False} if address == "local" else {}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        quiet["include_dashboard"] = False
     try:
-        ray.init(address=address, **quiet, **local)
+        ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError, AssertionError, SystemExit) as error:
         if address == "auto" and isinstance(error, ConnectionError):
             raise InputError("no Ray cluster runs on this machine; name its address, or say --ray local") from error
