@@ -29,8 +29,8 @@ from .progress import stages
 @click.option(
     "--arch",
     metavar="ARCH",
-    help="Of a .pt: adm (guided-diffusion's UNetModel); adm:size=64,head_channels=32,qkv=new where it is not "
-    "a published 256x256 one.",
+    help="Of a .pt: adm (guided-diffusion's UNetModel, linear betas over 1000 steps); "
+    "adm:size=64,head_channels=32,qkv=new,noise=cosine where it is not a published 256x256 one.",
 )
 @click.option(
     "--size", metavar="WxH", help="For images of another size than it was trained on: its range is up to 4 times that."

@@ -46,6 +46,13 @@ def version(distribution: str) -> str | None:
         return None
 
 
+def require_export() -> None:
+    """Raises MissingExtra naming the first of EXPORT_MODULES that is not installed."""
+    for name in EXPORT_MODULES:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtra("Exporting", name, "cpu,export")
+
+
 def cuda_is_usable() -> bool:
     """Whether onnxruntime can run on CUDA here."""
     from .onnxruntime import import_onnxruntime

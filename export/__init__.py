@@ -1,15 +1,14 @@
 """From a prior's weights to a verified plan."""
 
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..engines import InputError, MissingExtra, Plan
+from ..engines import InputError, Plan
 from ..engines.network import build_network, load_weights
 from ..engines.plan import FORMAT, FORMAT_VERSION, WEIGHTS
-from ..engines.probe import EXPORT_MODULES, version
+from ..engines.probe import EXPORT_MODULES, require_export, version
 from .adm import AdmOptions, read_adm
 from .hub import PUBLISHED
 from .prior import EMBEDDED, Prior, find_prior, read_prior
@@ -68,9 +67,7 @@ def verified_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage
 
 def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: None) -> Plan:
     """The plan of `prior`, in memory and not yet verified."""
-    for name in EXPORT_MODULES:
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtra("Exporting", name, "cpu,export")
+    require_export()
     from safetensors.numpy import save
 
     on_stage("reading the weights")

@@ -24,6 +24,11 @@ SIZES: dict[tuple[float, ...], int] = {(1, 1, 2, 2, 4, 4): 256, (1, 1, 2, 3, 4):
 """The images' side by the channel multipliers, as guided-diffusion pairs them."""
 GROUPS = 32
 """Of every group norm."""
+NOISES: dict[str, dict[str, Any]] = {
+    "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+}
+"""The betas by guided-diffusion's names of them, as a diffusers scheduler names them."""
 
 _TOP = {
     "conv_in": "input_blocks.0.0",
@@ -56,24 +61,26 @@ class AdmOptions:
     """Channels of an attention head."""
     qkv: str = "legacy"
     """"legacy": each head's queries, keys and values lie together; "new": all heads' queries come first."""
+    noise: str = "linear"
+    """The betas that it was trained with: one of NOISES."""
 
     @classmethod
     def parse(cls, text: str) -> "AdmOptions":
-        """From "adm" or "adm:size=64,head_channels=32,qkv=new". Raises InputError."""
+        """From "adm" or "adm:size=64,head_channels=32,qkv=new,noise=cosine". Raises InputError."""
         name, _, rest = text.partition(":")
         settings: dict[str, Any] = {}
         for setting in filter(None, rest.split(",")):
             key, _, value = setting.partition("=")
             if key in ("size", "head_channels") and value.isdecimal() and int(value) > 0:
                 settings[key] = int(value)
-            elif key == "qkv" and value in ("legacy", "new"):
+            elif (key == "qkv" and value in ("legacy", "new")) or (key == "noise" and value in NOISES):
                 settings[key] = value
             else:
                 name = ""
         if name != "adm":
             raise InputError(
                 f"the architecture {text!r} is not known; it is adm, or adm with settings of a checkpoint that differs "
-                "from the published 256x256 ones: adm:size=64,head_channels=32,qkv=new"
+                "from the published 256x256 ones: adm:size=64,head_channels=32,qkv=new,noise=cosine"
             )
         return cls(**settings)
 
@@ -95,7 +102,7 @@ class Layout:
 
 
 def read_adm(path: str | os.PathLike[str], options: AdmOptions = AdmOptions()) -> Prior:
-    """The prior in the checkpoint `path`, a state dict by torch.save; its betas are linear over 1000 steps.
+    """The prior in the checkpoint `path`, a state dict by torch.save; its betas are over 1000 steps.
 
     Raises InputError if there is no such file or the options do not fit, ExportError naming the first tensor that does
     not fit, or what UNet2DModel cannot express.
@@ -110,9 +117,7 @@ def read_adm(path: str | os.PathLike[str], options: AdmOptions = AdmOptions()) -
     scheduler = {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": 1000,
-        "beta_start": 1e-4,
-        "beta_end": 0.02,
-        "beta_schedule": "linear",
+        **NOISES[options.noise],
         "variance_type": "learned_range" if layout.out_channels == 2 * layout.in_channels else "fixed_large",
     }
     return make_prior(

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..engines import InputError, MissingExtra
 from ..engines.files import sha256_of
+from ..engines.probe import require_export
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ PUBLISHED = {
 def fetch(name: str) -> Path:
     """The folder that holds PUBLISHED[name], downloaded where it is not yet; a download that broke off goes on.
 
-    Progress is shown on standard error. Raises MissingExtra, InputError if it cannot be had or is not what was
-    published.
+    Progress is shown on standard error. Raises MissingExtra before anything is downloaded, where what exports it is not
+    installed; InputError if it cannot be had or is not what was published.
     """
+    require_export()
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:

@@ -13,6 +13,7 @@ from frugal_rt.cli import main
 from frugal_rt.engines import open_engine
 from frugal_rt.engines.network import build_network, load_weights
 from frugal_rt.export import open_prior
+from frugal_rt.runtime.schedule import train_betas
 
 SMALL = {"channels": 32, "mult": (1, 2), "blocks": 1, "attention": (1,), "updown": True, "shift": True, "out": 6}
 ARCH = "adm:size=16,head_channels=16"
@@ -153,6 +154,16 @@ def test_the_published_checkpoints_need_no_settings(adm_checkpoint):
     assert prior.unet["down_block_types"] == [plain, plain, plain, plain, "AttnDownBlock2D", plain]
 
 
+@pytest.mark.parametrize(("noise", "settings"), [("linear", {}), ("cosine", {"noise": "cosine"})])
+def test_the_betas_are_those_of_guided_diffusion(adm_checkpoint, noise, settings):
+    """Linear unless said otherwise; cosine is Nichol and Dhariwal (2021), eq. 17, with their limit of 0.999."""
+    arch = ",".join([ARCH, *(f"{key}={value}" for key, value in settings.items())])
+    i = np.arange(1001) / 1000
+    f = np.cos((i + 0.008) / 1.008 * math.pi / 2) ** 2
+    betas = {"linear": np.linspace(1e-4, 0.02, 1000), "cosine": np.minimum(1 - f[1:] / f[:-1], 0.999)}[noise]
+    np.testing.assert_allclose(train_betas(open_prior(adm_checkpoint(**SMALL), arch).scheduler), betas, rtol=1e-9)
+
+
 def test_from_a_checkpoint_to_a_restored_picture(adm_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = adm_checkpoint(**SMALL)
@@ -240,6 +251,7 @@ def test_what_does_not_fit_is_named(adm_checkpoint, tmp_path, damage, sentence):
         ("unet", InputError, "the architecture 'unet' is not known; it is adm"),
         ("adm:heads=4", InputError, "the architecture 'adm:heads=4' is not known"),
         ("adm:size=0", InputError, "is not known"),
+        ("adm:noise=sigmoid", InputError, r"is not known; it is adm, or adm with settings .*,noise=cosine$"),
         ("adm", InputError, r"does not tell the size of its images; say --arch adm:size=N, a multiple of 2"),
         ("adm:size=15", InputError, "a multiple of 2"),
         ("adm:size=16,head_channels=48", InputError, "attention over 64 channels cannot have heads of 48"),

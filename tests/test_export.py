@@ -116,6 +116,35 @@ def test_every_kind_of_unet_agrees_with_autograd(make_prior, unet):
     assert 0 < errors["gradient"] < 1e-2
 
 
+def test_large_images_are_compared_on_fewer_inputs(make_prior, monkeypatch):
+    plan = build_plan(read_prior(make_prior({"out_channels": 6}, {"variance_type": "learned_range"})))
+    monkeypatch.setattr(verify, "LARGE", 4)
+    few = list(verify.cases(plan))
+    assert {len(x) for _, x, *_ in few} == {1, 2}
+    assert len({int(time) for _, _, t, _ in few[2:] for time in t}) == 3
+    errors = verify.parity(plan)
+    assert 0 < errors["output"] < 1e-2
+    assert 0 < errors["gradient"] < 1e-2
+    (_, x, t, v), sparing = few[1], verify.network(plan, "float32")
+    monkeypatch.undo()
+    assert len(list(verify.cases(plan))) > 2 * len(few)
+    for got, want in zip(
+        *(verify.row_by_row(one, x, t, v).values() for one in (sparing, verify.network(plan, "float32"))), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_row_that_depends_on_its_batch_is_found(make_prior, monkeypatch):
+    """In either answer, of images of any size."""
+    plan = build_plan(read_prior(make_prior()))
+    for large, what in ((128, "output"), (4, "output"), (4, "gradient")):
+        with monkeypatch.context() as patch:
+            patch.setattr(verify, "LARGE", large)
+            Wrong(patch, lambda given, x, call, what=what: given[what][1:].__iadd__(0.01))
+            with pytest.raises(ExportError, match=f"parity failed on noise, batch 2: onnxruntime's {what}"):
+                verify.parity(plan)
+
+
 def test_an_operation_that_is_not_known_is_named(make_prior):
     with pytest.raises(ExportError, match=r"uses the operation aten\.\w+.*, which frugal-rt cannot export yet"):
         build_plan(read_prior(make_prior({"act_fn": "mish"})))

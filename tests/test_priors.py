@@ -10,9 +10,11 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from frugal_rt import ExportError, InputError, MissingExtra
+from frugal_rt.cli import main
 from frugal_rt.export import build_plan, find_prior, hub, read_prior
 
 NEW = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -107,6 +109,16 @@ def test_a_hub_that_is_not_installed_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtra, match=r"Downloading celebahq-256 needs huggingface_hub.*frugal-rt\[cpu,export\]"):
         find_prior("celebahq-256")
+
+
+@pytest.mark.parametrize("module", ["torch", "diffusers", "onnx", "onnxruntime"])
+def test_what_exporting_needs_is_asked_for_before_anything_is_downloaded(published, monkeypatch, tmp_path, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["export", "--model", "celebahq-256"])
+    assert result.exit_code == 1
+    assert re.search(rf"Exporting needs {module}\b.*frugal-rt\[cpu,export\]", result.output)
+    assert published[0] == []
 
 
 def test_an_unknown_name_gets_the_nearest():
