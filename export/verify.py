@@ -67,7 +67,7 @@ def cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]
     Of images larger than LARGE an awkward one is taken at one timestep, not at three.
     """
     shape, last = plan.image_shape, plan.manifest["schedule"].get("num_train_timesteps", 1000) - 1
-    large = shape[1] > LARGE
+    large = max(shape[1:]) > LARGE
     random = np.random.default_rng(0)
 
     def case(label: str, x: np.ndarray, t: np.ndarray) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
@@ -109,7 +109,7 @@ def network(plan: Plan, dtype: str) -> "torch.nn.Module":
 
     module: Any = build_network(plan.manifest["network"])
     load_weights(module, plan.tensors(), plan.source)
-    if plan.image_shape[1] > LARGE:
+    if max(plan.image_shape[1:]) > LARGE:
         module.unet.enable_gradient_checkpointing()
     return module.to(getattr(torch, dtype), memory_format=torch.channels_last)  # as the torch backend runs it
 
