@@ -134,6 +134,11 @@ class Pool:
         return facts
 
     @property
+    def plan(self) -> str:
+        """The path of the plan that it restores with."""
+        return os.fspath(self._plan)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the prior's images."""
         return self._facts.image_shape

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from frugal_rt import Pool, Restorer
+from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.images import SETTINGS_KEY, decode_photo, to_picture
 from frugal_rt.runtime.service.app import Options, create_app
 from frugal_rt.runtime.service.metrics import Metrics
@@ -296,10 +297,10 @@ def test_other_pages_may_ask_only_where_they_are_named(pool):
 
 
 @pytest.fixture
-def server(tiny_plan, tmp_path):
+def server(plan_copy, tmp_path):
     """`frugal-rt serve` in a process of its own: its address and the process."""
     main = "from frugal_rt.cli import main; main()"
-    command = [sys.executable, "-c", main, "serve", "--engine", str(tiny_plan), "--backend", "cpu", "--port", "0"]
+    command = [sys.executable, "-c", main, "serve", "--engine", str(plan_copy), "--backend", "cpu", "--port", "0"]
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(command, stderr=log)
         try:
@@ -355,3 +356,20 @@ def test_a_client_that_hangs_up_stops_its_restoration(server):
     with httpx.Client(base_url=address, timeout=10) as client:
         until(lambda: _counts(client)["frugal_images"] == 0, 2)
         assert _counts(client)['frugal_restorations_total{outcome="cancelled"}'] == 1
+
+
+def test_a_hangup_signal_goes_over_to_the_plan_that_is_there_now(server, plan_copy, make_prior, tmp_path):
+    address, process, log = server
+    with httpx.Client(base_url=address, timeout=60) as client:
+        job = begin(client, steps=300)
+        (tmp_path / "broken.plan").write_bytes(b"no plan")
+        (tmp_path / "broken.plan").replace(plan_copy)
+        os.kill(process.pid, signal.SIGHUP)
+        until(lambda: "the plan is not swapped" in log.read_text(), 30)
+        assert client.get("/v1/service").json()["prior"] == "tiny"
+        other = make_prior({"in_channels": 12, "out_channels": 12, "block_out_channels": [16, 16]})
+        export_plan(read_prior(other, "other"), plan_copy)
+        os.kill(process.pid, signal.SIGHUP)
+        until(lambda: client.get("/v1/service").json()["prior"] == "other", 30)
+        assert events(client, job)[-1][0] == "done"
+        assert restore(client, steps=3).status_code == 200

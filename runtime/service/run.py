@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from .app import Options, Service, create_app
 from .edge import JsonLines
 from .metrics import Metrics
 
+logger = logging.getLogger(__name__)
 STALE = 30.0
 """Seconds that a stopping service waits for the jobs it finished to be fetched."""
 CONNECTIONS = 64
@@ -29,25 +30,43 @@ class Address:
 
 
 class _Server(uvicorn.Server):
-    """On SIGTERM or SIGINT it drains: takes nothing more, answers what it took, and only then stops listening."""
+    """On SIGTERM or SIGINT it drains: takes nothing more, answers what it took, and only then stops listening.
 
-    def __init__(self, config: uvicorn.Config, service: Service, on_drain: Callable[[], object]):
+    On SIGHUP it goes over to the plan that its file now holds; one that cannot be loaded changes nothing.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
-        self._service, self._on_drain = service, on_drain
-        self._drain: asyncio.Task[None] | None = None
+        self._service = service
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         if self._service.draining:  # asked twice: at once
             super().handle_exit(sig, frame)
             return
         self._service.draining = True
-        self._on_drain()
-        loop = self._loop
-        loop.call_soon_threadsafe(lambda: setattr(self, "_drain", loop.create_task(self._stop_when_done())))
+        logger.info("draining")
+        self._loop.call_soon_threadsafe(self._begin, self._stop_when_done())
 
     async def startup(self, sockets: Any = None) -> None:
         self._loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            self._loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._swap()))
         await super().startup(sockets)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _swap(self) -> None:
+        pool = self._service.pool
+        try:
+            await asyncio.to_thread(pool.swap, pool.plan)
+        except FrugalError as error:
+            logger.error("the plan is not swapped: %s", error)
+        else:
+            logger.info("swapped to %s", pool.prior)
 
     async def _stop_when_done(self) -> None:
         service = self._service
@@ -84,7 +103,7 @@ def serve(
             timeout_graceful_shutdown=int(STALE),
         )
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        server = _Server(config, app.state.service, lambda: logging.info("draining"))
+        server = _Server(config, app.state.service)
         try:
             socket = config.bind_socket()
         except SystemExit:
