@@ -235,7 +235,7 @@ from frugal_rt.runtime.service.run import Address, serve
 plan, port, limit, options = json.loads(sys.argv[1])
 def pool_of(metrics):
     return Pool(plan, "cpu", limit=limit, on_report=metrics.report)
-serve(pool_of, Options(**options), Address("127.0.0.1", port), lambda pool: None)
+serve(pool_of, Options(**options), Address("127.0.0.1", port), lambda pool, address: None)
 """
 
 

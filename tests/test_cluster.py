@@ -190,12 +190,13 @@ def test_a_picture_whose_workers_all_die_is_told(here, node):
     assert result.exit_code == 1
     assert "0 restored, 1 failed, 0 were there" in result.output
     assert "photos/00.png: its worker died 3 times" in result.stderr
-    assert list(Path("out").iterdir()) == []
+    assert not Path("out").exists()
 
 
 def test_ctrl_c_ends_the_workers_and_leaves_whole_pictures(here, node):
     command = [sys.executable, "-c", "from frugal_rt.cli import main; main()", *RESTORE, "-o", "out"]
-    process = subprocess.Popen([*command, "--ray", node.address, "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    command += ["--steps", "1000", "--ray", node.address, "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: list(Path("out").glob("*.png")))
     assert len(node.workers()) == 2
     process.send_signal(signal.SIGINT)

@@ -92,7 +92,7 @@ def ours(plan: str, port: int, backend: str, limit: int, calls: Path) -> None:
 
             return Pool(plan, backend, limit=limit, on_report=on_report)
 
-        def on_ready(pool: Pool) -> None:
+        def on_ready(pool: Pool, address: Address) -> None:
             file.write(json.dumps(asdict(pool.costs)) + "\n")
 
         serve(pool_of, Options(), Address("127.0.0.1", port), on_ready)
