@@ -318,4 +318,5 @@ def serve(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
     yield start
     for serving in begun:
-        serving.stop()
+        serving.process.kill()  # it would wait for jobs that nobody fetches
+        serving.process.wait()
