@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..engines import InputError, MissingExtra
+from ..runtime.service import TOKEN
 from . import options
 from .progress import stages
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from ..runtime.pool import Pool
     from ..runtime.service.metrics import Metrics
     from ..runtime.service.run import Address
-
-TOKEN = "FRUGAL_RT_TOKEN"
 
 
 @click.command()

@@ -1,5 +1,7 @@
 """The HTTP service: what it answers, and what it refuses."""
 
+import asyncio
+import importlib
 import io
 import json
 import os
@@ -15,7 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from frugal_rt import Pool, Restorer
+from frugal_rt import MissingExtra, Pool, Restorer
 from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.images import SETTINGS_KEY, decode_photo, to_picture
 from frugal_rt.runtime.service.app import Options, create_app
@@ -275,6 +277,40 @@ def test_the_openapi_description_has_examples_that_the_parameters_take(client):
             client, photo, **{**example, "steps": 3} | ({"hole": [4, 4]} if "hole" in example else {})
         ).status_code in (200, 422)
     assert client.get("/docs").status_code == 404  # it would load its scripts from elsewhere
+
+
+def test_a_replica_offers_nothing_that_it_alone_can_answer(pool):
+    with TestClient(create_app(pool, Options(replicated=True))) as client:
+        answer = restore(client, steps=3, headers={"Prefer": "respond-async"})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+        paths = client.get("/openapi.json").json()["paths"].keys()
+        assert paths == {"/v1/restore", "/v1/service", "/livez", "/readyz"}
+        for path in ("/", "/page.js", "/metrics", "/v1/jobs/1"):
+            assert error(client.get(path), 404)
+
+
+def test_without_ray_serve_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "frugal_rt.runtime.service.replicas", raising=False)
+    with pytest.raises(MissingExtra, match=r"pip install 'frugal-rt\[ray-serve\]'"):
+        importlib.import_module("frugal_rt.runtime.service.replicas")
+
+
+def test_a_server_that_cancels_a_request_stops_its_restoration(pool):
+    async def ask():
+        transport = httpx.ASGITransport(create_app(pool))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            parameters = {"task": "denoise", "sigma": 0.2, "steps": 1000, "method": "dps", "tile": True}
+            files = {"image": png((128, 128)), "parameters": (None, json.dumps(parameters))}
+            asked = asyncio.create_task(client.post("/v1/restore", files=files))
+            while not pool.images:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            asked.cancel()
+            await asyncio.wait({asked})
+            await asyncio.to_thread(until, lambda: pool.images == 0, 3)
+
+    asyncio.run(ask())
 
 
 def test_a_token_guards_everything_but_the_probes(pool):

@@ -1,1 +1,4 @@
-"""`frugal-rt serve`: a pool behind HTTP. Needs the extra [serve]."""
+"""A pool behind HTTP: `frugal-rt serve` needs the extra [serve], replicas on a Ray cluster [ray-serve]."""
+
+TOKEN = "FRUGAL_RT_TOKEN"
+"""Names the variable with what requests must carry."""

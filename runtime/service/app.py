@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -73,6 +73,9 @@ class Options:
     """What Authorization: Bearer must carry."""
     origins: Sequence[str] = ()
     """Whose pages may ask, for browsers; none but its own."""
+    replicated: bool = False
+    """Whether others answer at the same address: jobs, the page that needs them and the counts are of one process, and
+    left out; respond-async is ignored, as RFC 7240 allows."""
 
 
 class Service:
@@ -198,6 +201,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
         redoc_url=None,
     )
     service = app.state.service = Service(pool, options, metrics)
+    single = APIRouter()  # what only the process that keeps it can answer
 
     def serving(request: Request) -> Service:
         return service
@@ -228,26 +232,29 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
     async def restore(request: Request, serving: Serving, previews: bool = False) -> Response:
         """Restore a picture: the part `image` of a form, or the body.
 
-        Answers with the restored picture as a PNG; with `Prefer: respond-async`, at once, with a job to ask for.
+        Answers with the restored picture as a PNG; with `Prefer: respond-async`, where jobs are kept, at once, with a
+        job to ask for.
         """
         job, task = await serving.take(request, previews)
-        if "respond-async" in request.headers.get("prefer", ""):
+        if "respond-async" in request.headers.get("prefer", "") and not options.replicated:
             serving.jobs.add(job)
             return JSONResponse(job.said(), 202, {"Location": f"/v1/jobs/{job.id}"})
         gone = asyncio.create_task(_gone(request))
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        if not task.done():
-            job.cancel()  # the client is gone
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # some servers cancel this, and send no disconnect
+            gone.cancel()
+            if not task.done():
+                job.cancel()  # the client is gone
         await task
         return _outcome(job)
 
-    @app.get("/v1/jobs/{job_id}", responses=_ERRORS)
+    @single.get("/v1/jobs/{job_id}", responses=_ERRORS)
     async def job(job_id: str, serving: Serving) -> dict[str, Any]:
         """How far a job is, or what became of it."""
         return serving.job(job_id).said()
 
-    @app.get("/v1/jobs/{job_id}/image", responses=_RESPONSES, response_class=Response)
+    @single.get("/v1/jobs/{job_id}/image", responses=_RESPONSES, response_class=Response)
     async def image(job_id: str, serving: Serving) -> Response:
         """The restored picture of a job that is done; 409 before."""
         job = serving.job(job_id)
@@ -255,7 +262,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
             raise HTTPException(409, "the job is not done")
         return _outcome(job)
 
-    @app.get(
+    @single.get(
         "/v1/jobs/{job_id}/events",
         responses={200: {"content": {"text/event-stream": {}}}, **_ERRORS},
         response_class=StreamingResponse,
@@ -270,7 +277,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
 
         return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    @app.delete("/v1/jobs/{job_id}", status_code=204, responses=_ERRORS)
+    @single.delete("/v1/jobs/{job_id}", status_code=204, responses=_ERRORS)
     async def cancel(job_id: str, serving: Serving) -> None:
         """Stop a job, or forget what became of it."""
         job = serving.job(job_id)
@@ -306,15 +313,15 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
             raise HTTPException(503, "draining" if serving.draining else "no worker is ready")
         return {"status": "ready"}
 
-    @app.get("/metrics", include_in_schema=False)
+    @single.get("/metrics", include_in_schema=False)
     async def metrics_page(serving: Serving) -> Response:
         return Response(metrics.text(pool), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/", include_in_schema=False)
+    @single.get("/", include_in_schema=False)
     async def page() -> Response:
         return _file("index.html")
 
-    @app.get("/{name}", include_in_schema=False)
+    @single.get("/{name}", include_in_schema=False)
     async def page_file(name: str) -> Response:
         if name == "sample.png":
             return Response((resources.files(__package__) / ".." / "portrait.png").read_bytes(), media_type="image/png")
@@ -322,6 +329,8 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
             raise HTTPException(404, "there is nothing here")
         return _file(name)
 
+    if not options.replicated:
+        app.include_router(single)
     if options.origins:
         app.add_middleware(
             CORSMiddleware,
