@@ -47,7 +47,7 @@ def command(
     """Serve restorations over HTTP with the prior in PLAN, and a page to try them on."""
     try:
         from ..runtime.pool import Pool
-        from ..runtime.service.app import Options
+        from ..runtime.service.intake import Options
         from ..runtime.service.run import Address, serve
     except ImportError as error:
         raise MissingExtra("A service", error.name or "fastapi", "serve") from error

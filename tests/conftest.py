@@ -230,7 +230,7 @@ def finish() -> Callable[[list[Restoration], Engine], None]:
 SERVER = """
 import json, sys
 from frugal_rt.runtime.pool import Pool
-from frugal_rt.runtime.service.app import Options
+from frugal_rt.runtime.service.intake import Options
 from frugal_rt.runtime.service.run import Address, serve
 plan, port, limit, options = json.loads(sys.argv[1])
 def pool_of(metrics):

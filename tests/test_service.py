@@ -20,7 +20,8 @@ from PIL import Image
 from frugal_rt import MissingExtra, Pool, Restorer
 from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.images import SETTINGS_KEY, decode_photo, to_picture
-from frugal_rt.runtime.service.app import Options, create_app
+from frugal_rt.runtime.service.app import create_app
+from frugal_rt.runtime.service.intake import Options
 from frugal_rt.runtime.service.metrics import Metrics
 from frugal_rt.runtime.tasks import Damage, prepare
 

@@ -18,7 +18,8 @@ try:
     from pydantic import BaseModel, ConfigDict, Field
     from ray import serve
 
-    from .app import Options, create_app
+    from .app import create_app
+    from .intake import Options
 except ImportError as error:
     raise MissingExtra("A service of replicas", error.name or "ray", "ray-serve") from error
 

@@ -12,8 +12,9 @@ import uvicorn
 
 from ...engines import FrugalError
 from ..pool import Pool
-from .app import Options, Service, create_app
+from .app import create_app
 from .edge import JsonLines
+from .intake import Options, Service
 from .metrics import Metrics
 
 logger = logging.getLogger(__name__)

@@ -78,7 +78,7 @@ def main() -> None:
 @click.option("--calls", type=click.Path(path_type=Path), required=True, help="A line of JSON for each network call.")
 def ours(plan: str, port: int, backend: str, limit: int, calls: Path) -> None:
     from frugal_rt.runtime.pool import Pool
-    from frugal_rt.runtime.service.app import Options
+    from frugal_rt.runtime.service.intake import Options
     from frugal_rt.runtime.service.metrics import Metrics
     from frugal_rt.runtime.service.run import Address, serve
 
