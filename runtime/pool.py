@@ -117,7 +117,7 @@ class Pool:
         self._workers: list[_Worker] = []
         self._leaving: list[_Worker] = []
         self._empty = threading.Condition(self._lock)
-        self._loop = asyncio.new_event_loop()
+        self._loop = asyncio.SelectorEventLoop()  # a program's own, uvloop, would make the connections non-blocking
         self._thread = threading.Thread(target=self._loop.run_forever, name="frugal-rt-pool", daemon=True)
         self._thread.start()
         try:

@@ -273,3 +273,19 @@ def test_two_workers_take_turns(tiny_plan):
         images = [future.result(timeout=60).image for future in futures]
         again = [pool.submit(measurement(), SR, steps=100, switch="always", seed=seed) for seed in range(4)]
         np.testing.assert_array_equal(images, [future.result(timeout=60).image for future in again])
+
+
+def test_a_program_whose_loop_is_uvloop_changes_nothing(tiny_plan, monkeypatch):
+    class Loop(asyncio.SelectorEventLoop):
+        def add_reader(self, fd, callback, *args):
+            os.set_blocking(fd, False)  # as libuv does with what it polls
+            super().add_reader(fd, callback, *args)
+
+    monkeypatch.setattr(asyncio, "new_event_loop", Loop)
+    operator = operators.Denoise((3, 256, 256))  # more bytes than a socket takes at once
+    with Pool(tiny_plan, "cpu") as pool:
+        workers = pool.processes
+        futures = [pool.submit(measurement(operator), operator, sigma=0.1, steps=2) for _ in range(3)]
+        for future in futures:
+            assert future.result(60).image.shape == operator.image_shape
+        assert pool.processes == workers

@@ -162,6 +162,12 @@ def test_nothing_is_offered_that_one_process_alone_can_answer(replicas, alone):
         assert httpx.get(replicas.url + path).status_code == 404
 
 
+def test_a_large_picture_passes_between_a_replica_and_its_worker(replicas):
+    """Ray's event loop is uvloop."""
+    answer = replicas.restore(png(128, 0), task="denoise", sigma=0.2, steps=3, tile=True)
+    assert Image.open(io.BytesIO(answer.content)).size == (128, 128)
+
+
 def test_a_client_that_hangs_up_stops_its_restoration(replicas):
     def computed() -> float:
         return sum(sum(worker.cpu_times()[:2]) for worker in replicas.workers().values())
