@@ -72,8 +72,10 @@ def _token(path: Path | None) -> str | None:
         return os.environ.get(TOKEN) or None
     try:
         token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the token in {path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot read the token in {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} holds no token but bytes that are not UTF-8") from error
     if not token:
         raise InputError(f"{path} holds no token")
     return token

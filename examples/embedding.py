@@ -19,9 +19,7 @@ from frugal_rt import BusyError, InputError, Pool, operators
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    with Pool(
-        os.environ["FRUGAL_RT_PLAN"]
-    ) as app.state.pool:  # once; it takes what is left of its requests to their end
+    with Pool(os.environ["FRUGAL_RT_PLAN"]) as app.state.pool:  # once; at the end it finishes what it took
         yield
 
 
@@ -32,13 +30,13 @@ app = FastAPI(lifespan=lifespan)
 async def upscale(request: Request) -> Response:
     """A picture four times as large."""
     pool: Pool = request.app.state.pool
-    picture = Image.open(io.BytesIO(await request.body())).convert("RGB")
-    y = np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
     try:
+        picture = Image.open(io.BytesIO(await request.body())).convert("RGB")
+        y = np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
         result = await pool.restore(y, operators.SuperResolution(pool.image_shape, 4), sigma=0.01, preset="fast")
     except BusyError as error:
         raise HTTPException(429, str(error), {"Retry-After": str(round(error.retry_after))}) from error
-    except InputError as error:
+    except (InputError, OSError) as error:  # it does not fit, or is no picture
         raise HTTPException(422, str(error)) from error
     png = io.BytesIO()
     Image.fromarray(np.uint8((result.image.transpose(1, 2, 0) + 1) * 127.5 + 0.5)).save(png, "PNG")

@@ -5,11 +5,13 @@ Everything but `submit` happens in one thread, the pool's event loop, so nothing
 
 import asyncio
 import atexit
+import inspect
 import itertools
 import json
 import logging
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +27,7 @@ import numpy as np
 
 from ..engines import BusyError, DeadlineError, FrugalError, InputError, WorkerError
 from .operators import Operator
-from .restorer import Result
+from .restorer import Restorer, Result
 from .scheduler import Costs, Moved
 from .worker import Cancel, Ready, Refused, Report, Setup, Submit
 
@@ -35,6 +37,7 @@ ATTEMPTS = 2
 """How often a request is tried when the worker dies under it."""
 STARTS = 3
 """How often in a row a worker may die before it is ready."""
+SETTINGS = {*inspect.signature(Restorer.start).parameters} - {"self", "y", "operator"}
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     f"from {__package__}.worker import main; main(int(sys.argv[2]))"
@@ -112,6 +115,8 @@ class Pool:
         self._lock = threading.Lock()
         self._images = 0
         self._closing = False
+        self.restarts = 0
+        """Workers that were started again because they died."""
         self._image_seconds = 0.0
         """Of an image in network calls, averaged over those done lately."""
         self._workers: list[_Worker] = []
@@ -197,6 +202,9 @@ class Pool:
         Raises BusyError at the pool's limit, InputError for an operator that cannot go to another process, WorkerError
         where there is no worker. The future raises what `restore` does, DeadlineError, or WorkerError.
         """
+        unknown = sorted(settings.keys() - SETTINGS)
+        if unknown:
+            raise InputError(f"there is no setting {unknown[0]!r}; there are {', '.join(sorted(SETTINGS))}")
         y = np.asarray(y, np.float32)
         images = images_of(y)
         try:
@@ -384,10 +392,12 @@ class Pool:
     def _died(self, worker: _Worker) -> None:
         """Its process is gone: start another, and try its requests again, or fail those that were tried before."""
         was_ready = worker.ready is not None
+        status = _how_it_ended(worker.process)
         self._bury(worker)
         worker.deaths += not was_ready
         if worker.deaths >= STARTS or (not was_ready and worker.started is not None and worker not in self._workers):
             why: FrugalError = WorkerError("a worker died before it was ready; see what it printed")
+            logger.error("a worker ended with %s before it was ready, and is not started again", status)
             if worker.started is not None and not worker.started.done():
                 worker.started.set_exception(why)
             for job in list(worker.jobs.values()):
@@ -398,6 +408,8 @@ class Pool:
             if job.attempts >= ATTEMPTS:
                 self._fail(job, WorkerError("the worker died over this restoration, and again when it was retried"))
         if not worker.retired or worker.jobs:
+            self.restarts += 1
+            logger.warning("a worker ended with %s and is started again, with %d requests", status, len(worker.jobs))
             self._launch(worker).add_done_callback(lambda started: started.exception())  # heard where it is needed
 
     def _retire_if_done(self, worker: _Worker) -> None:
@@ -430,6 +442,15 @@ class Pool:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _how_it_ended(process: "subprocess.Popen[bytes] | None") -> str:
+    """A dying process's status or signal, for the log."""
+    try:
+        code = 0 if process is None else process.wait(1)
+    except subprocess.TimeoutExpired:
+        return "its connection closed"
+    return f"status {code}" if code >= 0 else signal.Signals(-code).name
 
 
 def images_of(y: np.ndarray) -> int:

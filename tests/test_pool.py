@@ -159,6 +159,8 @@ def test_priority_overtakes_what_waits(pool):
 def test_what_cannot_be_restored_says_why(pool):
     with pytest.raises(InputError, match="sigma is on the"):
         pool.submit(measurement(), SR, sigma=7.0).result()
+    with pytest.raises(InputError, match="there is no setting 'stepps'"):
+        pool.submit(measurement(), SR, stepps=3)
     with pytest.raises(InputError, match="measurements of this prior are"):
         pool.submit(np.zeros((3, 5, 5), np.float32), SR).result()
     with pytest.raises(InputError, match="cannot go to the worker's process"):

@@ -13,15 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ... import __version__
-from ...engines import (
-    BackendError,
-    BusyError,
-    DeadlineError,
-    DivergedError,
-    FrugalError,
-    InputError,
-    WorkerError,
-)
+from ...engines import BusyError, FrugalError
 from ..images import FORMATS
 from ..pool import Pool
 from ..settings import PRESETS
@@ -31,17 +23,10 @@ from .intake import Options, Service
 from .jobs import Job
 from .metrics import Metrics
 from .openapi import ERROR, ERRORS, RESPONSES, body
+from .refusals import sentence, status_of
 
+RESTORE = "/v1/restore"
 PAGE = {"index.html": "text/html; charset=utf-8", "page.js": "text/javascript", "page.css": "text/css"}
-STATUS: dict[type[FrugalError], tuple[int, str]] = {
-    BusyError: (429, "busy"),
-    DeadlineError: (504, "deadline"),
-    WorkerError: (503, "worker"),
-    DivergedError: (422, "diverged"),
-    BackendError: (500, "backend"),
-    InputError: (422, "input"),
-}
-"""The status of each error, and the cause it is counted under."""
 
 
 def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | None = None) -> FastAPI:
@@ -65,27 +50,30 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
 
     Serving = Annotated[Service, Depends(serving)]
 
-    def refusal(status: int, error: str, cause: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        metrics.rejected.labels(cause).inc()
+    def refusal(
+        request: Request, status: int, error: str, cause: str, headers: dict[str, str] | None = None
+    ) -> JSONResponse:
+        if request.url.path == RESTORE:
+            metrics.reject(cause)
+        request.state.facts = {**getattr(request.state, "facts", {}), "error": error}  # for the log
         return JSONResponse({"error": error}, status, headers)
 
     @app.exception_handler(FrugalError)
     async def refused(request: Request, error: FrugalError) -> JSONResponse:
-        known = next((kind for kind in type(error).__mro__ if kind in STATUS), None)
-        status, cause = STATUS[known] if known else (500, "other")
+        status, cause = status_of(error)
         headers = {"Retry-After": str(round(error.retry_after))} if isinstance(error, BusyError) else None
-        return refusal(status, str(error), cause, headers)
+        return refusal(request, status, sentence(error), cause, headers)
 
     @app.exception_handler(StarletteHTTPException)
     async def not_taken(request: Request, error: StarletteHTTPException) -> JSONResponse:
-        return refusal(error.status_code, str(error.detail), str(error.status_code), dict(error.headers or {}))
+        return refusal(request, error.status_code, str(error.detail), str(error.status_code), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def not_understood(request: Request, error: RequestValidationError) -> JSONResponse:
         clauses = [f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()]
-        return refusal(422, "; ".join(clauses), "input")
+        return refusal(request, 422, "; ".join(clauses), "input")
 
-    @app.post("/v1/restore", openapi_extra={"requestBody": body()}, responses=RESPONSES, response_class=Response)
+    @app.post(RESTORE, openapi_extra={"requestBody": body()}, responses=RESPONSES, response_class=Response)
     async def restore(request: Request, serving: Serving, previews: bool = False) -> Response:
         """Restore a picture: the part `image` of a form, or the body.
 
@@ -200,7 +188,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
         Edge,
         most=options.max_bytes,
         token=options.token,
-        on_refusal=lambda status: metrics.rejected.labels(str(status)).inc(),
+        on_refusal=lambda path, status: metrics.reject(str(status)) if path == RESTORE else None,
     )
     return app
 

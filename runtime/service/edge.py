@@ -22,7 +22,7 @@ class Edge:
     """An ASGI middleware around the service.
 
     most: bytes of a body; one that is longer is answered with 413 without being read to its end. token: what
-    `Authorization: Bearer` must carry, or None. on_refusal: told the status of what is refused here.
+    `Authorization: Bearer` must carry, or None. on_refusal: told the path and status of what is refused here.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Edge:
         app: ASGIApp,
         most: int,
         token: str | None = None,
-        on_refusal: Callable[[int], object] = lambda status: None,
+        on_refusal: Callable[[str, int], object] = lambda path, status: None,
     ):
         self._app, self._most, self._token, self._on_refusal = app, most, token, on_refusal
 
@@ -53,9 +53,11 @@ class Edge:
 
         try:
             if self._refuses(scope["path"], headers):
-                await self._answer(sending, 401, "this service needs its token: Authorization: Bearer TOKEN")
+                await self._answer(
+                    sending, scope["path"], 401, "this service needs its token: Authorization: Bearer TOKEN"
+                )
             elif int(_digits(headers.get(b"content-length")) or 0) > self._most:
-                await self._answer(sending, 413, self._too_long())
+                await self._answer(sending, scope["path"], 413, self._too_long())
             else:
                 await self._app(scope, self._limited(receive), sending)
         finally:
@@ -80,9 +82,9 @@ class Edge:
 
         return receiving
 
-    async def _answer(self, send: Send, status: int, error: str) -> None:
-        self._on_refusal(status)
-        body = json.dumps({"error": error}).encode()
+    async def _answer(self, send: Send, path: str, status: int, error: str) -> None:
+        self._on_refusal(path, status)
+        body = json.dumps({"error": error}, separators=(",", ":")).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))

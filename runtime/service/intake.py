@@ -22,6 +22,7 @@ from ..tasks import full_size, prepare
 from .jobs import Job, Jobs
 from .metrics import Metrics
 from .parameters import Parameters
+from .refusals import status_of
 
 DECODERS = 2
 """Pictures that are decoded and prepared at once."""
@@ -90,7 +91,7 @@ class Service:
     async def _see_through(self, job: Job, submit: Callable[..., "Future[Result]"], settings: dict[str, Any]) -> None:
         started = time.perf_counter()
         await job.run(submit, **settings)
-        self.metrics.restored.labels(job.state).inc()
+        self.metrics.restored.labels(job.state if job.error is None else status_of(job.error)[1]).inc()
         if job.state == "done":
             self.metrics.seconds.observe(time.perf_counter() - started)
 

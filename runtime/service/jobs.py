@@ -16,6 +16,7 @@ from ..images import Metadata, Photo, encode_png, to_picture
 from ..restorer import Result
 from ..scheduler import Moved
 from ..tasks import Job as Asked
+from .refusals import sentence
 
 KEPT_SECONDS = 600.0
 """How long what became of a job can be fetched."""
@@ -124,7 +125,7 @@ class Job:
                 png = encode_png(to_picture(moved.x0hat[(..., *self.inside)]))
                 about["preview"] = "data:image/png;base64," + base64.b64encode(png).decode()
         if self.error is not None:
-            about["error"] = str(self.error)
+            about["error"] = sentence(self.error)
         return about
 
     def _move(self, moved: Moved) -> None:

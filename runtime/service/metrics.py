@@ -31,11 +31,20 @@ class Metrics:
         self.own = Counter("frugal_scheduler_seconds", "Between the calls, while there was work.", registry=of)
         self.network = Counter("frugal_call_seconds", "Within the calls.", registry=of)
         self.diverged = Counter("frugal_nan_guards", "Restorations stopped because they left the numbers.", registry=of)
-        self.rejected = Counter("frugal_rejections", "Requests that were not restored.", ["cause"], registry=of)
-        self.restored = Counter("frugal_restorations", "Requests by how they ended.", ["outcome"], registry=of)
+        self.rejected = Counter(
+            "frugal_rejections", "Requests to restore that got no picture, by cause.", ["cause"], registry=of
+        )
+        self.restarts = Gauge("frugal_worker_restarts", "Workers started again because they died.", registry=of)
+        self.restored = Counter(
+            "frugal_restorations", "Restorations that were begun, by how they ended.", ["outcome"], registry=of
+        )
         self.seconds = Histogram(
             "frugal_restoration_seconds", "From the request to its image.", buckets=_REQUEST, registry=of
         )
+
+    def reject(self, cause: str) -> None:
+        """Count a request that gets no picture."""
+        self.rejected.labels(cause).inc()
 
     def report(self, report: Report) -> None:
         """Take what a worker did in one call."""
@@ -50,4 +59,5 @@ class Metrics:
         """In Prometheus's text format."""
         self.images.set(pool.images)
         self.limit.set(pool.limit)
+        self.restarts.set(pool.restarts)
         return generate_latest(self.registry)

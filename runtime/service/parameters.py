@@ -1,20 +1,24 @@
 """What a request asks for: the options of `frugal-rt restore` in JSON, checked before anything is computed."""
 
+import difflib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ...engines import InputError
 from ..operators import GREY_WEIGHTS
 from ..operators.kernels import KINDS
 from ..settings import GUIDANCE, PRESETS
 from ..switch import METHODS
-from ..tasks import BORDERS, FILTERS, TASKS, Damage
+from ..tasks import BORDERS, FILTERS, TASKS, Damage, parse_size
 
 MAX_BYTES = 16 << 10
-Size = tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
-"""Width and height, in pixels."""
+Side = Annotated[int, Field(ge=1, le=4096)]
+Size = Annotated[
+    tuple[Side, Side], BeforeValidator(lambda given: parse_size(given) if isinstance(given, str) else given)
+]
+"""Width and height, in pixels: [24, 32], or "24x32" as the commands take it."""
 
 
 class Parameters(BaseModel):
@@ -115,5 +119,8 @@ class Parameters(BaseModel):
 
 def _clause(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, Parameters.model_fields, 1)
+        return f"there is no parameter {where!r}" + (f"; did you mean {near[0]}?" if near else "")
     given = json.dumps(error["input"], default=str)[:60] if where else ""
     return f"{where or 'parameters'}: {error['msg']}" + (f" (got {given})" if where else "")

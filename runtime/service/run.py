@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -62,17 +63,19 @@ class _Server(uvicorn.Server):
 
     async def _swap(self) -> None:
         pool = self._service.pool
+        logger.info("loading %s", pool.plan)
         try:
             await asyncio.to_thread(pool.swap, pool.plan)
         except FrugalError as error:
             logger.error("the plan is not swapped: %s", error)
         else:
-            logger.info("swapped to %s", pool.prior)
+            _, height, width = pool.image_shape
+            logger.info("restoring with %s, %dx%d, from %s", pool.prior, width, height, pool.plan)
 
     async def _stop_when_done(self) -> None:
         service = self._service
-        while service.tasks:
-            await asyncio.wait(set(service.tasks))
+        while busy := service.tasks | self._tasks - {asyncio.current_task()}:
+            await asyncio.wait(busy)
         while service.jobs.unfetched(STALE):
             await asyncio.sleep(0.1)
         self.should_exit = True
@@ -105,13 +108,24 @@ def serve(
         )
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         server = _Server(config, app.state.service)
-        try:
-            socket = config.bind_socket()
-        except SystemExit:
-            raise FrugalError(f"cannot listen on {address.host}:{address.port}; is it taken? try --port") from None
-        on_ready(pool, Address(address.host, socket.getsockname()[1]))
+        listening = _listen(address)
+        on_ready(pool, Address(address.host, listening.getsockname()[1]))
         before = signal.getsignal(signal.SIGTERM)
         try:
-            server.run(sockets=[socket])
+            server.run(sockets=[listening])
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def _listen(address: Address) -> socket.socket:
+    """A socket there. Raises FrugalError where the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address.host, address.port))
+    except OSError as error:
+        raise FrugalError(
+            f"cannot listen on {address.host}:{address.port}: {error.strerror}; choose another --host or --port"
+        ) from error
+    return listening
