@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -139,3 +140,13 @@ def test_a_folder_by_a_pool(tiny_plan, tmp_path, monkeypatch, capsys):
     example("batch").main()
     assert sorted(capsys.readouterr().out.split()) == ["0.png", "1.png", "2.png"]
     assert {Image.open(path).size for path in (tmp_path / "out").iterdir()} == {(16, 16)}
+
+
+def test_the_pool_of_docs_service_runs_as_a_script(tiny_plan, tmp_path):
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "service.md").read_text(), re.DOTALL)
+    (tmp_path / "celeba.plan").symlink_to(tiny_plan)
+    (tmp_path / "script.py").write_text(script)
+    run = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    assert lines[0] == "(3, 16, 16)"
+    assert sum(line.startswith("Moved(") for line in lines) == 50
