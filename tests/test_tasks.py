@@ -394,3 +394,10 @@ def test_random_masks_lose_their_share():
 def test_simulating_needs_to_know_what(damage, sentence):
     with pytest.raises(InputError, match=sentence):
         simulate(photo(), damage)
+
+
+def test_noise_is_not_estimated_in_a_few_pixels():
+    few = Photo(np.zeros((3, 3, 9), np.float32))
+    with pytest.raises(InputError, match="9x3 cannot be estimated; say --sigma"):
+        prepare(few, (3, 16, 16), Damage(task="denoise"), fit="pad")
+    assert prepare(few, (3, 16, 16), Damage(task="denoise", sigma=0.1), fit="pad").sigma == 0.1
