@@ -14,7 +14,7 @@ from . import cache
 from .base import ANSWERS, Array, Prediction, Pull
 from .errors import BackendError, MissingExtra, PlanError
 from .machine import cores
-from .memory import Free
+from .memory import Free, give_back
 from .plan import WEIGHTS, Plan
 from .timesteps import Embeddings
 
@@ -143,6 +143,7 @@ class OnnxRuntimeEngine:
                 session = self._open(entry, device, optimised, graph_optimization_level=level)
         if session is None:
             session = self._open(entry, device)
+        give_back()
         session.disable_fallback()
         running = session.get_providers()[0]
         if running != PROVIDERS[device]:

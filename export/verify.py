@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines import Engine, ExportError, Plan
+from ..engines.memory import give_back
 from ..engines.network import build_network, load_weights
 from ..engines.onnxruntime import OnnxRuntimeEngine
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 """Largest error accepted, relative to the larger of 1 and the output's magnitude. Measured on celeba: 2e-5."""
-CEILING = 1e-2
+CEILING = 0.1
 ROUNDING = 4
-"""Between TOLERANCE and CEILING, onnxruntime may be this many times as far from float64 as torch's own float32 is: a
-constant input leaves a group norm hardly any variance to divide by, and there float32 itself is no better."""
+"""Beyond TOLERANCE, onnxruntime may be this many times as far from float64 as torch's own float32 is, and CEILING at
+most: a constant input leaves a group norm hardly any variance to divide by, and there float32 itself is no better."""
 LARGE = 128
 """Side of the images above which fewer are compared, and torch keeps few activations: they are GBs an image."""
 RUNS = 8
@@ -29,6 +30,7 @@ RUNS = 8
 
 def parity(plan: Plan, runs: int = RUNS) -> dict[str, float]:
     """The largest relative errors of the plan's graphs in onnxruntime against torch: of outputs, and of gradients.
+    Against its float64 where its float32 is not within TOLERANCE.
 
     Over batches of 1, 2 and 5 (1 and 2 of images larger than LARGE), timesteps across the training range, and inputs
     chosen to be awkward: constant, huge, tiny, zero, a checkerboard; then `runs` pullbacks with more threads than cores
@@ -37,6 +39,7 @@ def parity(plan: Plan, runs: int = RUNS) -> dict[str, float]:
     """
     _refuse_scatter(plan)
     answers = in_onnxruntime(plan, runs)  # its sessions are gone before torch begins: each holds GBs at 256x256
+    give_back()
     single = network(plan, "float32")
     worst = {"output": 0.0, "gradient": 0.0}
     for (label, x, t, v), got in zip(cases(plan), answers, strict=True):
@@ -51,11 +54,12 @@ def parity(plan: Plan, runs: int = RUNS) -> dict[str, float]:
             error = _distance(got[what], want[what])
             if not error / scale <= TOLERANCE:
                 exact = exact or row_by_row(network(plan, "float64"), x, t, v)
-                rounding = ROUNDING * _distance(want[what], exact[what])
-                if not error / scale <= CEILING or _distance(got[what], exact[what]) > rounding:
+                allowed = min(CEILING * scale, ROUNDING * _distance(want[what], exact[what]))
+                error = _distance(got[what], exact[what])
+                if not error <= max(TOLERANCE * scale, allowed):
                     raise ExportError(
-                        f"parity failed on {label}: onnxruntime's {what} is {error / scale:.1e} away from torch's, "
-                        f"{TOLERANCE:.0e} is allowed; nothing was written"
+                        f"parity failed on {label}: onnxruntime's {what} is {error / scale:.1e} away from torch's in "
+                        f"float64, {max(TOLERANCE, allowed / scale):.0e} is allowed; nothing was written"
                     )
             worst[what] = max(worst[what], error / scale)
     return worst
