@@ -61,6 +61,8 @@ class Node:
             stderr=subprocess.DEVNULL,
         )
         wait_for(lambda: list(Path(folder).glob("session_2*/sockets/raylet")))
+        asked = [ray, "status", f"--address={self.address}"]  # a busy machine's node takes its time to answer
+        wait_for(lambda: subprocess.run(asked, capture_output=True).returncode == 0)
 
     def workers(self, doing: str = "ray::Worker") -> list[int]:
         """The processes of actors on this node, by what Ray writes into their names."""
