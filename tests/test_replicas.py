@@ -1,5 +1,6 @@
 """A real Ray Serve application of two replicas on this machine: the service, whatever happens to one of them."""
 
+import importlib.util
 import io
 import json
 import os
@@ -24,11 +25,10 @@ from frugal_rt.engines.machine import THREADS
 from frugal_rt.runtime.images import decode_photo, to_picture
 from frugal_rt.runtime.tasks import Damage, prepare
 
-try:
-    from ray import serve  # noqa: F401
-
-    from frugal_rt.runtime.service.replicas import Arguments, application
-except ImportError:
+# Not by importing it: Ray reads its token once, and other tests set theirs first.
+if not all(
+    importlib.util.find_spec(name) for name in ("ray", "grpc_reflection")
+):  # the second comes with ray[serve] alone
     pytest.skip("needs the extra [ray-serve]", allow_module_level=True)
 
 PATIENCE = 120
@@ -214,6 +214,8 @@ def test_a_replica_whose_workers_cannot_start_is_replaced(replicas, alone):
 
 def deployed(**words: str) -> object:
     """What Ray is asked for by `serve run ...:application NAME=VALUE ...`."""
+    from frugal_rt.runtime.service.replicas import Arguments, application
+
     return application(Arguments.model_validate({"plan": "celeba.plan", **words}))._bound_deployment
 
 
