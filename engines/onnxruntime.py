@@ -60,10 +60,10 @@ class OnnxRuntimeEngine:
         self._plan = plan
         self._device = device
         self._arena = arena
-        self._embedding = self._session("embedding", "cpu")
         self._forward = self._session("forward", device)
         self._answers = [name for name in ANSWERS if name in plan.manifest["graphs"]["forward"]["outputs"]]
-        self._embed = Embeddings(self._compute_embedding)
+        # It holds the session and not the engine: a cycle would keep its memory until Python looks for cycles.
+        self._embed = Embeddings(functools.partial(_embed, self._session("embedding", "cpu")))
         self._free: Free[_Workspace] = Free()
 
     @property
@@ -81,38 +81,24 @@ class OnnxRuntimeEngine:
         binding = self._forward.io_binding()
         for name in self._answers:
             binding.bind_output(name)
-        self._run(self._forward, binding, x=self.asarray(x), embedding=self._embed(t))
+        _run(self._forward, binding, x=self.asarray(x), embedding=self._embed(t))
         found = dict(zip(self._answers, binding.get_outputs(), strict=True))
         return Prediction(*(found[name].numpy() if name in found else None for name in ANSWERS))
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
         work = self._free.take(len(x)) or _Workspace(self, len(x))
         embedding = self._embed(t)
-        self._run(self._forward, work.forward, x=self.asarray(x), embedding=embedding)
+        _run(self._forward, work.forward, x=self.asarray(x), embedding=embedding)
         out, variance = (work.values[name].numpy().copy() if name in work.values else None for name in ANSWERS)
 
         def pull(cotangent: Array) -> Array:
             known = {"embedding": embedding} if "embedding" in work.inputs else {}
-            self._run(self._pullback, work.pullback, v=self.asarray(cotangent), **known)
+            _run(self._pullback, work.pullback, v=self.asarray(cotangent), **known)
             gradient = work.values["gradient"].numpy().copy()
             self._free.give(len(x), work)
             return gradient
 
         return Prediction(out, variance), pull
-
-    def _run(self, session: Any, binding: Any, **inputs: np.ndarray) -> None:
-        try:
-            for name, value in inputs.items():
-                binding.bind_cpu_input(name, value)
-            session.run_with_iobinding(binding)
-        except Exception as error:  # onnxruntime's errors share no base but Exception
-            raise BackendError(f"onnxruntime failed in a call: {error}") from error
-
-    def _compute_embedding(self, t: np.ndarray) -> np.ndarray:
-        binding = self._embedding.io_binding()
-        binding.bind_output("embedding")
-        self._run(self._embedding, binding, t=t)
-        return binding.get_outputs()[0].numpy()
 
     @functools.cached_property
     def _weights(self) -> dict[str, Any]:
@@ -168,6 +154,22 @@ class OnnxRuntimeEngine:
                     f"onnxruntime cannot run on {device} here: {error}; run: frugal-rt doctor"
                 ) from error
             raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
+
+
+def _run(session: Any, binding: Any, **inputs: np.ndarray) -> None:
+    try:
+        for name, value in inputs.items():
+            binding.bind_cpu_input(name, value)
+        session.run_with_iobinding(binding)
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        raise BackendError(f"onnxruntime failed in a call: {error}") from error
+
+
+def _embed(session: Any, t: np.ndarray) -> np.ndarray:
+    binding = session.io_binding()
+    binding.bind_output("embedding")
+    _run(session, binding, t=t)
+    return binding.get_outputs()[0].numpy()
 
 
 class _Workspace:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,24 @@ class OpenVinoEngine:
     """
 
     def __init__(self, plan: Plan):
-        self._ov = import_openvino()
-        self._core = self._ov.Core()
+        core = import_openvino().Core()
         self._entries = plan.manifest["graphs"]
         with tempfile.TemporaryDirectory() as folder:  # OpenVINO takes external weights from files only
             plan_files = {entry["member"] for entry in plan.manifest["graphs"].values()} | {WEIGHTS}
             for member in plan_files:
                 (Path(folder) / member).write_bytes(plan.member(member))
             try:
-                self._models = {
-                    graph: self._core.read_model(Path(folder) / entry["member"])
+                models = {
+                    graph: core.read_model(Path(folder) / entry["member"])
                     for graph, entry in plan.manifest["graphs"].items()
                 }
             except RuntimeError as error:
                 raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {error}") from error
-        self._compiled = functools.lru_cache(GRAPHS_KEPT)(self._compile)
-        exact = {"INFERENCE_PRECISION_HINT": "f32"}
-        self._embedding = self._core.compile_model(self._models["embedding"], "CPU", exact)
-        self._embed = Embeddings(self._compute_embedding)
+        handed_over = [name for name in self._entries["pullback"]["inputs"] if name.startswith("kept:")]
+        # Both hold what they need and not the engine: a cycle would keep its memory until Python looks for cycles.
+        self._compiled = functools.lru_cache(GRAPHS_KEPT)(functools.partial(_compile, core, models, handed_over))
+        embedding = core.compile_model(models["embedding"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        self._embed = Embeddings(functools.partial(_embed, embedding))
 
     @property
     def name(self) -> str:
@@ -70,21 +70,21 @@ class OpenVinoEngine:
 
     def predict(self, x: Array, t: Array) -> Prediction:
         with self._request("forward", "answers", len(x)) as request:
-            self._infer(request, x=self.asarray(x), embedding=self._embed(t))
+            _infer(request, x=self.asarray(x), embedding=self._embed(t))
             return self._prediction(request)
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
         embedding = self._embed(t)
         lent = contextlib.ExitStack()  # what the forward graph wrote is read by the pull, and then free again
         forward = lent.enter_context(self._request("forward", "all", len(x)))
-        self._infer(forward, x=self.asarray(x), embedding=embedding)
+        _infer(forward, x=self.asarray(x), embedding=embedding)
 
         def pull(cotangent: Array) -> Array:
             known = {"embedding": embedding, "v": self.asarray(cotangent)}
             with lent, self._request("pullback", "all", len(x)) as request:
                 wanted = self._entries["pullback"]["inputs"]
                 kept = {name: forward.get_tensor(name) for name in wanted if name not in known}
-                self._infer(request, **kept, **{name: known[name] for name in known if name in wanted})
+                _infer(request, **kept, **{name: known[name] for name in known if name in wanted})
                 return request.get_tensor("gradient").data.copy()
 
         return self._prediction(forward), pull
@@ -101,43 +101,48 @@ class OpenVinoEngine:
         yield request
         free.give(batch, request)
 
-    def _compute_embedding(self, t: np.ndarray) -> np.ndarray:
-        request = self._embedding.create_infer_request()
-        self._infer(request, t=t)
-        return request.get_tensor("embedding").data.copy()
 
-    @staticmethod
-    def _infer(request: Any, **values: Any) -> None:
-        try:
-            request.infer(values, share_inputs=True)
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed in a call: {error}") from error
+def _infer(request: Any, **values: Any) -> None:
+    try:
+        request.infer(values, share_inputs=True)
+    except RuntimeError as error:
+        raise BackendError(f"OpenVINO failed in a call: {error}") from error
 
-    def _compile(self, graph: str, outputs: str, batch: int) -> tuple[Any, Free[Any]]:
-        """A graph for one batch size, with "all" its outputs or the network's "answers" alone; and its free requests.
 
-        What one graph hands to the other stays in bfloat16.
-        """
-        model = self._models[graph].clone()
-        model.reshape(
-            {port: [batch, *(size.get_length() for size in list(port.partial_shape)[1:])] for port in model.inputs}
-        )
-        if outputs == "answers":
-            wanted = [result for result in model.get_results() if result.input_value(0).get_names() & {*ANSWERS}]
-            model = self._ov.Model(wanted, model.get_parameters(), graph)
-        handed = self._ov.preprocess.PrePostProcessor(model)
-        for name in self._entries["pullback"]["inputs"]:
-            if name.startswith("kept:") and outputs == "all":
-                port = handed.input(name) if graph == "pullback" else handed.output(name)
-                port.tensor().set_element_type(self._ov.Type.bf16)
-        model = handed.build()
-        settings = {
-            "INFERENCE_PRECISION_HINT": "bf16",
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": cores(),
-        }
-        try:
-            return self._core.compile_model(model, "CPU", settings), Free()
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO cannot compile the {graph} graph: {error}") from error
+def _embed(compiled: Any, t: np.ndarray) -> np.ndarray:
+    request = compiled.create_infer_request()
+    _infer(request, t=t)
+    return request.get_tensor("embedding").data.copy()
+
+
+def _compile(
+    core: Any, models: Mapping[str, Any], handed_over: Sequence[str], graph: str, outputs: str, batch: int
+) -> tuple[Any, Free[Any]]:
+    """A graph for one batch size, with "all" its outputs or the network's "answers" alone; and its free requests.
+
+    What one graph hands to the other stays in bfloat16.
+    """
+    import openvino as ov
+
+    model = models[graph].clone()
+    model.reshape(
+        {port: [batch, *(size.get_length() for size in list(port.partial_shape)[1:])] for port in model.inputs}
+    )
+    if outputs == "answers":
+        wanted = [result for result in model.get_results() if result.input_value(0).get_names() & {*ANSWERS}]
+        model = ov.Model(wanted, model.get_parameters(), graph)
+    handed = ov.preprocess.PrePostProcessor(model)
+    for name in handed_over if outputs == "all" else ():
+        port = handed.input(name) if graph == "pullback" else handed.output(name)
+        port.tensor().set_element_type(ov.Type.bf16)
+    model = handed.build()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": cores(),
+    }
+    try:
+        return core.compile_model(model, "CPU", settings), Free()
+    except RuntimeError as error:
+        raise BackendError(f"OpenVINO cannot compile the {graph} graph: {error}") from error

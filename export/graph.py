@@ -82,6 +82,9 @@ def _forward(traced: Trace, conditions: list[Value], outputs: list[str], kept: l
     e = Emitter()
     e.names[traced.x] = "x"
     take_conditions(e, conditions)
+    for value in traced.values:  # in order: asked for the outputs at once, a deep network exceeds Python's stack
+        if value.active:
+            e(value)
     results = {name: (e(value), value.shape) for name, value in zip(outputs, traced.outputs, strict=True)}
     results |= {f"kept:{value.name}": (e(value), value.shape) for value in kept}
     return e, {"x": ("x", traced.x.shape), "embedding": ("embedding", (BATCH, width(conditions)))}, results

@@ -12,7 +12,7 @@ from frugal_rt import ExportError, InputError, Plan
 from frugal_rt.cli import main
 from frugal_rt.engines import open_engine
 from frugal_rt.engines.network import build_network, load_weights
-from frugal_rt.export import open_prior
+from frugal_rt.export import build_plan, open_prior
 from frugal_rt.runtime.schedule import train_betas
 
 SMALL = {"channels": 32, "mult": (1, 2), "blocks": 1, "attention": (1,), "updown": True, "shift": True, "out": 6}
@@ -182,6 +182,20 @@ def test_from_a_checkpoint_to_a_restored_picture(adm_checkpoint, tmp_path, monke
     assert variance is not None
     expected = reference(torch.load(path, weights_only=True), x, t, SMALL, 16)
     assert distance(torch.tensor(np.concatenate([out, variance], 1)), expected) < 1e-4
+
+
+def test_a_network_as_deep_as_the_one_of_imagenet_is_exported(adm_checkpoint):
+    """ImageNet's and LSUN's 256x256 architecture, an eighth as wide: 30 residual blocks and 16 attentions in a row."""
+    config = {**SMALL, "mult": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (3, 4, 5)}
+    path = adm_checkpoint(**config)
+    engine = open_engine(build_plan(open_prior(path, "adm:size=32,head_channels=16")), "cpu")
+    x, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)), torch.tensor([3, 800])
+    (out, variance), pull = engine.pullback(x.numpy(), t.numpy())
+    leaf = x.clone().requires_grad_()
+    expected = reference(torch.load(path, weights_only=True), leaf, t, config, 16)
+    assert distance(torch.tensor(np.concatenate([out, variance], 1)), expected.detach()) < 1e-4
+    (gradient,) = torch.autograd.grad(expected[:, :3], leaf, x)
+    assert distance(torch.tensor(pull(x.numpy())), gradient) < 1e-4
 
 
 class Code:

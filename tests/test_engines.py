@@ -1,7 +1,9 @@
 """One body of tests over every engine, and how backends that are missing say so."""
 
+import gc
 import os
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -95,6 +97,24 @@ def test_the_weights_stay_in_the_plan_s_memory(tiny_plan):
     engine = OnnxRuntimeEngine(plan)
     addresses = {array.ctypes.data for array in plan.tensors().values()}
     assert {value.data_ptr() for value in engine._weights.values()} == addresses
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch", "openvino"])
+def test_an_engine_goes_with_its_last_reference(backend, tiny_plan, request):
+    """And its gigabytes: a cycle would wait for Python's collector, which does not see native memory."""
+    if backend == "openvino":
+        request.getfixturevalue("openvino")  # or the test is skipped
+    engine = open_engine(Plan.open(tiny_plan), backend)
+    x, t = inputs(1)
+    engine.pullback(engine.asarray(x), t)[1](engine.asarray(x))
+    gc.collect()
+    gc.disable()
+    try:
+        last = weakref.ref(engine)
+        del engine
+        assert last() is None
+    finally:
+        gc.enable()
 
 
 def test_forward_calls_load_no_gradient_graph(tiny_plan, monkeypatch):
