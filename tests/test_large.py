@@ -21,7 +21,11 @@ FFHQ = {
     "shift": True,
     "out": 6,
 }
-"""The checkpoint of DPS: attention at 16x16, heads of 64 channels."""
+"""The checkpoint of DPS: attention at 16x16, heads of 64 channels; 93.6 M parameters."""
+IMAGENET = {**FFHQ, "channels": 256, "blocks": 2, "attention": (3, 4, 5)}
+"""OpenAI's unconditional 256x256 one of ImageNet, and the LSUN ones of the same shape: attention at 32, 16 and 8;
+552.8 M parameters."""
+ADM = {"adm-ffhq-256": FFHQ, "adm-imagenet-256": IMAGENET}
 
 
 def run(folder: Path, *command: str) -> tuple[float, float, float]:
@@ -40,14 +44,14 @@ def run(folder: Path, *command: str) -> tuple[float, float, float]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4 for the peak memory")
-@pytest.mark.parametrize("kind", ["celebahq-256", "adm-ffhq-256"])
+@pytest.mark.parametrize("kind", ["celebahq-256", *ADM])
 def test_exporting_and_restoring_at_256x256(adm_checkpoint, tmp_path, capsys, kind):
     if kind == "celebahq-256":
         (tmp_path / "prior").mkdir()
         random_prior(kind, tmp_path / "prior")
         source = ["--weights", "prior"]
     else:
-        source = ["--weights", str(adm_checkpoint(**FFHQ)), "--arch", "adm"]
+        source = ["--weights", str(adm_checkpoint(**ADM[kind])), "--arch", "adm"]
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "clean.png")
     run(tmp_path, "degrade", "clean.png", "--task", "sr", "--scale", "4", "-o", "y.png")
