@@ -15,6 +15,7 @@ from ..engines.plan import WEIGHTS
 from ..engines.probe import version
 from ..export.lpips import fetch_lpips
 from ..runtime.contender import HYBRID_ONLY, our_methods
+from ..runtime.damage import parse_sigma
 from ..runtime.eval_report import markdown, results, sheet
 from ..runtime.eval_store import Store
 from ..runtime.evaluate import Evaluation, Row
@@ -24,7 +25,6 @@ from ..runtime.picture_set import PictureSet, read_pictures
 from ..runtime.restorer import Restorer
 from ..runtime.suite import TASKS, choose
 from ..runtime.switch import METHODS
-from ..runtime.tasks import parse_sigma
 from ..runtime.versus import deepinv_methods
 from . import options
 from .progress import stages, steps

@@ -8,8 +8,8 @@ import click
 from ..engines import InputError, Plan
 from ..export import EMBEDDED, PUBLISHED, Prior, export_plan, find_prior, open_prior, verified_plan
 from ..export.triton import check_repository, write_repository
+from ..runtime.damage import parse_size
 from ..runtime.images import check_output
-from ..runtime.tasks import parse_size
 from . import options
 from .progress import stages
 

@@ -21,6 +21,8 @@ from .machine import instructions, processor
 logger = logging.getLogger(__name__)
 LIMIT = 2 << 30
 """Bytes kept at most; the entries used longest ago go first."""
+LARGEST = LIMIT // 4
+"""Bytes of what is worth an entry: a larger one would soon push out the others, and itself."""
 
 
 def folder() -> Path | None:

@@ -110,12 +110,13 @@ class OnnxRuntimeEngine:
         return self._session("pullback", self._device)
 
     def _session(self, graph: str, device: str) -> Any:
-        """A session of one of the plan's graphs; on the CPU the optimised graph is kept for the next process."""
+        """A session of one of the plan's graphs; on the CPU the optimised graph is kept for the next process, unless
+        its weights are very large: read and checked again they cost more than they spare, and ONNX ends at 2 GiB."""
         entry, members = self._plan.manifest["graphs"][graph], self._plan.manifest["members"]
         hashes = members[entry["member"]]["sha256"], members[WEIGHTS]["sha256"]
         name = cache.key(self._ort.__version__, *hashes)
         session = None
-        if device == "cpu":
+        if device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
             optimised = cache.find(name)
             if optimised is None:
 

@@ -48,6 +48,10 @@ _SHAPE = {
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _MANIFEST_LIMIT = 4 << 20
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
+_LARGE = 1 << 30
+"""Bytes from which a member's size is written in 64 bits; the classic field ends at 4 GiB, zipfile's use of it at 2."""
+_ZIP64_EXTRA = 20
+"""What that adds to the local header (APPNOTE.TXT 4.5.3)."""
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 
 Buffer = memoryview | bytes | bytearray
@@ -123,10 +127,12 @@ class Plan:
             for name, data in {MANIFEST: self._manifest_bytes(), **self._members}.items():
                 entry = zipfile.ZipInfo(name)  # the fixed date of 1980 keeps plans reproducible
                 entry.external_attr = 0o644 << 16
-                start = file.tell() + _LOCAL_HEADER.size + len(name) + 4
+                large = len(data) >= _LARGE
+                start = file.tell() + _LOCAL_HEADER.size + len(name) + 4 + large * _ZIP64_EXTRA
                 padding = -start % ALIGNMENT
                 entry.extra = struct.pack("<HH", 0xD935, padding) + bytes(padding)
-                archive.writestr(entry, data)
+                with archive.open(entry, "w", force_zip64=large) as member:
+                    member.write(data)
 
     def extract(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write every member, checked, into `folder` (made if need be; existing files are not touched)."""

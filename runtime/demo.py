@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from .damage import Damage
 from .images import Photo, contact_sheet, fit_photo, read_photo, to_picture
 from .metrics import psnr
 from .operators import Operator, Shape
 from .restorer import Restorer, Result, StepEvent
 from .switch import METHODS
-from .tasks import Damage, simulate
+from .tasks import simulate
 
 PORTRAIT = Path(__file__).parent / "portrait.png"
 """Eileen Collins, NASA, 1995: public domain; framed as the celeba prior was trained."""

@@ -13,11 +13,12 @@ import numpy as np
 
 from ..engines import DivergedError, FrugalError, InputError
 from ..engines.files import is_folder, is_there
+from .damage import Damage
 from .framing import Frame, align
 from .images import LARGEST, Metadata, Photo, decode_photo
 from .picture_set import SUFFIXES
 from .restorer import Restorer, Result, StepEvent
-from .tasks import Damage, Job, full_size, prepare
+from .tasks import Job, full_size, prepare
 
 TOGETHER = 16
 """Restorations that are in memory, and share network calls, at once."""

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engines import InputError, MissingExtra, Plan
+from .damage import SIGMA, TASKS, Damage, implied
 from .images import Photo, fit_photo, resized
 from .operators import GREY_WEIGHTS, Shape
-from .tasks import SIGMA, TASKS, Damage, Job, estimate_sigma, implied, masked, prepare
+from .tasks import Job, estimate_sigma, masked, prepare
 
 ALIGNED = ("denoise", "inpaint", "colorize")
 """The tasks that survive a change of scale: what happened to a pixel has no width, as a kernel or a block has."""

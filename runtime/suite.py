@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..engines import InputError
+from .damage import border_mask, box_mask
 from .noise import Use, normal
 from .operators import Colorize, Deblur, Denoise, Inpaint, Linear, Operator, Shape, SuperResolution
-from .tasks import border_mask, box_mask
 
 
 class Task(NamedTuple):

@@ -219,6 +219,13 @@ def test_optimised_graphs_are_kept_and_give_the_same(tiny_plan, cached, monkeypa
         np.testing.assert_array_equal(a, b)
 
 
+def test_graphs_of_very_large_weights_are_not_kept(tiny_plan, cached, monkeypatch):
+    plan = Plan.open(tiny_plan)
+    monkeypatch.setattr(cache, "LARGEST", plan.manifest["members"]["weights.safetensors"]["bytes"] - 1)
+    OnnxRuntimeEngine(plan).prepare(gradients=True)
+    assert not cached.exists()
+
+
 def test_a_damaged_cache_entry_is_made_again(tiny_plan, cached, caplog):
     first = answers(tiny_plan)
     for entry in [path.with_suffix("") for path in cached.glob("*.sha256")]:

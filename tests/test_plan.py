@@ -70,6 +70,17 @@ def test_any_zip_tool_opens_it_and_members_are_stored_and_aligned(tmp_path):
             assert (entry.header_offset + 30 + name + extra) % ALIGNMENT == 0
 
 
+def test_a_plan_beyond_2_gib_is_aligned_too(tmp_path, monkeypatch):
+    """Its sizes are in 64 bits (ImageNet's weights take 2.2 GB); here smaller ones are written so."""
+    small_plan().save(tmp_path / "a.plan")
+    monkeypatch.setattr("frugal_rt.engines.plan._LARGE", 10)
+    small_plan().save(tmp_path / "b.plan")
+    assert (tmp_path / "a.plan").read_bytes() != (tmp_path / "b.plan").read_bytes()
+    assert read_all(tmp_path / "b.plan") == read_all(tmp_path / "a.plan")
+    with zipfile.ZipFile(tmp_path / "b.plan") as archive:
+        assert archive.testzip() is None
+
+
 def test_saving_twice_gives_the_same_bytes(tmp_path):
     small_plan().save(tmp_path / "a.plan")
     Plan.open(tmp_path / "a.plan").save(tmp_path / "b.plan")

@@ -22,8 +22,9 @@ from pydantic import ValidationError
 
 from frugal_rt import Restorer
 from frugal_rt.engines.machine import THREADS
+from frugal_rt.runtime.damage import Damage
 from frugal_rt.runtime.images import decode_photo, to_picture
-from frugal_rt.runtime.tasks import Damage, prepare
+from frugal_rt.runtime.tasks import prepare
 
 # Not by importing it: Ray reads its token once, and other tests set theirs first.
 if not all(

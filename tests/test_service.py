@@ -20,11 +20,12 @@ from PIL import Image
 
 from frugal_rt import MissingExtra, Pool, Restorer
 from frugal_rt.export import export_plan, read_prior
+from frugal_rt.runtime.damage import Damage
 from frugal_rt.runtime.images import SETTINGS_KEY, decode_photo, to_picture
 from frugal_rt.runtime.service.app import create_app
 from frugal_rt.runtime.service.intake import Options
 from frugal_rt.runtime.service.metrics import Metrics
-from frugal_rt.runtime.tasks import Damage, prepare
+from frugal_rt.runtime.tasks import prepare
 
 LIMITS = Options(max_bytes=1 << 20, max_pixels=90_000, timeout=30)
 
