@@ -27,16 +27,20 @@ def command(plan: Path, as_json: bool, extract: Path | None) -> None:
         _describe(plan, opened)
 
 
+UNSAID = {"beta_schedule": "linear", "prediction_type": "epsilon", "variance_type": "fixed_small"}
+"""What a diffusers scheduler config means where it says nothing."""
+
+
 def _describe(path: Path, plan: Plan) -> None:
     manifest = plan.manifest
-    prior, image, schedule = manifest["prior"], manifest["image"], manifest["schedule"]
+    prior, image, schedule = manifest["prior"], manifest["image"], {**UNSAID, **manifest["schedule"]}
     parity = ", ".join(f"{what} {error:.1e}" for what, error in manifest.get("parity", {}).items())
     lines = {
         "plan": f"{path}, format {manifest['format_version']}, {path.stat().st_size / 1e6:.1f} MB, all hashes match",
         "prior": f"{prior['name']}, {image['channels']}x{image['height']}x{image['width']} on {image['range']}",
         "licence": prior["licence"],
-        "schedule": f"{schedule.get('beta_schedule')}, {schedule.get('num_train_timesteps')} steps, "
-        f"predicts {schedule.get('prediction_type')}, variance {schedule.get('variance_type')}",
+        "schedule": f"{schedule['beta_schedule']}, {schedule['num_train_timesteps']} steps, "
+        f"predicts {schedule['prediction_type']}, variance {schedule['variance_type']}",
         "graphs": ", ".join(f"{name} ({graph['member']})" for name, graph in manifest["graphs"].items())
         + f", {manifest['precision']}",
         "parity": f"largest relative error against torch: {parity or 'not measured'}",

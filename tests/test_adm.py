@@ -177,6 +177,8 @@ def test_from_a_checkpoint_to_a_restored_picture(adm_checkpoint, tmp_path, monke
         assert result.exit_code == 0, result.output
     with Image.open("x.png") as restored:
         assert restored.size == (16, 16)
+    told = CliRunner().invoke(main, ["inspect", "adm.plan"]).output
+    assert "linear, 1000 steps, predicts epsilon, variance learned_range" in told
     x, t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2)), torch.tensor([3, 800])
     out, variance = open_engine(Plan.open("adm.plan"), "cpu").predict(x.numpy(), t.numpy())
     assert variance is not None
