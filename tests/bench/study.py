@@ -294,7 +294,7 @@ def steps(study: Study, most: int) -> None:
     tasks, sigmas = ("box", "sr4", "colorize", "gaussian"), (0.01, 0.5)
     counts = [steps for steps in (20, 50, 100, 300, 1000) if steps <= most]
     methods = [study.method("hybrid", t, f"hybrid, T = {t}") for t in counts]
-    methods += [study.method("dps", t, f"dps, T = {t}") for t in counts if t <= 300]
+    methods += [study.method("dps", t, f"dps, T = {t}") for t in counts]
     lines = [f"PSNR in dB / LPIPS, {study.made()}.", ""]
     lines += [f"| task | sigma | method | {' | '.join(f'T = {t}' for t in counts)} |"]
     lines += ["| --- | --- | --- |" + " --- |" * len(counts)]
