@@ -16,8 +16,8 @@ from .memory import Free
 from .plan import WEIGHTS, Plan
 from .timesteps import Embeddings
 
-GRAPHS_KEPT = 12
-"""Compiled graphs kept, one for each graph and batch size: each holds the weights once more."""
+GRAPHS_KEPT = 15
+"""Compiled graphs kept, three for each batch size of 1, 2, 4, 8, 16: each holds the weights once more."""
 
 
 def import_openvino() -> Any:

@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from .restoration import Move, Phase, Restoration, advance, start_noise
 from .schedule import Schedule
 from .settings import PRESETS, Guidance
 from .switch import Switch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -329,9 +331,9 @@ class Restorer:
             moves = [(row.phase, row.move) for row in rows]
             for phase, move in product((Phase.DPS, Phase.DMPS), Move):
                 due = [row for row, now in zip(rows, moves, strict=True) if now == (phase, move)]
-                for first in range(0, len(due), batch):
+                for rows_of_a_call in halved(due, batch):
                     started = time.perf_counter()
-                    advance(due[first : first + batch], self.engine)
+                    advance(rows_of_a_call, self.engine)
                     seconds[phase.value] += time.perf_counter() - started
             if on_step is not None:
                 on_step(
@@ -344,6 +346,16 @@ class Restorer:
                     )
                 )
         return seconds
+
+
+def halved(rows: Sequence[T], batch: int) -> Iterator[Sequence[T]]:
+    """`rows` in pieces of `batch`, what is left in halves of it: rows that switch at steps of their own leave groups of
+    any size, and engines compile, or keep memory, for each size of a call."""
+    while rows:
+        while batch > len(rows):
+            batch //= 2
+        yield rows[:batch]
+        rows = rows[batch:]
 
 
 def _to_numpy(array: Array) -> np.ndarray:

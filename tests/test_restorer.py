@@ -10,6 +10,7 @@ import pytest
 from frugal_rt import BackendError, DivergedError, InputError, Restorer, operators
 from frugal_rt.engines import Prediction
 from frugal_rt.runtime.restoration import Move, advance
+from frugal_rt.runtime.restorer import halved
 from frugal_rt.runtime.settings import OFFICIAL_LAMBDA, OFFICIAL_ZETA, PRESETS, Guidance, stride_of
 from frugal_rt.runtime.switch import EARLIEST, LATEST, Switch
 
@@ -440,3 +441,25 @@ def test_a_process_forked_after_a_restoration_can_restore(restorer, operator):
     child.kill()
     assert not alive
     assert child.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "sizes"),
+    [(0, 4, []), (3, 1, [1, 1, 1]), (8, 4, [4, 4]), (23, 16, [16, 4, 2, 1]), (2, 3, [1, 1]), (7, 3, [3, 3, 1])],
+)
+def test_what_a_batch_leaves_goes_in_halves_of_it(rows, batch, sizes):
+    pieces = list(halved(range(rows), batch))
+    assert [len(piece) for piece in pieces] == sizes
+    assert [row for piece in pieces for row in piece] == list(range(rows))
+
+
+def test_rows_that_switch_at_their_own_steps_make_calls_of_few_sizes(restorer, operator, monkeypatch):
+    sizes = []
+    for name in ("predict", "pullback"):
+        call = getattr(restorer.engine, name)
+        monkeypatch.setattr(restorer.engine, name, lambda x, t, call=call: (sizes.append(len(x)), call(x, t))[1])
+    switches = (2, 4, 6, 8, 9, 10, 11)
+    y = measurement(operator, 1)
+    rows = [row for k in switches for row in restorer.start(y, operator, steps=20, switch=k)]
+    restorer.finish(rows, batch=4)
+    assert set(sizes) == {1, 2, 4}
