@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from ..engines import Plan
+from ..engines.plan import UNSAID
 from . import options
 
 
@@ -25,10 +26,6 @@ def command(plan: Path, as_json: bool, extract: Path | None) -> None:
         click.echo(json.dumps(opened.manifest, indent=2, sort_keys=True))
     elif extract is None:
         _describe(plan, opened)
-
-
-UNSAID = {"beta_schedule": "linear", "prediction_type": "epsilon", "variance_type": "fixed_small"}
-"""What a diffusers scheduler config means where it says nothing."""
 
 
 def _describe(path: Path, plan: Plan) -> None:

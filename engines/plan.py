@@ -29,6 +29,8 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
 """What a manifest's `schedule`, a diffusers scheduler config, may ask for."""
+UNSAID = {"beta_schedule": "linear", "prediction_type": "epsilon", "variance_type": "fixed_small"}
+"""What it means where it says nothing."""
 
 _SHAPE = {
     "members": {"*": {"bytes": int, "sha256": str}},

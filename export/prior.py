@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import ExportError, InputError
-from ..engines.plan import BETA_SCHEDULES, PREDICTION_TYPES, VARIANCE_TYPES
+from ..engines.plan import BETA_SCHEDULES, PREDICTION_TYPES, UNSAID, VARIANCE_TYPES
 from .hub import PUBLISHED, fetch
 from .weights import WEIGHT_FILES, read_weights
 
@@ -143,7 +143,8 @@ def make_prior(
             raise ExportError(f"{name}: {key} must be a whole number above 0; it is {unet.get(key)}")
     channels, r = _pixel_layout(name, unet["in_channels"])
     ratio = unet["out_channels"] / unet["in_channels"]
-    variance = str(scheduler.get("variance_type", "fixed_small"))
+    said = {**UNSAID, **scheduler}
+    variance = str(said["variance_type"])
     if variance not in VARIANCE_TYPES or ratio != (2 if variance == "learned_range" else 1):
         raise ExportError(
             f"{name}: variance {variance} with {unet['out_channels']} output channels is not supported; "
@@ -151,9 +152,9 @@ def make_prior(
         )
     if type(scheduler.setdefault("num_train_timesteps", 1000)) is not int:
         raise ExportError(f"{name}: num_train_timesteps must be a whole number")
-    _known(name, "prediction type", scheduler.get("prediction_type", "epsilon"), PREDICTION_TYPES)
+    _known(name, "prediction type", said["prediction_type"], PREDICTION_TYPES)
     if scheduler.get("trained_betas") is None:
-        _known(name, "beta schedule", scheduler.get("beta_schedule", "linear"), BETA_SCHEDULES)
+        _known(name, "beta schedule", said["beta_schedule"], BETA_SCHEDULES)
     return Prior(name, card, licence, unet, scheduler, read, channels, r, ratio == 2)
 
 

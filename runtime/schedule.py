@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import InputError
-from ..engines.plan import BETA_SCHEDULES
+from ..engines.plan import BETA_SCHEDULES, UNSAID
 
 
 def train_betas(config: Mapping[str, Any]) -> np.ndarray:
@@ -20,7 +20,7 @@ def train_betas(config: Mapping[str, Any]) -> np.ndarray:
     if config.get("trained_betas") is not None:
         return np.asarray(config["trained_betas"], np.float64)
     start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    kind = config.get("beta_schedule", "linear")
+    kind = config.get("beta_schedule", UNSAID["beta_schedule"])
     if kind == "linear":
         return np.linspace(start, end, count)
     if kind == "scaled_linear":
@@ -97,8 +97,8 @@ class Schedule:
         return cls(
             kept,
             np.cumprod(1 - betas)[kept],
-            config.get("prediction_type", "epsilon"),
-            config.get("variance_type", "fixed_small"),
+            config.get("prediction_type", UNSAID["prediction_type"]),
+            config.get("variance_type", UNSAID["variance_type"]),
         )
 
     @cached_property

@@ -19,6 +19,7 @@ from array_api_compat import array_namespace
 
 from ..engines import Array, BackendError, InputError, Plan
 from ..engines.network import build_network, import_torch, load_weights
+from ..engines.plan import UNSAID
 from .contender import Contender, OnStep, Outcome, Refused
 from .noise import Use, generator
 from .operators import Linear, Operator
@@ -113,7 +114,7 @@ class DeepInv:
             ) from error
         self._denoiser = wrap(
             self.network,
-            prediction_type=schedule.get("prediction_type", "epsilon"),
+            prediction_type=schedule.get("prediction_type", UNSAID["prediction_type"]),
             scale_t=self._torch.tensor(abar**0.5, dtype=self._torch.float32),
             variance_preserving=True,
             takes_integer_time=True,
