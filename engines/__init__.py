@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from .base import Array, Engine, Prediction, Pull
+from .base import Array, Engine, OnHost, Prediction, Pull
 from .errors import (
     BackendError,
     BusyError,
@@ -29,6 +29,7 @@ __all__ = [
     "FrugalError",
     "InputError",
     "MissingExtra",
+    "OnHost",
     "Plan",
     "PlanError",
     "Prediction",

@@ -6,6 +6,8 @@ Arrays are numpy or torch; results come back in the namespace and on the device 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 Array = Any  # numpy.ndarray or torch.Tensor; the array API has no common static type
 
 
@@ -25,6 +27,22 @@ Pull = Callable[[Array], Array]
 """Takes a cotangent of `Prediction.out`, (B, C, H, W), to the cotangent of `x`, same shape."""
 
 
+class OnHost:
+    """What an engine has in common with others whose state lives in host memory: nothing is ahead, nothing recorded."""
+
+    records = False
+
+    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
+        ready = self.asarray(array)
+        return lambda: ready
+
+    def asarray(self, x: Any) -> Array:
+        raise NotImplementedError
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        return None
+
+
 class Engine(Protocol):
     """One backend running one plan. `x` is (B, C, H, W) on [-1, 1]; `t` is (B,) int64, one timestep per row."""
 
@@ -42,6 +60,21 @@ class Engine(Protocol):
 
     def asarray(self, x: Any) -> Array:
         """`x` as a float32 array where this engine wants its state to live."""
+        ...
+
+    @property
+    def records(self) -> bool:
+        """Whether `record` may give something."""
+        ...
+
+    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
+        """`asarray` of a host array, begun now and waited for when it is called. From any thread."""
+        ...
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        """What does in one launch, each time it is called, what `work` does now: on arrays made before, in place, and
+        with nothing asked of the host. `work` is called a few times. None where that cannot be recorded.
+        """
         ...
 
     def predict(self, x: Array, t: Array) -> Prediction:

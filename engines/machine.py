@@ -1,7 +1,5 @@
 """What this machine is, and how fast it multiplies: the scale for other measurements. Imports torch when called."""
 
-import ctypes
-import ctypes.util
 import importlib.util
 import os
 import platform
@@ -13,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from . import cuda
 from .errors import InputError
 from .network import import_torch
-from .probe import cuda_driver, version
+from .probe import version
 
 SIZE = 2048
 """Side of the square fp32 matrices whose product is timed: 17 GFLOP, 17 MB each."""
@@ -56,12 +55,7 @@ def cores() -> int:
 
 def gpu() -> str | None:
     """The first CUDA device's name, asked of the driver; None where there is none."""
-    if cuda_driver() is not None:
-        return None
-    driver = ctypes.CDLL(ctypes.util.find_library("cuda") or "libcuda.so.1")
-    device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
-    failed = driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, len(name), device)
-    return None if failed else name.value.decode()
+    return next((device.name for device in cuda.devices()), None)
 
 
 def torch_threads() -> int | None:

@@ -5,13 +5,14 @@ Sessions read the weights where the plan maps them; a graph that was kept optimi
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import cache
-from .base import ANSWERS, Array, Prediction, Pull
+from .base import ANSWERS, Array, OnHost, Prediction, Pull
 from .errors import BackendError, MissingExtra, PlanError
 from .machine import cores
 from .memory import Free, give_back
@@ -46,24 +47,92 @@ def session_options(ort: Any) -> Any:
     return options
 
 
-class OnnxRuntimeEngine:
+class Sessions:
+    """Sessions of a plan's graphs. Without its `arena` one returns memory as soon as it can, a few percent slower."""
+
+    def __init__(self, plan: Plan, device: str, *, arena: bool = True):
+        self.ort = import_onnxruntime(device)
+        self._plan = plan
+        self._arena = arena
+
+    def open(self, graph: str, device: str, **provider: str) -> Any:
+        """A session of one of the plan's graphs, with options of the `provider`; on the CPU the optimised graph is kept
+        for the next process, unless its weights are very large: read and checked again they cost more than they spare,
+        and ONNX ends at 2 GiB.
+
+        Raises BackendError or PlanError.
+        """
+        entry, members = self._plan.manifest["graphs"][graph], self._plan.manifest["members"]
+        hashes = members[entry["member"]]["sha256"], members[WEIGHTS]["sha256"]
+        name = cache.key(self.ort.__version__, *hashes)
+        session = None
+        if device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
+            optimised = cache.find(name)
+            if optimised is None:
+
+                def write(path: Path) -> None:
+                    nonlocal session
+                    session = self._open(entry, device, provider, optimized_model_filepath=str(path))
+
+                cache.keep(name, write)
+            else:
+                level = self.ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                session = self._open(entry, device, provider, optimised, graph_optimization_level=level)
+        if session is None:
+            session = self._open(entry, device, provider)
+        give_back()
+        session.disable_fallback()
+        running = session.get_providers()[0]
+        if running != PROVIDERS[device]:
+            raise BackendError(f"onnxruntime fell back from {device} to {running}; run: frugal-rt doctor")
+        return session
+
+    def embeddings(self) -> Callable[[np.ndarray], np.ndarray]:
+        """What computes the plan's embedding graph, on the CPU: t (B,) int64 to (B, K)."""
+        return functools.partial(_embed, self.open("embedding", "cpu"))
+
+    @functools.cached_property
+    def _weights(self) -> dict[str, Any]:
+        """The plan's weights where they are mapped. Sessions keep pointing into them: they live as long as this."""
+        return {name: self.ort.OrtValue.ortvalue_from_numpy(a) for name, a in self._plan.tensors().items()}
+
+    def _open(
+        self, entry: dict[str, Any], device: str, provider: dict[str, str], model: bytes | None = None, **settings: Any
+    ) -> Any:
+        options = session_options(self.ort)
+        options.enable_cpu_mem_arena = self._arena
+        for setting, value in settings.items():
+            setattr(options, setting, value)
+        weights = (
+            {name: value for name, value in self._weights.items() if name in entry["weights"]} if not model else {}
+        )
+        options.add_external_initializers(list(weights), list(weights.values()))
+        graph = model or bytes(self._plan.member(entry["member"]))
+        try:
+            return self.ort.InferenceSession(graph, options, providers=[(PROVIDERS[device], provider)])
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            if device != "cpu":
+                raise BackendError(
+                    f"onnxruntime cannot run on {device} here: {error}; run: frugal-rt doctor"
+                ) from error
+            raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
+
+
+class OnnxRuntimeEngine(OnHost):
     """Forward calls and pullbacks by the plan's compiled graphs; needs no torch. State lives in numpy arrays.
 
     A pullback runs the forward graph once, keeps the activations it hands over on the device, and feeds them with
     the cotangent to the pullback graph. What the network makes of a timestep is computed once and kept.
-
-    Without its `arena` a session returns memory as soon as it can, which is a few percent slower.
     """
 
     def __init__(self, plan: Plan, device: str = "cpu", *, arena: bool = True):
-        self._ort = import_onnxruntime(device)
-        self._plan = plan
+        self._sessions = Sessions(plan, device, arena=arena)
+        self._graphs = plan.manifest["graphs"]
         self._device = device
-        self._arena = arena
-        self._forward = self._session("forward", device)
-        self._answers = [name for name in ANSWERS if name in plan.manifest["graphs"]["forward"]["outputs"]]
+        self._forward = self._sessions.open("forward", device)
+        self._answers = [name for name in ANSWERS if name in self._graphs["forward"]["outputs"]]
         # It holds the session and not the engine: a cycle would keep its memory until Python looks for cycles.
-        self._embed = Embeddings(functools.partial(_embed, self._session("embedding", "cpu")))
+        self._embed = Embeddings(self._sessions.embeddings())
         self._free: Free[_Workspace] = Free()
 
     @property
@@ -101,60 +170,8 @@ class OnnxRuntimeEngine:
         return Prediction(out, variance), pull
 
     @functools.cached_property
-    def _weights(self) -> dict[str, Any]:
-        """The plan's weights where they are mapped. Sessions keep pointing into them: they live as long as this."""
-        return {name: self._ort.OrtValue.ortvalue_from_numpy(a) for name, a in self._plan.tensors().items()}
-
-    @functools.cached_property
     def _pullback(self) -> Any:
-        return self._session("pullback", self._device)
-
-    def _session(self, graph: str, device: str) -> Any:
-        """A session of one of the plan's graphs; on the CPU the optimised graph is kept for the next process, unless
-        its weights are very large: read and checked again they cost more than they spare, and ONNX ends at 2 GiB."""
-        entry, members = self._plan.manifest["graphs"][graph], self._plan.manifest["members"]
-        hashes = members[entry["member"]]["sha256"], members[WEIGHTS]["sha256"]
-        name = cache.key(self._ort.__version__, *hashes)
-        session = None
-        if device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
-            optimised = cache.find(name)
-            if optimised is None:
-
-                def write(path: Path) -> None:
-                    nonlocal session
-                    session = self._open(entry, device, optimized_model_filepath=str(path))
-
-                cache.keep(name, write)
-            else:
-                level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                session = self._open(entry, device, optimised, graph_optimization_level=level)
-        if session is None:
-            session = self._open(entry, device)
-        give_back()
-        session.disable_fallback()
-        running = session.get_providers()[0]
-        if running != PROVIDERS[device]:
-            raise BackendError(f"onnxruntime fell back from {device} to {running}; run: frugal-rt doctor")
-        return session
-
-    def _open(self, entry: dict[str, Any], device: str, model: bytes | None = None, **settings: Any) -> Any:
-        options = session_options(self._ort)
-        options.enable_cpu_mem_arena = self._arena
-        for setting, value in settings.items():
-            setattr(options, setting, value)
-        weights = (
-            {name: value for name, value in self._weights.items() if name in entry["weights"]} if not model else {}
-        )
-        options.add_external_initializers(list(weights), list(weights.values()))
-        graph = model or bytes(self._plan.member(entry["member"]))
-        try:
-            return self._ort.InferenceSession(graph, options, providers=[PROVIDERS[device]])
-        except Exception as error:  # onnxruntime's errors share no base but Exception
-            if device != "cpu":
-                raise BackendError(
-                    f"onnxruntime cannot run on {device} here: {error}; run: frugal-rt doctor"
-                ) from error
-            raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
+        return self._sessions.open("pullback", self._device)
 
 
 def _run(session: Any, binding: Any, **inputs: np.ndarray) -> None:
@@ -180,9 +197,9 @@ class _Workspace:
     """
 
     def __init__(self, engine: OnnxRuntimeEngine, batch: int):
-        graphs = engine._plan.manifest["graphs"]
+        graphs = engine._graphs
         outputs = {**graphs["forward"]["outputs"], **graphs["pullback"]["outputs"]}
-        make = engine._ort.OrtValue.ortvalue_from_shape_and_type
+        make = engine._sessions.ort.OrtValue.ortvalue_from_shape_and_type
         self.values = {name: make([batch, *shape[1:]], np.float32, engine._device) for name, shape in outputs.items()}
         self.inputs = graphs["pullback"]["inputs"]
         self.forward = engine._forward.io_binding()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import ANSWERS, Array, Prediction, Pull
+from .base import ANSWERS, Array, OnHost, Prediction, Pull
 from .errors import BackendError, MissingExtra, PlanError
 from .machine import cores
 from .memory import Free
@@ -31,7 +31,7 @@ def import_openvino() -> Any:
     return openvino
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(OnHost):
     """Forward calls and pullbacks with weights and activations in bfloat16. State lives in float32 numpy arrays.
 
     Graphs are compiled for each batch size when it is first met: a second or two each time.

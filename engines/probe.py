@@ -1,11 +1,10 @@
 """What this machine can run, and what would bring the rest. Nothing here imports a framework unless asked to."""
 
-import ctypes
-import ctypes.util
 import importlib.metadata
 import importlib.util
 from typing import NamedTuple
 
+from . import cuda
 from .errors import BackendError, MissingExtra
 
 EXPORT_MODULES = ("torch", "diffusers", "onnx", "onnxruntime")
@@ -24,18 +23,6 @@ class Finding(NamedTuple):
 
 
 _ONE_ONNXRUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'frugal-rt[cpu]' or 'frugal-rt[gpu]'"
-
-
-def cuda_driver() -> str | None:
-    """None if the NVIDIA driver answers and shows a device, else why not. Loads no framework."""
-    try:
-        driver = ctypes.CDLL(ctypes.util.find_library("cuda") or "libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver (libcuda) on this machine"
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
-        return "the NVIDIA driver shows no device"
-    return None
 
 
 def version(distribution: str) -> str | None:
@@ -57,7 +44,7 @@ def cuda_is_usable() -> bool:
     """Whether onnxruntime can run on CUDA here."""
     from .onnxruntime import import_onnxruntime
 
-    if version("onnxruntime-gpu") is None or cuda_driver() is not None:
+    if version("onnxruntime-gpu") is None or cuda.trouble() is not None:
         return False
     try:
         import_onnxruntime("cuda")
@@ -82,7 +69,7 @@ def _cpu() -> Finding:
 
 
 def _cuda() -> Finding:
-    missing = cuda_driver()
+    missing = cuda.trouble()
     if missing:
         return Finding("cuda", False, missing, "use a machine with an NVIDIA GPU and its driver")
     found = version("onnxruntime-gpu")

@@ -7,12 +7,12 @@ sampler and the operator see one image, so a mask, a blur or a loss of resolutio
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from .base import Array, Engine, Prediction, Pull
+from .base import Array, Engine, OnHost, Prediction, Pull
 from .errors import InputError
 
 OVERLAP = 0.5
@@ -30,7 +30,7 @@ class Place(NamedTuple):
 Chunk = list[Place]
 
 
-class Tiled:
+class Tiled(OnHost):
     """`engine`, whose images are `tile` (C, h, w), on images of `image` (C, H, W), each side at least the tile's.
 
     The network takes as many tiles at once as `prepare` was told rows, so its memory does not grow with the image.
@@ -56,7 +56,6 @@ class Tiled:
         self._engine, self._tile, self._on_tiles = engine, tile, on_tiles
         self._rows = 1
         self._down, self._across = (tile_shares(image[side], tile[side]) for side in (1, 2))
-        self.asarray = engine.asarray
 
     @property
     def tiles(self) -> int:
@@ -66,6 +65,12 @@ class Tiled:
     @property
     def name(self) -> str:
         return f"{self._engine.name}, {self.tiles} tiles"
+
+    def asarray(self, x: Any) -> Array:
+        return self._engine.asarray(x)
+
+    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
+        return self._engine.ahead(array)
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
         self._rows = batch

@@ -22,6 +22,7 @@ from ..engines import (
     Engine,
     InputError,
     MissingExtra,
+    OnHost,
     Plan,
     Prediction,
     Pull,
@@ -31,9 +32,10 @@ from ..engines.flops import network_flops
 from ..engines.machine import cores, gpu, peak_flops, processor, torch_threads, versions
 from ..engines.peers import COMPILED, PEERS
 from ..engines.plan import WEIGHTS
+from .advance import advance
 from .bench_report import figures
 from .demo import SIGMA, TASKS, Measured, measure
-from .restoration import advance, start_noise
+from .restoration import start_noise
 from .restorer import Restorer
 from .schedule import Schedule
 from .settings import stride_of
@@ -72,18 +74,23 @@ class Row:
     cells: dict[str, Cell]
 
 
-class Timed:
+class Timed(OnHost):
     """An engine that adds up the seconds its calls take, until their results are there."""
 
     def __init__(self, engine: Engine):
         self._engine = engine
         self.seconds = 0.0
-        self.asarray = engine.asarray
         self.prepare = engine.prepare
 
     @property
     def name(self) -> str:
         return self._engine.name
+
+    def asarray(self, x: Any) -> Array:
+        return self._engine.asarray(x)
+
+    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
+        return self._engine.ahead(array)
 
     def predict(self, x: Array, t: Array) -> Prediction:
         return self._add(lambda: self._engine.predict(x, t), lambda prediction: prediction.out)

@@ -12,10 +12,19 @@ def psnr(a: Array, b: Array) -> np.ndarray:
 
     10 log10(peak^2 / MSE) with peak 2, the same figure as on [0, 1] with peak 1.
     """
+    return decibels(np.asarray([float(row) for row in mean_square(a, b)]))
+
+
+def mean_square(a: Array, b: Array) -> Array:
+    """The mean of (a - b)^2 over each row of two batches, (B,), where they are."""
     apart = (a - b).reshape(a.shape[0], -1)
-    mse = np.asarray([float(row) for row in (apart * apart).mean(1)])
+    return (apart * apart).mean(1)
+
+
+def decibels(mse: np.ndarray) -> np.ndarray:
+    """PSNR in dB of mean squares on [-1, 1]; infinite for 0."""
     with np.errstate(divide="ignore"):
-        return 10 * np.log10(4 / mse)
+        return 10 * np.log10(4 / np.asarray(mse, np.float64))
 
 
 def load_ssim() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

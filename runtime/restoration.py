@@ -1,41 +1,32 @@
-"""One restoration as a small state, and the call that advances a batch of them by one step.
-
-The plain loop in `restorer.py` drives these; a service that mixes requests can drive the same ones.
-"""
+"""One restoration as a small state. `advance.py` advances batches of them; whoever drives it decides which."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from ..engines import Array, DivergedError, Engine
-from .metrics import psnr
+from ..engines import Array
+from ..engines.machine import cores
 from .noise import Use, generator, normal
-from .operators import Linear, Operator, Resolvable
-from .sampler import (
-    dmps_step,
-    dps_step,
-    likelihood_score,
-    residual_gradient,
-    resolved,
-    spectral,
-    spectral_step,
-    steered_step,
-)
+from .operators import Operator
 from .schedule import Schedule
 from .switch import Switch
 
+AHEAD = 4
+"""Steps whose noise is drawn ahead, at most: one for every four cores, as a GPU makes a step faster than one draws."""
+
 
 @cache
-def _prefetch(process: int) -> ThreadPoolExecutor:
-    """Draws the noise of the next step while the network runs this one. Threads do not outlive a fork."""
-    return ThreadPoolExecutor(1, "frugal-rt-noise")
+def _prefetch(process: int) -> tuple[ThreadPoolExecutor, int]:
+    """What draws the noise of the next steps while the network runs this one, and of how many. Threads do not outlive
+    a fork."""
+    ahead = max(1, min(AHEAD, cores() // 4))
+    return ThreadPoolExecutor(ahead, "frugal-rt-noise"), ahead
 
 
 class Phase(Enum):
@@ -86,15 +77,19 @@ class Restoration:
     earlier: Array | None = None
     """The estimate that the next one compared is compared with."""
     trace: list[float] = field(default_factory=list)
-    """PSNR in dB between estimates `stride` steps apart, those of the steps in `compared`."""
+    """PSNR in dB between estimates `stride` steps apart, at the steps in `compared`; the last may be `pending`."""
+    pending: list[Array] = field(default_factory=list)
+    """The mean squares, on the engine's device, of comparisons that the trace does not show yet."""
     k: int | None = None
     """How many DMPS steps were left at the switch; None while in DPS."""
     pullbacks: int = 0
-    _drawn: "dict[int, Future[np.ndarray]]" = field(default_factory=dict, init=False, repr=False)
+    held: Any = None
+    """What replays this row's steps, and owns the memory of `x` and `x0hat`; None where the row does."""
+    _drawn: "dict[int, Future[Fetch]]" = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.step = len(self.schedule) - 1
-        self._switch_if_due()
+        self.switch_if_due()
 
     @property
     def phase(self) -> Phase:
@@ -121,119 +116,56 @@ class Restoration:
         """The step of each entry of a whole trace, which is how many were left when it was taken."""
         return tuple(range(len(self.schedule) - 1 - self.stride, -1, -self.stride))
 
-    def noise(self) -> np.ndarray:
-        """z of the next step, (C, H, W) float32; that of the step after it is drawn meanwhile."""
-        drawn = self._drawn.pop(self.step, None) or self._draw(self.step)
-        if self.step > 0:
-            self._drawn = {self.step - 1: self._draw(self.step - 1)}
-        return drawn.result()
+    @property
+    def constant(self) -> float | None:
+        """The constant step size of the next move, where it has one."""
+        return self.zeta if self.phase is Phase.DPS else self.lam
 
-    def _draw(self, step: int) -> "Future[np.ndarray]":
-        stream = generator(self.seed, self.sample, Use.STEP, step)
-        return _prefetch(os.getpid()).submit(stream.standard_normal, tuple(self.x.shape), np.float32)
+    @property
+    def asks(self) -> bool:
+        """Whether the trace may end the DPS phase before the next step."""
+        return self.k is None and self.switch.asks(self.step + 1)
 
-    def accept(self, x: Array, x0hat: Array) -> None:
-        """Take the outcome of one step."""
+    @property
+    def diverged(self) -> bool:
+        """Whether the trace shows that it has left the finite numbers."""
+        return bool(self.trace) and np.isnan(self.trace[-1])
+
+    def noise(self, ahead: "Callable[[np.ndarray], Fetch]") -> "Fetch":
+        """z of the next step, (C, H, W) float32, on its way to where `ahead` takes it; those of the steps after it are
+        drawn meanwhile."""
+        pool, steps = _prefetch(os.getpid())
+        for step in range(self.step, max(-1, self.step - 1 - steps), -1):
+            if step not in self._drawn:
+                stream = generator(self.seed, self.sample, Use.STEP, step)
+                self._drawn[step] = pool.submit(_draw, stream, tuple(self.x.shape), ahead)
+        return self._drawn.pop(self.step).result()
+
+    def accept(self, x: Array, x0hat: Array, apart: Array | None) -> None:
+        """Take the outcome of one step; `apart` is the mean square between its estimate and the one compared before."""
         self.pullbacks += self.move.pulls
         if self.compares:
-            if self.earlier is not None:
-                self.trace.append(float(psnr(x0hat[None, ...], self.earlier[None, ...])[0]))
+            if apart is not None:
+                self.pending.append(apart)
             self.earlier = x0hat
         self.x, self.x0hat = x, x0hat
         self.step -= 1
-        self._switch_if_due()
 
-    def _switch_if_due(self) -> None:
+    def switch_if_due(self) -> None:
+        """Leave the DPS phase where the switch says so."""
         left = self.step + 1
         if self.k is None and self.switch.due(left, self.trace[-1] if self.trace else -np.inf):
             self.k = left
 
 
+Fetch = Callable[[], Array]
+"""Waits, where it must, for an array that is on its way."""
+
+
+def _draw(stream: np.random.Generator, shape: tuple[int, ...], ahead: Callable[[np.ndarray], Fetch]) -> Fetch:
+    return ahead(stream.standard_normal(shape, dtype=np.float32))
+
+
 def start_noise(shape: tuple[int, ...], seed: int, sample: int) -> np.ndarray:
     """x at step T-1: standard normal, (C, H, W) float32."""
     return normal(shape, seed, sample, Use.START)
-
-
-@np.errstate(invalid="ignore")  # what is not finite is an error below, not a warning
-def advance(rows: Sequence[Restoration], engine: Engine) -> None:
-    """Advance every row by one step with one network call. All rows share a move; steps and operators may differ.
-
-    Raises DivergedError when a row leaves the finite numbers.
-    """
-    xp = array_namespace(rows[0].x)
-    x = _stack([row.x for row in rows], xp)
-    z = engine.asarray(_stack([row.noise() for row in rows], np))
-    c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
-    each = _by_operator(rows, xp)
-    sigma = _column([row.sigma for row in rows], x, xp)
-
-    def gradient(x0hat: Array) -> tuple[Array, ...]:
-        return each(lambda operator, y, pick: residual_gradient(operator, y, pick(x0hat), pick(sigma)))
-
-    def transition(x0hat: Array) -> Array:
-        def of(operator: Resolvable, y: Array, pick: Pick) -> tuple[Array]:
-            known = y, pick(x), pick(x0hat), pick(z), pick(sigma), c.pick(pick)
-            return (spectral(operator, *known) if isinstance(operator, Linear) else resolved(operator, *known),)
-
-        return each(of)[0]
-
-    match rows[0].move:
-        case Move.DPS:
-            zeta = _column([row.zeta for row in rows], x, xp)
-            x_next, x0hat = dps_step(x, z, c, engine.pullback, gradient, zeta)
-        case Move.STEERED:
-            x_next, x0hat = steered_step(x, c, engine.pullback, gradient, transition)
-        case Move.DMPS:
-            lam = _column([row.lam for row in rows], x, xp)
-            score = each(lambda op, y, pick: (likelihood_score(op, y, *map(pick, (x, sigma, c.abar))),))[0]
-            x_next, x0hat = dmps_step(x, z, c, engine.predict, lam, score)
-        case Move.SPECTRAL:
-            x_next, x0hat = spectral_step(x, c, engine.predict, transition)
-    if not bool(xp.all(xp.isfinite(x_next))):
-        raise DivergedError(
-            f"the restoration left the finite numbers at step {rows[0].step}; check sigma, or lower zeta or lambda"
-        )
-    for i, row in enumerate(rows):
-        row.accept(x_next[i, ...], x0hat[i, ...])
-
-
-def _stack(arrays: Sequence[Array], xp: Any) -> Array:
-    """Arrays as the rows of one; a single one is not copied."""
-    return xp.stack(arrays) if len(arrays) > 1 else arrays[0][None, ...]
-
-
-def _column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
-    """(B, 1, 1, 1), NaN for None."""
-    return xp.asarray(np.asarray(values, np.float64), dtype=like.dtype, device=like.device)[:, None, None, None]
-
-
-Pick = Callable[[Array], Array]
-PerOperator = Callable[[Any, Array, Pick], tuple[Array, ...]]  # an Operator; a Resolvable one in DMPS
-
-
-def _by_operator(rows: Sequence[Restoration], xp: Any) -> Callable[[PerOperator], tuple[Array, ...]]:
-    """A function that evaluates `f(operator, y, pick)` once an operator and puts the rows of what it gives in order.
-
-    `pick(a)` takes an operator's rows out of a batch `a`.
-    """
-    groups: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(id(row.operator), []).append(i)
-    measurements = [_stack([rows[i].y for i in group], xp) for group in groups.values()]
-
-    def each(f: PerOperator) -> tuple[Array, ...]:
-        if len(groups) == 1:
-            return f(rows[0].operator, measurements[0], lambda a: a)
-
-        def pick(group: list[int], a: Array) -> Array:
-            return a if a.shape[0] == 1 else _stack([a[i, ...] for i in group], xp)  # one row stands for all
-
-        parts = [
-            f(rows[group[0]].operator, y, partial(pick, group))
-            for group, y in zip(groups.values(), measurements, strict=True)
-        ]
-        order = [i for group in groups.values() for i in group]
-        mixed = (xp.concat(values, axis=0) for values in zip(*parts, strict=True))
-        return tuple(_stack([values[order.index(i), ...] for i in range(len(rows))], xp) for values in mixed)
-
-    return each

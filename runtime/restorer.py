@@ -12,8 +12,9 @@ import numpy as np
 from ..engines import Array, DivergedError, Engine, InputError, Plan, open_engine
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
+from .advance import advance, settle
 from .operators import Operator, Resolvable
-from .restoration import Move, Phase, Restoration, advance, start_noise
+from .restoration import Move, Phase, Restoration, start_noise
 from .schedule import Schedule
 from .settings import PRESETS, Guidance
 from .switch import Switch
@@ -76,6 +77,7 @@ class Restorer:
         self.plan = plan
         self.engine = engine
         self._image_seconds: dict[int, float] = {}
+        self._schedules: dict[int, Schedule] = {}
         self._untiled: Restorer | None = None
         """The one of single tiles, where this one's images are larger."""
         self.image_shape = plan.image_shape
@@ -179,6 +181,9 @@ class Restorer:
         `seconds` by phase and `batch` are what took and shared the calls. Raises DivergedError for a constant image.
         """
         image = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
+        if not np.isfinite(image).all():
+            raise DivergedError("the restoration left the finite numbers; check sigma, or lower zeta or lambda")
+        settle(rows)
         flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
         if flat:
             raise DivergedError(f"row {flat[0]} came out as a constant image; check sigma, or lower zeta or lambda")
@@ -228,7 +233,7 @@ class Restorer:
         seed: int = 0,
         sample: int = 0,
     ) -> list[Restoration]:
-        """What `restore` would do, not yet begun: a row for each measurement, for `finish`, or `restoration.advance`.
+        """What `restore` would do, not yet begun: a row for each measurement, for `finish`, or `advance`.
 
         Arguments as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
         """
@@ -237,7 +242,7 @@ class Restorer:
             raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
         steps = PRESETS[preset] if steps is None else steps
         rule = self._switch(switch, steps, operator)
-        schedule = Schedule.respaced(self.plan.manifest["schedule"], steps)
+        schedule = self._schedule(steps)
         how = Guidance.settle(operator, steps, rule, guidance, every, zeta, lam)
         for name, value, last in (("seed", seed, seed), ("sample", sample, sample + len(images) - 1)):
             if not 0 <= value <= last < 2**64:
@@ -317,6 +322,12 @@ class Restorer:
             seconds = time.perf_counter() - started
         return seconds
 
+    def _schedule(self, steps: int) -> Schedule:
+        """The same one for the same number of steps, so that what is made for it serves again."""
+        if steps not in self._schedules:
+            self._schedules[steps] = Schedule.respaced(self.plan.manifest["schedule"], steps)
+        return self._schedules[steps]
+
     def finish(
         self, rows: Sequence[Restoration], batch: int = 1, on_step: Callable[[StepEvent], object] | None = None
     ) -> dict[str, float]:
@@ -334,8 +345,13 @@ class Restorer:
                 for rows_of_a_call in halved(due, batch):
                     started = time.perf_counter()
                     advance(rows_of_a_call, self.engine)
+                    if any(row.phase is not phase for row in rows_of_a_call):
+                        float(
+                            rows_of_a_call[0].x[0, 0, 0]
+                        )  # a device answers late: wait, and the seconds are the phase's
                     seconds[phase.value] += time.perf_counter() - started
             if on_step is not None:
+                settle(rows)
                 on_step(
                     StepEvent(
                         step=rows[0].step + 1,

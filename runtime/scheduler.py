@@ -11,8 +11,9 @@ import numpy as np
 
 from ..engines import Array, DivergedError, FrugalError, InputError
 from ..engines.tiled import Tiled
+from .advance import advance
 from .operators import Denoise
-from .restoration import Restoration, advance
+from .restoration import Restoration
 from .restorer import Restorer, Result
 
 SIZES = (1, 2, 4, 8, 16, 32)

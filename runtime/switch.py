@@ -51,6 +51,10 @@ class Switch:
             return "auto"
         return {0: "never", steps: "always"}.get(self.k_max, self.k_max)
 
+    def asks(self, left: int) -> bool:
+        """Whether it takes the estimates to say if it is due with so many steps left."""
+        return self.k_min < left <= self.k_max and self.threshold < math.inf
+
     def due(self, left: int, settled: float) -> bool:
         """Whether DMPS takes the `left` remaining steps. `settled` is the PSNR of the last two compared, or -inf."""
         return left <= self.k_max and (left <= self.k_min or settled >= self.threshold)

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frugal_rt.engines import Engine, Prediction
+from frugal_rt.engines import Engine, OnHost, Prediction
 from frugal_rt.export import export_plan, find_prior, read_prior
-from frugal_rt.runtime.restoration import Move, Restoration, advance
+from frugal_rt.runtime.advance import advance
+from frugal_rt.runtime.restoration import Move, Restoration
 
 TINY_UNET = {
     "_class_name": "UNet2DModel",
@@ -171,7 +172,7 @@ def data() -> Path:
     return folder
 
 
-class GaussianEngine:
+class GaussianEngine(OnHost):
     """The exact eps of a Gaussian prior N(m, C) over (c, h, w) images, in float64: an oracle for the samplers.
 
     E[x0 | x_t] = m + sqrt(abar) C (abar C + (1 - abar) I)^{-1} (x_t - sqrt(abar) m).

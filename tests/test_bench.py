@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from frugal_rt import Plan, Restorer
 from frugal_rt.cli import main
-from frugal_rt.engines import BACKENDS, BackendError, Prediction, machine, open_engine
+from frugal_rt.engines import BACKENDS, BackendError, OnHost, Prediction, machine, open_engine
 from frugal_rt.engines.flops import network_flops
 from frugal_rt.engines.network import build_network
 from frugal_rt.export import build_plan, random_prior, read_prior
@@ -213,7 +213,7 @@ def test_a_new_backend_takes_part_or_says_why_not(here, tiny_plan, monkeypatch):
 
 
 def test_network_time_is_that_of_calls_and_of_pulls():
-    class Sleeper:
+    class Sleeper(OnHost):
         name, asarray = "sleeper", np.asarray
 
         def prepare(self, gradients):

@@ -96,7 +96,7 @@ def test_the_weights_stay_in_the_plan_s_memory(tiny_plan):
     plan = Plan.open(tiny_plan)
     engine = OnnxRuntimeEngine(plan)
     addresses = {array.ctypes.data for array in plan.tensors().values()}
-    assert {value.data_ptr() for value in engine._weights.values()} == addresses
+    assert {value.data_ptr() for value in engine._sessions._weights.values()} == addresses
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "openvino"])

@@ -9,7 +9,8 @@ import pytest
 
 from frugal_rt import BackendError, DivergedError, InputError, Restorer, operators
 from frugal_rt.engines import Prediction
-from frugal_rt.runtime.restoration import Move, advance
+from frugal_rt.runtime.advance import advance
+from frugal_rt.runtime.restoration import Move
 from frugal_rt.runtime.restorer import halved
 from frugal_rt.runtime.settings import OFFICIAL_LAMBDA, OFFICIAL_ZETA, PRESETS, Guidance, stride_of
 from frugal_rt.runtime.switch import EARLIEST, LATEST, Switch
@@ -433,7 +434,7 @@ def test_a_process_forked_after_a_restoration_can_restore(restorer, operator):
     y = measurement(operator, 1)[0]
     restorer.restore(y, operator, steps=3, switch="always")
     child = multiprocessing.get_context("fork").Process(
-        target=lambda: restorer.start(y, operator, steps=3, switch="always")[0].noise()
+        target=lambda: restorer.start(y, operator, steps=3, switch="always")[0].noise(restorer.engine.ahead)
     )
     child.start()
     child.join(30)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from frugal_rt import operators
-from frugal_rt.engines import Prediction
+from frugal_rt.engines import OnHost, Prediction
 from frugal_rt.runtime import sampler
-from frugal_rt.runtime.restoration import Move, Restoration, advance
+from frugal_rt.runtime.advance import advance
+from frugal_rt.runtime.restoration import Move, Restoration
 from frugal_rt.runtime.sampler import (
     REACH,
     dmps_step,
@@ -117,7 +118,7 @@ def test_rows_by_conjugate_gradients_come_out_as_each_would_alone():
     random = np.random.default_rng(1)
     x, y = (random.standard_normal((3, *SHAPE)).astype(np.float32) for _ in range(2))
 
-    class Engine:
+    class Engine(OnHost):
         asarray = staticmethod(np.asarray)
 
         def predict(self, x, t):
@@ -181,7 +182,7 @@ def test_a_constant_lambda_adds_lambda_beta_over_root_alpha_times_the_score(case
     """Through advance: rows with a constant, equal or not."""
     operator, y, x, _, c = case
 
-    class Engine:
+    class Engine(OnHost):
         asarray = staticmethod(np.asarray)
 
         def predict(self, x, t):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from frugal_rt import InputError, Plan, Restorer
-from frugal_rt.engines import Prediction
+from frugal_rt.engines import OnHost, Prediction
 from frugal_rt.engines.tiled import Tiled, tile_shares
 from frugal_rt.runtime.operators import Circular, Denoise, Inpaint, Partial, SuperResolution, motion_kernel
 
 TILE = (3, 16, 16)
 
 
-class Linear:
+class Linear(OnHost):
     """A network whose answer in a tile is one matrix times it, so that everything can be written out densely."""
 
     name = "linear"

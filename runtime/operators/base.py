@@ -27,6 +27,8 @@ class Operator(ABC):
     image_shape: Shape
     """(C, H, W)."""
     measurement_shape: Shape
+    recordable = False
+    """Whether its products and resolvent ask nothing of the host, so that a step with them can be recorded."""
     missing: np.ndarray | None = None
     """(h, w) bool, True where a pixel of the measurement is missing, and 0; None where none is."""
 
@@ -155,6 +157,8 @@ class Linear(Resolvable):
     A subclass sets `image_shape`, `measurement_shape` (C, H, W) and `name`, and gives the four bases and the
     singular values; it may give A and A^T a shorter way.
     """
+
+    recordable = True
 
     @abstractmethod
     def spectrum(self, like: Array) -> Array:

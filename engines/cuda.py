@@ -1,0 +1,65 @@
+"""The NVIDIA driver, asked through ctypes: no framework is imported, and none may be started before it answers."""
+
+import ctypes
+import ctypes.util
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+MAJOR, MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+
+
+class Device(NamedTuple):
+    """One GPU."""
+
+    number: int
+    """Among those this process sees: CUDA_VISIBLE_DEVICES hides others."""
+    name: str
+    capability: str
+    """Its compute capability, such as 9.0."""
+    memory: int
+    """Bytes."""
+
+
+def devices() -> list[Device]:
+    """The GPUs that this process sees; none where there is no driver."""
+    driver, _ = _open()
+    return [_device(driver, index) for index in range(_count(driver))] if driver else []
+
+
+def trouble() -> str | None:
+    """None if the NVIDIA driver answers and shows a device, else why not."""
+    driver, why = _open()
+    return why or (None if _count(driver) else "the NVIDIA driver shows no device")
+
+
+def _open() -> tuple[Any, str | None]:
+    """libcuda, started, or why it is not."""
+    try:
+        driver = ctypes.CDLL(ctypes.util.find_library("cuda") or ctypes.util.find_library("nvcuda") or "libcuda.so.1")
+    except OSError:
+        return None, "no NVIDIA driver (libcuda) on this machine"
+    return (None, "the NVIDIA driver shows no device") if driver.cuInit(0) else (driver, None)
+
+
+def _count(driver: Any) -> int:
+    count = ctypes.c_int(0)
+    return 0 if driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
+
+
+def _device(driver: Any, index: int) -> Device:
+    handle, name, memory = ctypes.c_int(0), ctypes.create_string_buffer(256), ctypes.c_size_t(0)
+    driver.cuDeviceGet(ctypes.byref(handle), index)
+    driver.cuDeviceGetName(name, len(name), handle)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), handle)
+    capability = _attributes(driver, handle, (MAJOR, MINOR))
+    return Device(index, name.value.decode(errors="replace"), "{}.{}".format(*capability), memory.value)
+
+
+def _attributes(driver: Any, handle: ctypes.c_int, wanted: Sequence[int]) -> list[int]:
+    values = []
+    for attribute in wanted:
+        value = ctypes.c_int(0)
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle)
+        values.append(value.value)
+    return values

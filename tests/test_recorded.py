@@ -1,0 +1,218 @@
+"""Recorded steps against steps made one by one. A GPU records CUDA graphs; here what was recorded is called again."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from frugal_rt import operators
+from frugal_rt.engines import DivergedError, OnHost, Prediction
+from frugal_rt.runtime import advance as advancing
+from frugal_rt.runtime import recorded
+from frugal_rt.runtime.advance import advance
+from frugal_rt.runtime.restorer import Restorer
+
+SHAPE = (3, 8, 8)
+
+
+class Plan:
+    image_shape = SHAPE
+    manifest: ClassVar = {
+        "schedule": {"num_train_timesteps": 1000},
+        "prior": {"name": "toy"},
+        "members": {"weights.safetensors": {"sha256": ""}},
+    }
+
+
+class Toy(OnHost):
+    """A smooth network in torch, whose answer depends on t, and its gradient."""
+
+    name = "toy"
+
+    def asarray(self, x):
+        return torch.as_tensor(x, dtype=torch.float32)
+
+    def prepare(self, gradients, batch=1): ...
+
+    def predict(self, x, t):
+        return Prediction(torch.tanh(x) * self._scale(t), None)
+
+    def pullback(self, x, t):
+        return self.predict(x, t), lambda v: v * (1 - torch.tanh(x) ** 2) * self._scale(t)
+
+    def _scale(self, t):
+        return (0.9 + torch.as_tensor(t) / 1e4).to(torch.float32)[:, None, None, None]
+
+
+class Recorder(Toy):
+    """It too, recording: work is run a few times, as a CUDA graph's is, and then called again at each replay."""
+
+    records = True
+
+    def __init__(self):
+        self.recorded, self.replays = 0, 0
+
+    def record(self, work):
+        self.recorded += 1
+        for _ in range(3):
+            work()
+
+        def replay():
+            self.replays += 1
+            work()
+
+        return replay
+
+
+def hole():
+    missing = np.zeros(SHAPE[1:], bool)
+    missing[2:6, 2:6] = True
+    return operators.Inpaint(SHAPE, missing)
+
+
+def measurement(operator, count):
+    random = np.random.default_rng(3)
+    clean = np.tanh(random.standard_normal((count, *SHAPE)))
+    return np.asarray(operator.A(clean), np.float32)
+
+
+SETTINGS = [
+    {"switch": 4},
+    {"switch": "auto"},
+    {"switch": "never"},
+    {"switch": "always"},
+    {"switch": "always", "lam": 0.7},
+    {"switch": "never", "zeta": 0.4},
+]
+
+
+@pytest.mark.parametrize("make", [hole, lambda: operators.SuperResolution(SHAPE, 2), lambda: operators.Denoise(SHAPE)])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_replays_are_steps(make, settings, batch):
+    operator = make()
+    y = measurement(operator, 3)
+    plain = Restorer(Plan(), Toy()).restore(y, operator, steps=12, batch=batch, **settings)
+    engine = Recorder()
+    replayed = Restorer(Plan(), engine).restore(y, operator, steps=12, batch=batch, **settings)
+    assert engine.replays >= 12
+    np.testing.assert_array_equal(replayed.image, plain.image)
+    assert (replayed.k, replayed.trace, replayed.pullbacks) == (plain.k, plain.trace, plain.pullbacks)
+
+
+def test_a_recording_serves_again_and_is_told_of_new_measurements():
+    operator = hole()
+    y = measurement(operator, 2)
+    engine = Recorder()
+    ours, plain = Restorer(Plan(), engine), Restorer(Plan(), Toy())
+    for one, seed, sigma in ((y[0], 1, 0.01), (y[1], 2, 0.2)):
+        again = [
+            each.restore(one, operator, sigma=sigma, steps=6, switch="always", seed=seed) for each in (ours, plain)
+        ]
+        np.testing.assert_array_equal(*(result.image for result in again))
+    assert engine.recorded == 1
+    ours.restore(y[0], operator, steps=8, switch="always")
+    ours.restore(y[0], hole(), steps=8, switch="always")
+    assert engine.recorded == 3  # another number of steps, another operator
+
+
+def test_rows_leave_with_what_is_theirs():
+    """Two groups of one size take turns on one recording; then one row goes on alone."""
+    operator = operators.Denoise(SHAPE)
+    y = measurement(operator, 4)
+    engine = Recorder()
+    ours, plain = (Restorer(Plan(), one).start(y, operator, steps=9, switch="always") for one in (engine, Toy()))
+    for groups in ([(0, 1), (2, 3)], [(0, 1), (2, 3)], [(0, 2), (1,), (3,)], [(3, 1), (0, 2)]):
+        for rows, with_ in ((ours, engine), (plain, Toy())):
+            for group in groups:
+                advance([rows[i] for i in group], with_)
+        for a, b in zip(ours, plain, strict=True):
+            torch.testing.assert_close(a.x, b.x, rtol=0, atol=0)
+            torch.testing.assert_close(a.x0hat, b.x0hat, rtol=0, atol=0)
+    assert engine.recorded == 2
+
+
+def test_what_cannot_be_recorded_is_stepped():
+    engine = Recorder()
+    missing = np.eye(8, dtype=bool)
+    iterative = operators.Partial(operators.Circular(SHAPE, np.ones((3, 3))), missing=missing)
+    y = iterative.observed(measurement(iterative, 1)[0])
+    got, want = (Restorer(Plan(), one).restore(y, iterative, steps=5, switch=2) for one in (engine, Toy()))
+    np.testing.assert_array_equal(got.image, want.image)
+    assert engine.recorded == 0
+
+
+def test_an_engine_that_cannot_record_after_all_is_stepped(monkeypatch):
+    engine = Recorder()
+    monkeypatch.setattr(engine, "record", lambda work: None)
+    operator = hole()
+    y = measurement(operator, 1)[0]
+    got, want = (Restorer(Plan(), one).restore(y, operator, steps=5, switch=2) for one in (engine, Toy()))
+    np.testing.assert_array_equal(got.image, want.image)
+
+
+def test_no_more_recordings_are_kept_than_said():
+    engine = Recorder()
+    restorer = Restorer(Plan(), engine)
+    for _ in range(recorded.KEPT + 3):
+        operator = hole()
+        restorer.restore(measurement(operator, 1)[0], operator, steps=3, switch="always")
+    assert len(recorded._kept(engine)) == recorded.KEPT
+
+
+def test_on_a_device_nothing_is_asked_but_by_the_switch(monkeypatch):
+    """As if the arrays were a GPU's: transfers happen where the switch asks, and at the end."""
+    asked = []
+    settle = advancing.settle
+
+    def watch(rows):
+        asked.append(rows[0].step + 1)
+        settle(rows)
+
+    monkeypatch.setattr(advancing, "settle", watch)
+    monkeypatch.setattr(advancing, "_on_host", lambda array: False)
+    operator = hole()
+    y = measurement(operator, 2)
+    steps = 20
+    for switch, expected in ((5, [0]), ("always", [0])):
+        asked.clear()
+        rows = Restorer(Plan(), Toy()).start(y, operator, steps=steps, switch=switch)
+        while rows[0].step >= 0:
+            advance(rows, Toy())
+        assert asked == expected
+    rows = Restorer(Plan(), Toy()).start(y, operator, steps=steps, switch="auto")
+    asked.clear()
+    while any(row.k is None for row in rows):
+        advance(rows, Toy())
+    rule = rows[0].switch
+    assert asked == [left for left in range(rule.k_max, rule.k_min, -1) if left >= min(row.k for row in rows)]
+
+
+def test_on_a_device_a_row_that_diverges_is_found_and_stops_no_other(monkeypatch):
+    monkeypatch.setattr(advancing, "_on_host", lambda array: False)
+    operator = operators.Denoise(SHAPE)
+    rows = Restorer(Plan(), Toy()).start(measurement(operator, 2), operator, steps=20, switch="auto")
+    rows[1].x = rows[1].x * np.nan
+    while not rows[1].diverged:
+        advance(rows, Toy())
+    with pytest.raises(DivergedError, match="left the finite numbers"):
+        advance(rows, Toy())
+    assert not rows[0].diverged
+    before = rows[0].step
+    advance(rows[:1], Toy())
+    assert rows[0].step == before - 1
+    with pytest.raises(DivergedError, match="left the finite numbers"):
+        advance(rows[1:], Toy())
+
+
+def test_on_a_device_a_row_that_diverges_late_is_no_result(monkeypatch):
+    monkeypatch.setattr(advancing, "_on_host", lambda array: False)
+    operator = operators.Denoise(SHAPE)
+    restorer = Restorer(Plan(), Toy())
+    rows = restorer.start(measurement(operator, 1), operator, steps=4, switch="always")
+    rows[0].x = rows[0].x * np.nan
+    while rows[0].step >= 0:
+        advance(rows, Toy())
+    with pytest.raises(DivergedError, match="left the finite numbers"):
+        restorer.gather(rows, {}, 1)
