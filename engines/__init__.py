@@ -1,8 +1,11 @@
 """Plans, and the backends that run them. Backends are imported when one is opened, not before."""
 
+import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
-from .base import Array, Engine, OnHost, Prediction, Pull
+from . import cuda
+from .base import PRECISIONS, Array, Engine, OnHost, Prediction, Pull
 from .errors import (
     BackendError,
     BusyError,
@@ -19,6 +22,7 @@ from .plan import Plan
 
 __all__ = [
     "BACKENDS",
+    "PRECISIONS",
     "Array",
     "BackendError",
     "BusyError",
@@ -34,51 +38,94 @@ __all__ = [
     "PlanError",
     "Prediction",
     "Pull",
+    "Wanted",
     "WorkerError",
     "open_engine",
 ]
 
+logger = logging.getLogger(__name__)
 
-def _torch(plan: Plan, device: str) -> Engine:
+
+class Wanted(NamedTuple):
+    """What is asked of a backend beyond its name."""
+
+    precision: str | None = None
+    """Of PRECISIONS; None leaves it to the backend: TensorRT's engines as they were built, float32 elsewhere."""
+    trust_engines: bool = False
+    """Whether engines in the plan, native code that another built, may be loaded."""
+
+
+def _torch(plan: Plan, wanted: Wanted, *, compiled: bool = False) -> Engine:
     from .torch import TorchEngine
 
-    return TorchEngine(plan, device)
+    return TorchEngine(plan, _torch_device(), wanted.precision or "fp32", compiled=compiled, falls_back=True)
 
 
-def _onnxruntime(plan: Plan, device: str) -> Engine:
+def _cpu(plan: Plan, wanted: Wanted) -> Engine:
     from .onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(plan, device)
+    _only("cpu", "fp32", wanted)
+    return OnnxRuntimeEngine(plan, "cpu")
 
 
-def _openvino(plan: Plan) -> Engine:
+def _cuda(plan: Plan, wanted: Wanted) -> Engine:
+    from .onnxruntime_cuda import open_cuda
+
+    _only("cuda", "fp32", wanted)
+    return open_cuda(plan)
+
+
+def _openvino(plan: Plan, wanted: Wanted) -> Engine:
     from .openvino import OpenVinoEngine
 
+    _only("openvino", "bf16", wanted)
     return OpenVinoEngine(plan)
 
 
-def _auto(plan: Plan) -> Engine:
-    """CUDA where onnxruntime has it, else the CPU; torch where onnxruntime is missing altogether."""
-    from .probe import cuda_is_usable
+def _tensorrt(plan: Plan, wanted: Wanted, flavour: str) -> Engine:
+    from .tensorrt import TensorRTEngine
 
-    if cuda_is_usable():
-        return _onnxruntime(plan, "cuda")
+    return TensorRTEngine(plan, flavour, wanted.precision, trust=wanted.trust_engines)
+
+
+def _auto(plan: Plan, wanted: Wanted) -> Engine:
+    """On a GPU TensorRT, where it has an engine for it, or else onnxruntime, which is said; without one onnxruntime on
+    the CPU. Torch where onnxruntime is missing altogether, or another precision is asked for."""
+    from .probe import cuda_is_usable
+    from .tensorrt import usable
+
+    in_half = wanted.precision in ("fp16", "bf16")
+    if cuda.trouble() is None:
+        flavour, why = usable(plan, wanted.precision, wanted.trust_engines)
+        if flavour is not None:
+            return _tensorrt(plan, wanted, flavour)
+        logger.warning("the backend is not TensorRT: %s", why)
+        if cuda_is_usable() and not in_half:
+            return _cuda(plan, wanted)
     try:
-        return _onnxruntime(plan, "cpu")
+        return _torch(plan, wanted) if in_half else _cpu(plan, wanted)
     except MissingExtra:
         try:
-            return _torch(plan, _torch_device())
+            return _torch(plan, wanted)
         except MissingExtra:
             raise MissingExtra("Running a plan", "onnxruntime (or torch)", "cpu") from None
 
 
-BACKENDS: dict[str, Callable[[Plan], Engine]] = {
+BACKENDS: dict[str, Callable[[Plan, Wanted], Engine]] = {
     "auto": _auto,
-    "cpu": lambda plan: _onnxruntime(plan, "cpu"),
-    "cuda": lambda plan: _onnxruntime(plan, "cuda"),
+    "cpu": _cpu,
+    "cuda": _cuda,
     "openvino": _openvino,
-    "torch": lambda plan: _torch(plan, _torch_device()),
+    "tensorrt": lambda plan, wanted: _tensorrt(plan, wanted, "tensorrt"),
+    "tensorrt-rtx": lambda plan, wanted: _tensorrt(plan, wanted, "tensorrt-rtx"),
+    "torch": _torch,
+    "torch-compile": lambda plan, wanted: _torch(plan, wanted, compiled=True),
 }
+
+
+def _only(backend: str, precision: str, wanted: Wanted) -> None:
+    if wanted.precision not in (None, precision):
+        raise InputError(f"the {backend} backend computes in {precision}; {wanted.precision} takes tensorrt or torch")
 
 
 def _torch_device() -> str:
@@ -87,12 +134,14 @@ def _torch_device() -> str:
     return "cuda" if import_torch("The torch backend").cuda.is_available() else "cpu"
 
 
-def open_engine(plan: Plan, backend: str = "auto") -> Engine:
-    """An engine that runs `plan`. `backend` is one of BACKENDS.
+def open_engine(plan: Plan, backend: str = "auto", precision: str | None = None, trust_engines: bool = False) -> Engine:
+    """An engine that runs `plan`. `backend` is one of BACKENDS; the rest is what `Wanted` says.
 
-    Raises InputError for an unknown backend, MissingExtra or BackendError where it cannot run here, PlanError where
-    the plan is damaged.
+    Raises InputError for an unknown backend, or a precision that it does not compute in, MissingExtra or BackendError
+    where it cannot run here, PlanError where the plan is damaged.
     """
     if backend not in BACKENDS:
         raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    return BACKENDS[backend](plan)
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    return BACKENDS[backend](plan, Wanted(precision, trust_engines))

@@ -23,6 +23,9 @@ class Prediction(NamedTuple):
 ANSWERS = ("out", "variance")
 """The names of a Prediction's arrays in the plan's graphs."""
 
+PRECISIONS = ("fp16", "bf16", "fp32")
+"""What a network may be computed in; what comes first is preferred where several can be had and none is asked for."""
+
 Pull = Callable[[Array], Array]
 """Takes a cotangent of `Prediction.out`, (B, C, H, W), to the cotangent of `x`, same shape."""
 

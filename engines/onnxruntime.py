@@ -19,6 +19,8 @@ from .memory import Free, give_back
 from .plan import WEIGHTS, Plan
 from .timesteps import Embeddings
 
+ROWS = 128
+"""Timesteps whose embeddings are computed at once."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -90,6 +92,11 @@ class Sessions:
     def embeddings(self) -> Callable[[np.ndarray], np.ndarray]:
         """What computes the plan's embedding graph, on the CPU: t (B,) int64 to (B, K)."""
         return functools.partial(_embed, self.open("embedding", "cpu"))
+
+    def embedding_table(self) -> np.ndarray:
+        """What the network makes of each timestep that it was trained on, (T_train, K)."""
+        compute, steps = self.embeddings(), np.arange(self._plan.manifest["schedule"]["num_train_timesteps"])
+        return np.concatenate([compute(some) for some in np.array_split(steps, -(-len(steps) // ROWS))])
 
     @functools.cached_property
     def _weights(self) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_an_engine_goes_with_its_last_reference(backend, tiny_plan, request):
 
 def test_forward_calls_load_no_gradient_graph(tiny_plan, monkeypatch):
     engine = OnnxRuntimeEngine(Plan.open(tiny_plan))
-    monkeypatch.setattr(engine, "_session", None)
+    monkeypatch.setattr(engine, "_sessions", None)
     engine.prepare(gradients=False)
     assert engine.predict(*inputs(1)).out.shape == (1, 3, 16, 16)
     with pytest.raises(TypeError):

@@ -1,0 +1,105 @@
+"""The plan's graphs in onnxruntime on a CUDA device: the state in torch tensors there, or in numpy without torch."""
+
+import functools
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from . import cuda
+from .base import ANSWERS, Array, Engine, Prediction, Pull
+from .device import TorchArrays, like
+from .errors import BackendError
+from .onnxruntime import OnnxRuntimeEngine, Sessions
+from .plan import Plan
+
+
+def open_cuda(plan: Plan) -> Engine:
+    """An engine on the GPU. Without torch its arrays cross the bus at every call. Raises MissingExtra, BackendError."""
+    missing = cuda.trouble()
+    if missing:
+        raise BackendError(
+            f"the cuda backend needs an NVIDIA GPU: {missing}; use --backend cpu, or run: frugal-rt doctor"
+        )
+    if importlib.util.find_spec("torch") is None:
+        return OnnxRuntimeEngine(plan, "cuda")
+    return OnnxRuntimeCudaEngine(plan)
+
+
+class OnnxRuntimeCudaEngine:
+    """Forward calls and pullbacks by the plan's graphs; nothing leaves the device. Calls are launches on one stream,
+    which onnxruntime is given and does not wait for, in the order of torch's."""
+
+    records = False  # onnxruntime allocates and copies within a call
+
+    def __init__(self, plan: Plan):
+        self._arrays = TorchArrays("The cuda backend", "cuda")
+        self._stream = self._arrays.torch.cuda.Stream()
+        self._sessions = Sessions(plan, "cuda")
+        self._graphs = plan.manifest["graphs"]
+        self._forward = self._open("forward")
+        self._embeddings = self._arrays.asarray(self._sessions.embedding_table())
+        self._options = self._sessions.ort.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self.asarray, self.ahead, self.record = self._arrays.asarray, self._arrays.ahead, self._arrays.record
+
+    @property
+    def name(self) -> str:
+        return "onnxruntime (cuda)"
+
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
+        if gradients:
+            _ = self._pullback
+
+    def predict(self, x: Array, t: Array) -> Prediction:
+        return self._answer(self._run(self._forward, "forward", ANSWERS, **self._inputs(x, t)), x)
+
+    def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
+        inputs = self._inputs(x, t)
+        found = self._run(self._forward, "forward", None, **inputs)
+
+        def pull(cotangent: Array) -> Array:
+            known = {**found, "embedding": inputs["embedding"], "v": self.asarray(cotangent)}
+            wanted = {name: known[name] for name in self._graphs["pullback"]["inputs"]}
+            return like(self._run(self._pullback, "pullback", None, **wanted)["gradient"], cotangent)
+
+        return self._answer(found, x), pull
+
+    @functools.cached_property
+    def _pullback(self) -> Any:
+        return self._open("pullback")
+
+    def _open(self, graph: str) -> Any:
+        return self._sessions.open(graph, "cuda", user_compute_stream=str(self._stream.cuda_stream))
+
+    def _inputs(self, x: Array, t: Array) -> dict[str, Array]:
+        steps = self._arrays.torch.as_tensor(t, dtype=self._arrays.torch.int64, device="cuda")
+        return {"x": self.asarray(x), "embedding": self._embeddings[steps]}
+
+    def _run(self, session: Any, graph: str, wanted: tuple[str, ...] | None, **inputs: Array) -> dict[str, Array]:
+        """The graph's outputs, all or those `wanted`, for inputs on the device."""
+        torch, binding = self._arrays.torch, session.io_binding()
+        batch = len(next(iter(inputs.values())))
+        there = self._graphs[graph]["outputs"]
+        inputs = {name: array.contiguous() for name, array in inputs.items()}
+        found = {
+            name: torch.empty((batch, *shape[1:]), dtype=torch.float32, device="cuda")
+            for name, shape in there.items()
+            if wanted is None or name in wanted
+        }
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        try:
+            for arrays, bind in ((inputs, binding.bind_input), (found, binding.bind_output)):
+                for name, array in arrays.items():
+                    bind(name, "cuda", 0, np.float32, tuple(array.shape), array.data_ptr())
+            session.run_with_iobinding(binding, self._options)
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            raise BackendError(f"onnxruntime failed in a call: {error}") from error
+        here.wait_stream(self._stream)
+        return found
+
+    @staticmethod
+    def _answer(found: dict[str, Array], x: Array) -> Prediction:
+        variance = found.get("variance")
+        return Prediction(like(found["out"], x), None if variance is None else like(variance, x))

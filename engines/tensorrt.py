@@ -1,0 +1,180 @@
+"""The plan's TensorRT engines on this machine's GPU: both phases compiled, the state in torch tensors on the device."""
+
+import functools
+from typing import Any
+
+from . import tensorrt_module, tensorrt_store
+from .base import ANSWERS, Array, Prediction, Pull
+from .device import TorchArrays, like
+from .errors import BackendError
+from .onnxruntime import Sessions
+from .plan import Plan
+from .tensorrt_module import TensorRT
+
+TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+"""TensorRT's names of the types that arrays have here, and torch's."""
+
+
+class TensorRTEngine:
+    """Forward calls and pullbacks by engines that `frugal-rt build` made; numpy arrays are answered with numpy arrays.
+
+    The forward engine hands the activations that the pullback engine reads over on the device. Steps are recorded as
+    CUDA graphs. A call of more rows than the engines were built for is split.
+
+    flavour: of tensorrt_module.FLAVOURS. precision: of tensorrt_store.PRECISIONS, None for the best that is there.
+    trust: whether engines that another built, those in the plan, are loaded. Raises MissingExtra, BackendError where no
+    engine runs here, with the reason and the command that helps, or PlanError.
+    """
+
+    def __init__(self, plan: Plan, flavour: str, precision: str | None = None, *, trust: bool = False):
+        rt = self._rt = tensorrt_module.load(flavour)
+        device = rt.need_device()  # before anything of TensorRT is made
+        here = tensorrt_store.Here.of(rt.name, rt.version, device)
+        self._arrays = TorchArrays(f"The {flavour} backend", "cuda")
+        self._built = tensorrt_store.find(plan, here, precision, trust)
+        self._most = self._built.record.batches[-1]
+        self._predict = self._load("predict")
+        self._embeddings = self._arrays.asarray(Sessions(plan, "cpu").embedding_table())
+        self.asarray, self.ahead, self.record = self._arrays.asarray, self._arrays.ahead, self._arrays.record
+
+    @property
+    def name(self) -> str:
+        return f"{self._rt.name} {self._rt.version} ({self._built.record.precision})"
+
+    @property
+    def records(self) -> bool:
+        return self._arrays.records
+
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
+        if gradients:
+            _ = self._forward, self._pullback
+
+    def predict(self, x: Array, t: Array) -> Prediction:
+        parts = [
+            self._predict(x=rows, embedding=embedding)
+            for rows, embedding in self._pieces(self.asarray(x), self._embedded(t))
+        ]
+        return self._answer(parts, x)
+
+    def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
+        pieces = self._pieces(self.asarray(x), self._embedded(t))
+        parts = [self._forward(x=rows, embedding=embedding) for rows, embedding in pieces]
+        wanted = self._pullback.inputs
+
+        def pull(cotangent: Array) -> Array:
+            gradients = []
+            for part, (_, embedding), (v,) in zip(parts, pieces, self._pieces(self.asarray(cotangent)), strict=True):
+                known = {**part, "v": v, "embedding": embedding}
+                gradients.append(self._pullback(**{name: known[name] for name in wanted})["gradient"])
+            return like(self._joined(gradients), cotangent)
+
+        return self._answer(parts, x), pull
+
+    @functools.cached_property
+    def _forward(self) -> "_Graph":
+        return self._load("forward")
+
+    @functools.cached_property
+    def _pullback(self) -> "_Graph":
+        return self._load("pullback")
+
+    def _load(self, name: str) -> "_Graph":
+        return _Graph(self._rt, self._arrays, self._built.read(name), name, self._built.record.batches)
+
+    def _embedded(self, t: Array) -> Array:
+        torch = self._arrays.torch
+        return self._embeddings[torch.as_tensor(t, dtype=torch.int64, device="cuda")]
+
+    def _pieces(self, *arrays: Array) -> list[tuple[Array, ...]]:
+        """The rows of each array, as many at once as an engine takes."""
+        starts = range(0, len(arrays[0]), self._most)
+        return [tuple(array[i : i + self._most].contiguous() for array in arrays) for i in starts]
+
+    def _joined(self, parts: list[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else self._arrays.torch.cat(parts)
+
+    def _answer(self, parts: list[dict[str, Array]], x: Array) -> Prediction:
+        found = {name: like(self._joined([part[name] for part in parts]), x) for name in ANSWERS if name in parts[0]}
+        return Prediction(found["out"], found.get("variance"))
+
+
+class _Graph:
+    """One engine, with an execution context for each batch size and stream: a context is not two calls' at once, and
+    one whose shapes never change may be recorded."""
+
+    def __init__(self, rt: TensorRT, arrays: TorchArrays, data: Any, name: str, batches: tuple[int, ...]):
+        self._rt, self._arrays, self._name, self._batches = rt, arrays, name, batches
+        self._engine = rt.need(rt.runtime.deserialize_cuda_engine(data), f"load the {name} engine")
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        reads = {one: self._engine.get_tensor_mode(one) == rt.trt.TensorIOMode.INPUT for one in names}
+        self.inputs = [one for one in names if reads[one]]
+        self.outputs = [one for one in names if not reads[one]]
+        self._types = {one: self._type(one) for one in names}
+        self._contexts: dict[tuple[int, int], Any] = {}
+
+    def __call__(self, **arrays: Array) -> dict[str, Array]:
+        """The outputs for these inputs, on the device and in the order of torch's current stream."""
+        torch, batch = self._arrays.torch, len(next(iter(arrays.values())))
+        with self._arrays.queue() as stream:
+            context = self._context(batch, stream)
+            found = {
+                name: torch.empty(tuple(context.get_tensor_shape(name)), dtype=self._types[name], device="cuda")
+                for name in self.outputs
+            }
+            for name, array in {**arrays, **found}.items():
+                if array.dtype != self._types[name]:
+                    raise BackendError(f"the {self._name} engine has {name} in {self._types[name]}; got {array.dtype}")
+                self._need(context.set_tensor_address(name, array.data_ptr()), f"take {name}")
+            self._need(context.execute_async_v3(stream.cuda_stream), "run")
+        return found
+
+    def _context(self, batch: int, stream: Any) -> Any:
+        key = batch, stream.cuda_stream
+        if key not in self._contexts:
+            context = self._need(self._made_context(), "make a context")
+            profile = next(i for i, size in enumerate(self._batches) if size >= batch)
+            self._need(context.set_optimization_profile_async(profile, stream.cuda_stream), "choose a profile")
+            for name in self.inputs:
+                shape = (batch, *tuple(self._engine.get_tensor_shape(name))[1:])
+                self._need(context.set_input_shape(name, shape), f"take {name} of shape {shape}")
+            stream.synchronize()
+            self._contexts[key] = context
+        return self._contexts[key]
+
+    def _made_context(self) -> Any:
+        trt = self._rt.trt
+        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # memory for its own batch alone
+        if not self._rt.flavour.blind:
+            return self._engine.create_execution_context(strategy)
+        config = self._need(self._engine.create_runtime_config(), "make a context's settings")
+        config.set_execution_context_allocation_strategy(strategy)
+        # Kernels for these very shapes before the first call, rather than others first and these in the background.
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # whole steps are recorded
+        return self._engine.create_execution_context(config)
+
+    def _type(self, name: str) -> Any:
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in TYPES:
+            raise BackendError(f"the {self._name} engine has {name} in {kind}, which frugal-rt builds none with")
+        return getattr(self._arrays.torch, TYPES[kind])
+
+    def _need(self, result: Any, what: str) -> Any:
+        return self._rt.need(result, f"{what} in the {self._name} engine")
+
+
+def usable(plan: Plan, precision: str | None, trust: bool) -> tuple[str | None, str]:
+    """The first flavour that is installed and has an engine of this plan that runs here, or None and why there is none.
+
+    Raises PlanError.
+    """
+    why = "TensorRT is not installed"
+    for name in tensorrt_module.installed():
+        try:
+            rt = tensorrt_module.load(name)
+            tensorrt_store.find(plan, tensorrt_store.Here.of(name, rt.version, rt.need_device()), precision, trust)
+        except BackendError as error:
+            why = str(error)
+        else:
+            return name, ""
+    return None, why
