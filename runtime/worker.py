@@ -7,7 +7,6 @@ connection is pickled by one of our own processes for the other, and by nobody e
 import contextlib
 import os
 import pickle
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -112,11 +111,8 @@ class _Begun:
     rows: Sequence[Restoration]
 
 
-def main(descriptor: int) -> None:
-    """Serve the pool at the other end of a socket until it closes it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group of processes, they are for the pool
-        signal.signal(number, signal.SIG_IGN)
-    connection = Connection(descriptor)
+def main(connection: Connection) -> None:
+    """Serve the pool at the other end of a connection until it closes it."""
     setup: Setup = connection.recv()
     if setup.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(setup.device)
