@@ -34,6 +34,7 @@ __all__ = [
     "Prediction",
     "Pull",
     "WorkerError",
+    "gpu_backend",
     "open_engine",
 ]
 
@@ -84,6 +85,25 @@ def _torch_device() -> str:
     from .network import import_torch
 
     return "cuda" if import_torch("The torch backend").cuda.is_available() else "cpu"
+
+
+def gpu_backend(backend: str) -> str:
+    """What `backend` means where nothing but an NVIDIA GPU will do: "cuda" or "torch".
+
+    Raises InputError for one that computes on the CPU, MissingExtra or BackendError where it finds no GPU here.
+    """
+    from .onnxruntime import import_onnxruntime
+    from .probe import cuda_is_usable, version
+
+    if backend in ("cpu", "openvino"):
+        raise InputError(f"the backend {backend} computes on the CPU; name cuda or torch for GPUs")
+    if backend == "auto":
+        backend = "torch" if not cuda_is_usable() and version("torch") else "cuda"
+    if backend == "cuda":
+        import_onnxruntime("cuda")
+    elif _torch_device() != "cuda":
+        raise BackendError("torch sees no CUDA device here; run: frugal-rt doctor")
+    return backend
 
 
 def open_engine(plan: Plan, backend: str = "auto") -> Engine:

@@ -29,13 +29,16 @@ _ONE_ONNXRUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 
 def cuda_driver() -> str | None:
     """None if the NVIDIA driver answers and shows a device, else why not. Loads no framework."""
     try:
-        driver = ctypes.CDLL(ctypes.util.find_library("cuda") or "libcuda.so.1")
+        return None if cuda_devices() else "the NVIDIA driver shows no device"
     except OSError:
         return "no NVIDIA driver (libcuda) on this machine"
+
+
+def cuda_devices() -> int:
+    """How many devices the NVIDIA driver shows, of those in $CUDA_VISIBLE_DEVICES. Raises OSError without a driver."""
+    driver = ctypes.CDLL(ctypes.util.find_library("cuda") or "libcuda.so.1")
     count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
-        return "the NVIDIA driver shows no device"
-    return None
+    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
 
 
 def version(distribution: str) -> str | None:
