@@ -142,8 +142,6 @@ def command(
         raise click.UsageError("--workers is of a cluster: --ray ADDRESS")
     if devices is not None and ray:
         raise click.UsageError("--devices is of this machine and --ray of a cluster; leave one of them out")
-    if devices is not None and backend in ("cpu", "openvino"):
-        raise click.UsageError(f"--devices is for NVIDIA GPUs, which --backend {backend} does not use; leave one out")
     gpus = [] if devices is None else gpus_named(devices)
     if gpus:
         backend = gpu_backend(backend)

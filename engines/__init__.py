@@ -96,7 +96,7 @@ def gpu_backend(backend: str) -> str:
     from .probe import cuda_is_usable, version
 
     if backend in ("cpu", "openvino"):
-        raise InputError(f"the backend {backend} computes on the CPU; name cuda or torch for GPUs")
+        raise InputError(f"the backend {backend} computes on the CPU; GPUs take cuda, torch or auto")
     if backend == "auto":
         backend = "torch" if not cuda_is_usable() and version("torch") else "cuda"
     if backend == "cuda":

@@ -339,8 +339,8 @@ def test_processes_end_with_the_one_that_started_them_however_it_ends(here):
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (("--backend", "cpu"), "--devices is for NVIDIA GPUs, which --backend cpu does not use; leave one out"),
-        (("--backend", "openvino"), "which --backend openvino does not use"),
+        (("--backend", "cpu"), "the backend cpu computes on the CPU; GPUs take cuda, torch or auto"),
+        (("--backend", "openvino"), "the backend openvino computes on the CPU"),
         (("--ray", "local"), "--devices is of this machine and --ray of a cluster"),
         (("--workers", "2"), "--workers is of a cluster"),
         (("--video", "x.gif"), "for one picture, restored here"),
