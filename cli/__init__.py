@@ -11,6 +11,7 @@ from ..engines import FrugalError
 
 COMMANDS = {
     "export": "Turn a prior's weights into a plan.",
+    "build": "Compile a plan for this machine's GPU, with TensorRT.",
     "restore": "Restore a damaged photograph.",
     "serve": "Restore over HTTP, with a page to try it on.",
     "degrade": "Damage a clean picture, to try things out.",

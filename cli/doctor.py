@@ -19,6 +19,6 @@ def command(as_json: bool) -> None:
         return
     click.echo(f"frugal-rt {__version__}")
     for finding in findings():
-        click.echo(f"{'yes' if finding.usable else 'no':4}{finding.backend:10}{finding.detail}")
+        click.echo(f"{'yes' if finding.usable else 'no':4}{finding.backend:14}{finding.detail}")
         if finding.remedy:
-            click.echo(f"{'':14}to have it: {finding.remedy}")
+            click.echo(f"{'':18}to have it: {finding.remedy}")

@@ -48,6 +48,7 @@ from .progress import stages, steps
 @options.zeta
 @options.lam
 @options.backend
+@options.trust_engines
 @click.option("--lpips", metavar="FILE", type=options.PATH, help="Also LPIPS, by this ONNX file.")
 @click.option("-o", "--output", metavar="FOLDER", type=options.PATH, help="Keep rows, tables and pictures; resumes.")
 @click.option("--json", "json_", metavar="FILE", type=options.PATH, help="Write the means as JSON.")
@@ -66,6 +67,7 @@ def command(
     seeds: int,
     samples: int | None,
     backend: str,
+    trust_engines: bool,
     lpips: Path | None,
     output: Path | None,
     json_: Path | None,
@@ -94,7 +96,7 @@ def command(
     with stages() as on_stage:
         on_stage("reading the plan")
         load_ssim()
-        restorer = Restorer.load(engine, backend)
+        restorer = Restorer.load(engine, backend, trust_engines=trust_engines)
         on_stage("reading the pictures")
         evaluation = Evaluation(
             pictures=read_pictures(images, restorer.image_shape, count, fit),

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from ..engines import BACKENDS
+from ..engines import BACKENDS, PRECISIONS, InputError
 from ..runtime.damage import BORDERS, FILTERS, TASKS, Damage, parse_sigma, parse_size
 from ..runtime.images import read_kernel, read_mask, read_matrix
 from ..runtime.operators import GREY_WEIGHTS
@@ -17,7 +17,30 @@ from ..runtime.settings import GUIDANCE
 PATH = click.Path(path_type=Path)
 
 engine = click.option("-e", "--engine", metavar="PLAN", type=PATH, required=True, help="The plan to run.")
-backend = click.option("--backend", type=click.Choice(list(BACKENDS)), default="auto", show_default=True)
+
+
+class Backend(click.Choice):
+    """One of BACKENDS, and after a colon what it is to compute in."""
+
+    name = "backend"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name, colon, precision = str(value).partition(":")
+        if colon:
+            click.Choice(PRECISIONS).convert(precision, param, ctx)
+        return f"{super().convert(name, param, ctx)}{colon}{precision}"
+
+
+backend = click.option(
+    "--backend",
+    type=Backend(list(BACKENDS)),
+    default="auto",
+    show_default=True,
+    help=f"What runs the network; torch:bf16 names a precision too, of {', '.join(PRECISIONS)}.",
+)
+trust_engines = click.option(
+    "--trust-engines", is_flag=True, help="Load TensorRT engines that the plan brings along: native code of another's."
+)
 seed = click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 steps = click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T.")
 switch = click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
@@ -91,3 +114,11 @@ def _kernel(text: str | None) -> str | np.ndarray | None:
     if text is None or text.partition(":")[0] in KINDS or not Path(text).suffix:
         return text
     return read_kernel(text)
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Batch sizes as "1,4,16". Raises InputError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"batches are whole numbers from 1, such as 1,4,16; got {text!r}")
+    return tuple(map(int, parts))

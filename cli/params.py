@@ -16,8 +16,11 @@ from ..engines import InputError
 from ..engines.files import atomic_write, is_there, sha256_of
 from ..runtime.images import FORMATS, SETTINGS_KEY
 
-NOT_KEPT = ("output", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json", "ray", "workers")
-"""What a restoration is asked to write, where, and on which machines: the next one is asked anew."""
+NOT_KEPT = (
+    *("output", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),
+    *("devices", "ray", "workers"),
+)
+"""What a restoration is asked to write, where, and on which machines and devices: the next one is asked anew."""
 FILES = ("images", "mask", "kernel", "matrix")
 """Options that name files, whose content is checked when they are used again."""
 META = "frugal_rt.params"

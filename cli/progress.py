@@ -74,6 +74,29 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
             signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def building() -> Iterator[Callable[[str, int, int], bool]]:
+    """A bar for engines that are being built: for `tensorrt_build.build`. Ctrl-C stops at the builder's next step."""
+    stop = False
+
+    def on_sigint(number: int, frame: FrameType | None) -> None:
+        nonlocal stop
+        stop = True
+
+    with _bar() as progress:
+        bar = progress.add_task("building", total=1, phase="", tiles="")
+
+        def on_progress(what: str, done: int, of: int) -> bool:
+            progress.update(bar, completed=done, total=of, phase=f"the {what} engine")
+            return not stop
+
+        before = signal.signal(signal.SIGINT, on_sigint)
+        try:
+            yield on_progress
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
 def _bar() -> Progress:
     console = Console(stderr=True)
     return Progress(

@@ -4,17 +4,19 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import __version__
-from ..engines import FrugalError, InputError, Plan, open_engine
+from ..engines import FrugalError, InputError, Plan, gpu_backend, open_engine
 from ..engines.files import is_folder, make_folder
 from ..engines.plan import WEIGHTS
 from ..runtime import trajectory
 from ..runtime.cluster import Cluster
+from ..runtime.devices import Devices, gpus_named
 from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
 from ..runtime.folder import Asked, Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
 from ..runtime.framing import framing_of
@@ -62,6 +64,7 @@ from .progress import pictures, stages, steps
     help="Restore N times: the mean, each, and a picture of their deviation.",
 )
 @options.backend
+@options.trust_engines
 @click.option("-o", "--output", type=options.PATH, help="Default: IMAGE.restored.png, beside IMAGE. A folder for many.")
 @click.option("--resume", is_flag=True, help="Pass over pictures whose output is there.")
 @click.option(
@@ -76,6 +79,7 @@ from .progress import pictures, stages, steps
 @click.option(
     "--video", metavar="FILE", type=options.PATH, help=f"Write them as one: {', '.join(trajectory.SUFFIXES)}."
 )
+@click.option("--devices", metavar="N,N", help="Spread a folder over CUDA devices of this machine, a process each.")
 @click.option(
     "--ray",
     metavar="ADDRESS",
@@ -106,11 +110,13 @@ def command(
     seed: int,
     samples: int,
     backend: str,
+    trust_engines: bool,
     output: Path | None,
     resume: bool,
     traces: tuple[Path, ...],
     save_steps: Path | None,
     video: Path | None,
+    devices: str | None,
     ray: str | None,
     workers: int | None,
     save_params: Path | None,
@@ -132,10 +138,13 @@ def command(
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     sources = find_pictures(images)
     one = len(images) == 1 and sources == [images[0]]
-    if (ray or not one) and (traces or save_steps or video):
+    if (devices or ray or not one) and (traces or save_steps or video):
         raise click.UsageError("--trace, --save-steps and --video are for one picture, restored here")
     if workers is not None and ray is None:
         raise click.UsageError("--workers is of a cluster: --ray ADDRESS")
+    if devices is not None and ray:
+        raise click.UsageError("--devices is of this machine and --ray of a cluster; leave one of them out")
+    gpus = [] if devices is None else gpus_named(devices)
     targets, there = _targets(sources, one, output, samples, resume, force)
     sources = [source for source in sources if source in targets]
     written = [check_output(path, force, SUFFIXES) for path in traces]
@@ -165,7 +174,9 @@ def command(
         plan = Plan.open(engine)
         kept = params.record(params.options_of(ctx), plan.manifest["members"][WEIGHTS]["sha256"])
         params.check(ctx, kept)
-        restorer = None if ray else Restorer(plan, open_engine(plan, backend))
+        if gpus:
+            backend = gpu_backend(plan, backend, trust_engines)
+        restorer = None if ray or gpus else Restorer(plan, open_engine(plan, backend, trust_engines=trust_engines))
     if framing_of(plan) is not None and (tile or fit in ("crop", "resize")):
         name = plan.manifest["prior"]["name"]
         click.echo(f"{name} knows whole faces framed in one way, and does poorly elsewhere: see --align", err=True)
@@ -191,23 +202,26 @@ def command(
 
     out = None if sys.stdout.isatty() else sys.stdout  # a bar on a terminal wants to know what is written beside it
 
-    def spread(address: str, stack: ExitStack) -> Iterator[Restored | Failed]:
-        if out is not None:
+    def spread(stack: ExitStack) -> Iterator[Restored | Failed]:
+        if ray and out is not None:
             stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what its nodes say
+        on_loss = partial(click.echo, err=True)
         with stages() as on_stage:
-            on_stage(f"joining the cluster at {address}")
-            cluster = stack.enter_context(
-                Cluster(address, plan, asked, backend, workers, lambda told: click.echo(told, err=True))
+            on_stage(f"joining the cluster at {ray}" if ray else "starting processes")
+            spreading = stack.enter_context(
+                Cluster(ray, plan, asked, backend, workers, trust_engines, on_loss)
+                if ray
+                else Devices(engine, asked, backend, gpus, trust_engines, on_loss)
             )
-        words = f"by {cluster.workers} workers"
+        words = f"by {spreading.workers} workers"
         on_picture = stack.enter_context(pictures("restoring", len(sources)))
-        for outcome in cluster.restore(sources):
+        for outcome in spreading.restore(sources):
             yield outcome
             on_picture(words)
 
     restored, failed = [], []
     with ExitStack() as stack:
-        for outcome in here(restorer, stack) if restorer else spread(str(ray), stack):
+        for outcome in here(restorer, stack) if restorer else spread(stack):
             if isinstance(outcome, Failed):
                 if one:
                     raise InputError(outcome.why)
@@ -226,7 +240,7 @@ def command(
                 recorder.write(video, to_picture(outcome.result.image[0]))
     if save_params is not None:
         params.save(save_params, kept)
-    if ray:  # they come in the order in which they are done
+    if restorer is None:  # they come in the order in which they are done
         rank = {str(source): place for place, source in enumerate(sources)}
         restored.sort(key=lambda said: rank[said["image"]])
         failed.sort(key=lambda one: rank[str(one.source)])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @options.engine
 @options.backend
+@options.trust_engines
 @click.option("--device", "devices", type=int, multiple=True, help="A CUDA device, a worker each. May be repeated.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 is every interface of this machine.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 def command(
     engine: Path,
     backend: str,
+    trust_engines: bool,
     devices: tuple[int, ...],
     host: str,
     port: int,
@@ -58,7 +60,14 @@ def command(
     def pool_of(metrics: "Metrics") -> "Pool":
         with stages() as on_stage:
             on_stage("warming up")
-            return Pool(engine, backend, devices=devices or (None,), limit=limit, on_report=metrics.report)
+            return Pool(
+                engine,
+                backend,
+                devices=devices or (None,),
+                limit=limit,
+                trust_engines=trust_engines,
+                on_report=metrics.report,
+            )
 
     def on_ready(pool: "Pool", address: "Address") -> None:
         click.echo(f"{pool.prior} by {pool.backend} on http://{address.host}:{address.port}", err=True)

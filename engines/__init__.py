@@ -22,6 +22,8 @@ from .plan import Plan
 
 __all__ = [
     "BACKENDS",
+    "NEED_GPU",
+    "ON_CPU",
     "PRECISIONS",
     "Array",
     "BackendError",
@@ -38,9 +40,10 @@ __all__ = [
     "PlanError",
     "Prediction",
     "Pull",
-    "Wanted",
     "WorkerError",
+    "gpu_backend",
     "open_engine",
+    "parse_backend",
 ]
 
 logger = logging.getLogger(__name__)
@@ -123,6 +126,12 @@ BACKENDS: dict[str, Callable[[Plan, Wanted], Engine]] = {
 }
 
 
+ON_CPU = ("cpu", "openvino")
+"""Those of BACKENDS that compute on the CPU."""
+NEED_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
+"""And those that compute on an NVIDIA GPU or not at all."""
+
+
 def _only(backend: str, precision: str, wanted: Wanted) -> None:
     if wanted.precision not in (None, precision):
         raise InputError(f"the {backend} backend computes in {precision}; {wanted.precision} takes tensorrt or torch")
@@ -134,14 +143,46 @@ def _torch_device() -> str:
     return "cuda" if import_torch("The torch backend").cuda.is_available() else "cpu"
 
 
-def open_engine(plan: Plan, backend: str = "auto", precision: str | None = None, trust_engines: bool = False) -> Engine:
-    """An engine that runs `plan`. `backend` is one of BACKENDS; the rest is what `Wanted` says.
+def parse_backend(backend: str) -> tuple[str, str | None]:
+    """The name, one of BACKENDS, and the precision that "torch:bf16" asks for. Raises InputError."""
+    name, colon, precision = backend.partition(":")
+    if name not in BACKENDS:
+        raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    if colon and precision not in PRECISIONS:
+        raise InputError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}: {name}:bf16")
+    return name, precision or None
+
+
+def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
+    """What `backend` means for this plan where nothing but an NVIDIA GPU will do: another than "auto".
+
+    Raises InputError for one that computes on the CPU, MissingExtra or BackendError where it finds no GPU here.
+    """
+    from .onnxruntime import import_onnxruntime
+    from .probe import cuda_is_usable, version
+    from .tensorrt import usable
+
+    name, precision = parse_backend(backend)
+    if name in ON_CPU:
+        raise InputError(f"the backend {name} computes on the CPU; GPUs take tensorrt, cuda, torch or auto")
+    if name == "auto":
+        flavour, _ = usable(plan, precision, trust_engines)
+        name = flavour or ("torch" if not cuda_is_usable() and version("torch") else "cuda")
+    if name == "cuda":
+        import_onnxruntime("cuda")
+    elif name.startswith("torch") and _torch_device() != "cuda":
+        raise BackendError("torch sees no CUDA device here; run: frugal-rt doctor")
+    return f"{name}:{precision}" if precision else name
+
+
+def open_engine(plan: Plan, backend: str = "auto", *, trust_engines: bool = False) -> Engine:
+    """An engine that runs `plan`. `backend` is one of BACKENDS; "torch:bf16" names a precision too, which TensorRT has
+    where an engine was built in it, and torch always.
+
+    trust_engines: whether engines in the plan, native code that another built, may be loaded.
 
     Raises InputError for an unknown backend, or a precision that it does not compute in, MissingExtra or BackendError
     where it cannot run here, PlanError where the plan is damaged.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if precision not in (None, *PRECISIONS):
-        raise InputError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    return BACKENDS[backend](plan, Wanted(precision, trust_engines))
+    name, precision = parse_backend(backend)
+    return BACKENDS[name](plan, Wanted(precision, trust_engines))

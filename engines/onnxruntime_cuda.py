@@ -10,12 +10,13 @@ from . import cuda
 from .base import ANSWERS, Array, Engine, Prediction, Pull
 from .device import TorchArrays, like
 from .errors import BackendError
-from .onnxruntime import OnnxRuntimeEngine, Sessions
+from .onnxruntime import OnnxRuntimeEngine, Sessions, import_onnxruntime
 from .plan import Plan
 
 
 def open_cuda(plan: Plan) -> Engine:
     """An engine on the GPU. Without torch its arrays cross the bus at every call. Raises MissingExtra, BackendError."""
+    import_onnxruntime("cuda")
     missing = cuda.trouble()
     if missing:
         raise BackendError(

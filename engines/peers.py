@@ -18,6 +18,11 @@ def _device() -> str:
     return "cuda" if import_torch("Comparing with torch").cuda.is_available() else "cpu"
 
 
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile would call; None where it is not there."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+
+
 def _eager(plan: Plan) -> Engine:
     """As the papers' scripts run a UNet: contiguous, its parameters as they were loaded, nothing compiled."""
     device = _device()
@@ -28,9 +33,8 @@ def _eager(plan: Plan) -> Engine:
 
 def _compiled(plan: Plan) -> Engine:
     device = _device()
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
-        raise BackendError(f"torch.compile needs a C++ compiler, and there is no {compiler} here")
+    if compiler() is None:
+        raise BackendError("torch.compile needs a C++ compiler, which is not here; install g++, or name one in $CXX")
     from .torch import TorchEngine
 
     return TorchEngine(plan, device, compiled=True)

@@ -22,6 +22,7 @@ class Finding(NamedTuple):
     """The command or step that would bring it; empty where usable."""
 
 
+_A_GPU = "use a machine with an NVIDIA GPU and its driver"
 _ONE_ONNXRUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'frugal-rt[cpu]' or 'frugal-rt[gpu]'"
 
 
@@ -55,7 +56,15 @@ def cuda_is_usable() -> bool:
 
 def findings() -> list[Finding]:
     """The state of each backend of this machine, and of exporting."""
-    return [_cpu(), _cuda(), _openvino(), _torch(), _export()]
+    return [
+        _cpu(),
+        _cuda(),
+        *(_tensorrt(name) for name in ("tensorrt", "tensorrt-rtx")),
+        _openvino(),
+        _torch(),
+        _torch_compile(),
+        _export(),
+    ]
 
 
 def _cpu() -> Finding:
@@ -71,13 +80,35 @@ def _cpu() -> Finding:
 def _cuda() -> Finding:
     missing = cuda.trouble()
     if missing:
-        return Finding("cuda", False, missing, "use a machine with an NVIDIA GPU and its driver")
+        return Finding("cuda", False, missing, _A_GPU)
     found = version("onnxruntime-gpu")
     if not found:
         return Finding("cuda", False, "onnxruntime-gpu is not installed", "pip install 'frugal-rt[gpu]'")
     if not cuda_is_usable():
         return Finding("cuda", False, f"onnxruntime-gpu {found} has no CUDA provider here", _ONE_ONNXRUNTIME)
     return Finding("cuda", True, f"onnxruntime-gpu {found}", "")
+
+
+def _tensorrt(name: str) -> Finding:
+    from .tensorrt_module import FLAVOURS, load
+
+    flavour, found = FLAVOURS[name], version(name)
+    if not found:
+        return Finding(name, False, f"{name} is not installed", f"pip install 'frugal-rt[{flavour.extra}]'")
+    try:
+        load(name)
+    except BackendError as error:
+        return Finding(name, False, f"{name} {found} cannot be imported: {error.__cause__}", f"pip install -U {name}")
+    missing = cuda.trouble()
+    if missing:
+        can = "builds here, and needs a GPU to run" if flavour.blind else "needs a GPU"
+        return Finding(
+            name, False, f"{name} {found} {can}: {missing}", "use a machine with an NVIDIA GPU and its driver"
+        )
+    device = cuda.devices()[0]
+    if not version("torch"):
+        return Finding(name, False, "its arrays are torch's, which is not installed", "pip install 'frugal-rt[torch]'")
+    return Finding(name, True, f"{name} {found}, {device.name}, compute capability {device.capability}", "")
 
 
 def _openvino() -> Finding:
@@ -97,6 +128,17 @@ def _torch() -> Finding:
     if missing:
         return Finding("torch", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[torch]'")
     return Finding("torch", True, f"torch {version('torch')}, diffusers {version('diffusers')}", "")
+
+
+def _torch_compile() -> Finding:
+    from .peers import compiler
+
+    plain = _torch()
+    if not plain.usable:
+        return plain._replace(backend="torch-compile")
+    if compiler() is None:
+        return Finding("torch-compile", False, "there is no C++ compiler here", "install g++, or name one in $CXX")
+    return plain._replace(backend="torch-compile")
 
 
 def _export() -> Finding:

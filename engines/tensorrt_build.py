@@ -93,6 +93,11 @@ def _is(one: Built, here: Here, precision: str, batches: tuple[int, ...]) -> boo
 
 def _target(rt: TensorRT, capability: str | None) -> Here:
     if capability is None:
+        if rt.flavour.blind and cuda.trouble():
+            raise BackendError(
+                f"there is no GPU here to build for ({cuda.trouble()}); name another's compute capability, one of "
+                f"{', '.join(_capabilities(rt))}: --capability 8.9"
+            )
         return Here.of(rt.name, rt.version, rt.need_device())
     if not rt.flavour.blind:
         raise InputError(f"{rt.name} builds for the GPU of this machine alone; --flavour tensorrt-rtx for another's")

@@ -17,6 +17,8 @@ import numpy as np
 
 from ..engines import (
     BACKENDS,
+    ON_CPU,
+    PRECISIONS,
     Array,
     BackendError,
     Engine,
@@ -54,6 +56,8 @@ class Sample(NamedTuple):
     """Of one forward call, one step or one restoration, for the whole batch."""
     network: float | None
     """How many of them were spent in the engine's calls, where that is known."""
+    host: float | None = None
+    """How many the host took to launch it, where a device then goes on by itself."""
 
 
 Cell = Callable[[bool], Sample]
@@ -168,7 +172,12 @@ def bench(
     return {**report, "figures": figures(report)}
 
 
-PREFERRED = ("ours: cuda", "ours: cpu", TORCH)
+PREFERRED = (
+    *(f"ours: {name}:{precision}" for name in ("tensorrt", "tensorrt-rtx") for precision in PRECISIONS),
+    "ours: cuda",
+    "ours: cpu",
+    TORCH,
+)
 """What `auto` would take, in this order: the reference of ratios."""
 
 
@@ -177,9 +186,7 @@ def open_contenders(
 ) -> tuple[dict[str, Engine], dict[str, str], str]:
     """Every engine that runs here by its label, why the others do not, and the label of what `auto` would take."""
     openers: dict[str, Callable[[], Engine]] = {
-        TORCH if name == "torch" else f"ours: {name}": partial(open_engine, plan, name)
-        for name in BACKENDS
-        if name != "auto"
+        TORCH if name == "torch" else f"ours: {name}": partial(open_engine, plan, name) for name in _backends()
     }
     openers |= {label: partial(opener, plan) for label, opener in PEERS.items()}
     engines: dict[str, Engine] = {}
@@ -196,6 +203,17 @@ def open_contenders(
     if not engines:
         raise MissingExtra("Benchmarking", "onnxruntime (or torch)", "cpu")
     return engines, left_out, next((name for name in PREFERRED if name in engines), next(iter(engines)))
+
+
+def _backends() -> list[str]:
+    """Those to compare: on a GPU in each precision that they compute in."""
+    backends = []
+    for name in BACKENDS:
+        if gpu() is not None and name not in ("auto", "cuda", *ON_CPU):
+            backends += [name] * (name == "torch") + [f"{name}:{precision}" for precision in PRECISIONS]
+        elif name not in ("auto", "torch-compile"):  # that is among PEERS
+            backends.append(name)
+    return backends
 
 
 class _Taken(NamedTuple):
@@ -249,6 +267,7 @@ def _as_data(row: Row, samples: dict[str, list[Sample]], first: dict[str, float]
             label: {
                 "seconds": [sample.seconds for sample in taken],
                 "network_seconds": [sample.network for sample in taken],
+                "host_seconds": [sample.host for sample in taken],
                 "first_seconds": first[label],
             }
             for label, taken in samples.items()
@@ -287,40 +306,56 @@ def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured
 
 
 def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
-    timed = Timed(engine)
+    timed = _timed(engine)
     x = engine.asarray(np.stack([start_noise(plan.image_shape, 0, i) for i in range(batch)]))
     t = np.full(batch, plan.manifest["schedule"]["num_train_timesteps"] // 2)
     engine.prepare(gradients=False, batch=batch)
-    return _paced(lambda: timed.predict(x, t), timed, 1 if brief else None)
+    return _paced(lambda: timed.predict(x, t).out, timed, 1 if brief else None)
 
 
 def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, switch: str, batch: int, brief: bool) -> Sample:
     """Consecutive steps from pure noise on."""
-    timed = Timed(engine)
+    timed = _timed(engine)
     y = np.repeat(measured.y[None], batch, axis=0)
     rows = Restorer(plan, engine).start(y, measured.operator, sigma=SIGMA, steps=steps, switch=switch)
     engine.prepare(gradients=switch == "never", batch=batch)
-    return _paced(lambda: advance(rows, timed), timed, 1 if brief else steps)
+
+    def step() -> Array:
+        advance(rows, timed)
+        return rows[0].x[None, ...]
+
+    return _paced(step, timed, 1 if brief else steps)
 
 
-def _paced(call: Callable[[], object], timed: Timed, most: int | None) -> Sample:
+def _timed(engine: Engine) -> Engine:
+    """The engine, its calls timed unless it records them: then there are none."""
+    return engine if engine.records else Timed(engine)
+
+
+def _paced(call: Callable[[], Array], engine: Engine, most: int | None) -> Sample:
     """The mean of consecutive calls that fill SAMPLE_SECONDS: one at least, and no more than `most`."""
-    timed.seconds, calls, started = 0.0, 0, time.perf_counter()
+    timed = engine if isinstance(engine, Timed) else None
+    before, calls, started = timed.seconds if timed else 0.0, 0, time.perf_counter()
     while True:
-        call()
+        last = call()
         calls += 1
-        elapsed = time.perf_counter() - started
-        if elapsed >= SAMPLE_SECONDS or calls == most:
-            return Sample(elapsed / calls, timed.seconds / calls)
+        launched = time.perf_counter() - started
+        if launched >= SAMPLE_SECONDS or calls == most:
+            break
+    float(last[0, 0, 0, 0])  # waits for a device that answers before it has computed
+    elapsed = time.perf_counter() - started
+    if timed:
+        return Sample(elapsed / calls, (timed.seconds - before) / calls)
+    return Sample(elapsed / calls, None, launched / calls)
 
 
 def _restoration(plan: Plan, engine: Engine, measured: Measured, steps: int, k: int, brief: bool) -> Sample:
-    timed = Timed(engine)
+    timed = _timed(engine)
     if brief:
         steps, k = 2, 0 if k == 0 else 2 if k == steps else 1
     started = time.perf_counter()
     Restorer(plan, timed).restore(measured.y, measured.operator, sigma=SIGMA, steps=steps, switch=k)
-    return Sample(time.perf_counter() - started, timed.seconds)
+    return Sample(time.perf_counter() - started, timed.seconds if isinstance(timed, Timed) else None)
 
 
 def _other(other: DeepInvDPS, measured: Measured, steps: int, brief: bool) -> Sample:

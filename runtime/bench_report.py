@@ -51,9 +51,11 @@ def figures(report: Report) -> list[dict[str, Any]]:
             add(f"{rows[kind]['name']}, ours: share of the measured peak", "%", [100 * value for value in share])
     for kind in ("dps step", "dmps step"):
         taken = rows.get(kind, {}).get("contenders", {}).get(ours)
-        if taken:
+        if taken and None not in taken["network_seconds"]:
             network = ratios(taken["network_seconds"], taken["seconds"])
             add(f"{rows[kind]['name']}, ours: share outside the network", "%", [100 * (1 - value) for value in network])
+        elif taken and None not in taken["host_seconds"]:
+            add(f"{rows[kind]['name']}, ours: launched by the host in", "us", [1e6 * v for v in taken["host_seconds"]])
     return found
 
 

@@ -8,28 +8,21 @@ import contextlib
 import logging
 import os
 import socket
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import __version__
-from ..engines import BackendError, FrugalError, InputError, MissingExtra, Plan, open_engine
+from ..engines import NEED_GPU, ON_CPU, BackendError, InputError, MissingExtra, Plan, parse_backend
 from ..engines.machine import THREADS
-from .folder import Asked, Failed, Restored, restore_pictures, together
-from .images import read_bytes
-from .restorer import Restorer
+from . import spread
+from .folder import Asked
+from .spread import Died, Spread
 
-TRIES = 3
-"""How often a picture is given to a worker, and a worker started in a row, before its death counts as theirs."""
-ROUNDS = 4
-"""Portions that each worker gets of a large folder, at least, so that all end at about the same time."""
 PATIENCE = 5.0
 """Seconds that an address has to answer in."""
-
-Outcome = Restored | Failed
 
 
 class Share(NamedTuple):
@@ -39,41 +32,24 @@ class Share(NamedTuple):
     gpus: int
 
 
-class Started(NamedTuple):
-    """What a worker says of itself."""
+class Worker(spread.Worker):
+    """Runs in a process of the cluster."""
 
-    engine: str
-    version: str
-
-
-class Worker:
-    """Runs in a process of the cluster: a restorer loaded once. Errors come back as sentences."""
-
-    def load(
-        self, plan: tuple[dict[str, Any], dict[str, np.ndarray], str], backend: str, asked: Asked, share: Share
-    ) -> Started | str:
+    def load_members(
+        self,
+        plan: tuple[dict[str, Any], dict[str, np.ndarray], str],
+        backend: str,
+        trust_engines: bool,
+        asked: Asked,
+        share: Share,
+    ) -> spread.Started | str:
         os.environ[THREADS] = str(max(1, share.cpus))
         manifest, members, source = plan
         here = Plan(manifest, {name: data.data for name, data in members.items()}, source)
-        try:
-            restorer = Restorer(here, open_engine(here, backend))
-        except FrugalError as error:
-            return str(error)
-        self._asked, self._prepared = asked, asked.preparing(restorer)
-        return Started(restorer.engine.name, __version__)
-
-    def restore(self, pictures: Mapping[Path, bytes]) -> list[Outcome]:
-        return list(restore_pictures([*pictures], lambda one: self._prepared(one, pictures[one]), self._asked))
+        return self.load(lambda: here, backend, trust_engines, asked)
 
 
-class _Call(NamedTuple):
-    """A call that a worker has not answered; of no pictures while it loads."""
-
-    worker: Any
-    sources: Sequence[Path]
-
-
-class Cluster:
+class Cluster(Spread):
     """Workers on the cluster at `address`; a context manager that ends them.
 
     address: "auto" (the cluster that runs on this machine), HOST:PORT of one that this machine is a node of, or "local"
@@ -84,6 +60,9 @@ class Cluster:
     Raises MissingExtra, InputError or BackendError.
     """
 
+    tries = 3
+    needs = f"has every node frugal-rt {__version__}, and memory?"
+
     def __init__(
         self,
         address: str,
@@ -91,18 +70,16 @@ class Cluster:
         asked: Asked,
         backend: str = "auto",
         workers: int | None = None,
+        trust_engines: bool = False,
         on_loss: Callable[[str], object] = lambda sentence: None,
     ):
-        self._asked, self._backend, self._on_loss = asked, backend, on_loss
+        self._backend, self._trust = backend, trust_engines
         self._ray = _connect(address)
-        self._calls: dict[Any, _Call] = {}
-        self._idle: list[Any] = []
-        self._engine: str | None = None
-        self._stillborn = 0
         try:
-            self.workers, self.share = shares(
+            count, self.share = shares(
                 [node["Resources"] for node in self._ray.nodes() if node["Alive"]], backend, workers
             )
+            super().__init__(count, asked, on_loss)
             self._hire_one = self._ray.remote(Worker).options(num_cpus=self.share.cpus, num_gpus=self.share.gpus).remote
             members = {name: np.frombuffer(plan.member(name), np.uint8) for name in plan.members}
             self._plan = self._ray.put((plan.manifest, members, plan.source))
@@ -110,91 +87,28 @@ class Cluster:
             self._ray.shutdown()
             raise
 
-    def __enter__(self) -> "Cluster":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for worker in [*self._idle, *(call.worker for call in self._calls.values())]:
-            self._end(worker)
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
         self._ray.shutdown()
 
-    def restore(self, sources: Sequence[Path]) -> Iterator[Outcome]:
-        """Every picture once, in the order in which they are done, each as one process would restore it.
-
-        A picture whose worker dies goes to another one, alone, TRIES times in all; then it is Failed.
-        """
-        size = min(together(self._asked.samples), -(-len(sources) // (self.workers * ROUNDS)))
-        due = deque(sources[first : first + size] for first in range(0, len(sources), size or 1))
-        deaths: Counter[Path] = Counter()
-        for _ in range(min(self.workers, len(due))):
-            self._hire()
-        while due or any(call.sources for call in self._calls.values()):
-            while due and self._idle:
-                yield from self._give(due.popleft())
-            if not self._calls:
-                continue
-            (answered,), _ = self._ray.wait([*self._calls], num_returns=1)
-            call = self._calls.pop(answered)
-            try:
-                answer = self._ray.get(answered)
-            except self._ray.exceptions.RayTaskError as error:
-                raise BackendError(f"a worker failed: {_said(error)}") from error
-            except self._ray.exceptions.RayError as error:
-                self._end(call.worker)
-                yield from self._lost(call, error, due, deaths)
-            else:
-                self._idle.append(call.worker)
-                if call.sources:
-                    yield from answer
-                else:
-                    self._check(answer)
-
-    def _hire(self) -> None:
+    def _start(self) -> tuple[Any, Any]:
         worker = self._hire_one()
-        self._calls[worker.load.remote(self._plan, self._backend, self._asked, self.share)] = _Call(worker, ())
+        return worker, worker.load_members.remote(self._plan, self._backend, self._trust, self._asked, self.share)
 
-    def _give(self, sources: Sequence[Path]) -> Iterator[Failed]:
-        """A portion to a worker that has nothing to do; what cannot be read comes back."""
-        pictures = {}
-        for source in sources:
-            try:
-                pictures[source] = read_bytes(source)
-            except InputError as error:
-                yield Failed(source, str(error))
-        if pictures:
-            worker = self._idle.pop()
-            self._calls[worker.restore.remote(pictures)] = _Call(worker, [*pictures])
+    def _ask(self, worker: Any, pictures: Mapping[Path, bytes]) -> Any:
+        return worker.restore.remote(pictures)
 
-    def _lost(
-        self, call: _Call, error: Exception, due: deque[Sequence[Path]], deaths: Counter[Path]
-    ) -> Iterator[Failed]:
-        """What a dead worker had goes to the front, one by one; another worker takes its place."""
-        deaths.update(call.sources)
-        failed = [source for source in call.sources if deaths[source] == TRIES]
-        again = [source for source in call.sources if source not in failed]
-        due.extendleft([source] for source in reversed(again))
-        self._stillborn = 0 if call.sources else self._stillborn + 1
-        if self._stillborn == TRIES:
-            raise BackendError(
-                f"{TRIES} workers in a row died as they started; has every node frugal-rt {__version__}, and memory? "
-                f"{_said(error)}"
-            )
-        self._on_loss(f"a worker died; another takes its place, for {len(again)} pictures: {_said(error)}")
-        why = f"its worker died {TRIES} times, for want of memory perhaps: {_said(error)}"
-        yield from (Failed(source, why) for source in failed)
-        if due:
-            self._hire()
+    def _answered(self, calls: Sequence[Any]) -> Any:
+        (answered,), _ = self._ray.wait([*calls], num_returns=1)
+        return answered
 
-    def _check(self, answer: Started | str) -> None:
-        """Raises BackendError unless the worker runs what the others run."""
-        self._stillborn = 0
-        if isinstance(answer, str):
-            raise BackendError(f"a worker could not start: {answer}")
-        if answer.version != __version__:
-            raise BackendError(f"a worker has frugal-rt {answer.version} and this is {__version__}; make them equal")
-        if self._engine not in (None, answer.engine):
-            raise BackendError(f"workers run {self._engine} and {answer.engine}; name one with --backend")
-        self._engine = answer.engine
+    def _answer(self, call: Any) -> Any:
+        try:
+            return self._ray.get(call)
+        except self._ray.exceptions.RayTaskError as error:
+            raise BackendError(f"a worker failed: {_said(error)}") from error
+        except self._ray.exceptions.RayError as error:
+            raise Died(_said(error)) from error
 
     def _end(self, worker: Any) -> None:
         with contextlib.suppress(self._ray.exceptions.RayError):  # it has ended by itself
@@ -208,9 +122,10 @@ def shares(nodes: Sequence[Mapping[str, float]], backend: str, workers: int | No
     """
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     gpus = [int(node.get("GPU", 0)) for node in nodes]
-    if backend == "cuda" and not any(gpus):
-        raise BackendError("the cluster has no GPU; leave out --backend cuda, or add a node that has one")
-    on_gpus = backend in ("auto", "cuda", "torch") and any(gpus)
+    name, _ = parse_backend(backend)
+    if name in NEED_GPU and not any(gpus):
+        raise BackendError(f"the cluster has no GPU; leave out --backend {name}, or add a node that has one")
+    on_gpus = name not in ON_CPU and any(gpus)
 
     def room(each: int) -> int:
         """How many workers of `each` CPUs the nodes hold."""

@@ -7,14 +7,10 @@ import asyncio
 import atexit
 import inspect
 import itertools
-import json
 import logging
 import os
 import pickle
-import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -27,6 +23,7 @@ import numpy as np
 
 from ..engines import BusyError, DeadlineError, FrugalError, InputError, WorkerError
 from .operators import Operator
+from .process import how_it_ended, launch
 from .restorer import Restorer, Result
 from .scheduler import Costs, Moved
 from .worker import Cancel, Ready, Refused, Report, Setup, Submit
@@ -38,11 +35,6 @@ ATTEMPTS = 2
 STARTS = 3
 """How often in a row a worker may die before it is ready."""
 SETTINGS = {*inspect.signature(Restorer.start).parameters} - {"self", "y", "operator"}
-_BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    f"from {__package__}.worker import main; main(int(sys.argv[2]))"
-)
-"""Not multiprocessing's spawn, which runs the caller's own script again in the child."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -95,9 +87,10 @@ class Pool:
     Requests at different steps, of different operators and settings, share network calls; a result is what it would be
     alone, bit for bit with onnxruntime on the CPU. A worker that dies is started again, and its requests with it.
 
-    plan: the path of a plan. backend: as of `Restorer.load`. devices: CUDA devices, a worker each; (None,) is one
-    worker that chooses. limit: images that are taken at once; beyond it `submit` raises BusyError. on_report: called
-    with what each network call did, in the pool's thread. Raises what `Restorer.load` does, once the workers are warm.
+    plan: the path of a plan. backend, trust_engines: as of `Restorer.load`. devices: CUDA devices, a worker each;
+    (None,) is one worker that chooses. limit: images that are taken at once; beyond it `submit` raises BusyError.
+    on_report: called with what each network call did, in the pool's thread. Raises what `Restorer.load` does, once the
+    workers are warm.
     """
 
     def __init__(
@@ -107,8 +100,10 @@ class Pool:
         *,
         devices: Sequence[int | None] = (None,),
         limit: int = LIMIT,
+        trust_engines: bool = False,
         on_report: Callable[[Report], object] | None = None,
     ):
+        self._trust = trust_engines
         self._plan, self._backend, self._devices, self._limit = plan, backend, tuple(devices), limit
         self._on_report = on_report
         self._keys = itertools.count()
@@ -277,7 +272,7 @@ class Pool:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _begin(self, plan: str | os.PathLike[str], backend: str) -> list[_Worker]:
-        workers = [_Worker(Setup(os.fspath(plan), backend, device, None)) for device in self._devices]
+        workers = [_Worker(Setup(os.fspath(plan), backend, device, None, self._trust)) for device in self._devices]
         try:
             await asyncio.gather(*map(self._launch, workers))
         except BaseException:
@@ -289,11 +284,7 @@ class Pool:
 
     def _launch(self, worker: _Worker) -> "asyncio.Future[Ready]":
         """Start the worker's process; the future is done when it is warm."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())]
-            worker.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-        worker.connection = Connection(ours.detach())
+        worker.process, worker.connection = launch(f"{__package__}.worker")
         worker.ready, worker.started = None, self._loop.create_future()
         self._loop.add_reader(worker.connection.fileno(), self._heard, worker)
         worker.connection.send(worker.setup)
@@ -392,7 +383,7 @@ class Pool:
     def _died(self, worker: _Worker) -> None:
         """Its process is gone: start another, and try its requests again, or fail those that were tried before."""
         was_ready = worker.ready is not None
-        status = _how_it_ended(worker.process)
+        status = how_it_ended(worker.process)
         self._bury(worker)
         worker.deaths += not was_ready
         if worker.deaths >= STARTS or (not was_ready and worker.started is not None and worker not in self._workers):
@@ -442,15 +433,6 @@ class Pool:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def _how_it_ended(process: "subprocess.Popen[bytes] | None") -> str:
-    """A dying process's status or signal, for the log."""
-    try:
-        code = 0 if process is None else process.wait(1)
-    except subprocess.TimeoutExpired:
-        return "its connection closed"
-    return f"status {code}" if code >= 0 else signal.Signals(-code).name
 
 
 def images_of(y: np.ndarray) -> int:

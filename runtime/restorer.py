@@ -84,13 +84,14 @@ class Restorer:
         """(C, H, W) of the images this prior makes."""
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], backend: str = "auto") -> "Restorer":
-        """Open a plan and the backend that runs it: "auto", "cpu", "cuda", "openvino" or "torch".
+    def load(cls, path: str | os.PathLike[str], backend: str = "auto", *, trust_engines: bool = False) -> "Restorer":
+        """Open a plan and the backend that runs it, one of `engines.BACKENDS`; "torch:bf16" names a precision too.
 
-        Raises PlanError, InputError, MissingExtra or BackendError.
+        trust_engines: load engines that the plan brings along, native code that another built, where none was built
+        here. Raises PlanError, InputError, MissingExtra or BackendError.
         """
         plan = Plan.open(path)
-        return cls(plan, open_engine(plan, backend))
+        return cls(plan, open_engine(plan, backend, trust_engines=trust_engines))
 
     def tiled(self, height: int, width: int, on_tiles: Callable[[int, int], object] | None = None) -> "Restorer":
         """This restorer for images of another size, in overlapping tiles of the prior's. Nothing is loaded again.

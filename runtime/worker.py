@@ -7,7 +7,6 @@ connection is pickled by one of our own processes for the other, and by nobody e
 import contextlib
 import os
 import pickle
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -41,6 +40,8 @@ class Setup:
     """The CUDA device that it sees, or None for all."""
     weights_sha256: str | None
     """The prior that it must find in the plan; None takes any."""
+    trust_engines: bool = False
+    """As of `Restorer.load`."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,13 @@ class _Begun:
     rows: Sequence[Restoration]
 
 
-def main(descriptor: int) -> None:
-    """Serve the pool at the other end of a socket until it closes it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group of processes, they are for the pool
-        signal.signal(number, signal.SIG_IGN)
-    connection = Connection(descriptor)
+def main(connection: Connection) -> None:
+    """Serve the pool at the other end of a connection until it closes it."""
     setup: Setup = connection.recv()
     if setup.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(setup.device)
     try:
-        restorer = Restorer.load(setup.plan, setup.backend)
+        restorer = Restorer.load(setup.plan, setup.backend, trust_engines=setup.trust_engines)
         prior = restorer.plan.manifest["prior"]["name"]
         weights = restorer.plan.manifest["members"][WEIGHTS]["sha256"]
         if setup.weights_sha256 not in (None, weights):

@@ -122,7 +122,7 @@ def test_forward_calls_load_no_gradient_graph(tiny_plan, monkeypatch):
     monkeypatch.setattr(engine, "_sessions", None)
     engine.prepare(gradients=False)
     assert engine.predict(*inputs(1)).out.shape == (1, 3, 16, 16)
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         engine.prepare(gradients=True)
 
 

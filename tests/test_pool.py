@@ -238,7 +238,7 @@ def test_opening_raises_what_the_plan_or_backend_is_refused_for(tmp_path):
 
 
 def test_a_worker_that_dies_before_it_is_ready_is_an_error_and_not_a_wait(tiny_plan, monkeypatch):
-    monkeypatch.setattr("frugal_rt.runtime.pool._BOOT", "raise SystemExit(3)")
+    monkeypatch.setattr("frugal_rt.runtime.process._BOOT", "raise SystemExit(3)")
     with pytest.raises(WorkerError, match="before it was ready"):
         Pool(tiny_plan, "cpu")
 

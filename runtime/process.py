@@ -1,0 +1,45 @@
+"""Processes of our own, each at the other end of a connection; what crosses it is pickled by one for the other."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+
+_BOOT = (
+    "import signal; [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)]; "
+    "import importlib, json, sys; from multiprocessing.connection import Connection; "
+    "sys.path[:] = json.loads(sys.argv[1]); "
+    "importlib.import_module(sys.argv[2]).main(Connection(int(sys.argv[3])))"
+)
+"""Not multiprocessing's spawn, which runs the caller's own script again in the child, and in the caller's environment.
+Signals that are sent to a whole group of processes are for the one that started them."""
+
+
+def launch(module: str, environment: Mapping[str, str] | None = None) -> tuple["subprocess.Popen[bytes]", Connection]:
+    """A new interpreter that calls `main(connection)` of `module`, and this end of the connection.
+
+    environment: variables that it has from its first moment, before it imports anything, besides those of this process.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path), module, str(theirs.fileno())]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **(environment or {})},
+        )
+    return process, Connection(ours.detach())
+
+
+def how_it_ended(process: "subprocess.Popen[bytes] | None") -> str:
+    """A dying process's status or signal."""
+    try:
+        code = 0 if process is None else process.wait(1)
+    except subprocess.TimeoutExpired:
+        return "its connection closed"
+    return f"status {code}" if code >= 0 else signal.Signals(-code).name
