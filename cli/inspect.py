@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..engines import Plan
 from ..engines.plan import UNSAID
+from ..engines.tensorrt_store import Record
 from . import options
 
 
@@ -28,6 +30,14 @@ def command(plan: Path, as_json: bool, extract: Path | None) -> None:
         _describe(plan, opened)
 
 
+def _engine(data: dict[str, Any]) -> str:
+    """A TensorRT engine in the plan, in a few words."""
+    record = Record.parse(data)
+    gpu = record.here.gpu or "any GPU"
+    by = f"{record.here.flavour} {record.here.version}"
+    return f"{record.precision} by {by} for {gpu} of compute capability {record.here.capability}"
+
+
 def _describe(path: Path, plan: Plan) -> None:
     manifest = plan.manifest
     prior, image, schedule = manifest["prior"], manifest["image"], {**UNSAID, **manifest["schedule"]}
@@ -40,6 +50,7 @@ def _describe(path: Path, plan: Plan) -> None:
         f"predicts {schedule['prediction_type']}, variance {schedule['variance_type']}",
         "graphs": ", ".join(f"{name} ({graph['member']})" for name, graph in manifest["graphs"].items())
         + f", {manifest['precision']}",
+        "engines": "; ".join(map(_engine, manifest.get("engines", []))) or "none",
         "parity": f"largest relative error against torch: {parity or 'not measured'}",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
     }

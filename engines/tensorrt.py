@@ -1,9 +1,10 @@
 """The plan's TensorRT engines on this machine's GPU: both phases compiled, the state in torch tensors on the device."""
 
 import functools
+import logging
 from typing import Any
 
-from . import tensorrt_module, tensorrt_store
+from . import cache, tensorrt_module, tensorrt_store
 from .base import ANSWERS, Array, Prediction, Pull
 from .device import TorchArrays, like
 from .errors import BackendError
@@ -11,6 +12,7 @@ from .onnxruntime import Sessions
 from .plan import Plan
 from .tensorrt_module import TensorRT
 
+logger = logging.getLogger(__name__)
 TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 """TensorRT's names of the types that arrays have here, and torch's."""
 
@@ -30,8 +32,8 @@ class TensorRTEngine:
         rt = self._rt = tensorrt_module.load(flavour)
         device = rt.need_device()  # before anything of TensorRT is made
         here = tensorrt_store.Here.of(rt.name, rt.version, device)
-        self._arrays = TorchArrays(f"The {flavour} backend", "cuda")
         self._built = tensorrt_store.find(plan, here, precision, trust)
+        self._arrays = TorchArrays(f"The {flavour} backend", "cuda")
         self._most = self._built.record.batches[-1]
         self._predict = self._load("predict")
         self._embeddings = self._arrays.asarray(Sessions(plan, "cpu").embedding_table())
@@ -79,11 +81,11 @@ class TensorRTEngine:
         return self._load("pullback")
 
     def _load(self, name: str) -> "_Graph":
-        return _Graph(self._rt, self._arrays, self._built.read(name), name, self._built.record.batches)
+        return _Graph(self._rt, self._arrays, self._built, name)
 
     def _embedded(self, t: Array) -> Array:
         torch = self._arrays.torch
-        return self._embeddings[torch.as_tensor(t, dtype=torch.int64, device="cuda")]
+        return self._embeddings[torch.as_tensor(t, dtype=torch.int64, device=self._arrays.device)]
 
     def _pieces(self, *arrays: Array) -> list[tuple[Array, ...]]:
         """The rows of each array, as many at once as an engine takes."""
@@ -102,15 +104,17 @@ class _Graph:
     """One engine, with an execution context for each batch size and stream: a context is not two calls' at once, and
     one whose shapes never change may be recorded."""
 
-    def __init__(self, rt: TensorRT, arrays: TorchArrays, data: Any, name: str, batches: tuple[int, ...]):
-        self._rt, self._arrays, self._name, self._batches = rt, arrays, name, batches
-        self._engine = rt.need(rt.runtime.deserialize_cuda_engine(data), f"load the {name} engine")
+    def __init__(self, rt: TensorRT, arrays: TorchArrays, built: tensorrt_store.Built, name: str):
+        self._rt, self._arrays, self._name = rt, arrays, name
+        self._batches = built.record.batches
+        self._engine = rt.need(rt.runtime.deserialize_cuda_engine(built.read(name)), f"load the {name} engine")
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         reads = {one: self._engine.get_tensor_mode(one) == rt.trt.TensorIOMode.INPUT for one in names}
         self.inputs = [one for one in names if reads[one]]
         self.outputs = [one for one in names if not reads[one]]
         self._types = {one: self._type(one) for one in names}
         self._contexts: dict[tuple[int, int], Any] = {}
+        self._kernels = _Kernels(rt, self._engine, f"{built.record.key} {name}") if rt.flavour.blind else None
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         """The outputs for these inputs, on the device and in the order of torch's current stream."""
@@ -118,7 +122,9 @@ class _Graph:
         with self._arrays.queue() as stream:
             context = self._context(batch, stream)
             found = {
-                name: torch.empty(tuple(context.get_tensor_shape(name)), dtype=self._types[name], device="cuda")
+                name: torch.empty(
+                    tuple(context.get_tensor_shape(name)), dtype=self._types[name], device=self._arrays.device
+                )
                 for name in self.outputs
             }
             for name, array in {**arrays, **found}.items():
@@ -139,19 +145,17 @@ class _Graph:
                 self._need(context.set_input_shape(name, shape), f"take {name} of shape {shape}")
             stream.synchronize()
             self._contexts[key] = context
+            if self._kernels is not None:
+                self._kernels.keep()
         return self._contexts[key]
 
     def _made_context(self) -> Any:
         trt = self._rt.trt
         strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # memory for its own batch alone
-        if not self._rt.flavour.blind:
+        if self._kernels is None:
             return self._engine.create_execution_context(strategy)
-        config = self._need(self._engine.create_runtime_config(), "make a context's settings")
-        config.set_execution_context_allocation_strategy(strategy)
-        # Kernels for these very shapes before the first call, rather than others first and these in the background.
-        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # whole steps are recorded
-        return self._engine.create_execution_context(config)
+        self._kernels.settings.set_execution_context_allocation_strategy(strategy)
+        return self._engine.create_execution_context(self._kernels.settings)
 
     def _type(self, name: str) -> Any:
         kind = self._engine.get_tensor_dtype(name).name
@@ -161,6 +165,29 @@ class _Graph:
 
     def _need(self, result: Any, what: str) -> Any:
         return self._rt.need(result, f"{what} in the {self._name} engine")
+
+
+class _Kernels:
+    """The kernels that tensorrt-rtx compiles for this GPU when a context is made, kept for the next process."""
+
+    def __init__(self, rt: TensorRT, engine: Any, key: str):
+        trt = rt.trt
+        self._name = cache.key("kernels", rt.version, key)
+        self.settings = rt.need(engine.create_runtime_config(), "make a context's settings")
+        # For its very shapes before the first call, rather than others first and these in the background.
+        self.settings.dynamic_shapes_kernel_specialization_strategy = (
+            trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        self.settings.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # whole steps are recorded
+        self._compiled = rt.need(self.settings.create_runtime_cache(), "make a cache of kernels")
+        known = cache.find(self._name)
+        if known is not None and not self._compiled.deserialize(known):
+            logger.info("the kernels in the cache are of another driver, and are compiled anew")
+        rt.need(self.settings.set_runtime_cache(self._compiled), "use a cache of kernels")
+
+    def keep(self) -> None:
+        compiled = bytes(self._compiled.serialize())
+        cache.keep(self._name, lambda path: path.write_bytes(compiled))
 
 
 def usable(plan: Plan, precision: str | None, trust: bool) -> tuple[str | None, str]:

@@ -175,7 +175,10 @@ def _parse(rt: TensorRT, plan: Plan, entry: dict[str, Any]) -> tuple[Any, list[A
 
 def _parsed(rt: TensorRT, parser: Any, done: bool, entry: dict[str, Any]) -> None:
     if not done:
-        rt.errors.extend(parser.get_error(i).desc() for i in range(parser.num_errors))
+        said = [parser.get_error(i) for i in range(parser.num_errors)]
+        if said:
+            rt.errors.clear()
+        rt.errors.extend(f"{one.node_operator()} {one.node_name()}: {one.desc()}" for one in said)
         rt.need(done, f"read {entry['member']}")
 
 

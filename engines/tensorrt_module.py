@@ -60,7 +60,7 @@ class TensorRT:
         """`result`, or a BackendError that TensorRT could not do `what`, with its log's last errors, where that is None
         or False."""
         if result is None or result is False:
-            said = "; ".join(self.errors) or "it did not say why"
+            said = " ".join("; ".join(self.errors).split()) or "it did not say why"
             self.errors.clear()
             raise BackendError(f"{self.name} {self.version} could not {what}: {said}")
         return result
