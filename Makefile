@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow lint docs wheel-smoke clean
+.PHONY: demo test test-slow test-gpu lint docs wheel-smoke clean
 
 # Set everything up, export the prior, restore a portrait three ways, say where the pictures are.
 demo: $(READY)
@@ -16,7 +16,13 @@ test: $(READY)
 
 # Exporting and restoring at 256x256: minutes, and many GB.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# Every backend of a CUDA machine; then times and what half precision changes, into .cache/gpu.
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/frugal-rt export --model celeba -o .cache/gpu.plan --force
+	$(BIN)/python tests/gpu/figures.py --engine .cache/gpu.plan -o .cache/gpu
 
 # Style and types. mypy sees the tree through a link, because the package's root is the repository's.
 lint: $(READY)
@@ -49,4 +55,5 @@ clean:
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP_INSTALL) -e '.[cpu,openvino,export,test,docs]'
+	$(BIN)/$(PIP_INSTALL) -e '.[rtx]' || echo "tensorrt-rtx does not install here: its tests will be skipped"
 	touch $@

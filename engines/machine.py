@@ -18,6 +18,8 @@ from .probe import version
 
 SIZE = 2048
 """Side of the square fp32 matrices whose product is timed: 17 GFLOP, 17 MB each."""
+DEVICE_SIZE = 8192
+"""On a GPU, which is done with the smaller ones before it is warm: 1.1 TFLOP."""
 TRIALS = 5
 THREADS = "FRUGAL_RT_THREADS"
 """Names the variable that bounds `cores`, for those who share a machine without being bound to some of its cores."""
@@ -70,30 +72,33 @@ def versions() -> dict[str, str]:
 
 
 def peak_flops() -> dict[str, float]:
-    """The best FLOP/s of TRIALS large fp32 matrix products, by library and device: numpy (cpu), torch (cpu), ...
+    """The best FLOP/s of TRIALS large matrix products, by library, precision where that is not fp32, and device:
+    numpy (cpu), torch, bf16 (cuda), ...
 
     Several libraries, because numpy's and torch's own may leave half of a CPU's vector width unused where they do not
     know it; oneDNN's product reached twice theirs on an AMD EPYC with AVX-512.
     """
-    return {name: 2 * SIZE**3 / _best_seconds(product) for name, product in _products()}
+    return {name: 2 * size**3 / _best_seconds(product) for name, size, product in _products()}
 
 
 def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def _products() -> Iterator[tuple[str, Callable[[], Any]]]:
+def _products() -> Iterator[tuple[str, int, Callable[[], Any]]]:
     a, b = np.random.default_rng(0).standard_normal((2, SIZE, SIZE), dtype=np.float32)
-    yield "numpy (cpu)", partial(_product, a, b)
+    yield "numpy (cpu)", SIZE, partial(_product, a, b)
     if not _has_torch():
         return
     torch = import_torch("The peak")
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        c, d = (torch.from_numpy(one).to(device) for one in (a, b))
-        yield f"torch ({device})", partial(_product, c, d)
+    yield "torch (cpu)", SIZE, partial(_product, torch.from_numpy(a), torch.from_numpy(b))
+    if torch.cuda.is_available():
+        c, d = (torch.randn(DEVICE_SIZE, DEVICE_SIZE, device="cuda") for _ in range(2))
+        yield "torch (cuda)", DEVICE_SIZE, partial(_product, c, d)
+        yield "torch, bf16 (cuda)", DEVICE_SIZE, partial(_product, c.bfloat16(), d.bfloat16())
     if torch.backends.mkldnn.is_available():
         blocked = [torch.from_numpy(one).to_mkldnn() for one in (a, b)]
-        yield "torch, oneDNN (cpu)", partial(torch.nn.functional.linear, *blocked)
+        yield "torch, oneDNN (cpu)", SIZE, partial(torch.nn.functional.linear, *blocked)
 
 
 def _product(a: Any, b: Any) -> float:

@@ -71,7 +71,8 @@ class OnnxRuntimeCudaEngine:
         return self._open("pullback")
 
     def _open(self, graph: str) -> Any:
-        return self._sessions.open(graph, "cuda", user_compute_stream=str(self._stream.cuda_stream))
+        stream = str(self._stream.cuda_stream)
+        return self._sessions.open(graph, "cuda", user_compute_stream=stream, use_tf32="0")  # fp32 is what it says
 
     def _inputs(self, x: Array, t: Array) -> dict[str, Array]:
         steps = self._arrays.torch.as_tensor(t, dtype=self._arrays.torch.int64, device="cuda")

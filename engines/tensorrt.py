@@ -41,7 +41,7 @@ class TensorRTEngine:
 
     @property
     def name(self) -> str:
-        return f"{self._rt.name} {self._rt.version} ({self._built.record.precision})"
+        return f"{self._rt.name} {self._rt.version} (cuda, {self._built.record.precision})"
 
     @property
     def records(self) -> bool:

@@ -117,7 +117,7 @@ def _header(report: Report) -> Iterator[str]:
     for label, reason in report["left_out"].items():
         yield f"- left out: {label}: {reason}"
     for name, values in report["peak_flops"].items():
-        yield f"- peak, fp32 matrix product by {name}: {max(values) / 1e9:.1f} GFLOP/s"
+        yield f"- peak, matrix product by {name}: {max(values) / 1e9:.1f} GFLOP/s"
     if report["network_flops"] is not None:
         forward, gradient = (report["network_flops"][name] / 1e9 for name in ("forward", "gradient"))
         yield f"- network, one image: forward {forward:.2f} GFLOP, gradient in x {gradient:.2f} GFLOP more"

@@ -200,7 +200,7 @@ def test_without_torch_what_runs_is_measured(here, monkeypatch):
 
 
 def test_a_new_backend_takes_part_or_says_why_not(here, tiny_plan, monkeypatch):
-    def broken(plan):
+    def broken(plan, wanted):
         raise BackendError("this one needs a machine of its own")
 
     monkeypatch.setattr(bench, "BACKENDS", {"auto": BACKENDS["auto"], "mine": BACKENDS["cpu"], "broken": broken})

@@ -566,4 +566,4 @@ def test_what_a_context_refuses_is_an_error_with_the_log_s_last_lines(plan, wire
 
 
 def test_a_name_says_version_and_precision(wired):
-    assert wired.name == "tensorrt 11.4.0.12 (fp32)"
+    assert wired.name == "tensorrt 11.4.0.12 (cuda, fp32)"
