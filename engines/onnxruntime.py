@@ -52,14 +52,16 @@ class OnnxRuntimeEngine:
     A pullback runs the forward graph once, keeps the activations it hands over on the device, and feeds them with
     the cotangent to the pullback graph. What the network makes of a timestep is computed once and kept.
 
-    Without its `arena` a session returns memory as soon as it can, which is a few percent slower.
+    Without its `arena` a session returns memory as soon as it can, which is a few percent slower. With `keep` optimised
+    graphs are kept for the next process.
     """
 
-    def __init__(self, plan: Plan, device: str = "cpu", *, arena: bool = True):
+    def __init__(self, plan: Plan, device: str = "cpu", *, arena: bool = True, keep: bool = True):
         self._ort = import_onnxruntime(device)
         self._plan = plan
         self._device = device
         self._arena = arena
+        self._keep = keep
         self._forward = self._session("forward", device)
         self._answers = [name for name in ANSWERS if name in plan.manifest["graphs"]["forward"]["outputs"]]
         # It holds the session and not the engine: a cycle would keep its memory until Python looks for cycles.
@@ -116,7 +118,7 @@ class OnnxRuntimeEngine:
         hashes = members[entry["member"]]["sha256"], members[WEIGHTS]["sha256"]
         name = cache.key(self._ort.__version__, *hashes)
         session = None
-        if device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
+        if self._keep and device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
             optimised = cache.find(name)
             if optimised is None:
 
