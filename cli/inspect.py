@@ -7,6 +7,7 @@ import click
 
 from ..engines import Plan
 from ..engines.plan import UNSAID
+from ..export.mixed import say_mixed
 from . import options
 
 
@@ -41,6 +42,8 @@ def _describe(path: Path, plan: Plan) -> None:
         "graphs": ", ".join(f"{name} ({graph['member']})" for name, graph in manifest["graphs"].items())
         + f", {manifest['precision']}",
         "parity": f"largest relative error against torch: {parity or 'not measured'}",
+        "in half": "; ".join(f"{name}: {say_mixed(one)}" for name, one in manifest.get("mixed", {}).items())
+        or "no graphs",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
     }
     for heading, text in lines.items():
