@@ -4,7 +4,7 @@ onnxruntime's CPU provider has no bfloat16 and computes float16 in float32. So a
 float32, in which whatever is of half type is rounded to its significand by arithmetic that no optimiser sees through.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..engines import ExportError, Plan
 from ..engines.betas import train_betas
 from ..engines.memory import give_back
 from ..engines.onnxruntime import OnnxRuntimeEngine
-from ..engines.plan import WEIGHTS
+from ..engines.plan import WEIGHTS, read_safetensors
 from .mixed import PRECISIONS, SHAPE, element_type
 from .rules import OPSET
 from .verify import LARGE, evaluate
@@ -22,10 +22,11 @@ DROPPED = {"fp16": 13, "bf16": 16}
 """Bits of float32's 24 that the format has not."""
 NORMAL, LARGEST = 2.0**-14, 65520.0
 """float16's: below the first its numbers are multiples of 2^-24; from the second a value is rounded to infinity."""
-TOLERANCE = {"fp16": 0.025, "bf16": 0.2}
-"""Largest error accepted: 51 units in the last place of 1. Measured on celeba, largest at t = 0: outputs 7.4e-3 and
-5.9e-2, gradients 8.7e-4 and 7.9e-3. On tiny random priors: outputs 3.4e-3 and 2.9e-2, gradients 6.6e-3 and 4.2e-2. A
-graph that computes something else is off by about 1."""
+TOLERANCE = {"fp16": 0.04, "bf16": 0.3}
+"""Largest error accepted, twice what was seen. Measured on celeba, largest at t = 0: outputs 7.5e-3 and 5.9e-2,
+gradients 8.8e-4 and 8.0e-3. On a random prior at 256x256: outputs 2.0e-3 and 1.8e-2, gradients 1.5e-2 and 0.14 (of a
+checkerboard; 0.09 at t = 0, 0.02 elsewhere). On tiny random priors: outputs 3.4e-3 and 2.9e-2, gradients 6.6e-3 and
+4.2e-2. A wrong graph is off by about 1."""
 
 
 def measured(plan: Plan) -> dict[str, Any]:
@@ -108,21 +109,42 @@ def _rms(x: np.ndarray) -> float:
 
 
 def stand_in(plan: Plan, precision: str) -> Plan:
-    """A plan of float32 graphs alone that rounds where `precision` of `plan` does."""
-    graphs = plan.manifest["graphs"]
-    entries = {"embedding": graphs["embedding"], **plan.manifest["mixed"][precision]["graphs"]}
-    members = {name: plan.member(name) for name in (WEIGHTS, graphs["embedding"]["member"])}
-    for entry in plan.manifest["mixed"][precision]["graphs"].values():
-        members[entry["member"]] = memoryview(rounded(bytes(plan.member(entry["member"])), precision))
+    """A plan of float32 graphs alone that rounds where `precision` of `plan` does.
+
+    Weights are rounded in it once: onnxruntime, folding the graph's way of it, would hold each of them several times.
+    """
+    graphs, mixed = plan.manifest["graphs"], plan.manifest["mixed"][precision]["graphs"]
+    once = {name for entry in mixed.values() for name in entry["weights"]} - {*graphs["embedding"]["weights"]}
+    weights = bytearray(plan.member(WEIGHTS))
+    for name, (view, _) in read_safetensors(memoryview(weights), plan.source).items():
+        if name in once:
+            view[...] = _rounded_weight(view, precision)
+    members = {
+        entry["member"]: rounded(bytes(plan.member(entry["member"])), precision, once) for entry in mixed.values()
+    }
+    member = graphs["embedding"]["member"]
     manifest = {key: value for key, value in plan.manifest.items() if key not in ("members", "mixed")}
-    return Plan({**manifest, "graphs": entries}, members, plan.source)
+    return Plan(
+        {**manifest, "graphs": {"embedding": graphs["embedding"], **mixed}},
+        {WEIGHTS: weights, member: plan.member(member), **members},
+        plan.source,
+    )
 
 
-def rounded(data: bytes, precision: str) -> bytes:
+def _rounded_weight(x: np.ndarray, precision: str) -> np.ndarray:
+    """To the nearest number of the format, to the even one of two."""
+    if precision == "fp16":
+        with np.errstate(over="ignore"):
+            return x.astype(np.float16).astype(np.float32)
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def rounded(data: bytes, precision: str, weights: Collection[str] = ()) -> bytes:
     """A graph at `precision`, as `mixed_graphs` gives it, in float32 whose values of half type are rounded to it.
 
-    Operations on shapes make no new values, and are not rounded again. bfloat16 is rounded right below 5e33, beyond
-    which this gives NaN, which is refused as infinity is.
+    Operations on shapes make no new values, and are not rounded again, nor are `weights`, which are given rounded.
+    bfloat16 is rounded right below 5e33, beyond which this gives NaN, which is refused as infinity is.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -135,18 +157,23 @@ def rounded(data: bytes, precision: str) -> bytes:
             one.type.tensor_type.elem_type = TensorProto.FLOAT
             halves.add(one.name)
     nodes: list[Any] = []
+    given: dict[str, str] = {}
     for node in graph.node:
         name = node.output[0]
         if node.op_type == "Cast":
-            if helper.get_node_attr_value(node, "to") == kind:
+            if node.input[0] in weights:
+                halves.add(node.input[0])
+                given[name] = node.input[0]
+            elif helper.get_node_attr_value(node, "to") == kind:
                 halves.add(name)
                 nodes += _round(node.input[0], name, precision)
             else:
                 nodes.append(helper.make_node("Identity", node.input, node.output))
             continue
         copy = onnx.NodeProto.FromString(node.SerializeToString())
+        copy.input[:] = [given.get(one, one) for one in node.input]
         nodes.append(copy)
-        if node.input[0] in halves:
+        if copy.input[0] in halves:
             halves.update(node.output)
             if node.op_type not in SHAPE:
                 copy.output[0] = f"{name}:exact"
