@@ -26,7 +26,7 @@ SHAPE = {"Concat", "DepthToSpace", "Expand", "Pad", "Reshape", "Slice", "Split",
 NORMALISED = {"InstanceNormalization", "Softmax"}
 """In float32, and what they give is fit for half."""
 TINY = 1e-30
-"""What a cotangent of zeros is divided by."""
+"""What zeros are divided by."""
 
 Graphs = Mapping[str, tuple[bytes, dict[str, Any]]]
 """By name, a graph's ONNX bytes and its entry in the manifest."""

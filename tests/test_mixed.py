@@ -270,21 +270,22 @@ def test_a_kept_value_in_float32_is_so_in_both_graphs():
     assert [entry["types"] for _, entry in made.values()] == [{}, {}]
 
 
-def overflowing(make_prior, factor):
-    """A prior whose first convolution gives `factor` times too much, which its group norms take out again."""
+def scaled(make_prior, layer, factor):
+    """A prior one of whose convolutions gives `factor` times what it gave."""
     from safetensors.torch import load_file, save_file
 
     folder = make_prior()
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
-    for name in ("conv_in.weight", "conv_in.bias"):
+    for name in (f"{layer}.weight", f"{layer}.bias"):
         weights[name] = weights[name] * factor
     save_file(weights, path)
-    return read_prior(folder, "large")
+    return read_prior(folder, "scaled")
 
 
 def test_a_precision_that_overflows_is_left_out_with_the_reason(make_prior, tmp_path):
-    export_plan(overflowing(make_prior, 2e5), tmp_path / "a.plan")
+    """Of a first convolution's large answers, which its group norms take to 1 again."""
+    export_plan(scaled(make_prior, "conv_in", 2e5), tmp_path / "a.plan")
     plan = Plan.open(tmp_path / "a.plan")
     assert plan.manifest["mixed"]["fp16"] == {"refused": "in float16 its output is not finite on x_t at t = 0"}
     assert plan.manifest["mixed"]["bf16"]["parity"]["output"] < rounding.TOLERANCE["bf16"]
@@ -292,6 +293,11 @@ def test_a_precision_that_overflows_is_left_out_with_the_reason(make_prior, tmp_
     assert {*plan.members} == plan.manifest["members"].keys()
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "a.plan")])
     assert "fp16: left out, in float16 its output is not finite" in result.stdout
+
+
+def test_a_network_that_gives_zeros_is_exact_in_every_precision(make_prior):
+    found = rounding.measured(build_plan(scaled(make_prior, "conv_out", 0)))
+    assert [found[precision]["parity"] for precision in KINDS] == [{"output": 0, "gradient": 0}] * 2
 
 
 @pytest.mark.parametrize("precision", KINDS)
