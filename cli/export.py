@@ -6,7 +6,17 @@ from pathlib import Path
 import click
 
 from ..engines import InputError, Plan
-from ..export import EMBEDDED, PUBLISHED, Prior, export_plan, find_prior, open_prior, verified_plan
+from ..export import (
+    EMBEDDED,
+    PRECISIONS,
+    PUBLISHED,
+    Prior,
+    export_plan,
+    find_prior,
+    open_prior,
+    verified_plan,
+)
+from ..export.mixed import parse_precisions, say_mixed
 from ..export.triton import check_repository, write_repository
 from ..runtime.damage import parse_size
 from ..runtime.images import check_output
@@ -46,6 +56,12 @@ from .progress import stages
     show_default=True,
     help="A plan, or a model repository for Triton, which serves the network's calls.",
 )
+@click.option(
+    "--precision",
+    metavar="LIST",
+    help=f"Graphs in half precision that a plan holds beside those in float32, over the same weights: "
+    f"{','.join(PRECISIONS)} (the default), one of them, or fp32 for none.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.plan, or the folder NAME.triton.")
 @options.as_json
 @options.force
@@ -56,6 +72,7 @@ def command(
     size: str | None,
     source: Path | None,
     kind: str,
+    precision: str | None,
     output: Path | None,
     as_json: bool,
     force: bool,
@@ -70,6 +87,9 @@ def command(
         raise InputError("--arch is of a .pt checkpoint: --weights x.pt --arch adm")
     if size is not None and source is not None:
         raise InputError("a plan is of one size; --size goes with --model or --weights")
+    if precision is not None and (source is not None or kind == "triton"):
+        raise InputError("--precision is of a plan that is made; a repository for Triton is in float32")
+    precisions = parse_precisions(",".join(PRECISIONS) if precision is None else precision)
     sides = None if size is None else parse_size(size)
     suffix = "" if sides is None else "-{}x{}".format(*sides)
     if source is not None:
@@ -93,21 +113,23 @@ def command(
         prior = prior.at(*reversed(sides))
     if kind == "triton":
         with stages() as on_stage:
-            plan = verified_plan(prior, on_stage)
+            plan = verified_plan(prior, on_stage, precisions=())
             on_stage("writing")
             names = write_repository(plan, target, force)
         _say_repository(target, names, prior.licence, as_json)
         return
     with stages() as on_stage:
-        plan = export_plan(prior, target, on_stage)
-    parity = plan.manifest["parity"]
+        plan = export_plan(prior, target, on_stage, precisions)
+    parity, mixed = plan.manifest["parity"], plan.manifest.get("mixed", {})
     if as_json:
-        click.echo(
-            json.dumps({"output": str(target), "shape": prior.image_shape, "parity": parity, "licence": prior.licence})
-        )
+        said = {"output": str(target), "shape": prior.image_shape, "parity": parity, "licence": prior.licence}
+        halves = {name: {key: one[key] for key in ("parity", "refused") if key in one} for name, one in mixed.items()}
+        click.echo(json.dumps({**said, "mixed": halves}))
         return
     click.echo(f"{target}: {'x'.join(map(str, prior.image_shape))}, {target.stat().st_size / 1e6:.1f} MB")
     click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
+    for name, one in mixed.items():
+        click.echo(f"{name}: {say_mixed(one)}")
     click.echo(f"licence of the weights: {prior.licence}")
 
 

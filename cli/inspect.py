@@ -9,6 +9,7 @@ import click
 from ..engines import Plan
 from ..engines.plan import UNSAID
 from ..engines.tensorrt_store import Record
+from ..export.mixed import say_mixed
 from . import options
 
 
@@ -52,6 +53,8 @@ def _describe(path: Path, plan: Plan) -> None:
         + f", {manifest['precision']}",
         "engines": "; ".join(map(_engine, manifest.get("engines", []))) or "none",
         "parity": f"largest relative error against torch: {parity or 'not measured'}",
+        "in half": "; ".join(f"{name}: {say_mixed(one)}" for name, one in manifest.get("mixed", {}).items())
+        or "no graphs",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
     }
     for heading, text in lines.items():

@@ -50,12 +50,12 @@ def session_options(ort: Any) -> Any:
 
 
 class Sessions:
-    """Sessions of a plan's graphs. Without its `arena` one returns memory as soon as it can, a few percent slower."""
+    """Sessions of a plan's graphs; `arena` and `keep` as of the engine."""
 
-    def __init__(self, plan: Plan, device: str, *, arena: bool = True):
+    def __init__(self, plan: Plan, device: str, *, arena: bool = True, keep: bool = True):
         self.ort = import_onnxruntime(device)
         self._plan = plan
-        self._arena = arena
+        self._arena, self._keep = arena, keep
 
     def open(self, graph: str, device: str, **provider: str) -> Any:
         """A session of one of the plan's graphs, with options of the `provider`; on the CPU the optimised graph is kept
@@ -68,7 +68,7 @@ class Sessions:
         hashes = members[entry["member"]]["sha256"], members[WEIGHTS]["sha256"]
         name = cache.key(self.ort.__version__, *hashes)
         session = None
-        if device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
+        if self._keep and device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
             optimised = cache.find(name)
             if optimised is None:
 
@@ -130,10 +130,13 @@ class OnnxRuntimeEngine(OnHost):
 
     A pullback runs the forward graph once, keeps the activations it hands over on the device, and feeds them with
     the cotangent to the pullback graph. What the network makes of a timestep is computed once and kept.
+
+    Without its `arena` a session returns memory as soon as it can, which is a few percent slower. With `keep` optimised
+    graphs are kept for the next process.
     """
 
-    def __init__(self, plan: Plan, device: str = "cpu", *, arena: bool = True):
-        self._sessions = Sessions(plan, device, arena=arena)
+    def __init__(self, plan: Plan, device: str = "cpu", *, arena: bool = True, keep: bool = True):
+        self._sessions = Sessions(plan, device, arena=arena, keep=keep)
         self._graphs = plan.manifest["graphs"]
         self._device = device
         self._forward = self._sessions.open("forward", device)

@@ -32,20 +32,23 @@ VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_
 UNSAID = {"beta_schedule": "linear", "prediction_type": "epsilon", "variance_type": "fixed_small"}
 """What it means where it says nothing."""
 
+_GRAPH = {"member": str, "inputs": dict, "outputs": dict, "weights": list}
 _SHAPE = {
     "members": {"*": {"bytes": int, "sha256": str}},
     "prior": {"name": str, "card": str, "licence": str},
     "image": {"channels": int, "height": int, "width": int},
     "schedule": {"num_train_timesteps": int},
     "network": {"config": {}, "pixel_unshuffle": int, "learned_variance": bool},
-    "graphs": {
-        name: {"member": str, "inputs": dict, "outputs": dict, "weights": list}
-        for name in ("embedding", "forward", "pullback")
-    },
+    "graphs": dict.fromkeys(("embedding", "forward", "pullback"), _GRAPH),
     "precision": str,
     "tools": {"*": str},
 }
 """What a manifest must hold, for its readers to rely on."""
+HALF_TYPES = ("float16", "bfloat16")
+_MIXED = {"graphs": {name: {**_GRAPH, "types": {"*": HALF_TYPES}} for name in ("forward", "pullback")}}
+_MEASURED = {**_MIXED, "parity": {"output": float, "gradient": float}}
+_REFUSED = {"refused": str}
+"""What `mixed`, where there is one, must hold for each precision: one of these."""
 
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _MANIFEST_LIMIT = 4 << 20
@@ -224,24 +227,41 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
         raise PlanError(
             f"{source} is plan format {version}, which held no gradient; export it again: frugal-rt export --force"
         )
-    wrong = _mismatch(manifest, _SHAPE) or _unlisted(manifest)
+    wrong = _mismatch(manifest, _SHAPE) or _wrong_mixed(manifest.get("mixed", {})) or _unlisted(manifest)
     if wrong:
         raise PlanError(f"{source}: its {MANIFEST} has no valid {wrong}; it was not written by frugal-rt")
     return manifest
 
 
+def _wrong_mixed(mixed: Any) -> str:
+    """The first place in `mixed` that is not as it must be, or nothing."""
+    if not isinstance(mixed, dict):
+        return "mixed"
+    for precision, one in mixed.items():
+        keys = one if isinstance(one, dict) else {}
+        shape = _REFUSED if "refused" in keys else _MEASURED if "parity" in keys else _MIXED
+        if wrong := _mismatch(one, shape, f"mixed.{precision}"):
+            return wrong
+    return ""
+
+
 def _unlisted(manifest: dict[str, Any]) -> str:
     """The first place that names a member there is none of, or nothing."""
     named = {f"graphs.{name}.member": graph["member"] for name, graph in manifest["graphs"].items()}
+    for precision, one in manifest.get("mixed", {}).items():
+        for name in () if "refused" in one else _MIXED["graphs"]:
+            named[f"mixed.{precision}.graphs.{name}.member"] = one["graphs"][name]["member"]
     named[f"members.{WEIGHTS}"] = WEIGHTS
     return next((place for place, member in named.items() if member not in manifest["members"]), "")
 
 
 def _mismatch(value: Any, shape: Any, path: str = "") -> str:
-    """The first place where parsed JSON is not of `shape`, or nothing. A shape is a type, or a mapping of keys to
-    shapes whose key "*" stands for every key there is."""
+    """The first place where parsed JSON is not of `shape`, or nothing. A shape is a type, the values there may be, or a
+    mapping of keys to shapes whose key "*" stands for every key there is."""
     if isinstance(shape, type):
         return "" if type(value) is shape else path
+    if isinstance(shape, tuple):
+        return "" if value in shape else path
     if not isinstance(value, dict):
         return path
     keys = list(value) if "*" in shape else list(shape)

@@ -1,7 +1,7 @@
 """From a prior's weights to a verified plan."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from ..engines.plan import FORMAT, FORMAT_VERSION, WEIGHTS
 from ..engines.probe import EXPORT_MODULES, require_export, version
 from .adm import AdmOptions, read_adm
 from .hub import PUBLISHED
+from .mixed import PRECISIONS, check_precisions, mixed_graphs
 from .prior import EMBEDDED, Prior, find_prior, read_prior
 
 __all__ = [
     "EMBEDDED",
+    "PRECISIONS",
     "PUBLISHED",
     "Prior",
     "build_plan",
@@ -42,32 +44,58 @@ def open_prior(weights: str | os.PathLike[str], arch: str | None = None) -> Prio
 
 
 def export_plan(
-    prior: Prior, path: str | os.PathLike[str], on_stage: Callable[[str], object] = lambda stage: None
+    prior: Prior,
+    path: str | os.PathLike[str],
+    on_stage: Callable[[str], object] = lambda stage: None,
+    precisions: Sequence[str] = tuple(PRECISIONS),
 ) -> Plan:
     """Export `prior`, check it against torch, and write the plan to `path`; a plan that fails is not written.
 
-    `on_stage` is told what is being done, one short phrase at a time. Raises MissingExtra, InputError, ExportError
-    or FrugalError.
+    `on_stage` is told what is being done, one short phrase at a time. `precisions`: as of `verified_plan`. Raises
+    MissingExtra, InputError, ExportError or FrugalError.
     """
-    plan = verified_plan(prior, on_stage)
+    plan = verified_plan(prior, on_stage, precisions)
     on_stage("writing")
     plan.save(path)
     return plan
 
 
-def verified_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: None) -> Plan:
-    """The plan of `prior`, in memory, compared with torch. Raises MissingExtra, InputError or ExportError."""
-    plan = build_plan(prior, on_stage)
+def verified_plan(
+    prior: Prior,
+    on_stage: Callable[[str], object] = lambda stage: None,
+    precisions: Sequence[str] = tuple(PRECISIONS),
+) -> Plan:
+    """The plan of `prior`, in memory, compared with torch. Raises MissingExtra, InputError or ExportError.
+
+    `precisions`: of the graphs in half precision that it holds beside those in float32, "fp16" and "bf16"; one that is
+    too far from float32 is left out, and the manifest says why.
+    """
+    plan = build_plan(prior, on_stage, precisions)
     on_stage("comparing with torch")
     from .verify import parity
 
     plan.manifest["parity"] = parity(plan)
-    return plan
+    if "mixed" not in plan.manifest:
+        return plan
+    on_stage(f"comparing {' and '.join(plan.manifest['mixed'])} with float32")
+    from .rounding import measured
+
+    mixed = measured(plan)
+    manifest = {key: value for key, value in plan.manifest.items() if key != "members"}
+    refused = [plan.manifest["mixed"][name] for name, one in mixed.items() if "refused" in one]
+    left_out = {entry["member"] for one in refused for entry in one["graphs"].values()}
+    members = {name: plan.member(name) for name in plan.members if name not in left_out}
+    return Plan({**manifest, "mixed": mixed}, members, plan.source)
 
 
-def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: None) -> Plan:
-    """The plan of `prior`, in memory and not yet verified."""
+def build_plan(
+    prior: Prior,
+    on_stage: Callable[[str], object] = lambda stage: None,
+    precisions: Sequence[str] = tuple(PRECISIONS),
+) -> Plan:
+    """The plan of `prior`, in memory and not yet verified. `precisions`: as of `verified_plan`."""
     require_export()
+    precisions = check_precisions(precisions)
     from safetensors.numpy import save
 
     on_stage("reading the weights")
@@ -87,6 +115,7 @@ def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: N
     shape = channels, height, width = prior.image_shape
     outputs = ["out", "variance"] if prior.learned_variance else ["out"]
     graphs = graphs_of(module, shape, outputs, weights)
+    mixed = {precision: mixed_graphs(graphs, precision) for precision in precisions}
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -99,5 +128,10 @@ def build_plan(prior: Prior, on_stage: Callable[[str], object] = lambda stage: N
         "precision": "float32",
         "tools": {name: found for name in ("frugal-rt", *EXPORT_MODULES) if (found := version(name))},
     }
-    members = {entry["member"]: onnx for onnx, entry in graphs.values()}
-    return Plan(manifest, {WEIGHTS: weights, **members}, prior.name)
+    if mixed:
+        manifest["mixed"] = {
+            precision: {"graphs": {name: entry for name, (_, entry) in made.items()}}
+            for precision, made in mixed.items()
+        }
+    every = [made for one in (graphs, *mixed.values()) for made in one.values()]
+    return Plan(manifest, {WEIGHTS: weights, **{entry["member"]: onnx for onnx, entry in every}}, prior.name)

@@ -8,28 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..engines import InputError
-from ..engines.plan import BETA_SCHEDULES, UNSAID
-
-
-def train_betas(config: Mapping[str, Any]) -> np.ndarray:
-    """The training schedule's betas, (T_train,) float64, from a diffusers scheduler config.
-
-    Raises InputError for a schedule this package does not know.
-    """
-    count = config.get("num_train_timesteps", 1000)
-    if config.get("trained_betas") is not None:
-        return np.asarray(config["trained_betas"], np.float64)
-    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    kind = config.get("beta_schedule", UNSAID["beta_schedule"])
-    if kind == "linear":
-        return np.linspace(start, end, count)
-    if kind == "scaled_linear":
-        return np.linspace(start**0.5, end**0.5, count) ** 2
-    if kind == "squaredcos_cap_v2":  # Nichol and Dhariwal, 2021, eq. 17
-        edges = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
-        return np.minimum(1 - edges[1:] / edges[:-1], 0.999)
-    raise InputError(f"the beta schedule {kind!r} is not known; {', '.join(BETA_SCHEDULES)} are")
-
+from ..engines.betas import train_betas
+from ..engines.plan import UNSAID
 
 EARLY_RATE, LATE_RATE, MOST_FRESH = 1.5, 8.0, 0.85
 """How fast the closed form renews x_t's noise, in units of the ancestral sampler's rate, far above and far below a

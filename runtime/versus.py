@@ -18,13 +18,13 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..engines import Array, BackendError, InputError, Plan
+from ..engines.betas import train_betas
 from ..engines.network import build_network, import_torch, load_weights
 from ..engines.plan import UNSAID
 from .contender import Contender, OnStep, Outcome, Refused
 from .noise import Use, generator
 from .operators import Linear, Operator
 from .restorer import StepEvent
-from .schedule import train_betas
 
 SAMPLERS = {"dps": True, "diffpir": False, "ddrm": False}
 """deepinv's samplers, and whether one takes a gradient through the network at each step."""

@@ -70,7 +70,7 @@ def make_prior(tmp_path_factory: pytest.TempPathFactory) -> MakePrior:
 def tiny_plan(make_prior: MakePrior, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plan of a tiny prior of 3x16x16 behind a 2x2 pixel-unshuffle."""
     path = tmp_path_factory.mktemp("plans") / "tiny.plan"
-    export_plan(read_prior(make_prior({"in_channels": 12, "out_channels": 12}), "tiny"), path)
+    export_plan(read_prior(make_prior({"in_channels": 12, "out_channels": 12}), "tiny"), path, precisions=())
     return path
 
 

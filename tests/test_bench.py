@@ -273,7 +273,7 @@ def test_random_weights_are_seeded_and_give_a_plan_that_runs(small, tmp_path):
     for seed in (0, 0, 1):
         folder = tmp_path / str(len(plans))
         folder.mkdir()
-        plans.append(build_plan(random_prior.random_prior("celebahq-256", folder, seed)))
+        plans.append(build_plan(random_prior.random_prior("celebahq-256", folder, seed), precisions=()))
     first, again, other = (plan.manifest["members"]["weights.safetensors"]["sha256"] for plan in plans)
     assert first == again != other
     x = np.random.default_rng(0).standard_normal((1, 3, 16, 16), dtype=np.float32)
@@ -326,7 +326,7 @@ def test_options_that_make_no_sense_are_usage_errors(here, arguments):
 
 
 def test_a_grey_prior_is_refused(here, make_prior):
-    plan = build_plan(read_prior(make_prior({"in_channels": 1, "out_channels": 1})))
+    plan = build_plan(read_prior(make_prior({"in_channels": 1, "out_channels": 1})), precisions=())
     with pytest.raises(bench.InputError, match="are grey"):
         bench.bench(plan, rounds=1, compiled=False)
 

@@ -26,7 +26,7 @@ from frugal_rt.export import build_plan, export_plan, find_prior, read_prior, ve
 )
 def test_any_prior_of_the_form_is_what_diffusers_computes(make_prior, tmp_path, unet, scheduler, shape, learned):
     folder = make_prior(unet, scheduler)
-    export_plan(read_prior(folder), tmp_path / "a.plan")
+    export_plan(read_prior(folder), tmp_path / "a.plan", precisions=())
     plan = Plan.open(tmp_path / "a.plan")
     image = plan.manifest["image"]
     assert (image["channels"], image["height"], image["width"]) == shape
@@ -111,13 +111,13 @@ BLOCKS = {"up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "down_block_types": 
 )
 def test_every_kind_of_unet_agrees_with_autograd(make_prior, unet):
     variance = {"variance_type": "learned_range"} if unet.get("out_channels") == 6 else {}
-    errors = verify.parity(build_plan(read_prior(make_prior({"layers_per_block": 1, **unet}, variance))))
+    errors = verify.parity(build_plan(read_prior(make_prior({"layers_per_block": 1, **unet}, variance)), precisions=()))
     assert 0 < errors["output"] < 1e-2
     assert 0 < errors["gradient"] < 1e-2
 
 
 def test_large_images_are_compared_on_fewer_inputs(make_prior, monkeypatch):
-    plan = build_plan(read_prior(make_prior({"out_channels": 6}, {"variance_type": "learned_range"})))
+    plan = build_plan(read_prior(make_prior({"out_channels": 6}, {"variance_type": "learned_range"})), precisions=())
     monkeypatch.setattr(verify, "LARGE", 4)
     few = list(verify.cases(plan))
     assert {len(x) for _, x, *_ in few} == {1, 2}
@@ -136,7 +136,7 @@ def test_large_images_are_compared_on_fewer_inputs(make_prior, monkeypatch):
 
 def test_a_row_that_depends_on_its_batch_is_found(make_prior, monkeypatch):
     """In either answer, of images of any size."""
-    plan = build_plan(read_prior(make_prior()))
+    plan = build_plan(read_prior(make_prior()), precisions=())
     for large, what in ((128, "output"), (4, "output"), (4, "gradient")):
         with monkeypatch.context() as patch:
             patch.setattr(verify, "LARGE", large)
@@ -183,7 +183,7 @@ def test_a_plan_that_differs_from_torch_is_not_written(make_prior, tmp_path, mon
 @pytest.mark.parametrize(("ours", "sentence"), [(1.0, None), (1.03, "3.0e-02 away from torch's in float64, 2e-02 is")])
 def test_where_float32_itself_is_off_float64_decides(make_prior, monkeypatch, ours, sentence):
     """Torch's float32 is 0.5% off: a plan that is not passes, one that is 3% off does not."""
-    plan, real = build_plan(read_prior(make_prior())), verify.row_by_row
+    plan, real = build_plan(read_prior(make_prior()), precisions=()), verify.row_by_row
 
     def off(module, *inputs):
         single = next(module.parameters()).dtype == torch.float32
@@ -205,7 +205,7 @@ def test_a_plan_that_gives_nan_is_not_written(make_prior, monkeypatch, what):
 
     Wrong(monkeypatch, nan)
     with pytest.raises(ExportError, match="parity failed on huge values"):
-        verify.parity(build_plan(read_prior(make_prior())))
+        verify.parity(build_plan(read_prior(make_prior()), precisions=()))
 
 
 def test_a_gradient_that_is_wrong_now_and_then_is_found(tiny_plan, monkeypatch):
@@ -221,7 +221,7 @@ def test_a_gradient_that_is_wrong_now_and_then_is_found(tiny_plan, monkeypatch):
 def test_a_graph_with_a_scatter_is_refused(make_prior, monkeypatch):
     node = onnx.helper.make_node("ScatterND", ["data", "indices", "updates"], ["y"])
     graph = onnx.helper.make_graph([node], "bad", [], [])
-    plan = build_plan(read_prior(make_prior()))
+    plan = build_plan(read_prior(make_prior()), precisions=())
     monkeypatch.setattr(plan, "member", lambda name: onnx.helper.make_model(graph).SerializeToString())
     with pytest.raises(ExportError, match="holds ScatterND"):
         verify.parity(plan)
@@ -290,7 +290,7 @@ def test_an_unknown_model_lists_those_there_are():
 def test_a_prior_is_exported_for_images_of_another_size(make_prior, tmp_path):
     """The network's own range: the plan's graphs are torch's at that size, and restore what a torch engine does."""
     prior = read_prior(make_prior({"in_channels": 12, "out_channels": 12}), "tiny").at(20, 28)
-    plan = export_plan(prior, tmp_path / "wide.plan")
+    plan = export_plan(prior, tmp_path / "wide.plan", precisions=())
     assert plan.image_shape == (3, 20, 28)
     assert max(plan.manifest["parity"].values()) < 1e-4
     operator = operators.SuperResolution(plan.image_shape, 4)

@@ -31,7 +31,7 @@ def framed_plan(make_prior, tmp_path_factory) -> Path:
     folder = make_prior({"in_channels": 12, "out_channels": 12})
     (folder / "framing.json").write_text(json.dumps(SHARES))
     path = tmp_path_factory.mktemp("plans") / "framed.plan"
-    export_plan(read_prior(folder, "framed"), path)
+    export_plan(read_prior(folder, "framed"), path, precisions=())
     return path
 
 

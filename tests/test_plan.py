@@ -196,6 +196,42 @@ def test_each_kind_of_damage_has_its_sentence(plan_copy, damage, sentence):
     assert told.stderr.count("\n") == 1
 
 
+def mixed(**changes):
+    graph = {"member": "forward.onnx", "inputs": {}, "outputs": {}, "weights": [], "types": {"kept:a": "float16"}}
+    return {"fp16": {"graphs": {"forward": graph, "pullback": {**graph, **changes}}}}
+
+
+@pytest.mark.parametrize(
+    ("held", "wrong"),
+    [
+        ([], "mixed"),
+        ({"fp16": None}, "mixed.fp16"),
+        ({"fp16": {}}, "mixed.fp16.graphs"),
+        ({"bf16": {"refused": "no"}, "fp16": {"refused": 1}}, "mixed.fp16.refused"),
+        ({"fp16": {"refused": "no"}, "bf16": {"graphs": {}}}, "mixed.bf16.graphs.forward"),
+        (mixed(member="elsewhere.onnx"), "mixed.fp16.graphs.pullback.member"),
+        (mixed(weights={}), "mixed.fp16.graphs.pullback.weights"),
+        (mixed(types=None), "mixed.fp16.graphs.pullback.types"),
+        (mixed(types={"v": "float8"}), "mixed.fp16.graphs.pullback.types.v"),
+        (mixed(types={"v": ["float16"]}), "mixed.fp16.graphs.pullback.types.v"),
+        ({"fp16": {**mixed()["fp16"], "parity": {"output": 0.1}}}, "mixed.fp16.parity.gradient"),
+        ({"fp16": {**mixed()["fp16"], "parity": {"output": "x", "gradient": 0.1}}}, "mixed.fp16.parity.output"),
+    ],
+)
+def test_what_a_manifest_says_of_half_precision_is_checked(plan_copy, held, wrong):
+    edit_manifest(plan_copy, mixed=held)
+    with pytest.raises(PlanError, match=f"has no valid {wrong};"):
+        Plan.open(plan_copy)
+
+
+@pytest.mark.parametrize("held", [{}, mixed(), {"fp16": {"refused": "too far"}}])
+def test_what_it_may_say_of_half_precision_opens(tmp_path, held):
+    plan = small_plan()
+    plan.manifest["mixed"] = held
+    plan.save(tmp_path / "a.plan")
+    assert Plan.open(tmp_path / "a.plan").manifest["mixed"] == held
+
+
 def test_real_onnx_files_are_recognised(tiny_plan, tmp_path):
     graph = Plan.open(tiny_plan).member("forward.onnx")
     (tmp_path / "model.plan").write_bytes(graph)

@@ -413,7 +413,7 @@ def test_a_hangup_signal_goes_over_to_the_plan_that_is_there_now(server, plan_co
         until(lambda: "the plan is not swapped" in log.read_text(), 30)
         assert client.get("/v1/service").json()["prior"] == "tiny"
         other = make_prior({"in_channels": 12, "out_channels": 12, "block_out_channels": [16, 16]})
-        export_plan(read_prior(other, "other"), plan_copy)
+        export_plan(read_prior(other, "other"), plan_copy, precisions=())
         os.kill(process.pid, signal.SIGHUP)
         until(lambda: client.get("/v1/service").json()["prior"] == "other", 30)
         assert events(client, job)[-1][0] == "done"

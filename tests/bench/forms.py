@@ -44,7 +44,7 @@ class Joint(PullbackEmitter):
 @click.option("--rounds", default=30, show_default=True)
 def main(model: str, weights: Path | None, batch: int, rounds: int) -> None:
     prior = read_prior(weights) if weights else find_prior(model)
-    plan = build_plan(prior)
+    plan = build_plan(prior, precisions=())
     forms = joint_plans(plan)
     engine = OnnxRuntimeEngine(plan)
     engine.prepare(gradients=True)
@@ -157,7 +157,7 @@ def joint_plans(plan: Plan) -> dict[str, Plan]:
 def engine_session(plan: Plan, graph: str) -> onnxruntime.InferenceSession:
     """A session made just as the engine makes its own."""
     engine = OnnxRuntimeEngine.__new__(OnnxRuntimeEngine)
-    engine._ort, engine._plan = onnxruntime, plan
+    engine._ort, engine._plan, engine._arena, engine._keep = onnxruntime, plan, True, True
     session = engine._session(graph, "cpu")
     KEPT.append(engine)
     return session
