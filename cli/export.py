@@ -5,10 +5,12 @@ from pathlib import Path
 
 import click
 
-from ..engines import InputError, Plan
+from ..engines import BackendError, InputError, Plan
+from ..engines.tensorrt_build import build, can_build
+from ..engines.tensorrt_store import Built
 from ..export import (
     EMBEDDED,
-    PRECISIONS,
+    HALVES,
     PUBLISHED,
     Prior,
     export_plan,
@@ -21,7 +23,8 @@ from ..export.triton import check_repository, write_repository
 from ..runtime.damage import parse_size
 from ..runtime.images import check_output
 from . import options
-from .progress import stages
+from .build import say
+from .progress import building, stages
 
 
 @click.command()
@@ -60,9 +63,15 @@ from .progress import stages
     "--precision",
     metavar="LIST",
     help=f"Graphs in half precision that a plan holds beside those in float32, over the same weights: "
-    f"{','.join(PRECISIONS)} (the default), one of them, or fp32 for none.",
+    f"{','.join(HALVES)} (the default), one of them, or fp32 for none.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.plan, or the folder NAME.triton.")
+@click.option(
+    "--build/--no-build",
+    "compiled",
+    default=True,
+    help="Compile it for this machine's GPU too, where TensorRT is here: see frugal-rt build.",
+)
 @options.as_json
 @options.force
 def command(
@@ -74,6 +83,7 @@ def command(
     kind: str,
     precision: str | None,
     output: Path | None,
+    compiled: bool,
     as_json: bool,
     force: bool,
 ) -> None:
@@ -89,7 +99,7 @@ def command(
         raise InputError("a plan is of one size; --size goes with --model or --weights")
     if precision is not None and (source is not None or kind == "triton"):
         raise InputError("--precision is of a plan that is made; a repository for Triton is in float32")
-    precisions = parse_precisions(",".join(PRECISIONS) if precision is None else precision)
+    precisions = parse_precisions(",".join(HALVES) if precision is None else precision)
     sides = None if size is None else parse_size(size)
     suffix = "" if sides is None else "-{}x{}".format(*sides)
     if source is not None:
@@ -120,17 +130,31 @@ def command(
         return
     with stages() as on_stage:
         plan = export_plan(prior, target, on_stage, precisions)
+    built, why = _build(target) if compiled and can_build() else (None, "")
     parity, mixed = plan.manifest["parity"], plan.manifest.get("mixed", {})
     if as_json:
         said = {"output": str(target), "shape": prior.image_shape, "parity": parity, "licence": prior.licence}
         halves = {name: {key: one[key] for key in ("parity", "refused") if key in one} for name, one in mixed.items()}
-        click.echo(json.dumps({**said, "mixed": halves}))
+        click.echo(json.dumps({**said, "mixed": halves, "engines": built and built.record.data()}))
         return
     click.echo(f"{target}: {'x'.join(map(str, prior.image_shape))}, {target.stat().st_size / 1e6:.1f} MB")
     click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
     for name, one in mixed.items():
         click.echo(f"{name}: {say_mixed(one)}")
     click.echo(f"licence of the weights: {prior.licence}")
+    if built is not None:
+        say(built, None, as_json)
+    elif why:
+        click.echo(f"no TensorRT engines were built: {why}", err=True)
+
+
+def _build(target: Path) -> tuple[Built | None, str]:
+    """The plan's engines for this GPU, or why there are none: the plan is there all the same."""
+    try:
+        with building() as on_progress:
+            return build(Plan.open(target), on_progress=on_progress), ""
+    except BackendError as error:
+        return None, str(error)
 
 
 def _target(output: Path | None, name: str, kind: str, force: bool) -> Path:

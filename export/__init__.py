@@ -11,12 +11,12 @@ from ..engines.plan import FORMAT, FORMAT_VERSION, WEIGHTS
 from ..engines.probe import EXPORT_MODULES, require_export, version
 from .adm import AdmOptions, read_adm
 from .hub import PUBLISHED
-from .mixed import PRECISIONS, check_precisions, mixed_graphs
+from .mixed import HALVES, check_precisions, mixed_graphs
 from .prior import EMBEDDED, Prior, find_prior, read_prior
 
 __all__ = [
     "EMBEDDED",
-    "PRECISIONS",
+    "HALVES",
     "PUBLISHED",
     "Prior",
     "build_plan",
@@ -47,7 +47,7 @@ def export_plan(
     prior: Prior,
     path: str | os.PathLike[str],
     on_stage: Callable[[str], object] = lambda stage: None,
-    precisions: Sequence[str] = tuple(PRECISIONS),
+    precisions: Sequence[str] = tuple(HALVES),
 ) -> Plan:
     """Export `prior`, check it against torch, and write the plan to `path`; a plan that fails is not written.
 
@@ -63,7 +63,7 @@ def export_plan(
 def verified_plan(
     prior: Prior,
     on_stage: Callable[[str], object] = lambda stage: None,
-    precisions: Sequence[str] = tuple(PRECISIONS),
+    precisions: Sequence[str] = tuple(HALVES),
 ) -> Plan:
     """The plan of `prior`, in memory, compared with torch. Raises MissingExtra, InputError or ExportError.
 
@@ -91,7 +91,7 @@ def verified_plan(
 def build_plan(
     prior: Prior,
     on_stage: Callable[[str], object] = lambda stage: None,
-    precisions: Sequence[str] = tuple(PRECISIONS),
+    precisions: Sequence[str] = tuple(HALVES),
 ) -> Plan:
     """The plan of `prior`, in memory and not yet verified. `precisions`: as of `verified_plan`."""
     require_export()

@@ -16,7 +16,7 @@ import numpy as np
 from ..engines import InputError
 from .rules import OPSET
 
-PRECISIONS = {"fp16": "float16", "bf16": "bfloat16"}
+HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 """What each is called in the manifest's `types`."""
 OPSETS = {"fp16": OPSET, "bf16": 22}
 """22 is the first whose convolution takes bfloat16."""
@@ -41,8 +41,8 @@ def parse_precisions(text: str) -> tuple[str, ...]:
 def check_precisions(precisions: Iterable[str]) -> tuple[str, ...]:
     """The same. Raises InputError for one that is not known."""
     for one in precisions:
-        if one not in PRECISIONS:
-            raise InputError(f"the precision {one!r} is not known; choose among fp32, {', '.join(PRECISIONS)}")
+        if one not in HALVES:
+            raise InputError(f"the precision {one!r} is not known; choose among fp32, {', '.join(HALVES)}")
     return tuple(precisions)
 
 
@@ -71,7 +71,7 @@ def mixed_graphs(graphs: Graphs, precision: str) -> dict[str, tuple[bytes, dict[
         model = onnx.ModelProto.FromString(data)
         halved = _halve(model, precision, held)
         _check(model)
-        types = {one: PRECISIONS[precision] for one in (*entry["inputs"], *entry["outputs"]) if one in halved}
+        types = {one: HALVES[precision] for one in (*entry["inputs"], *entry["outputs"]) if one in halved}
         made[name] = (
             model.SerializeToString(deterministic=True),
             {**entry, "member": f"{name}.{precision}.onnx", "types": types},

@@ -14,7 +14,7 @@ from ..engines.betas import train_betas
 from ..engines.memory import give_back
 from ..engines.onnxruntime import OnnxRuntimeEngine
 from ..engines.plan import WEIGHTS, read_safetensors
-from .mixed import PRECISIONS, SHAPE, TINY, element_type
+from .mixed import HALVES, SHAPE, TINY, element_type
 from .rules import OPSET
 from .verify import LARGE, evaluate
 
@@ -93,11 +93,11 @@ def _errors(plan: Plan, precision: str, want: list[dict[str, np.ndarray]]) -> di
     for (label, *_), ours, exact in zip(natural_cases(plan), got, want, strict=True):
         for what in worst:
             if not np.isfinite(ours[what]).all():
-                raise ExportError(f"in {PRECISIONS[precision]} its {what} is not finite on {label}")
+                raise ExportError(f"in {HALVES[precision]} its {what} is not finite on {label}")
             error = _rms(ours[what] - exact[what]) / max(_rms(exact[what]), TINY)  # an untrained network gives 0
             if not error <= TOLERANCE[precision]:
                 raise ExportError(
-                    f"in {PRECISIONS[precision]} its {what} is {error:.1e} away from float32's on {label}, "
+                    f"in {HALVES[precision]} its {what} is {error:.1e} away from float32's on {label}, "
                     f"{TOLERANCE[precision]:.0e} is allowed"
                 )
             worst[what] = max(worst[what], error)

@@ -105,7 +105,7 @@ def test_the_two_graphs_agree_and_hold_no_parameter(plan):
             for one in (*found.input, *found.output):
                 told = entries[graph]["types"].get(one.name, "float32")
                 assert kinds[one.name] == {"float32": TensorProto.FLOAT}.get(told, half)
-                assert told in ("float32", mixed.PRECISIONS[precision])
+                assert told in ("float32", mixed.HALVES[precision])
                 assert (told != "float32") == one.name.startswith("kept:")
                 assert ends.setdefault(one.name, told) == told
             external = [one for one in found.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
@@ -152,7 +152,7 @@ def run(model, **inputs):
 
 
 def torch_rounds(x, precision):
-    return torch.tensor(x).to(getattr(torch, mixed.PRECISIONS[precision])).float().numpy()
+    return torch.tensor(x).to(getattr(torch, mixed.HALVES[precision])).float().numpy()
 
 
 AWKWARD = [0, -0.0, 1, -1, 1 / 3, 1e-3, 65504, 65519, -65519, 3e4, 1e-4, 2.0**-14, 2.0**-24, 6e-8, 2e-8, -1e-6, 5e-5]
@@ -305,7 +305,7 @@ def test_a_precision_too_far_from_float32_is_refused(plan, monkeypatch, precisio
     monkeypatch.setitem(rounding.TOLERANCE, precision, 1e-4)
     found = rounding.measured(plan)
     assert "parity" in found[({*KINDS} - {precision}).pop()]
-    kind = mixed.PRECISIONS[precision]
+    kind = mixed.HALVES[precision]
     assert found[precision].keys() == {"refused"}
     assert f"in {kind} its output is " in found[precision]["refused"]
     assert "away from float32's on x_t at t = 0, 1e-04 is allowed" in found[precision]["refused"]

@@ -567,3 +567,37 @@ def test_what_a_context_refuses_is_an_error_with_the_log_s_last_lines(plan, wire
 
 def test_a_name_says_version_and_precision(wired):
     assert wired.name == "tensorrt 11.4.0.12 (cuda, fp32)"
+
+
+def test_export_builds_where_it_can(make_prior, frugal, gpu, monkeypatch):
+    export = (
+        "export",
+        "--weights",
+        make_prior({"in_channels": 12, "out_channels": 12}),
+        "--precision",
+        "fp32",
+        "--force",
+    )
+    built = []
+
+    def build(plan, **how):
+        built.append(plan.source)
+        return kept(plan)
+
+    monkeypatch.setattr("frugal_rt.cli.export.can_build", lambda: True)
+    monkeypatch.setattr("frugal_rt.cli.export.build", build)
+    result = frugal(*export, "-o", "new.plan")
+    assert "fp32 engines for NVIDIA H200 by tensorrt 11.4.0.12" in result.output
+    assert json.loads(frugal(*export, "-o", "new.plan", "--json").stdout)["engines"]["precision"] == "fp32"
+    assert built == ["new.plan"] * 2
+    assert frugal(*export, "-o", "new.plan", "--no-build").exit_code == 0
+    assert built == ["new.plan"] * 2
+
+    def fails(plan, **how):
+        raise BackendError("tensorrt could not build the forward engine: out of memory")
+
+    monkeypatch.setattr("frugal_rt.cli.export.build", fails)
+    result = frugal(*export, "-o", "other.plan")
+    assert result.exit_code == 0
+    assert "no TensorRT engines were built: tensorrt could not build the forward engine: out of memory" in result.stderr
+    Plan.open("other.plan")
