@@ -209,9 +209,9 @@ def command(
         with stages() as on_stage:
             on_stage(f"joining the cluster at {ray}" if ray else "starting processes")
             spreading = stack.enter_context(
-                Cluster(ray, plan, asked, backend, workers, trust_engines, on_loss)
+                Cluster(ray, plan, asked, backend, workers, on_loss, trust_engines=trust_engines)
                 if ray
-                else Devices(engine, asked, backend, gpus, trust_engines, on_loss)
+                else Devices(engine, asked, backend, gpus, on_loss, trust_engines=trust_engines)
             )
         words = f"by {spreading.workers} workers"
         on_picture = stack.enter_context(pictures("restoring", len(sources)))

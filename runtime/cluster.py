@@ -70,8 +70,9 @@ class Cluster(Spread):
         asked: Asked,
         backend: str = "auto",
         workers: int | None = None,
-        trust_engines: bool = False,
         on_loss: Callable[[str], object] = lambda sentence: None,
+        *,
+        trust_engines: bool = False,
     ):
         self._backend, self._trust = backend, trust_engines
         self._ray = _connect(address)

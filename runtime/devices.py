@@ -80,8 +80,9 @@ class Devices(Spread):
         asked: Asked,
         backend: str,
         devices: Sequence[str],
-        trust_engines: bool = False,
         on_loss: Callable[[str], object] = lambda sentence: None,
+        *,
+        trust_engines: bool = False,
     ):
         super().__init__(len(devices), asked, on_loss)
         self._load = Load(plan, Plan.open(plan).manifest, backend, trust_engines, asked)

@@ -340,7 +340,7 @@ def test_processes_end_with_the_one_that_started_them_however_it_ends(here):
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (("--backend", "cpu"), "the backend cpu computes on the CPU; GPUs take cuda, torch or auto"),
+        (("--backend", "cpu"), "the backend cpu computes on the CPU; GPUs take tensorrt, cuda, torch or auto"),
         (("--backend", "openvino"), "the backend openvino computes on the CPU"),
         (("--ray", "local"), "--devices is of this machine and --ray of a cluster"),
         (("--workers", "2"), "--workers is of a cluster"),
