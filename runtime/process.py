@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 
 _BOOT = (
-    "import signal; [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)]; "
+    "import signal; both = signal.SIGINT, signal.SIGTERM; [signal.signal(number, signal.SIG_IGN) for number in both]; "
+    "signal.pthread_sigmask(signal.SIG_UNBLOCK, both); "
     "import importlib, json, sys; from multiprocessing.connection import Connection; "
     "sys.path[:] = json.loads(sys.argv[1]); "
     "importlib.import_module(sys.argv[2]).main(Connection(int(sys.argv[3])))"
 )
 """Not multiprocessing's spawn, which runs the caller's own script again in the child, and in the caller's environment.
-Signals that are sent to a whole group of processes are for the one that started them."""
+Signals that are sent to a whole group of processes are for the one that started them: they are blocked for the child
+from before it is there."""
 
 
 def launch(module: str, environment: Mapping[str, str] | None = None) -> tuple["subprocess.Popen[bytes]", Connection]:
@@ -27,12 +29,16 @@ def launch(module: str, environment: Mapping[str, str] | None = None) -> tuple["
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path), module, str(theirs.fileno())]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **(environment or {})},
-        )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **(environment or {})},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process, Connection(ours.detach())
 
 
