@@ -42,6 +42,8 @@ class OnHost:
     def asarray(self, x: Any) -> Array:
         raise NotImplementedError
 
+    def pace(self) -> None: ...
+
     def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
         return None
 
@@ -72,6 +74,10 @@ class Engine(Protocol):
 
     def ahead(self, array: np.ndarray) -> Callable[[], Array]:
         """`asarray` of a host array, begun now and waited for when it is called. From any thread."""
+        ...
+
+    def pace(self) -> None:
+        """Told after each step: the host waits where it is more than a few of them ahead of a device."""
         ...
 
     def record(self, work: Callable[[], None]) -> Callable[[], None] | None:

@@ -1,10 +1,11 @@
 """Where torch keeps an engine's state: host memory, or a CUDA device, whose work is one ordered queue of launches."""
 
+import contextlib
+import functools
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,19 @@ from .network import import_torch
 logger = logging.getLogger(__name__)
 WARM = 2
 """Times that work runs before it is recorded: the first pays for plans, workspaces and memory."""
+UNDERWAY = 2
+"""Calls that the host may be ahead of the device: as many as keep it busy, and no more than a cancelled job wastes."""
+launching = threading.RLock()
+"""Held while a library is given the addresses of a call, and while work is recorded: CUDA records one graph at a time
+in a process, and an execution context is one call's."""
+
+
+@functools.cache
+def streams(torch: Any) -> tuple[Any, Any, Any]:
+    """The process's streams beside torch's own: of libraries that want another than the default, of what is recorded,
+    of uploads. Torch hands the same ones out again after a few dozen, so they are taken once; the second is of the
+    other pool, so that no upload lands in a recording."""
+    return torch.cuda.Stream(), torch.cuda.Stream(priority=-1), torch.cuda.Stream()
 
 
 class TorchArrays:
@@ -27,7 +41,10 @@ class TorchArrays:
             raise BackendError("torch sees no CUDA device here; run: frugal-rt doctor")
         self.device = device
         self.records = device == "cuda"
-        self._local = threading.local()
+        self._underway: deque[Any] = deque()
+        if self.records:
+            self._beside, self._recorder, self._uploads = streams(self.torch)
+            self._pool = self.torch.cuda.graph_pool_handle()
 
     def asarray(self, x: Any) -> Array:
         return self.torch.as_tensor(x, dtype=self.torch.float32, device=self.device)
@@ -51,57 +68,60 @@ class TorchArrays:
 
         return wait
 
+    def pace(self) -> None:
+        """As `Engine.pace`."""
+        if self.device == "cpu":
+            return
+        self._underway.append(self.torch.cuda.current_stream().record_event())
+        if len(self._underway) > UNDERWAY:
+            self._underway.popleft().synchronize()
+
     def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """As `Engine.record`: a CUDA graph."""
+        """As `Engine.record`: a CUDA graph. After one that failed nothing is recorded any more."""
         torch = self.torch
         if not self.records:
             return None
-        try:
-            here = torch.cuda.current_stream()
-            self._recorder.wait_stream(here)
-            with torch.cuda.stream(self._recorder):
-                for _ in range(WARM):
-                    work()
-            here.wait_stream(self._recorder)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads upload noise meanwhile, which a capture of this thread alone lets them.
-            with torch.cuda.graph(graph, stream=self._recorder, capture_error_mode="thread_local"):
-                work()
-        except RuntimeError as error:
-            logger.warning("a step cannot be recorded as a CUDA graph, and is launched piece by piece: %s", error)
-            return None
+        here = torch.cuda.current_stream()
+        graph = torch.cuda.CUDAGraph()
+        with launching:
+            try:
+                self._recorder.wait_stream(here)
+                with torch.cuda.stream(self._recorder):
+                    for _ in range(WARM):
+                        work()
+                    torch.cuda.synchronize()
+                    # Other threads upload noise meanwhile, which a capture of this thread alone lets them.
+                    graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                    try:
+                        work()
+                    finally:
+                        graph.capture_end()
+            except (RuntimeError, BackendError) as error:
+                logger.warning("steps cannot be recorded as CUDA graphs, and are launched piece by piece: %s", error)
+                self.records = False
+                with contextlib.suppress(Exception):  # torch 2.13 forgets it where a capture ends badly
+                    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+                return None
+        here.wait_stream(self._recorder)
         replay: Callable[[], None] = graph.replay
         return replay
 
-    @contextmanager
+    @contextlib.contextmanager
     def queue(self) -> Iterator[Any]:
-        """The stream that a call of another library goes to, ordered with torch's current one.
+        """The stream that a call of another library goes to, ordered with torch's current one; no other call begins.
 
         That is the current one itself, unless it is the default stream: there TensorRT would wait for the device.
         """
-        torch = self.torch
-        here = torch.cuda.current_stream()
-        if here != torch.cuda.default_stream():
-            yield here
-            return
-        self._beside.wait_stream(here)
-        yield self._beside
-        here.wait_stream(self._beside)
-
-    @cached_property
-    def _recorder(self) -> Any:
-        return self.torch.cuda.Stream()
-
-    @cached_property
-    def _beside(self) -> Any:
-        return self.torch.cuda.Stream()
-
-    @property
-    def _uploads(self) -> Any:
-        """A stream for each thread that uploads."""
-        if not hasattr(self._local, "stream"):
-            self._local.stream = self.torch.cuda.Stream()
-        return self._local.stream
+        here = self.torch.cuda.current_stream()
+        with launching:
+            if here != self.torch.cuda.default_stream():
+                yield here
+                return
+            self._beside.wait_stream(here)
+            try:
+                yield self._beside
+            finally:
+                here.wait_stream(self._beside)
 
 
 def like(result: Array, given: Array) -> Array:

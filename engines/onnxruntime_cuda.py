@@ -8,7 +8,7 @@ import numpy as np
 
 from . import cuda
 from .base import ANSWERS, Array, Engine, Prediction, Pull
-from .device import TorchArrays, like
+from .device import TorchArrays, like, streams
 from .errors import BackendError
 from .onnxruntime import OnnxRuntimeEngine, Sessions, import_onnxruntime
 from .plan import Plan
@@ -35,14 +35,15 @@ class OnnxRuntimeCudaEngine:
 
     def __init__(self, plan: Plan):
         self._arrays = TorchArrays("The cuda backend", "cuda")
-        self._stream = self._arrays.torch.cuda.Stream()
+        self._stream, _, _ = streams(self._arrays.torch)
         self._sessions = Sessions(plan, "cuda")
         self._graphs = plan.manifest["graphs"]
         self._forward = self._open("forward")
         self._embeddings = self._arrays.asarray(self._sessions.embedding_table())
         self._options = self._sessions.ort.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self.asarray, self.ahead, self.record = self._arrays.asarray, self._arrays.ahead, self._arrays.record
+        self.asarray, self.ahead = self._arrays.asarray, self._arrays.ahead
+        self.record, self.pace = self._arrays.record, self._arrays.pace
 
     @property
     def name(self) -> str:
@@ -89,8 +90,11 @@ class OnnxRuntimeCudaEngine:
             for name, shape in there.items()
             if wanted is None or name in wanted
         }
-        here = torch.cuda.current_stream()
-        self._stream.wait_stream(here)
+        with self._arrays.queue():
+            self._launch(session, binding, inputs, found)
+        return found
+
+    def _launch(self, session: Any, binding: Any, inputs: dict[str, Array], found: dict[str, Array]) -> None:
         try:
             for arrays, bind in ((inputs, binding.bind_input), (found, binding.bind_output)):
                 for name, array in arrays.items():
@@ -98,8 +102,6 @@ class OnnxRuntimeCudaEngine:
             session.run_with_iobinding(binding, self._options)
         except Exception as error:  # onnxruntime's errors share no base but Exception
             raise BackendError(f"onnxruntime failed in a call: {error}") from error
-        here.wait_stream(self._stream)
-        return found
 
     @staticmethod
     def _answer(found: dict[str, Array], x: Array) -> Prediction:

@@ -13,6 +13,8 @@ from .plan import Plan
 from .tensorrt_module import TensorRT
 
 logger = logging.getLogger(__name__)
+ALIGNMENT = 256
+"""Bytes, of what TensorRT is given on a device."""
 TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 """TensorRT's names of the types that arrays have here, and torch's."""
 
@@ -37,7 +39,8 @@ class TensorRTEngine:
         self._most = self._built.record.batches[-1]
         self._predict = self._load("predict")
         self._embeddings = self._arrays.asarray(Sessions(plan, "cpu").embedding_table())
-        self.asarray, self.ahead, self.record = self._arrays.asarray, self._arrays.ahead, self._arrays.record
+        self.asarray, self.ahead = self._arrays.asarray, self._arrays.ahead
+        self.record, self.pace = self._arrays.record, self._arrays.pace
 
     @property
     def name(self) -> str:
@@ -90,7 +93,7 @@ class TensorRTEngine:
     def _pieces(self, *arrays: Array) -> list[tuple[Array, ...]]:
         """The rows of each array, as many at once as an engine takes."""
         starts = range(0, len(arrays[0]), self._most)
-        return [tuple(array[i : i + self._most].contiguous() for array in arrays) for i in starts]
+        return [tuple(_aligned(array[i : i + self._most].contiguous()) for array in arrays) for i in starts]
 
     def _joined(self, parts: list[Array]) -> Array:
         return parts[0] if len(parts) == 1 else self._arrays.torch.cat(parts)
@@ -98,6 +101,11 @@ class TensorRTEngine:
     def _answer(self, parts: list[dict[str, Array]], x: Array) -> Prediction:
         found = {name: like(self._joined([part[name] for part in parts]), x) for name in ANSWERS if name in parts[0]}
         return Prediction(found["out"], found.get("variance"))
+
+
+def _aligned(array: Array) -> Array:
+    """A view of a batch may begin where TensorRT takes no array."""
+    return array if array.data_ptr() % ALIGNMENT == 0 else array.clone()
 
 
 class _Graph:
@@ -114,6 +122,8 @@ class _Graph:
         self.outputs = [one for one in names if not reads[one]]
         self._types = {one: self._type(one) for one in names}
         self._contexts: dict[tuple[int, int], Any] = {}
+        self._new: set[tuple[int, int]] = set()
+        """Keys of contexts that have not run yet."""
         self._kernels = _Kernels(rt, self._engine, f"{built.record.key} {name}") if rt.flavour.blind else None
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
@@ -132,6 +142,11 @@ class _Graph:
                     raise BackendError(f"the {self._name} engine has {name} in {self._types[name]}; got {array.dtype}")
                 self._need(context.set_tensor_address(name, array.data_ptr()), f"take {name}")
             self._need(context.execute_async_v3(stream.cuda_stream), "run")
+            if (batch, stream.cuda_stream) in self._new:
+                self._new.discard((batch, stream.cuda_stream))
+                stream.synchronize()
+                if self._kernels is not None:
+                    self._kernels.keep()
         return found
 
     def _context(self, batch: int, stream: Any) -> Any:
@@ -145,13 +160,12 @@ class _Graph:
                 self._need(context.set_input_shape(name, shape), f"take {name} of shape {shape}")
             stream.synchronize()
             self._contexts[key] = context
-            if self._kernels is not None:
-                self._kernels.keep()
+            self._new.add(key)
         return self._contexts[key]
 
     def _made_context(self) -> Any:
         trt = self._rt.trt
-        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # memory for its own batch alone
+        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # memory for its own profile alone
         if self._kernels is None:
             return self._engine.create_execution_context(strategy)
         self._kernels.settings.set_execution_context_allocation_strategy(strategy)
@@ -171,7 +185,7 @@ class _Kernels:
     """The kernels that tensorrt-rtx compiles for this GPU when a context is made, kept for the next process."""
 
     def __init__(self, rt: TensorRT, engine: Any, key: str):
-        trt = rt.trt
+        trt, self._rt = rt.trt, rt
         self._name = cache.key("kernels", rt.version, key)
         self.settings = rt.need(engine.create_runtime_config(), "make a context's settings")
         # For its very shapes before the first call, rather than others first and these in the background.
@@ -186,7 +200,7 @@ class _Kernels:
         rt.need(self.settings.set_runtime_cache(self._compiled), "use a cache of kernels")
 
     def keep(self) -> None:
-        compiled = bytes(self._compiled.serialize())
+        compiled = bytes(self._rt.need(self._compiled.serialize(), "give its kernels"))
         cache.keep(self._name, lambda path: path.write_bytes(compiled))
 
 

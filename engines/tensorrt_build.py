@@ -141,7 +141,7 @@ def _build(
         rt.need(config.set_compute_capability(target, 0), f"build for compute capability {capability or 'of this GPU'}")
     for profile in _profiles(rt, entry, batches):
         rt.need(config.add_optimization_profile(profile) >= 0, "take a profile")
-    if capability is None:
+    if not rt.flavour.blind:  # tensorrt-rtx times nothing
         _remember(rt, config, timings)
     monitor = _monitor(trt, name, on_progress)
     config.progress_monitor = monitor
@@ -149,7 +149,7 @@ def _build(
     if engine is None and monitor.stopped:
         raise KeyboardInterrupt
     rt.need(engine, f"build the {name} engine")
-    if capability is None:
+    if not rt.flavour.blind:
         with atomic_write(timings) as file:
             file.write(memoryview(config.get_timing_cache().serialize()))
     del alive

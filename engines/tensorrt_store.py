@@ -227,9 +227,14 @@ def keep(record: Record, engines: Mapping[str, Buffer], root: Path) -> Built:
                     file.flush()
                     os.fsync(file.fileno())
             (draft / RECORD).write_text(json.dumps(record.data(), indent=2))
+            old = Path(scratch) / "old"
             if target.exists():
-                target.rename(Path(scratch) / "old")
-            draft.rename(target)
+                target.rename(old)
+            try:
+                draft.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
         _prune(root, target)
     except OSError as error:
         why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error

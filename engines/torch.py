@@ -12,6 +12,8 @@ from .network import build_network, load_weights
 from .plan import Plan
 
 logger = logging.getLogger(__name__)
+SHAPES = 64
+"""Batch sizes, with and without a gradient, that a network may be compiled for."""
 
 
 class TorchEngine:
@@ -55,7 +57,8 @@ class TorchEngine:
         self._forward_only = torch.inference_mode if frozen else torch.no_grad
         self._module = _compile(torch, module, falls_back) if compiled else module
         self._compiled = compiled
-        self.asarray, self.ahead, self.record = self._arrays.asarray, self._arrays.ahead, self._arrays.record
+        self.asarray, self.ahead = self._arrays.asarray, self._arrays.ahead
+        self.record, self.pace = self._arrays.record, self._arrays.pace
 
     @property
     def name(self) -> str:
@@ -100,14 +103,17 @@ class TorchEngine:
 
 def _compile(torch: Any, module: Any, falls_back: bool) -> Callable[..., Any]:
     """The module compiled for each shape it meets; whole, so that nothing falls back to eager unnoticed."""
+    import torch._dynamo.config
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     call = torch.compile(module, fullgraph=True, dynamic=False)
-    from torch._dynamo.exc import TorchDynamoException
 
     def compiled(x: Array, t: Array) -> Any:
         nonlocal call
         try:
             return call(x, t)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             why = str(error).strip().splitlines()[0]
             if not falls_back:
                 raise BackendError(f"torch.compile failed: {why}") from error

@@ -39,17 +39,15 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
     if lost is not None:
         raise DivergedError(_left(lost))
     recorded = recording(rows, engine, move)
-    if recorded is None:
-        x, x0hat = _move(rows, engine)
-    else:
-        x, x0hat = recorded.step(rows)
+    x, x0hat = _move(rows, engine) if recorded is None else recorded.step(rows)
+    engine.pace()
     on_host = _on_host(x)
     if on_host and not bool(array_namespace(x).all(array_namespace(x).isfinite(x))):
         raise DivergedError(_left(rows[0]))
     apart = _compared(rows, x0hat)
     for i, row in enumerate(rows):
         row.accept(x[i, ...], x0hat[i, ...], apart.get(i))
-        row.held = recorded
+        row.held = recorded  # which owns the memory of both
     if on_host or any(row.asks or row.step < 0 for row in rows):
         settle(rows)
     for row in rows:

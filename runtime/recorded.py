@@ -1,14 +1,17 @@
 """Steps recorded once and replayed: on a GPU, one CUDA graph for the network, the operator and the sampler together.
 
-A recording is of one move of so many rows that share an operator and a schedule. Its arrays stay where they are: rows
-are loaded when they come together, and each replay moves them a step further in place, with no word from the host but
-the noise. What a row has while it is loaded are views of those arrays.
+Rows that share an operator and a number of steps are loaded into arrays that stay where they are; each replay of a
+move takes them a step further in place. All that comes from the host is the noise, in blocks of several steps. What a
+row has while it is loaded are views of those arrays.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,125 +20,157 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..engines import Array, Engine
-from .restoration import Restoration
+from ..engines.machine import cores
+from .restoration import Fetch, Move, Restoration
 from .schedule import Coefficients, Schedule
 
-KEPT = 8
-"""Recordings of an engine that a thread keeps; each holds the network's activations of its batch."""
+KEPT = 16
+"""Sets of rows that an engine keeps arrays for in a thread."""
+WORTH = 16
+"""Steps that rows have left, at least, for their moves to be recorded: recording runs each a few times."""
+BLOCK = 8
+"""Steps whose noise is drawn and uploaded at once, while those of the block before are made."""
 NAMES = [field.name for field in fields(Coefficients) if field.name != "t"]
 _local = threading.local()
 
 MoveOf = Callable[..., tuple[Array, Array]]
 
 
-def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Recording | None":
-    """What replays the next step of these rows, made if need be; None where the engine records nothing, or the rows
-    have several operators or schedules, or one that asks the host while it computes."""
+@cache
+def _draws(process: int) -> ThreadPoolExecutor:
+    """What draws noise: a GPU makes a step faster than one core draws its noise. Threads do not outlive a fork."""
+    return ThreadPoolExecutor(max(1, cores() - 2), "frugal-rt-noise")
+
+
+def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loaded | None":
+    """What replays the next step of these rows, made if need be; None where the engine records nothing, the rows have
+    several operators or schedules, or one that asks the host while it computes, or it is not worth it."""
     first = rows[0]
     if not engine.records or not first.operator.recordable:
         return None
     if any(row.operator is not first.operator or row.schedule is not first.schedule for row in rows):
         return None
     kept = _kept(engine)
-    key = (
-        first.move,
-        id(first.operator),
-        len(first.schedule),
-        len(rows),
-    )  # it holds the operator: the id stays its own
+    key = (id(first.operator), len(first.schedule), len(rows))  # the operator is held: its id stays its own
     if key not in kept:
-        made = Recording(rows, engine, move)
-        if made.replay is None:
+        if first.step + 1 < WORTH:
             return None
-        kept[key] = made
+        kept[key] = Loaded(rows, engine, move)
         while len(kept) > KEPT:
             kept.popitem(last=False)[1].load([])
     kept.move_to_end(key)
-    return kept[key]
+    return kept[key] if kept[key].replays(first.move) else None
 
 
-def _kept(engine: Engine) -> "OrderedDict[Any, Recording]":
-    """The recordings of this thread: arrays that two threads replay on would be both's."""
+def _kept(engine: Engine) -> "OrderedDict[Any, Loaded]":
+    """Those of this thread: arrays that two threads replay on would be both's."""
     if not hasattr(_local, "kept"):
         _local.kept = WeakKeyDictionary()
-    found: OrderedDict[Any, Recording] = _local.kept.setdefault(engine, OrderedDict())
+    found: OrderedDict[Any, Loaded] = _local.kept.setdefault(engine, OrderedDict())
     return found
 
 
-class Recording:
-    """One move of `rows`, as `replay`, and the arrays that it reads and writes; `replay` is None where it cannot be
-    recorded."""
+class Loaded:
+    """Arrays for as many rows as `like` has, of their operator and number of steps, and the moves recorded on them."""
 
-    def __init__(self, rows: Sequence[Restoration], engine: Engine, move: MoveOf):
-        first, like = rows[0], rows[0].x
-        xp = self._xp = array_namespace(like)
-        self._ahead = engine.ahead
+    def __init__(self, like: Sequence[Restoration], engine: Engine, move: MoveOf):
+        first, x = like[0], like[0].x
+        xp = self._xp = array_namespace(x)
+        self._engine, self._move, self._operator = engine, move, first.operator
         self._rows: list[Restoration] = []
         self._schedule: Schedule | None = None
+        self._replays: dict[Move, Callable[[], None] | None] = {}
+        self._blocks: dict[tuple[int, int], Future[Fetch]] = {}
 
-        def empty(*shape: int, dtype: Any = like.dtype) -> Array:
-            return xp.zeros(shape, dtype=dtype, device=like.device)
+        def empty(*shape: int, dtype: Any = x.dtype) -> Array:
+            return xp.zeros(shape, dtype=dtype, device=x.device)
 
-        count, steps = len(rows), len(first.schedule)
-        self.x, self.x0hat, self.z = (empty(count, *like.shape) for _ in range(3))
+        count, steps = len(like), len(first.schedule)
+        self._x, self._x0hat = empty(count, *x.shape), empty(count, *x.shape)
+        self._noise = empty(count, BLOCK, *x.shape)
+        """z of step s at s modulo BLOCK."""
         self._y = empty(count, *first.y.shape)
-        self._sigma, self._constant = empty(count, 1, 1, 1), empty(count, 1, 1, 1)
+        self._numbers = empty(3, count, 1, 1, 1)
+        """sigma, zeta and lambda, NaN for a step of its own."""
         self._tables, self._timesteps = empty(steps, len(NAMES)), empty(steps, dtype=xp.int64)
-        self._step = empty(count, dtype=xp.int64)
-        kind, operator = first.move, first.operator
+        self._step, self._order = empty(count, dtype=xp.int64), xp.arange(count, device=x.device)
 
-        def operators(f: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
-            return f(operator, self._y, lambda a: a)
-
-        def once() -> None:
-            table = xp.take(self._tables, self._step, axis=0)
-            columns = {name: table[:, i, None, None, None] for i, name in enumerate(NAMES)}
-            c = Coefficients(t=xp.take(self._timesteps, self._step, axis=0), **columns)
-            x, x0hat = move(kind, engine, operators, c, self.x, self.z, self._sigma, self._constant)
-            self.x[...], self.x0hat[...] = x, x0hat
-            self._step[...] = xp.clip(self._step - 1, 0, None)
-
-        self.load(rows)
-        self.replay = engine.record(once)
-        self._rows = []  # to be loaded again: recording ran a few steps
+    def replays(self, kind: Move) -> bool:
+        """Whether a move is recorded, which it is the first time it is asked for, if it can be."""
+        if kind not in self._replays:
+            rows, self._rows = self._rows, []
+            for row in rows:
+                self._give_back(row)
+            self._replays[kind] = self._engine.record(lambda: self._once(kind))  # runs a few steps of whatever is there
+        return self._replays[kind] is not None
 
     def step(self, rows: Sequence[Restoration]) -> tuple[Array, Array]:
         """x_{t-1} and x0hat, (B, C, H, W), of `rows`, which are held from now on.
 
         Both are overwritten by the next replay, but an estimate that is compared.
         """
-        assert self.replay is not None
+        replay = self._replays[rows[0].move]
+        assert replay is not None
         if not all(row is mine and row.held is self for row, mine in zip_longest(rows, self._rows)):
             self.load(rows)
         for i, row in enumerate(rows):
-            self.z[i, ...] = row.noise(self._ahead)()
-        self.replay()
+            if (row.step + 1) % BLOCK == 0:
+                self._take_block(i, row)
+        replay()
         compared = any(row.compares for row in rows)
-        return self.x, self._xp.asarray(self.x0hat, copy=True) if compared else self.x0hat
+        return self._x, self._xp.asarray(self._x0hat, copy=True) if compared else self._x0hat
 
     def load(self, rows: Sequence[Restoration]) -> None:
         """Take the state of `rows`; those that were held get arrays of their own."""
         for row in self._rows:
-            if row.held is self:
-                row.x, row.x0hat = (self._xp.asarray(array, copy=True) for array in (row.x, row.x0hat))
-                row.held = None
-        self._rows = list(rows)
+            self._give_back(row)
+        self._rows, self._blocks = list(rows), {}
+        if not rows:
+            return
         for i, row in enumerate(rows):
-            self.x[i, ...], self._y[i, ...] = row.x, row.y
-        if rows:
-            self._sigma[...] = self._column([row.sigma for row in rows])
-            self._constant[...] = self._column([row.constant for row in rows])
-            self._step[...] = self._placed(np.array([row.step for row in rows]))
-            self._take(rows[0].schedule)
-
-    def _take(self, schedule: Schedule) -> None:
+            self._x[i, ...], self._y[i, ...] = row.x, row.y
+        numbers = [[getattr(row, name) for row in rows] for name in ("sigma", "zeta", "lam")]
+        self._numbers[...] = self._placed(np.asarray(numbers, np.float64)[:, :, None, None, None])
+        self._step[...] = self._xp.astype(self._placed(np.array([row.step for row in rows])), self._step.dtype)
+        schedule = rows[0].schedule
         if schedule is not self._schedule:
-            self._tables[...] = self._placed(np.stack([schedule.tables[name] for name in NAMES], axis=1), self.x.dtype)
-            self._timesteps[...] = self._placed(schedule.timesteps)
+            self._tables[...] = self._placed(np.stack([schedule.tables[name] for name in NAMES], axis=1))
+            self._timesteps[...] = self._xp.astype(self._placed(schedule.timesteps), self._timesteps.dtype)
             self._schedule = schedule
+        for i, row in enumerate(rows):
+            self._take_block(i, row)
 
-    def _column(self, values: Sequence[float | None]) -> Array:
-        return self._placed(np.asarray(values, np.float64), self.x.dtype)[:, None, None, None]
+    def _once(self, kind: Move) -> None:
+        xp = self._xp
+        table = xp.take(self._tables, self._step, axis=0)
+        columns = {name: table[:, i, None, None, None] for i, name in enumerate(NAMES)}
+        c = Coefficients(t=xp.take(self._timesteps, self._step, axis=0), **columns)
+        z = self._noise[self._order, self._step % BLOCK]
+        sigma, zeta, lam = (self._numbers[i, ...] for i in range(3))
 
-    def _placed(self, array: np.ndarray, dtype: Any = None) -> Array:
-        return self._xp.asarray(array, dtype=dtype, device=self.x.device)
+        def operators(f: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
+            return f(self._operator, self._y, lambda a: a)
+
+        constant = zeta if kind is Move.DPS else lam
+        x, x0hat = self._move(kind, self._engine, operators, c, self._x, z, sigma, constant)
+        self._x[...], self._x0hat[...] = x, x0hat
+        self._step[...] = xp.clip(self._step - 1, 0, None)
+
+    def _give_back(self, row: Restoration) -> None:
+        if row.held is self:
+            row.x, row.x0hat = (self._xp.asarray(array, copy=True) for array in (row.x, row.x0hat))
+            row.held = None
+
+    def _take_block(self, i: int, row: Restoration) -> None:
+        """The noise of a row's next step and of those after it in the same block; the next block is begun."""
+        block = row.step // BLOCK
+        count = row.step % BLOCK + 1
+        for one, steps in ((block, count), (block - 1, BLOCK)):
+            if one >= 0 and (i, one) not in self._blocks:
+                draw = row.noises(one * BLOCK, steps, self._engine.ahead)
+                self._blocks[i, one] = _draws(os.getpid()).submit(draw)
+        self._noise[i, :count, ...] = self._blocks.pop((i, block)).result()()
+
+    def _placed(self, array: np.ndarray) -> Array:
+        """A few numbers where the rows are, without waiting; as floats, which hold every step and timestep exactly."""
+        return self._xp.astype(self._engine.ahead(np.asarray(array, np.float32))(), self._x.dtype)

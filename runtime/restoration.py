@@ -11,22 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..engines import Array
-from ..engines.machine import cores
 from .noise import Use, generator, normal
 from .operators import Operator
 from .schedule import Schedule
 from .switch import Switch
 
-AHEAD = 4
-"""Steps whose noise is drawn ahead, at most: one for every four cores, as a GPU makes a step faster than one draws."""
-
 
 @cache
-def _prefetch(process: int) -> tuple[ThreadPoolExecutor, int]:
-    """What draws the noise of the next steps while the network runs this one, and of how many. Threads do not outlive
-    a fork."""
-    ahead = max(1, min(AHEAD, cores() // 4))
-    return ThreadPoolExecutor(ahead, "frugal-rt-noise"), ahead
+def _prefetch(process: int) -> ThreadPoolExecutor:
+    """Draws the noise of the next step while the network runs this one. Threads do not outlive a fork."""
+    return ThreadPoolExecutor(1, "frugal-rt-noise")
 
 
 class Phase(Enum):
@@ -132,14 +126,27 @@ class Restoration:
         return bool(self.trace) and np.isnan(self.trace[-1])
 
     def noise(self, ahead: "Callable[[np.ndarray], Fetch]") -> "Fetch":
-        """z of the next step, (C, H, W) float32, on its way to where `ahead` takes it; those of the steps after it are
+        """z of the next step, (C, H, W) float32, on its way to where `ahead` takes it; that of the step after it is
         drawn meanwhile."""
-        pool, steps = _prefetch(os.getpid())
-        for step in range(self.step, max(-1, self.step - 1 - steps), -1):
-            if step not in self._drawn:
-                stream = generator(self.seed, self.sample, Use.STEP, step)
-                self._drawn[step] = pool.submit(_draw, stream, tuple(self.x.shape), ahead)
-        return self._drawn.pop(self.step).result()
+        drawn = self._drawn.pop(self.step, None) or self._draw(self.step, ahead)
+        self._drawn = {self.step - 1: self._draw(self.step - 1, ahead)} if self.step > 0 else {}
+        return drawn.result()
+
+    def noises(self, step: int, count: int, ahead: "Callable[[np.ndarray], Fetch]") -> "Callable[[], Fetch]":
+        """What draws z of the steps from `step` on, ascending, (count, C, H, W), and sends it on its way."""
+        seed, sample, shape = self.seed, self.sample, tuple(self.x.shape)
+
+        def draw() -> Fetch:
+            block = np.empty((count, *shape), np.float32)
+            for i in range(count):
+                stream = generator(seed, sample, Use.STEP, step + i)
+                stream.standard_normal(dtype=np.float32, out=block[i])
+            return ahead(block)
+
+        return draw
+
+    def _draw(self, step: int, ahead: "Callable[[np.ndarray], Fetch]") -> "Future[Fetch]":
+        return _prefetch(os.getpid()).submit(self.noises(step, 1, lambda block: ahead(block[0])))
 
     def accept(self, x: Array, x0hat: Array, apart: Array | None) -> None:
         """Take the outcome of one step; `apart` is the mean square between its estimate and the one compared before."""
@@ -160,10 +167,6 @@ class Restoration:
 
 Fetch = Callable[[], Array]
 """Waits, where it must, for an array that is on its way."""
-
-
-def _draw(stream: np.random.Generator, shape: tuple[int, ...], ahead: Callable[[np.ndarray], Fetch]) -> Fetch:
-    return ahead(stream.standard_normal(shape, dtype=np.float32))
 
 
 def start_noise(shape: tuple[int, ...], seed: int, sample: int) -> np.ndarray:

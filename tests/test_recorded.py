@@ -16,6 +16,11 @@ from frugal_rt.runtime.restorer import Restorer
 SHAPE = (3, 8, 8)
 
 
+@pytest.fixture(autouse=True)
+def always_worth_it(monkeypatch):
+    monkeypatch.setattr(recorded, "WORTH", 0)
+
+
 class Plan:
     image_shape = SHAPE
     manifest: ClassVar = {
@@ -117,6 +122,38 @@ def test_a_recording_serves_again_and_is_told_of_new_measurements():
     assert engine.recorded == 3  # another number of steps, another operator
 
 
+def test_the_moves_of_one_set_of_rows_share_their_arrays():
+    """The hybrid takes turns between two moves, and loads its rows once."""
+    engine, operator = Recorder(), hole()
+    restorer = Restorer(Plan(), engine)
+    y = measurement(operator, 2)
+    loads = []
+    real = recorded.Loaded.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorded.Loaded, "load", lambda self, rows: (loads.append(len(rows)), real(self, rows)))
+        restorer.restore(y, operator, steps=50, switch=25, batch=2)
+        assert len(loads) <= engine.recorded  # at the start, and once more for each move that is recorded
+        loads.clear()
+        restorer.restore(y, operator, steps=50, switch=25, batch=2)
+    assert loads == [2]
+    assert engine.recorded == 2
+
+
+@pytest.mark.parametrize(("worth", "recordings"), [(7, 0), (6, 1)])
+def test_few_steps_are_not_worth_it(monkeypatch, worth, recordings):
+    monkeypatch.setattr(recorded, "WORTH", worth)
+    engine, operator = Recorder(), hole()
+    Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=6, switch="always")
+    assert engine.recorded == recordings
+
+
+def test_what_failed_once_is_not_tried_again(monkeypatch):
+    engine, tried, operator = Recorder(), [], hole()
+    monkeypatch.setattr(engine, "record", tried.append)
+    Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=20, switch=10)
+    assert len(tried) == 2  # two moves
+
+
 def test_rows_leave_with_what_is_theirs():
     """Two groups of one size take turns on one recording; then one row goes on alone."""
     operator = operators.Denoise(SHAPE)
@@ -130,7 +167,7 @@ def test_rows_leave_with_what_is_theirs():
         for a, b in zip(ours, plain, strict=True):
             torch.testing.assert_close(a.x, b.x, rtol=0, atol=0)
             torch.testing.assert_close(a.x0hat, b.x0hat, rtol=0, atol=0)
-    assert engine.recorded == 2
+    assert engine.recorded == 2  # for two rows, and for one
 
 
 def test_what_cannot_be_recorded_is_stepped():
