@@ -4,7 +4,7 @@ On a device nothing waits for it but the test of the switch: what else the host 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,7 @@ def _move(rows: Sequence[Restoration], engine: Engine) -> tuple[Array, Array]:
     x = _stack([row.x for row in rows], xp)
     z = _stack([row.noise(engine.ahead)() for row in rows], xp)
     c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
-    sigma, constant = (
-        column(values, x, xp) for values in ([row.sigma for row in rows], [row.constant for row in rows])
-    )
+    sigma, constant = (_column([getattr(row, name) for row in rows], x, xp) for name in ("sigma", "constant"))
     return move(rows[0].move, engine, _by_operator(rows, xp), c, x, z, sigma, constant)
 
 
@@ -138,9 +136,15 @@ def _stack(arrays: Sequence[Array], xp: Any) -> Array:
     return xp.stack(arrays) if len(arrays) > 1 else arrays[0][None, ...]
 
 
-def column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
+def _column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
     """(B, 1, 1, 1), NaN for None."""
-    return xp.asarray(np.asarray(values, np.float64), dtype=like.dtype, device=like.device)[:, None, None, None]
+    return _sent(tuple(values), like.dtype, like.device, xp)
+
+
+@lru_cache(256)
+def _sent(values: tuple[float | None, ...], dtype: Any, device: Any, xp: Any) -> Array:
+    """The same array for the same numbers: a device would be waited for to take them."""
+    return xp.asarray(np.asarray(values, np.float64), dtype=dtype, device=device)[:, None, None, None]
 
 
 Pick = Callable[[Array], Array]

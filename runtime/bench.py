@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..engines import (
     BACKENDS,
@@ -186,7 +187,8 @@ def open_contenders(
 ) -> tuple[dict[str, Engine], dict[str, str], str]:
     """Every engine that runs here by its label, why the others do not, and the label of what `auto` would take."""
     openers: dict[str, Callable[[], Engine]] = {
-        TORCH if name == "torch" else f"ours: {name}": partial(open_engine, plan, name) for name in _backends()
+        TORCH if name in ("torch", "torch:fp32") else f"ours: {name}": partial(open_engine, plan, name)
+        for name in _backends(compiled)
     }
     openers |= {label: partial(opener, plan) for label, opener in PEERS.items()}
     engines: dict[str, Engine] = {}
@@ -205,13 +207,15 @@ def open_contenders(
     return engines, left_out, next((name for name in PREFERRED if name in engines), next(iter(engines)))
 
 
-def _backends() -> list[str]:
+def _backends(compiled: bool) -> list[str]:
     """Those to compare: on a GPU in each precision that they compute in."""
-    backends = []
+    backends = ["torch-compile:bf16"] * (compiled and gpu() is not None)
     for name in BACKENDS:
-        if gpu() is not None and name not in ("auto", "cuda", *ON_CPU):
-            backends += [name] * (name == "torch") + [f"{name}:{precision}" for precision in PRECISIONS]
-        elif name not in ("auto", "torch-compile"):  # that is among PEERS
+        if name in ("auto", "torch-compile"):  # which is among PEERS
+            continue
+        if gpu() is not None and name not in ("cuda", *ON_CPU):
+            backends += [f"{name}:{precision}" for precision in PRECISIONS]
+        else:
             backends.append(name)
     return backends
 
@@ -309,6 +313,7 @@ def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
     timed = _timed(engine)
     x = engine.asarray(np.stack([start_noise(plan.image_shape, 0, i) for i in range(batch)]))
     t = np.full(batch, plan.manifest["schedule"]["num_train_timesteps"] // 2)
+    t = array_namespace(x).asarray(t, device=x.device)  # or every call would wait for it to come
     engine.prepare(gradients=False, batch=batch)
     return _paced(lambda: timed.predict(x, t).out, timed, 1 if brief else None)
 
@@ -324,7 +329,7 @@ def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, switch: s
         advance(rows, timed)
         return rows[0].x[None, ...]
 
-    return _paced(step, timed, 1 if brief else steps)
+    return _paced(step, timed, 1 if brief else steps - 1)  # the last one brings everything to the host
 
 
 def _timed(engine: Engine) -> Engine:
@@ -351,7 +356,7 @@ def _paced(call: Callable[[], Array], engine: Engine, most: int | None) -> Sampl
 
 def _restoration(plan: Plan, engine: Engine, measured: Measured, steps: int, k: int, brief: bool) -> Sample:
     timed = _timed(engine)
-    if brief:
+    if brief and not engine.records:  # recordings are of a number of steps
         steps, k = 2, 0 if k == 0 else 2 if k == steps else 1
     started = time.perf_counter()
     Restorer(plan, timed).restore(measured.y, measured.operator, sigma=SIGMA, steps=steps, switch=k)

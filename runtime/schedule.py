@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -119,12 +119,20 @@ class Schedule:
         }
 
     def at(self, step: int, like: Any, xp: Any) -> dict[str, Any]:
-        """Every coefficient of one step, (1, 1, 1, 1) in the namespace, type and device of `like`; made once."""
+        """Every coefficient of one step, (1, 1, 1, 1) in the namespace, type and device of `like`; the same object for
+        the same step."""
         key = (step, type(like), like.dtype, str(like.device))
         if key not in self._placed:
+            tables = self._tables_at(like, xp)
+            self._placed[key] = {name: xp.reshape(table[step, ...], (1, 1, 1, 1)) for name, table in tables.items()}
+        return self._placed[key]
+
+    def _tables_at(self, like: Any, xp: Any) -> dict[str, Any]:
+        """The tables where `like` is, and the timesteps; sent there once."""
+        key = (type(like), like.dtype, str(like.device))
+        if key not in self._placed:
             self._placed[key] = {
-                name: xp.asarray(table[step].reshape(1, 1, 1, 1), dtype=like.dtype, device=like.device)
-                for name, table in self.tables.items()
+                name: xp.asarray(table, dtype=like.dtype, device=like.device) for name, table in self.tables.items()
             }
         return self._placed[key]
 
@@ -132,8 +140,14 @@ class Schedule:
     def gather(schedules: Sequence["Schedule"], steps: Sequence[int], like: Any, xp: Any) -> Coefficients:
         """The coefficients of each row's own step, in the namespace, type and device of `like`."""
         pairs = list(zip(schedules, steps, strict=True))
-        t = xp.asarray(np.array([schedule.timesteps[step] for schedule, step in pairs]), device=like.device)
+        t = _sent(tuple(int(schedule.timesteps[step]) for schedule, step in pairs), xp, like.device)
         rows = [schedule.at(step, like, xp) for schedule, step in pairs]
         if all(row is rows[0] for row in rows):
             return Coefficients(t=t, **rows[0])  # one for all, by broadcasting
         return Coefficients(t=t, **{name: xp.concat([row[name] for row in rows], axis=0) for name in rows[0]})
+
+
+@lru_cache(4096)
+def _sent(timesteps: tuple[int, ...], xp: Any, device: Any) -> Any:
+    """The same array for the same timesteps: a device would be waited for to take them."""
+    return xp.asarray(np.array(timesteps), device=device)

@@ -3,18 +3,22 @@
 Times are measured by tests/gpu/figures.py; here is only what is right or wrong.
 """
 
+import gc
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from frugal_rt import Plan, Restorer
+from frugal_rt import InputError, Plan, Restorer
 from frugal_rt.engines import PRECISIONS, BackendError, Engine, cuda, open_engine, tensorrt_build, tensorrt_module
 from frugal_rt.engines.torch import TorchEngine
+from frugal_rt.runtime import recorded
+from frugal_rt.runtime.advance import advance
 from frugal_rt.runtime.demo import PORTRAIT
 from frugal_rt.runtime.images import read_photo
 from frugal_rt.runtime.metrics import psnr
@@ -32,10 +36,10 @@ BACKENDS = [
 ERROR = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 8e-2}
 """Root mean square of an answer's error over its own, at most: torch's fp32 convolutions on a GPU are TF32."""
 DECIBELS = 0.05
-SOAK = float(os.environ.get("FRUGAL_RT_SOAK", "600"))
-"""Seconds."""
+SOAK = float(os.environ.get("FRUGAL_RT_SOAK", "60"))
+"""Seconds by each backend: ten minutes where all ten run."""
 GROWTH = 64 << 20
-"""Bytes that memory may grow by after a soak's first tenth, on the device and on the host."""
+"""Bytes that memory may grow by in a soak, on the device and on the host."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def engine(request, plan) -> Iterator[Engine]:
         if name in tensorrt_module.FLAVOURS:
             tensorrt_build.build(plan, name, precision=precision)
         yield open_engine(plan, request.param)
-    except BackendError as error:
+    except (BackendError, InputError) as error:
         pytest.skip(str(error))
 
 
@@ -105,65 +109,125 @@ def test_one_input_gives_one_answer(engine, plan):
 
 
 def portraits(plan: Plan) -> np.ndarray:
+    """Four views of the packaged portrait."""
     pixels = read_photo(PORTRAIT).pixels
-    return np.stack([pixels, pixels[:, :, ::-1]]).astype(np.float32)
+    views = [pixels, pixels[:, :, ::-1], np.roll(pixels, 3, axis=2), 0.8 * pixels]
+    return np.stack(views).astype(np.float32)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_restorations_are_as_good_as_the_cpu_s(engine, plan, task):
+    """In PSNR over four pictures, by one seed: rounding leads a sample elsewhere, the more so the less is measured."""
     clean = portraits(plan)
     operator, sigma = TASKS[task].operator(plan.image_shape), TASKS[task].sigma
     y = measure(operator, clean, sigma, seed=0)
-    settings = {"sigma": sigma, "steps": 50, "switch": 25, "batch": 2}
+    settings = {"sigma": sigma, "steps": 50, "switch": 25, "batch": 4}
     ours, cpu = (
         Restorer(plan, one).restore(y, operator, **settings).image for one in (engine, open_engine(plan, "cpu"))
     )
-    assert abs(psnr(ours, clean).mean() - psnr(cpu, clean).mean()) <= DECIBELS
+    invented = task in ("box", "outpaint", "sr16", "colorize")
+    limit = DECIBELS * (1 if precision_of(engine) == "fp32" and not invented else 10 if invented else 3)
+    assert abs(psnr(ours, clean).mean() - psnr(cpu, clean).mean()) <= limit
+
+
+@pytest.fixture
+def recordings(engine, monkeypatch) -> list[object]:
+    """What the engine's `record` gave, from now on, of recordings made anew."""
+    if not engine.records:
+        pytest.skip(f"{engine.name} records nothing")
+    made: list[object] = []
+    record = engine.record
+
+    def watched(work):
+        made.append(record(work))
+        return made[-1]
+
+    monkeypatch.setattr(engine, "record", watched)
+    recorded._kept(engine).clear()
+    return made
 
 
 @pytest.mark.parametrize("switch", ["never", "always", "auto", 8])
-def test_recorded_steps_are_steps(engine, plan, monkeypatch, switch):
-    if not engine.records:
-        pytest.skip(f"{engine.name} records nothing")
-    clean = portraits(plan)
-    operator = TASKS["box"].operator(plan.image_shape)
-    y = measure(operator, clean, 0.01, seed=0)
-    restorer = Restorer(plan, engine)
+def test_recorded_steps_are_steps(engine, plan, recordings, monkeypatch, switch):
+    clean = portraits(plan)[:2]
+    y = measure(TASKS["box"].operator(plan.image_shape), clean, 0.01, seed=0)
+    restorer, operator = Restorer(plan, engine), TASKS["box"].operator(plan.image_shape)
     settings = {"steps": 20, "switch": switch, "batch": 2}
-    recorded = restorer.restore(y, operator, **settings)
-    monkeypatch.setattr(engine, "record", lambda work: None)
-    stepped = restorer.restore(y, TASKS["box"].operator(plan.image_shape), **settings)
-    assert recorded.k == stepped.k
-    np.testing.assert_allclose(recorded.image, stepped.image, atol=2e-2 if engine.name.startswith("torch") else 1e-5)
+    first = restorer.restore(y, operator, **settings)
+    assert recordings
+    assert None not in recordings
+    assert engine.records
     again = restorer.restore(y, operator, **settings)
-    np.testing.assert_allclose(again.image, recorded.image, atol=2e-2 if engine.name.startswith("torch") else 0)
+    monkeypatch.setattr(recorded, "WORTH", 1000)
+    stepped = restorer.restore(y, TASKS["box"].operator(plan.image_shape), **settings)
+    exact = not engine.name.startswith("torch")  # whose gradients add up in any order
+    assert first.k == stepped.k or not exact
+    np.testing.assert_allclose(again.image, first.image, atol=0 if exact else 0.1)
+    assert np.abs(first.image - stepped.image).mean() < (1e-5 if exact else 1e-2)
 
 
-def test_rows_that_come_and_go_are_what_they_would_be_alone(engine, plan):
+def test_rows_leave_their_recording_with_what_is_theirs(engine, plan, recordings):
+    """Rows change partners between steps, and other operators push recordings out, while launches are under way."""
     operator = TASKS["sr4"].operator(plan.image_shape)
     y = measure(operator, portraits(plan), 0.01, seed=0)
     restorer = Restorer(plan, engine)
-    alone = np.concatenate(
-        [restorer.restore(y[i : i + 1], operator, steps=20, switch=10, sample=i).image for i in (0, 1)]
-    )
-    together = restorer.restore(y, operator, steps=20, switch=10, batch=2).image
-    assert np.abs(alone - together).mean() < 0.02
+    ours, alone = (restorer.start(y, operator, steps=40, switch="always") for _ in range(2))
+    for turn in range(20):
+        for pair in ([(0, 1), (2, 3)], [(0, 2), (1, 3)], [(3, 0), (2, 1)])[turn % 3]:
+            advance([ours[i] for i in pair], engine)
+        if turn % 5 == 4:
+            for _ in range(recorded.KEPT // 4):
+                other = TASKS["box"].operator(plan.image_shape)
+                restorer.restore(measure(other, portraits(plan)[:1], 0.01, seed=0)[0], other, steps=20, switch="always")
+    for row in alone:
+        for _ in range(20):
+            advance([row], engine)
+    assert None not in recordings
+    limit = 1e-3 if precision_of(engine) == "fp32" else 0.05
+    for a, b in zip(ours, alone, strict=True):
+        assert float((a.x - b.x).abs().mean()) < limit
+
+
+def test_two_threads_may_share_a_restorer(engine, plan):
+    operator = TASKS["denoise"].operator(plan.image_shape)
+    y = measure(operator, portraits(plan)[:1], 0.25, seed=0)[0]
+    restorer = Restorer(plan, engine)
+
+    def restore(seed: int) -> np.ndarray:
+        return restorer.restore(y, operator, sigma=0.25, steps=30, switch=10, seed=seed).image
+
+    alone = [restore(seed) for seed in range(6)]
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(restore, range(6)))
+    for a, b in zip(alone, together, strict=True):
+        assert np.abs(a - b).mean() < 1e-2
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow(engine, plan):
     """A soak: batches of every size, operators that come and go, one restoration after the other."""
-    random, started = np.random.default_rng(0), time.monotonic()
-    restorer, host, first = Restorer(plan, engine), psutil.Process(), None
-    clean, seconds = portraits(plan), SOAK / len(BACKENDS)
-    while (elapsed := time.monotonic() - started) < seconds:
-        task, count = TASKS[random.choice(list(TASKS))], int(random.integers(1, 9))
-        operator = task.operator(plan.image_shape)
-        y = measure(operator, clean[random.integers(0, 2, count)], task.sigma, seed=int(random.integers(100)))
-        restorer.restore(y, operator, sigma=task.sigma, steps=10, batch=count)
-        free, _ = torch.cuda.mem_get_info()
-        if elapsed > seconds / 2 and first is None:
-            first = free, host.memory_info().rss
-    assert first is not None
-    assert first[0] - free < GROWTH
-    assert host.memory_info().rss - first[1] < GROWTH
+    random, restorer = np.random.default_rng(0), Restorer(plan, engine)
+    clean = portraits(plan)
+
+    def one(task: str, count: int) -> None:
+        operator, sigma = TASKS[task].operator(plan.image_shape), TASKS[task].sigma
+        y = measure(operator, clean[np.arange(count) % 4], sigma, seed=int(random.integers(100)))
+        restorer.restore(y, operator, sigma=sigma, steps=20, batch=count)
+
+    def used() -> tuple[int, int]:
+        recorded._kept(engine).clear()
+        gc.collect()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        return total - free, psutil.Process().memory_info().rss
+
+    for count in range(1, 9):
+        for task in TASKS:
+            one(task, count)
+    before, end = used(), time.monotonic() + SOAK
+    while time.monotonic() < end:
+        one(str(random.choice(list(TASKS))), int(random.integers(1, 9)))
+    after = used()
+    assert after[0] - before[0] < GROWTH
+    assert after[1] - before[1] < GROWTH
