@@ -507,6 +507,8 @@ class FakeArrays:
     def record(self, work):
         return None
 
+    def pace(self): ...
+
     @contextmanager
     def queue(self):
         yield SimpleNamespace(cuda_stream=7, synchronize=lambda: None)
