@@ -79,7 +79,7 @@ def move(
 ) -> tuple[Array, Array]:
     """x_{t-1} and x0hat, (B, C, H, W): the equation `kind` for rows whose coefficients are `c`.
 
-    `sigma` and `constant` are (B, 1, 1, 1), the latter zeta or lambda, NaN for a step of its own.
+    `sigma` and `constant` are (B, 1, 1, 1), the latter as of `Restoration.constant`, NaN for None.
     """
 
     def gradient(x0hat: Array) -> tuple[Array, ...]:
@@ -96,7 +96,7 @@ def move(
         case Move.DPS:
             return dps_step(x, z, c, engine.pullback, gradient, constant)
         case Move.STEERED:
-            return steered_step(x, c, engine.pullback, gradient, transition)
+            return steered_step(x, c, engine.pullback, gradient, transition, constant)
         case Move.DMPS:
             score = operators(lambda op, y, pick: (likelihood_score(op, y, *map(pick, (x, sigma, c.abar))),))[0]
             return dmps_step(x, z, c, engine.predict, constant, score)

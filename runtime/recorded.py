@@ -31,6 +31,8 @@ WORTH = 16
 BLOCK = 8
 """Steps whose noise is drawn and uploaded at once, while those of the block before are made."""
 NAMES = [field.name for field in fields(Coefficients) if field.name != "t"]
+NUMBERS = ("sigma", "zeta", "every", "lam")
+"""Of a row, those that a move may take."""
 _local = threading.local()
 
 MoveOf = Callable[..., tuple[Array, Array]]
@@ -90,8 +92,8 @@ class Loaded:
         self._noise = empty(count, BLOCK, *x.shape)
         """z of step s at s modulo BLOCK."""
         self._y = empty(count, *first.y.shape)
-        self._numbers = empty(3, count, 1, 1, 1)
-        """sigma, zeta and lambda, NaN for a step of its own."""
+        self._numbers = empty(len(NUMBERS), count, 1, 1, 1)
+        """Each of NUMBERS, NaN for None."""
         self._tables, self._timesteps = empty(steps, len(NAMES)), empty(steps, dtype=xp.int64)
         self._step, self._order = empty(count, dtype=xp.int64), xp.arange(count, device=x.device)
 
@@ -129,7 +131,7 @@ class Loaded:
             return
         for i, row in enumerate(rows):
             self._x[i, ...], self._y[i, ...] = row.x, row.y
-        numbers = [[getattr(row, name) for row in rows] for name in ("sigma", "zeta", "lam")]
+        numbers = [[getattr(row, name) for row in rows] for name in NUMBERS]
         self._numbers[...] = self._placed(np.asarray(numbers, np.float64)[:, :, None, None, None])
         self._step[...] = self._xp.astype(self._placed(np.array([row.step for row in rows])), self._step.dtype)
         schedule = rows[0].schedule
@@ -146,12 +148,12 @@ class Loaded:
         columns = {name: table[:, i, None, None, None] for i, name in enumerate(NAMES)}
         c = Coefficients(t=xp.take(self._timesteps, self._step, axis=0), **columns)
         z = self._noise[self._order, self._step % BLOCK]
-        sigma, zeta, lam = (self._numbers[i, ...] for i in range(3))
+        sigma, zeta, every, lam = (self._numbers[i, ...] for i in range(len(NUMBERS)))
 
         def operators(f: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
             return f(self._operator, self._y, lambda a: a)
 
-        constant = zeta if kind is Move.DPS else lam
+        constant = {Move.DPS: zeta, Move.STEERED: every}.get(kind, lam)
         x, x0hat = self._move(kind, self._engine, operators, c, self._x, z, sigma, constant)
         self._x[...], self._x0hat[...] = x, x0hat
         self._step[...] = xp.clip(self._step - 1, 0, None)

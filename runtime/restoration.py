@@ -112,8 +112,8 @@ class Restoration:
 
     @property
     def constant(self) -> float | None:
-        """The constant step size of the next move, where it has one."""
-        return self.zeta if self.phase is Phase.DPS else self.lam
+        """The number that is the next move's: DPS's zeta, DMPS's lambda, or how many steps a steered one stands for."""
+        return {Move.DPS: self.zeta, Move.STEERED: self.every}.get(self.move, self.lam)
 
     @property
     def asks(self) -> bool:

@@ -16,8 +16,9 @@ from .schedule import Coefficients
 TINY = 1e-12
 TRUST = 0.3
 """DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
-REACH = 2.0
-"""The hybrid's gradient never moves x further than so many deviations of an ancestral step."""
+REACH = 0.35
+"""The hybrid's gradient never moves x further than this multiple of the deviation of the ancestral steps that it stands
+for, root mean square over the image."""
 BELIEF = 0.5
 """How the closed form weighs a measurement noisier than x_{t-1}: 1 as Bayes does, 0 as if it were no noisier."""
 
@@ -176,14 +177,16 @@ def steered_step(
     pullback: Callable[[Array, Array], tuple[Prediction, Pull]],
     gradient: Callable[[Array], tuple[Array, Array]],
     transition: Callable[[Array], Array],
+    every: Array,
 ) -> tuple[Array, Array]:
     """x_{t-1} and x0hat: `spectral_step`, and DPS's gradient for what the operator does not see.
 
-    One such step stands for several, and takes Polyak's step whole.
+    One such step stands for `every` (B, 1, 1, 1), and takes Polyak's step whole, relaxed by 1 + abar: for a linear
+    residual any factor below 2 converges, and the less noise is left, the more linear it is.
     """
     x0hat, _, pulled, polyak = _pulled(x, c, pullback, gradient)
-    deviation = (c.beta * (1 - c.abar_prev) / (1 - c.abar)) ** 0.5  # of the ancestral step
-    return transition(x0hat) - _bounded(polyak, pulled, REACH * deviation) * pulled, x0hat
+    deviation = (every * c.beta * (1 - c.abar_prev) / (1 - c.abar)) ** 0.5  # of so many ancestral steps
+    return transition(x0hat) - _bounded((1 + c.abar) * polyak, pulled, REACH * deviation) * pulled, x0hat
 
 
 def _pulled(

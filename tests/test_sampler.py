@@ -92,14 +92,15 @@ def test_a_dps_step_subtracts_autograd_s_gradient_through_clip_and_network():
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 5.0])
-def test_a_steered_step_takes_the_bounded_polyak_step_off_the_closed_form(sigma):
+def test_a_steered_step_takes_the_relaxed_and_bounded_polyak_step_off_the_closed_form(sigma):
     """In autograd's gradient. The rows are bounded and free ones; sigma = 5 explains every residual: no gradient."""
     case = Guided(sigma)
     c = case.c
-    after, x0hat = steered_step(case.x, c, case.pullback, case.to_x0hat, case.transition)
+    every = torch.tensor([2.0, 4.0, 4.0], dtype=torch.float64)[:, None, None, None]
+    after, x0hat = steered_step(case.x, c, case.pullback, case.to_x0hat, case.transition, every)
     torch.testing.assert_close(x0hat, case.x0hat)
-    moved = case.polyak() * case.gradient
-    deviation = (c.beta * (1 - c.abar_prev) / (1 - c.abar)).sqrt()  # DDPM's posterior, eq. 7
+    moved = (1 + c.abar) * case.polyak() * case.gradient
+    deviation = (every * c.beta * (1 - c.abar_prev) / (1 - c.abar)).sqrt()  # of DDPM's posterior, eq. 7, times `every`
     share = REACH * deviation / moved.square().mean((1, 2, 3), keepdim=True).sqrt()
     if sigma == 5:
         assert not moved.any()
