@@ -57,11 +57,11 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
     if key not in kept:
         if first.step + 1 < WORTH:
             return None
-        kept[key] = Loaded(rows, engine, move)
+        kept[key] = Loaded(rows, engine.ahead)
         while len(kept) > KEPT:
             kept.popitem(last=False)[1].load([])
     kept.move_to_end(key)
-    return kept[key] if kept[key].replays(first.move) else None
+    return kept[key] if kept[key].replays(first.move, engine, move) else None
 
 
 def _kept(engine: Engine) -> "OrderedDict[Any, Loaded]":
@@ -73,12 +73,15 @@ def _kept(engine: Engine) -> "OrderedDict[Any, Loaded]":
 
 
 class Loaded:
-    """Arrays for as many rows as `like` has, of their operator and number of steps, and the moves recorded on them."""
+    """Arrays for as many rows as `like` has, of their operator and number of steps, and the moves recorded on them.
 
-    def __init__(self, like: Sequence[Restoration], engine: Engine, move: MoveOf):
+    The engine is not held: it is what this is kept under, and would never go.
+    """
+
+    def __init__(self, like: Sequence[Restoration], ahead: Callable[[np.ndarray], Fetch]):
         first, x = like[0], like[0].x
         xp = self._xp = array_namespace(x)
-        self._engine, self._move, self._operator = engine, move, first.operator
+        self._ahead, self._operator = ahead, first.operator
         self._rows: list[Restoration] = []
         self._schedule: Schedule | None = None
         self._replays: dict[Move, Callable[[], None] | None] = {}
@@ -97,13 +100,13 @@ class Loaded:
         self._tables, self._timesteps = empty(steps, len(NAMES)), empty(steps, dtype=xp.int64)
         self._step, self._order = empty(count, dtype=xp.int64), xp.arange(count, device=x.device)
 
-    def replays(self, kind: Move) -> bool:
+    def replays(self, kind: Move, engine: Engine, move: MoveOf) -> bool:
         """Whether a move is recorded, which it is the first time it is asked for, if it can be."""
         if kind not in self._replays:
             rows, self._rows = self._rows, []
             for row in rows:
                 self._give_back(row)
-            self._replays[kind] = self._engine.record(lambda: self._once(kind))  # runs a few steps of whatever is there
+            self._replays[kind] = engine.record(lambda: self._once(kind, engine, move))  # runs a few steps of anything
         return self._replays[kind] is not None
 
     def step(self, rows: Sequence[Restoration]) -> tuple[Array, Array]:
@@ -142,7 +145,7 @@ class Loaded:
         for i, row in enumerate(rows):
             self._take_block(i, row)
 
-    def _once(self, kind: Move) -> None:
+    def _once(self, kind: Move, engine: Engine, move: MoveOf) -> None:
         xp = self._xp
         table = xp.take(self._tables, self._step, axis=0)
         columns = {name: table[:, i, None, None, None] for i, name in enumerate(NAMES)}
@@ -154,7 +157,7 @@ class Loaded:
             return f(self._operator, self._y, lambda a: a)
 
         constant = {Move.DPS: zeta, Move.STEERED: every}.get(kind, lam)
-        x, x0hat = self._move(kind, self._engine, operators, c, self._x, z, sigma, constant)
+        x, x0hat = move(kind, engine, operators, c, self._x, z, sigma, constant)
         self._x[...], self._x0hat[...] = x, x0hat
         self._step[...] = xp.clip(self._step - 1, 0, None)
 
@@ -169,10 +172,10 @@ class Loaded:
         count = row.step % BLOCK + 1
         for one, steps in ((block, count), (block - 1, BLOCK)):
             if one >= 0 and (i, one) not in self._blocks:
-                draw = row.noises(one * BLOCK, steps, self._engine.ahead)
+                draw = row.noises(one * BLOCK, steps, self._ahead)
                 self._blocks[i, one] = _draws(os.getpid()).submit(draw)
         self._noise[i, :count, ...] = self._blocks.pop((i, block)).result()()
 
     def _placed(self, array: np.ndarray) -> Array:
         """A few numbers where the rows are, without waiting; as floats, which hold every step and timestep exactly."""
-        return self._xp.astype(self._engine.ahead(np.asarray(array, np.float32))(), self._x.dtype)
+        return self._xp.astype(self._ahead(np.asarray(array, np.float32))(), self._x.dtype)

@@ -1,5 +1,7 @@
 """Recorded steps against steps made one by one. A GPU records CUDA graphs; here what was recorded is called again."""
 
+import gc
+import weakref
 from typing import ClassVar
 
 import numpy as np
@@ -187,6 +189,23 @@ def test_an_engine_that_cannot_record_after_all_is_stepped(monkeypatch):
     y = measurement(operator, 1)[0]
     got, want = (Restorer(Plan(), one).restore(y, operator, steps=5, switch=2) for one in (engine, Toy()))
     np.testing.assert_array_equal(got.image, want.image)
+
+
+def test_an_engine_goes_with_what_was_recorded_of_it():
+    class Alone(Recorder):
+        ahead = staticmethod(lambda array: lambda: torch.from_numpy(array))
+
+        def record(self, work):
+            for _ in range(3):
+                work()
+            return lambda: None  # as a CUDA graph, it holds no code
+
+    engine, operator = Alone(), hole()
+    Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=20, switch=10)
+    last = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert last() is None
 
 
 def test_no_more_recordings_are_kept_than_said():
