@@ -79,8 +79,9 @@ class Renewed(Method):
     constants: tuple[tuple[str, float], ...] = ()
 
     def restore(self, *arguments: Any) -> Outcome:
+        afresh = replace(self, restorer=Restorer(self.restorer.plan, self.restorer.engine))  # one keeps its schedules
         with patch.multiple(schedule, **dict(self.constants)):
-            return super().restore(*arguments)
+            return Method.restore(afresh, *arguments)
 
 
 @dataclass(frozen=True)
