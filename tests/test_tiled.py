@@ -144,7 +144,7 @@ def test_an_operator_sees_the_whole_image(tiny_plan):
     hole = np.pad(np.ones((8, 8), bool), 8)
     blur = Circular(shape, motion_kernel(3, 30))
     for operator, most in (
-        (SuperResolution(shape, 4), 0.08),
+        (SuperResolution(shape, 4), 0.12),
         (Inpaint(shape, hole), 0.08),
         (Partial(blur, missing=hole), 0.15),
     ):
