@@ -116,10 +116,11 @@ class Loaded:
         """
         replay = self._replays[rows[0].move]
         assert replay is not None
-        if not all(row is mine and row.held is self for row, mine in zip_longest(rows, self._rows)):
+        loaded = all(row is mine and row.held is self for row, mine in zip_longest(rows, self._rows))
+        if not loaded:
             self.load(rows)
         for i, row in enumerate(rows):
-            if (row.step + 1) % BLOCK == 0:
+            if not loaded or (row.step + 1) % BLOCK == 0:
                 self._take_block(i, row)
         replay()
         compared = any(row.compares for row in rows)
@@ -142,8 +143,6 @@ class Loaded:
             self._tables[...] = self._placed(np.stack([schedule.tables[name] for name in NAMES], axis=1))
             self._timesteps[...] = self._xp.astype(self._placed(schedule.timesteps), self._timesteps.dtype)
             self._schedule = schedule
-        for i, row in enumerate(rows):
-            self._take_block(i, row)
 
     def _once(self, kind: Move, engine: Engine, move: MoveOf) -> None:
         xp = self._xp

@@ -141,6 +141,17 @@ def test_the_moves_of_one_set_of_rows_share_their_arrays():
     assert engine.recorded == 2
 
 
+def test_noise_is_drawn_once(monkeypatch):
+    """Also where rows are loaded at the last step of a block."""
+    engine, operator, drawn = Recorder(), hole(), []
+    real = recorded.Restoration.noises
+    monkeypatch.setattr(
+        recorded.Restoration, "noises", lambda row, step, *rest: (drawn.append(step), real(row, step, *rest))[1]
+    )
+    Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=2 * recorded.BLOCK, switch="always")
+    assert sorted(drawn) == [0, recorded.BLOCK]
+
+
 @pytest.mark.parametrize(("worth", "recordings"), [(7, 0), (6, 1)])
 def test_few_steps_are_not_worth_it(monkeypatch, worth, recordings):
     monkeypatch.setattr(recorded, "WORTH", worth)
