@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ..engines import Plan
 from ..engines.plan import UNSAID
-from ..engines.tensorrt_store import Record
+from ..engines.tensorrt_store import Record, bundled
 from ..export.mixed import say_mixed
 from . import options
 
@@ -31,9 +30,8 @@ def command(plan: Path, as_json: bool, extract: Path | None) -> None:
         _describe(plan, opened)
 
 
-def _engine(data: dict[str, Any]) -> str:
+def _engine(record: Record) -> str:
     """A TensorRT engine in the plan, in a few words."""
-    record = Record.parse(data)
     gpu = record.here.gpu or "any GPU"
     by = f"{record.here.flavour} {record.here.version}"
     return f"{record.precision} by {by} for {gpu} of compute capability {record.here.capability}"
@@ -51,7 +49,7 @@ def _describe(path: Path, plan: Plan) -> None:
         f"predicts {schedule['prediction_type']}, variance {schedule['variance_type']}",
         "graphs": ", ".join(f"{name} ({graph['member']})" for name, graph in manifest["graphs"].items())
         + f", {manifest['precision']}",
-        "engines": "; ".join(map(_engine, manifest.get("engines", []))) or "none",
+        "engines": "; ".join(map(_engine, bundled(plan))) or "none",
         "parity": f"largest relative error against torch: {parity or 'not measured'}",
         "in half": "; ".join(f"{name}: {say_mixed(one)}" for name, one in manifest.get("mixed", {}).items())
         or "no graphs",

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .errors import FrugalError
@@ -72,20 +72,26 @@ def keep(name: str, write: Callable[[Path], object]) -> None:
             made.replace(root / name)
         with atomic_write(root / f"{name}.sha256") as file:
             file.write(digest.encode())
-        _prune(root)
+        entries = (path for path in root.iterdir() if path.is_file() and path.suffix != ".sha256")
+        prune(root, entries, LIMIT, _remove)
     except (OSError, FrugalError) as error:
         logger.info("%s was not kept in the cache: %s", name, error)
 
 
-def _prune(root: Path) -> None:
-    """Entries beyond LIMIT go, digest first, and what an interrupted process left behind a day ago or more."""
+def _remove(entry: Path) -> None:
+    """Digest first."""
+    entry.with_name(f"{entry.name}.sha256").unlink(missing_ok=True)
+    entry.unlink(missing_ok=True)
+
+
+def prune(root: Path, entries: Iterable[Path], limit: int, remove: Callable[[Path], object]) -> None:
+    """Entries, files or folders of them, beyond `limit` bytes go, those used longest ago first; and what an interrupted
+    process left in `root` a day ago or more."""
     for left in root.glob("tmp*"):
         if time.time() - left.stat().st_mtime > 86400:
             shutil.rmtree(left, ignore_errors=True)
-    entries = [path for path in root.iterdir() if path.is_file() and path.suffix != ".sha256"]
     total = 0
     for entry in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True):
-        total += entry.stat().st_size
-        if total > LIMIT:
-            (root / f"{entry.name}.sha256").unlink(missing_ok=True)
-            entry.unlink(missing_ok=True)
+        total += sum(file.stat().st_size for file in (entry.iterdir() if entry.is_dir() else [entry]))
+        if total > limit:
+            remove(entry)

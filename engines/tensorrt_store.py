@@ -14,7 +14,6 @@ import os
 import platform
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -179,15 +178,22 @@ def built(plan: Plan) -> Iterator[Built]:
         found = _cached(path.parent)
         if found is not None and found.record.plan == wanted:
             yield found
-    for data in plan.manifest.get(MEMBERS, []):
-        try:
-            record = Record.parse(data)
-        except ValueError as error:
-            raise PlanError(
-                f"{plan.source}: its manifest has no valid {MEMBERS}; it was not written by frugal-rt"
-            ) from error
+    for record in bundled(plan):
         if record.plan == wanted:
             yield Built(record, f"the engine in {plan.source}", False, partial(_of_plan, plan, record))
+
+
+def bundled(plan: Plan) -> list[Record]:
+    """Of the engines among the plan's members. Raises PlanError where its manifest lists them badly."""
+    listed = plan.manifest.get(MEMBERS, [])
+    try:
+        if not isinstance(listed, list):
+            raise ValueError("no list")
+        return [Record.parse(data) for data in listed]
+    except ValueError as error:
+        raise PlanError(
+            f"{plan.source}: its manifest has no valid {MEMBERS}; it was not written by frugal-rt"
+        ) from error
 
 
 def folder() -> Path | None:
@@ -235,7 +241,8 @@ def keep(record: Record, engines: Mapping[str, Buffer], root: Path) -> Built:
             except OSError:
                 old.rename(target)
                 raise
-        _prune(root, target)
+        entries = (path.parent for path in root.glob(f"*/{RECORD}"))
+        cache.prune(root, entries, LIMIT, partial(_forget, target))
     except OSError as error:
         why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
         raise BackendError(f"the engines cannot be kept in {root}: {why}") from error
@@ -248,8 +255,8 @@ def keep(record: Record, engines: Mapping[str, Buffer], root: Path) -> Built:
 def bundle(plan: Plan, built: Built) -> Plan:
     """`plan` with these engines among its members, in place of those of their key. Raises BackendError or PlanError."""
     record = built.record
-    others = [one for one in plan.manifest.get(MEMBERS, []) if Record.parse(one).key != record.key]
-    manifest = {**plan.manifest, MEMBERS: [*others, record.data()]}
+    others = [one for one in bundled(plan) if one.key != record.key]
+    manifest = {**plan.manifest, MEMBERS: [one.data() for one in (*others, record)]}
     del manifest["members"]
     members = {name: plan.member(name) for name in plan.members}
     members |= {_member(record, name): memoryview(built.read(name)) for name in ENGINES}
@@ -269,6 +276,11 @@ def _rank(one: Built, here: Here) -> tuple[Any, ...]:
     there = record.here
     alike = [there.flavour != here.flavour, there.version != here.version, there.capability != here.capability]
     return not one.own, *alike, there.gpu != here.gpu, PRECISIONS.index(record.precision), -record.batches[-1]
+
+
+def _forget(new: Path, entry: Path) -> None:
+    if entry != new:  # however large
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 def _cached(path: Path) -> Built | None:
@@ -301,16 +313,3 @@ def _of_cache(path: Path, record: Record, name: str) -> Buffer:
             return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise BackendError(f"{file} cannot be read: {error.strerror or error}; {remedy}") from error
-
-
-def _prune(root: Path, keep: Path) -> None:
-    """Engines beyond LIMIT go, but `keep`, and what an interrupted build left behind a day ago or more."""
-    for left in root.glob("tmp*"):
-        if time.time() - left.stat().st_mtime > 86400:
-            shutil.rmtree(left, ignore_errors=True)
-    entries = sorted((path.parent for path in root.glob(f"*/{RECORD}")), key=lambda path: -path.stat().st_mtime)
-    total = 0
-    for entry in entries:
-        total += sum(file.stat().st_size for file in entry.iterdir())
-        if total > LIMIT and entry != keep:
-            shutil.rmtree(entry, ignore_errors=True)

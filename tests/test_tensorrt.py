@@ -190,10 +190,16 @@ def test_a_bundled_engine_that_was_changed_is_refused(plan, tmp_path):
         found.read("forward")
 
 
-def test_a_plan_that_lists_engines_badly_is_refused(plan):
-    broken = Plan({**plan.manifest, "engines": [{"plan": 1}]}, {name: plan.member(name) for name in plan.members})
+@pytest.mark.parametrize("listed", [[{"plan": 1}], [3], {"a": 1}, "x"])
+def test_a_plan_that_lists_engines_badly_is_refused(plan, tmp_path, listed):
+    broken = Plan({**plan.manifest, "engines": listed}, {name: plan.member(name) for name in plan.members})
     with pytest.raises(PlanError, match="its manifest has no valid engines"):
         tensorrt_store.find(broken, HERE)
+    broken.save(tmp_path / "broken.plan")
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "broken.plan")])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert "its manifest has no valid engines" in result.output
 
 
 def test_what_is_built_again_takes_the_place_of_what_was(plan, cache_folder):
