@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...engines import MissingExtra, WorkerError
+from ...engines import NEED_GPU, MissingExtra, WorkerError, parse_backend
 from ...engines.machine import THREADS
 from ..pool import LIMIT, Pool
 from . import TOKEN
@@ -37,7 +37,7 @@ class Arguments(BaseModel):
     replicas: int = Field(1, ge=1, description="At most.")
     least: int = Field(1, ge=1, description="At least, with no traffic.")
     cpus: int = Field(1, ge=1, description="Of each, reserved and computed on.")
-    gpus: int = Field(0, ge=0, le=1, description="Of each; backend=cuda takes one anyway.")
+    gpus: int = Field(0, ge=0, le=1, description="Of each; a backend that needs one takes one anyway.")
     limit: int = Field(LIMIT, ge=1, description="Images that each takes at once.")
     target: float | None = Field(
         None, gt=0, description="Requests under way in each, on average, past which there are more; limit / 4."
@@ -69,9 +69,13 @@ def application(args: Arguments) -> Any:
     """
     plan = args.plan.absolute()  # a replica's working directory is another
     options = Options(timeout=args.timeout, token=os.environ.get(TOKEN) or None, replicated=True)
+    gpus = args.gpus or int(parse_backend(args.backend)[0] in NEED_GPU)
     deployment = serve.deployment(
         name="frugal-rt",
-        ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus or int(args.backend == "cuda")},
+        ray_actor_options={
+            "num_cpus": args.cpus,
+            "num_gpus": args.gpus or int(parse_backend(args.backend)[0] in NEED_GPU),
+        },
         autoscaling_config={
             "min_replicas": args.least,
             "max_replicas": args.replicas,
