@@ -16,14 +16,6 @@ from ..runtime.images import check_output
 from . import options
 
 
-def _batches(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
-    """1,4 and --batch 1 --batch 4 alike."""
-    texts = [text for value in values for text in value.split(",")]
-    if not all(text.isdecimal() and int(text) for text in texts):
-        raise click.BadParameter(f"batch sizes are whole numbers above 0, such as 1,4,16; got {','.join(texts)}")
-    return tuple(sorted({int(text) for text in texts}))
-
-
 @click.command()
 @click.option("-e", "--engine", metavar="PLAN", type=options.PATH, help="The plan to measure.")
 @click.option(
@@ -31,7 +23,7 @@ def _batches(context: click.Context, option: click.Parameter, values: tuple[str,
     metavar="NAME",
     help=f"Or an architecture with random weights, forward calls and steps only: {', '.join(ARCHITECTURES)}.",
 )
-@click.option("--batch", "batches", metavar="N,N", multiple=True, callback=_batches, help="Default: 1,4,16; else 1.")
+@options.batches(help="Default: 1,4,16; else 1.")
 @click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T of a restoration.")
 @click.option("--rounds", type=click.IntRange(1), help="Default: 7; with --random-weights 3.")
 @click.option("--compile/--no-compile", default=True, help="torch.compile takes minutes; leave it out.")

@@ -19,13 +19,9 @@ from .progress import building
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), help="What it computes in; default the first that the plan holds."
 )
-@click.option(
-    "--batch",
-    "batches",
-    metavar="N,...",
-    default=",".join(map(str, BATCHES)),
+@options.batches(
+    default=[",".join(map(str, BATCHES))],
     show_default=True,
-    callback=lambda ctx, param, value: options.parse_sizes(value),
     help="Rows of a call to be tuned for; calls of more are split.",
 )
 @click.option(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from ..engines import BACKENDS, PRECISIONS, InputError
+from ..engines import BACKENDS, PRECISIONS
 from ..runtime.damage import BORDERS, FILTERS, TASKS, Damage, parse_sigma, parse_size
 from ..runtime.images import read_kernel, read_mask, read_matrix
 from ..runtime.operators import GREY_WEIGHTS
@@ -116,9 +116,13 @@ def _kernel(text: str | None) -> str | np.ndarray | None:
     return read_kernel(text)
 
 
-def parse_sizes(text: str) -> tuple[int, ...]:
-    """Batch sizes as "1,4,16". Raises InputError."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise InputError(f"batches are whole numbers from 1, such as 1,4,16; got {text!r}")
-    return tuple(map(int, parts))
+def batches(**more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --batch, of ascending batch sizes: 1,4 and --batch 1 --batch 4 alike."""
+
+    def parsed(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+        texts = [text for value in values for text in value.split(",")]
+        if not all(text.isdecimal() and int(text) for text in texts):
+            raise click.BadParameter(f"batches are whole numbers from 1, such as 1,4,16; got {','.join(texts)}")
+        return tuple(sorted({int(text) for text in texts}))
+
+    return click.option("--batch", "batches", metavar="N,N", multiple=True, callback=parsed, **more)

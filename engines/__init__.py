@@ -94,11 +94,11 @@ def _tensorrt(plan: Plan, wanted: Wanted, flavour: str) -> Engine:
 def _auto(plan: Plan, wanted: Wanted) -> Engine:
     """On a GPU TensorRT, where it has an engine for it, or else onnxruntime, which is said; without one onnxruntime on
     the CPU. Torch where onnxruntime is missing altogether, or another precision is asked for."""
-    from .probe import cuda_is_usable
-    from .tensorrt import usable
-
     in_half = wanted.precision in ("fp16", "bf16")
     if cuda.trouble() is None:
+        from .probe import cuda_is_usable
+        from .tensorrt import usable
+
         flavour, why = usable(plan, wanted.precision, wanted.trust_engines)
         if flavour is not None:
             return _tensorrt(plan, wanted, flavour)

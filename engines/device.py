@@ -124,6 +124,22 @@ class TorchArrays:
                 here.wait_stream(self._beside)
 
 
+class OnTorch:
+    """What engines have in common whose state lives in torch's arrays.
+
+    They have the arrays and are not them: what is recorded holds an `ahead`, and would hold the engine.
+    """
+
+    def __init__(self, arrays: TorchArrays):
+        self._arrays = arrays
+        self.asarray, self.ahead = arrays.asarray, arrays.ahead
+        self.record, self.pace = arrays.record, arrays.pace
+
+    @property
+    def records(self) -> bool:
+        return self._arrays.records
+
+
 def like(result: Array, given: Array) -> Array:
     """A torch result in the memory order of an image batch, as numpy where that was given."""
     result = result.contiguous()

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import cuda
 from .base import ANSWERS, Array, Engine, Prediction, Pull
-from .device import TorchArrays, like, streams
+from .device import OnTorch, TorchArrays, like, streams
 from .errors import BackendError
 from .onnxruntime import OnnxRuntimeEngine, Sessions, import_onnxruntime
 from .plan import Plan
@@ -27,14 +27,12 @@ def open_cuda(plan: Plan) -> Engine:
     return OnnxRuntimeCudaEngine(plan)
 
 
-class OnnxRuntimeCudaEngine:
+class OnnxRuntimeCudaEngine(OnTorch):
     """Forward calls and pullbacks by the plan's graphs; nothing leaves the device. Calls are launches on one stream,
     which onnxruntime is given and does not wait for, in the order of torch's."""
 
-    records = False  # onnxruntime allocates and copies within a call
-
     def __init__(self, plan: Plan):
-        self._arrays = TorchArrays("The cuda backend", "cuda")
+        super().__init__(TorchArrays("The cuda backend", "cuda"))
         self._stream, _, _ = streams(self._arrays.torch)
         self._sessions = Sessions(plan, "cuda")
         self._graphs = plan.manifest["graphs"]
@@ -42,8 +40,10 @@ class OnnxRuntimeCudaEngine:
         self._embeddings = self._arrays.asarray(self._sessions.embedding_table())
         self._options = self._sessions.ort.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self.asarray, self.ahead = self._arrays.asarray, self._arrays.ahead
-        self.record, self.pace = self._arrays.record, self._arrays.pace
+
+    @property
+    def records(self) -> bool:
+        return False  # onnxruntime allocates and copies within a call
 
     @property
     def name(self) -> str:

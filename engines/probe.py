@@ -56,10 +56,12 @@ def cuda_is_usable() -> bool:
 
 def findings() -> list[Finding]:
     """The state of each backend of this machine, and of exporting."""
+    from .tensorrt_module import FLAVOURS
+
     return [
         _cpu(),
         _cuda(),
-        *(_tensorrt(name) for name in ("tensorrt", "tensorrt-rtx")),
+        *map(_tensorrt, FLAVOURS),
         _openvino(),
         _torch(),
         _torch_compile(),
@@ -102,9 +104,7 @@ def _tensorrt(name: str) -> Finding:
     missing = cuda.trouble()
     if missing:
         can = "builds here, and needs a GPU to run" if flavour.blind else "needs a GPU"
-        return Finding(
-            name, False, f"{name} {found} {can}: {missing}", "use a machine with an NVIDIA GPU and its driver"
-        )
+        return Finding(name, False, f"{name} {found} {can}: {missing}", _A_GPU)
     device = cuda.devices()[0]
     if not version("torch"):
         return Finding(name, False, "its arrays are torch's, which is not installed", "pip install 'frugal-rt[torch]'")

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import cache, tensorrt_module, tensorrt_store
 from .base import ANSWERS, Array, Prediction, Pull
-from .device import TorchArrays, like
+from .device import OnTorch, TorchArrays, like
 from .errors import BackendError
 from .onnxruntime import Sessions
 from .plan import Plan
@@ -19,7 +19,7 @@ TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 """TensorRT's names of the types that arrays have here, and torch's."""
 
 
-class TensorRTEngine:
+class TensorRTEngine(OnTorch):
     """Forward calls and pullbacks by engines that `frugal-rt build` made; numpy arrays are answered with numpy arrays.
 
     The forward engine hands the activations that the pullback engine reads over on the device. Steps are recorded as
@@ -35,20 +35,14 @@ class TensorRTEngine:
         device = rt.need_device()  # before anything of TensorRT is made
         here = tensorrt_store.Here.of(rt.name, rt.version, device)
         self._built = tensorrt_store.find(plan, here, precision, trust)
-        self._arrays = TorchArrays(f"The {flavour} backend", "cuda")
+        super().__init__(TorchArrays(f"The {flavour} backend", "cuda"))
         self._most = self._built.record.batches[-1]
         self._predict = self._load("predict")
         self._embeddings = self._arrays.asarray(Sessions(plan, "cpu").embedding_table())
-        self.asarray, self.ahead = self._arrays.asarray, self._arrays.ahead
-        self.record, self.pace = self._arrays.record, self._arrays.pace
 
     @property
     def name(self) -> str:
         return f"{self._rt.name} {self._rt.version} (cuda, {self._built.record.precision})"
-
-    @property
-    def records(self) -> bool:
-        return self._arrays.records
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
         if gradients:

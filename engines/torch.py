@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .base import Array, Prediction, Pull
-from .device import TorchArrays, like
+from .device import OnTorch, TorchArrays, like
 from .errors import BackendError
 from .network import build_network, load_weights
 from .plan import Plan
@@ -16,7 +16,7 @@ SHAPES = 64
 """Batch sizes, with and without a gradient, that a network may be compiled for."""
 
 
-class TorchEngine:
+class TorchEngine(OnTorch):
     """Forward calls and pullbacks by torch autograd. State lives in float32 torch tensors on `device`; numpy arrays are
     taken too, and answered with numpy arrays.
 
@@ -40,7 +40,7 @@ class TorchEngine:
         compiled: bool = False,
         falls_back: bool = False,
     ):
-        self._arrays = TorchArrays("The torch backend", device)
+        super().__init__(TorchArrays("The torch backend", device))
         torch = self._torch = self._arrays.torch
         self._device, self._precision = device, precision
         module: Any = build_network(plan.manifest["network"])
@@ -57,8 +57,6 @@ class TorchEngine:
         self._forward_only = torch.inference_mode if frozen else torch.no_grad
         self._module = _compile(torch, module, falls_back) if compiled else module
         self._compiled = compiled
-        self.asarray, self.ahead = self._arrays.asarray, self._arrays.ahead
-        self.record, self.pace = self._arrays.record, self._arrays.pace
 
     @property
     def name(self) -> str:
@@ -66,10 +64,6 @@ class TorchEngine:
             [self._device, *[self._precision] * (self._precision != "fp32"), *["compiled"] * self._compiled]
         )
         return f"torch ({how})"
-
-    @property
-    def records(self) -> bool:
-        return self._arrays.records
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
         pass  # all is loaded

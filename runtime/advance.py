@@ -4,7 +4,7 @@ On a device nothing waits for it but the test of the switch: what else the host 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from .sampler import (
     spectral_step,
     steered_step,
 )
-from .schedule import Coefficients, Schedule
+from .schedule import Coefficients, Schedule, sent
 
 
 @np.errstate(invalid="ignore")  # what is not finite is an error below, not a warning
@@ -138,13 +138,7 @@ def _stack(arrays: Sequence[Array], xp: Any) -> Array:
 
 def _column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
     """(B, 1, 1, 1), NaN for None."""
-    return _sent(tuple(values), like.dtype, like.device, xp)
-
-
-@lru_cache(256)
-def _sent(values: tuple[float | None, ...], dtype: Any, device: Any, xp: Any) -> Array:
-    """The same array for the same numbers: a device would be waited for to take them."""
-    return xp.asarray(np.asarray(values, np.float64), dtype=dtype, device=device)[:, None, None, None]
+    return sent(tuple(values), np.float64, like.dtype, like.device, xp)[:, None, None, None]
 
 
 Pick = Callable[[Array], Array]

@@ -347,9 +347,7 @@ class Restorer:
                     started = time.perf_counter()
                     advance(rows_of_a_call, self.engine)
                     if any(row.phase is not phase for row in rows_of_a_call):
-                        float(
-                            rows_of_a_call[0].x[0, 0, 0]
-                        )  # a device answers late: wait, and the seconds are the phase's
+                        float(rows_of_a_call[0].x[0, 0, 0])  # waits for a device: the seconds are the phase's
                     seconds[phase.value] += time.perf_counter() - started
             if on_step is not None:
                 settle(rows)

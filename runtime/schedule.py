@@ -140,7 +140,8 @@ class Schedule:
     def gather(schedules: Sequence["Schedule"], steps: Sequence[int], like: Any, xp: Any) -> Coefficients:
         """The coefficients of each row's own step, in the namespace, type and device of `like`."""
         pairs = list(zip(schedules, steps, strict=True))
-        t = _sent(tuple(int(schedule.timesteps[step]) for schedule, step in pairs), xp, like.device)
+        timesteps = tuple(int(schedule.timesteps[step]) for schedule, step in pairs)
+        t = sent(timesteps, np.int64, None, like.device, xp)
         rows = [schedule.at(step, like, xp) for schedule, step in pairs]
         if all(row is rows[0] for row in rows):
             return Coefficients(t=t, **rows[0])  # one for all, by broadcasting
@@ -148,6 +149,7 @@ class Schedule:
 
 
 @lru_cache(4096)
-def _sent(timesteps: tuple[int, ...], xp: Any, device: Any) -> Any:
-    """The same array for the same timesteps: a device would be waited for to take them."""
-    return xp.asarray(np.array(timesteps), device=device)
+def sent(numbers: tuple[float | None, ...], kind: type, dtype: Any, device: Any, xp: Any) -> Any:
+    """`numbers`, NaN for None, as numpy's `kind` and then as `dtype`: one array for all who ask for the same ones, as a
+    device would be waited for to take them."""
+    return xp.asarray(np.array(numbers, kind), dtype=dtype, device=device)

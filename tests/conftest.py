@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from frugal_rt.engines import Engine, OnHost, Prediction
 from frugal_rt.export import export_plan, find_prior, read_prior
@@ -80,6 +81,19 @@ def celeba_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plans") / "celeba.plan"
     export_plan(find_prior("celeba"), path)
     return path
+
+
+@pytest.fixture
+def twelve_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_plan: Path) -> Path:
+    """The working directory: the tiny plan, and a folder of twelve pictures of three kinds."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.plan").symlink_to(tiny_plan)
+    Path("photos").mkdir()
+    random = np.random.default_rng(0)
+    for i in range(12):
+        shape = [(16, 16, 3), (16, 16), (4, 4, 3)][i % 3]
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(f"photos/{i:02}.png")
+    return tmp_path
 
 
 def adm_tensors(

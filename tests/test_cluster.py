@@ -96,16 +96,8 @@ def node() -> Iterator[Node]:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, tiny_plan) -> Path:
-    """The tiny plan, and a folder of twelve pictures of three kinds."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.plan").symlink_to(tiny_plan)
-    Path("photos").mkdir()
-    random = np.random.default_rng(0)
-    for i in range(12):
-        shape = [(16, 16, 3), (16, 16), (4, 4, 3)][i % 3]
-        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(f"photos/{i:02}.png")
-    return tmp_path
+def here(twelve_pictures) -> Path:
+    return twelve_pictures
 
 
 def frugal(*arguments: str) -> Result:
