@@ -72,10 +72,7 @@ def application(args: Arguments) -> Any:
     gpus = args.gpus or int(parse_backend(args.backend)[0] in NEED_GPU)
     deployment = serve.deployment(
         name="frugal-rt",
-        ray_actor_options={
-            "num_cpus": args.cpus,
-            "num_gpus": args.gpus or int(parse_backend(args.backend)[0] in NEED_GPU),
-        },
+        ray_actor_options={"num_cpus": args.cpus, "num_gpus": gpus},
         autoscaling_config={
             "min_replicas": args.least,
             "max_replicas": args.replicas,
