@@ -1,0 +1,148 @@
+"""A GPU's steps ask nothing of the host and send it nothing: on torch's meta device, whose tensors have no values.
+
+A meta tensor cannot be printed, compared, indexed by or copied to the host, as none may while a CUDA graph is recorded.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from frugal_rt import Plan, operators
+from frugal_rt.engines import torch as torch_engine
+from frugal_rt.engines.device import TorchArrays
+from frugal_rt.engines.torch import TorchEngine
+from frugal_rt.runtime import recorded, suite
+from frugal_rt.runtime.advance import advance
+from frugal_rt.runtime.operators import Linear
+from frugal_rt.runtime.restorer import Restorer
+
+SHAPE = (3, 16, 16)
+KERNEL = np.random.default_rng(0).random((5, 5))
+
+
+class OffHost(TorchDispatchMode):
+    """Fails at the first operation that meets a tensor of the host's."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        tensors = [one for one in tree_leaves((args, kwargs, made)) if isinstance(one, torch.Tensor)]
+        assert all(one.device.type == "meta" for one in tensors), f"{func} meets a tensor of the host's"
+        return made
+
+
+class MetaArrays(TorchArrays):
+    """Arrays on the meta device. What is recorded is called again, twice to be warm first."""
+
+    def __init__(self, what: str, device: str):
+        super().__init__(what, device)
+        self.records = True
+        self.recorded, self.replays = 0, 0
+
+    def ahead(self, array: np.ndarray) -> Callable[[], torch.Tensor]:
+        tensor = self.asarray(array)  # a GPU's copy goes on beside its steps
+        return lambda: tensor
+
+    def pace(self) -> None: ...
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        if not self.records:
+            return None
+        self.recorded += 1
+        work()
+        work()
+
+        def replay() -> None:
+            self.replays += 1
+            with OffHost():
+                work()
+
+        return replay
+
+
+@pytest.fixture
+def engine(tiny_plan, monkeypatch) -> TorchEngine:
+    """The torch engine with its network and state on the meta device."""
+    monkeypatch.setattr(torch_engine, "TorchArrays", MetaArrays)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for meta
+    monkeypatch.setattr(recorded, "WORTH", 0)
+    return TorchEngine(Plan.open(tiny_plan), "meta")
+
+
+@pytest.fixture
+def restorer(engine, tiny_plan) -> Restorer:
+    return Restorer(Plan.open(tiny_plan), engine)
+
+
+OPERATORS: dict[str, Callable[[], Linear]] = {
+    **{name: lambda task=task: task.operator(SHAPE) for name, task in suite.TASKS.items()},
+    "bicubic": lambda: operators.Bicubic(SHAPE, 4),
+    "circular": lambda: operators.Circular(SHAPE, KERNEL),
+    "circular, smaller": lambda: operators.Circular(SHAPE, KERNEL, 2),
+    "mirrored": lambda: operators.Mirrored(SHAPE, np.ones((5, 5))),
+    "valid": lambda: operators.valid_blur(SHAPE, np.ones((5, 5))),
+    "valid, by its matrix": lambda: operators.valid_blur(SHAPE, KERNEL),
+    "masked": lambda: operators.Masked(operators.SuperResolution(SHAPE, 2), np.eye(8, dtype=bool)),
+}
+SETTINGS = [
+    {"switch": 3},
+    {"switch": "never", "zeta": 0.4},
+    {"switch": "always", "lam": 0.7},
+]
+"""Which make all moves there are."""
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_recorded_steps_keep_off_the_host(engine, restorer, name, settings):
+    operator = OPERATORS[name]()
+    rows = restorer.start(np.zeros((2, *operator.measurement_shape)), operator, steps=6, **settings)
+    moves = set()  # all but the last step, after which the host asks for the result
+    while rows[0].step > 0:
+        moves.add(rows[0].move)
+        advance(rows, engine)
+    assert engine._arrays.recorded == len(moves)
+    assert engine._arrays.replays == 5
+    assert rows[0].x.device.type == "meta"
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_steps_that_are_not_recorded_send_what_they_need_once(engine, restorer, settings):
+    """Rows of two operators, a step apart: all but the noise is there from the first time on."""
+    engine._arrays.records = False
+    known = [OPERATORS[name]() for name in ("box", "gaussian")]
+
+    def restore(how: AbstractContextManager[object]) -> None:
+        rows = [
+            row for one in known for row in restorer.start(np.zeros(one.measurement_shape), one, steps=6, **settings)
+        ]
+        with how:
+            advance(rows[1:], engine)
+            while rows[0].step > 0:
+                together = rows[0].move is rows[1].move and rows[1].step > 0
+                for some in [rows] if together else [[row] for row in rows if row.step > 0]:
+                    advance(some, engine)
+
+    restore(nullcontext())
+    restore(OffHost())
+
+
+def ask(x: torch.Tensor) -> torch.Tensor:
+    return x if bool(x.sum() > 0) else -x
+
+
+@pytest.mark.parametrize(
+    "wrong", [ask, lambda x: x * torch.tensor(2.0), lambda x: x + torch.ones(1), lambda x: torch.as_tensor(x.cpu())]
+)
+def test_it_would_be_noticed(engine, restorer, wrong):
+    class Asking(operators.Denoise):
+        def Vt(self, x):
+            return wrong(x)
+
+    (row,) = restorer.start(np.zeros(SHAPE), Asking(SHAPE), steps=6, switch="always")
+    with pytest.raises((RuntimeError, AssertionError)):
+        advance([row], engine)
