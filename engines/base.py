@@ -34,6 +34,7 @@ class OnHost:
     """What an engine has in common with others whose state lives in host memory: nothing is ahead, nothing recorded."""
 
     records = False
+    waited = 0.0
 
     def ahead(self, array: np.ndarray) -> Callable[[], Array]:
         ready = self.asarray(array)
@@ -78,6 +79,11 @@ class Engine(Protocol):
 
     def pace(self) -> None:
         """Told after each step: the host waits where it is more than a few of them ahead of a device."""
+        ...
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the host has spent waiting in `pace`, all in all."""
         ...
 
     def record(self, work: Callable[[], None]) -> Callable[[], None] | None:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,6 +42,8 @@ class TorchArrays:
             raise BackendError("torch sees no CUDA device here; run: frugal-rt doctor")
         self.device = device
         self.records = device == "cuda"
+        self.waited = 0.0
+        """Seconds that the host has waited in `pace`."""
         self._underway: deque[Any] = deque()
         if self.records:
             self._beside, self._recorder, self._uploads = streams(self.torch)
@@ -74,7 +77,9 @@ class TorchArrays:
             return
         self._underway.append(self.torch.cuda.current_stream().record_event())
         if len(self._underway) > UNDERWAY:
+            started = time.perf_counter()
             self._underway.popleft().synchronize()
+            self.waited += time.perf_counter() - started
 
     def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
         """As `Engine.record`: a CUDA graph. After one that failed nothing is recorded any more."""
@@ -138,6 +143,10 @@ class OnTorch:
     @property
     def records(self) -> bool:
         return self._arrays.records
+
+    @property
+    def waited(self) -> float:
+        return self._arrays.waited
 
 
 def like(result: Array, given: Array) -> Array:

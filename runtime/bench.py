@@ -58,7 +58,7 @@ class Sample(NamedTuple):
     network: float | None
     """How many of them were spent in the engine's calls, where that is known."""
     host: float | None = None
-    """How many the host took to launch it, where a device then goes on by itself."""
+    """How many the host was busy with it, where a device computes: what it waited for that is not counted."""
 
 
 Cell = Callable[[bool], Sample]
@@ -315,7 +315,13 @@ def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
     t = np.full(batch, plan.manifest["schedule"]["num_train_timesteps"] // 2)
     t = array_namespace(x).asarray(t, device=x.device)  # or every call would wait for it to come
     engine.prepare(gradients=False, batch=batch)
-    return _paced(lambda: timed.predict(x, t).out, timed, 1 if brief else None)
+
+    def forward() -> Array:
+        out = timed.predict(x, t).out
+        timed.pace()
+        return out
+
+    return _paced(forward, timed, 1 if brief else None)
 
 
 def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, switch: str, batch: int, brief: bool) -> Sample:
@@ -344,14 +350,17 @@ def _paced(call: Callable[[], Array], engine: Engine, most: int | None) -> Sampl
     while True:
         last = call()
         calls += 1
-        launched = time.perf_counter() - started
-        if launched >= SAMPLE_SECONDS or calls == most:
+        now, waited = time.perf_counter(), engine.waited
+        if calls == 1:
+            since, waited_before = now, waited  # the first call loads what the others work on
+        if now - started >= SAMPLE_SECONDS or calls == most:
             break
     float(last[0, 0, 0, 0])  # waits for a device that answers before it has computed
     elapsed = time.perf_counter() - started
     if timed:
         return Sample(elapsed / calls, (timed.seconds - before) / calls)
-    return Sample(elapsed / calls, None, launched / calls)
+    busy = now - since - (waited - waited_before)
+    return Sample(elapsed / calls, None, busy / (calls - 1) if calls > 1 else None)
 
 
 def _restoration(plan: Plan, engine: Engine, measured: Measured, steps: int, k: int, brief: bool) -> Sample:

@@ -55,7 +55,7 @@ def figures(report: Report) -> list[dict[str, Any]]:
             network = ratios(taken["network_seconds"], taken["seconds"])
             add(f"{rows[kind]['name']}, ours: share outside the network", "%", [100 * (1 - value) for value in network])
         elif taken and None not in taken["host_seconds"]:
-            add(f"{rows[kind]['name']}, ours: launched by the host in", "us", [1e6 * v for v in taken["host_seconds"]])
+            add(f"{rows[kind]['name']}, ours: the host's own time", "us", [1e6 * v for v in taken["host_seconds"]])
     return found
 
 

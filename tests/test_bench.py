@@ -239,6 +239,31 @@ def test_network_time_is_that_of_calls_and_of_pulls():
     assert timed.seconds - before >= 0.06
 
 
+def test_the_host_s_own_time_is_neither_its_first_call_s_nor_what_it_waits(monkeypatch):
+    """Of a device: 50 s to load, then 3 s of work and 2 s of waiting a call, and 7 s until the last result is there."""
+
+    class Device(OnHost):
+        records = True
+
+    class Result:
+        def __getitem__(self, index):
+            clock[0] += 7
+            return 0.0
+
+    device, clock, calls = Device(), [0.0], [0]
+
+    def call():
+        calls[0] += 1
+        clock[0] += 50 if calls[0] == 1 else 5
+        device.waited += 0 if calls[0] == 1 else 2
+        return Result()
+
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench, "SAMPLE_SECONDS", 70)
+    assert bench._paced(call, device, None) == ((50 + 4 * 5 + 7) / 5, None, 3.0)
+    assert bench._paced(call, device, 1).host is None
+
+
 def test_the_celebahq_architecture_is_the_published_one():
     """113,673,219 parameters; 497.0 GFLOP forward and 497.7 more for the gradient (measured, notes on the runtimes)."""
     network = {
