@@ -48,6 +48,7 @@ class TorchArrays:
         if self.records:
             self._beside, self._recorder, self._uploads = streams(self.torch)
             self._pool = self.torch.cuda.graph_pool_handle()
+            self._replayed_on: Any = None
 
     def asarray(self, x: Any) -> Array:
         return self.torch.as_tensor(x, dtype=self.torch.float32, device=self.device)
@@ -108,8 +109,16 @@ class TorchArrays:
                     torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
                 return None
         here.wait_stream(self._recorder)
-        replay: Callable[[], None] = graph.replay
-        return replay
+        return lambda: self._replay(graph)
+
+    def _replay(self, graph: Any) -> None:
+        """After what was replayed before, whatever stream that went to: recordings share their memory."""
+        here = self.torch.cuda.current_stream()
+        with launching:
+            if self._replayed_on not in (None, here):
+                here.wait_stream(self._replayed_on)
+            self._replayed_on = here
+            graph.replay()
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[Any]:

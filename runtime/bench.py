@@ -188,7 +188,7 @@ def open_contenders(
     """Every engine that runs here by its label, why the others do not, and the label of what `auto` would take."""
     openers: dict[str, Callable[[], Engine]] = {
         TORCH if name in ("torch", "torch:fp32") else f"ours: {name}": partial(open_engine, plan, name)
-        for name in _backends(compiled)
+        for name in backends(compiled)
     }
     openers |= {label: partial(opener, plan) for label, opener in PEERS.items()}
     engines: dict[str, Engine] = {}
@@ -207,17 +207,17 @@ def open_contenders(
     return engines, left_out, next((name for name in PREFERRED if name in engines), next(iter(engines)))
 
 
-def _backends(compiled: bool) -> list[str]:
-    """Those to compare: on a GPU in each precision that they compute in."""
-    backends = ["torch-compile:bf16"] * (compiled and gpu() is not None)
+def backends(compiled: bool) -> list[str]:
+    """Those to compare: on a machine with a GPU in each precision that they compute in."""
+    found = ["torch-compile:bf16"] * (compiled and gpu() is not None)
     for name in BACKENDS:
         if name in ("auto", "torch-compile"):  # which is among PEERS
             continue
         if gpu() is not None and name not in ("cuda", *ON_CPU):
-            backends += [f"{name}:{precision}" for precision in PRECISIONS]
+            found += [f"{name}:{precision}" for precision in PRECISIONS]
         else:
-            backends.append(name)
-    return backends
+            found.append(name)
+    return found
 
 
 class _Taken(NamedTuple):

@@ -13,10 +13,10 @@ import click
 import numpy as np
 
 from frugal_rt import Plan, Restorer
-from frugal_rt.engines import PRECISIONS, BackendError, cuda, open_engine, tensorrt_build, tensorrt_module
+from frugal_rt.engines import ON_CPU, PRECISIONS, BackendError, cuda, open_engine, tensorrt_build, tensorrt_module
 from frugal_rt.export import build_plan
 from frugal_rt.export.random_prior import random_prior
-from frugal_rt.runtime.bench import bench
+from frugal_rt.runtime.bench import backends, bench
 from frugal_rt.runtime.bench_report import markdown
 from frugal_rt.runtime.demo import TASKS as DEMO
 from frugal_rt.runtime.demo import measure as portrait
@@ -37,14 +37,10 @@ def build_all(plan: Plan, batches: tuple[int, ...]) -> dict[str, str]:
     return failed
 
 
-def backends() -> list[str]:
-    return ["cuda", *(f"{name}:{one}" for name in ("tensorrt", "tensorrt-rtx", "torch") for one in PRECISIONS)]
-
-
 def over_backends(plan: Plan, work: Callable[[Restorer], object]) -> dict[str, object]:
     """What `work` gives with each backend, or why it does not run."""
     found: dict[str, object] = {}
-    for name in backends():
+    for name in [name for name in backends(compiled=False) if name not in ON_CPU]:
         try:
             found[name] = work(Restorer(plan, open_engine(plan, name)))
         except (BackendError, ValueError) as error:
@@ -97,11 +93,13 @@ def main(engine: Path, images: Path | None, count: int, output: Path, parts: str
         raise click.ClickException(f"this needs a CUDA machine: {cuda.trouble()}")
     output.mkdir(parents=True, exist_ok=True)
     wanted, small = parts.split(","), Plan.open(engine)
-    report: dict[str, object] = {"device": cuda.devices()[0]._asdict()}
+    kept = output / "figures.json"
+    report: dict[str, object] = json.loads(kept.read_text()) if kept.is_file() else {}
+    report["device"] = cuda.devices()[0]._asdict()
 
     def keep(name: str, found: object) -> None:
         report[name] = found
-        (output / "figures.json").write_text(json.dumps(report, indent=1))
+        kept.write_text(json.dumps(report, indent=1))
         click.echo(f"{name}: {json.dumps(found, indent=1)}")
 
     def timed(plan: Plan, name: str, batches: tuple[int, ...]) -> None:

@@ -6,8 +6,9 @@ Times are measured by tests/gpu/figures.py; here is only what is right or wrong.
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 import numpy as np
 import psutil
@@ -15,10 +16,11 @@ import pytest
 import torch
 
 from frugal_rt import InputError, Plan, Restorer
-from frugal_rt.engines import PRECISIONS, BackendError, Engine, cuda, open_engine, tensorrt_build, tensorrt_module
+from frugal_rt.engines import ON_CPU, BackendError, Engine, cuda, open_engine, tensorrt_build, tensorrt_module
 from frugal_rt.engines.torch import TorchEngine
 from frugal_rt.runtime import recorded
 from frugal_rt.runtime.advance import advance
+from frugal_rt.runtime.bench import backends
 from frugal_rt.runtime.demo import PORTRAIT
 from frugal_rt.runtime.images import read_photo
 from frugal_rt.runtime.metrics import psnr
@@ -29,10 +31,7 @@ pytestmark = [
     pytest.mark.skipif(cuda.trouble() is not None, reason=f"needs a CUDA machine: {cuda.trouble()}"),
 ]
 
-BACKENDS = [
-    "cuda",
-    *(f"{name}:{precision}" for name in ("tensorrt", "tensorrt-rtx", "torch") for precision in PRECISIONS),
-]
+BACKENDS = [name for name in backends(compiled=False) if name not in ON_CPU]
 ERROR = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 8e-2}
 """Root mean square of an answer's error over its own, at most: torch's fp32 convolutions on a GPU are TF32."""
 DECIBELS = 0.05
@@ -115,19 +114,27 @@ def portraits(plan: Plan) -> np.ndarray:
     return np.stack(views).astype(np.float32)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_restorations_are_as_good_as_the_cpu_s(engine, plan, task):
-    """In PSNR over four pictures, by one seed: rounding leads a sample elsewhere, the more so the less is measured."""
-    clean = portraits(plan)
-    operator, sigma = TASKS[task].operator(plan.image_shape), TASKS[task].sigma
+def restored(restorer: Restorer, task: str) -> float:
+    """The PSNR of four pictures in dB, by one seed."""
+    clean = portraits(restorer.plan)
+    operator, sigma = TASKS[task].operator(restorer.image_shape), TASKS[task].sigma
     y = measure(operator, clean, sigma, seed=0)
-    settings = {"sigma": sigma, "steps": 50, "switch": 25, "batch": 4}
-    ours, cpu = (
-        Restorer(plan, one).restore(y, operator, **settings).image for one in (engine, open_engine(plan, "cpu"))
-    )
+    found = restorer.restore(y, operator, sigma=sigma, steps=50, switch=25, batch=4)
+    return float(psnr(found.image, clean).mean())
+
+
+@pytest.fixture(scope="module")
+def on_cpu(plan) -> Callable[[str], float]:
+    """What the CPU makes of a task, once for all engines."""
+    return cache(partial(restored, Restorer(plan, open_engine(plan, "cpu"))))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_restorations_are_as_good_as_the_cpu_s(engine, plan, on_cpu, task):
+    """Rounding leads a sample elsewhere, the more so the less is measured."""
     invented = task in ("box", "outpaint", "sr16", "colorize")
     limit = DECIBELS * (1 if precision_of(engine) == "fp32" and not invented else 10 if invented else 3)
-    assert abs(psnr(ours, clean).mean() - psnr(cpu, clean).mean()) <= limit
+    assert abs(restored(Restorer(plan, engine), task) - on_cpu(task)) <= limit
 
 
 @pytest.fixture
@@ -188,13 +195,15 @@ def test_rows_leave_their_recording_with_what_is_theirs(engine, plan, recordings
         assert float((a.x - b.x).abs().mean()) < limit
 
 
-def test_two_threads_may_share_a_restorer(engine, plan):
+@pytest.mark.parametrize("own", [False, True], ids=["default stream", "streams of their own"])
+def test_two_threads_may_share_a_restorer(engine, plan, own):
     operator = TASKS["denoise"].operator(plan.image_shape)
     y = measure(operator, portraits(plan)[:1], 0.25, seed=0)[0]
     restorer = Restorer(plan, engine)
 
     def restore(seed: int) -> np.ndarray:
-        return restorer.restore(y, operator, sigma=0.25, steps=30, switch=10, seed=seed).image
+        with torch.cuda.stream(torch.cuda.Stream() if own else torch.cuda.default_stream()):
+            return restorer.restore(y, operator, sigma=0.25, steps=30, switch=10, seed=seed).image
 
     alone = [restore(seed) for seed in range(6)]
     with ThreadPoolExecutor(3) as threads:
