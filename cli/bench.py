@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..engines import InputError, Plan
+from ..engines import BACKENDS, InputError, Plan
 from ..engines.files import atomic_write
 from ..export import build_plan
 from ..export.random_prior import ARCHITECTURES, random_prior
@@ -24,6 +24,13 @@ from . import options
     help=f"Or an architecture with random weights, forward calls and steps only: {', '.join(ARCHITECTURES)}.",
 )
 @options.batches(help="Default: 1,4,16; else 1.")
+@click.option(
+    "--backend",
+    "only",
+    type=options.Backend(list(BACKENDS)),
+    multiple=True,
+    help="A backend to compare, such as tensorrt:bf16; may be repeated. Default: all.",
+)
 @click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T of a restoration.")
 @click.option("--rounds", type=click.IntRange(1), help="Default: 7; with --random-weights 3.")
 @click.option("--compile/--no-compile", default=True, help="torch.compile takes minutes; leave it out.")
@@ -35,6 +42,7 @@ def command(
     engine: Path | None,
     random_weights: str | None,
     batches: tuple[int, ...],
+    only: tuple[str, ...],
     steps_: int,
     rounds: int | None,
     compile: bool,
@@ -74,6 +82,7 @@ def command(
         restorations=engine is not None,
         compiled=compile,
         deepinv=vs == "deepinv",
+        only=only,
         on_stage=on_stage,
     )
     page = markdown(report)

@@ -1,5 +1,6 @@
 """Plans, and the backends that run them. Backends are imported when one is opened, not before."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -92,8 +93,8 @@ def _tensorrt(plan: Plan, wanted: Wanted, flavour: str) -> Engine:
 
 
 def _auto(plan: Plan, wanted: Wanted) -> Engine:
-    """On a GPU TensorRT, where it has an engine for it, or else onnxruntime, which is said; without one onnxruntime on
-    the CPU. Torch where onnxruntime is missing altogether, or another precision is asked for."""
+    """On a GPU TensorRT, where it has an engine for it, or else onnxruntime or torch, which is said; without one
+    onnxruntime on the CPU. Torch where onnxruntime is missing altogether, or another precision is asked for."""
     in_half = wanted.precision in ("fp16", "bf16")
     if cuda.trouble() is None:
         from .probe import cuda_is_usable
@@ -105,6 +106,9 @@ def _auto(plan: Plan, wanted: Wanted) -> Engine:
         logger.warning("the backend is not TensorRT: %s", why)
         if cuda_is_usable() and not in_half:
             return _cuda(plan, wanted)
+        with contextlib.suppress(MissingExtra):
+            if _torch_device() == "cuda":
+                return _torch(plan, wanted)
     try:
         return _torch(plan, wanted) if in_half else _cpu(plan, wanted)
     except MissingExtra:

@@ -2,9 +2,13 @@
 
 import ctypes
 import ctypes.util
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .errors import InputError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 MAJOR, MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 
@@ -25,6 +29,18 @@ def devices() -> list[Device]:
     """The GPUs that this process sees; none where there is no driver."""
     driver, _ = _open()
     return [_device(driver, index) for index in range(_count(driver))] if driver else []
+
+
+def visible(number: int) -> str:
+    """$CUDA_VISIBLE_DEVICES of a process that shall see one device alone, this process's `number`, which its own value
+    of it bounds and renumbers. Raises InputError where that has none of the number."""
+    listed = os.environ.get(VISIBLE)
+    if listed is None:
+        return str(number)
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if number >= len(names):
+        raise InputError(f"there is no CUDA device {number}: {VISIBLE} is {listed!r}")
+    return names[number]
 
 
 def trouble() -> str | None:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -47,7 +48,9 @@ class TorchArrays:
         self._underway: deque[Any] = deque()
         if self.records:
             self._beside, self._recorder, self._uploads = streams(self.torch)
-            self._pool = self.torch.cuda.graph_pool_handle()
+            self._pool: Any = None
+            """Memory that recordings share."""
+            self._recordings: WeakSet[Any] = WeakSet()
             self._replayed_on: Any = None
 
     def asarray(self, x: Any) -> Array:
@@ -90,12 +93,16 @@ class TorchArrays:
         here = torch.cuda.current_stream()
         graph = torch.cuda.CUDAGraph()
         with launching:
+            others = [*self._recordings]  # the last that goes takes the memory along
+            if not others:
+                self._pool = torch.cuda.graph_pool_handle()
             try:
-                self._recorder.wait_stream(here)
+                torch.cuda.synchronize()  # what is replayed on other streams works in the same memory
                 with torch.cuda.stream(self._recorder):
                     for _ in range(WARM):
                         work()
                     torch.cuda.synchronize()
+                    torch.cuda.empty_cache()  # a recording cannot use what the warm runs leave
                     # Other threads upload noise meanwhile, which a capture of this thread alone lets them.
                     graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                     try:
@@ -108,6 +115,7 @@ class TorchArrays:
                 with contextlib.suppress(Exception):  # torch 2.13 forgets it where a capture ends badly
                     torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
                 return None
+            self._recordings.add(graph)
         here.wait_stream(self._recorder)
         return lambda: self._replay(graph)
 
@@ -121,14 +129,25 @@ class TorchArrays:
             graph.replay()
 
     @contextlib.contextmanager
-    def queue(self) -> Iterator[Any]:
+    def memory(self) -> Iterator[None]:
+        """Raises BackendError where the device has no memory left for what is done in it."""
+        try:
+            yield
+        except self.torch.OutOfMemoryError as error:
+            raise BackendError(
+                "the GPU has too little memory for this call; take a smaller --batch, or see what else runs on it"
+            ) from error
+
+    @contextlib.contextmanager
+    def queue(self, *, beside: bool = False) -> Iterator[Any]:
         """The stream that a call of another library goes to, ordered with torch's current one; no other call begins.
 
-        That is the current one itself, unless it is the default stream: there TensorRT would wait for the device.
+        That is the current one itself, unless it is the default stream, where TensorRT would wait for the device; or
+        always the first of `streams`, `beside`, for a library that knows but one.
         """
         here = self.torch.cuda.current_stream()
         with launching:
-            if here != self.torch.cuda.default_stream():
+            if not beside and here != self.torch.cuda.default_stream():
                 yield here
                 return
             self._beside.wait_stream(here)

@@ -73,7 +73,13 @@ class OnnxRuntimeCudaEngine(OnTorch):
 
     def _open(self, graph: str) -> Any:
         stream = str(self._stream.cuda_stream)
-        return self._sessions.open(graph, "cuda", user_compute_stream=stream, use_tf32="0")  # fp32 is what it says
+        return self._sessions.open(
+            graph,
+            "cuda",
+            user_compute_stream=stream,
+            arena_extend_strategy="kSameAsRequested",  # torch has the same memory to live in
+            use_tf32="0",  # fp32 is what it says
+        )
 
     def _inputs(self, x: Array, t: Array) -> dict[str, Array]:
         steps = self._arrays.torch.as_tensor(t, dtype=self._arrays.torch.int64, device="cuda")
@@ -85,12 +91,13 @@ class OnnxRuntimeCudaEngine(OnTorch):
         batch = len(next(iter(inputs.values())))
         there = self._graphs[graph]["outputs"]
         inputs = {name: array.contiguous() for name, array in inputs.items()}
-        found = {
-            name: torch.empty((batch, *shape[1:]), dtype=torch.float32, device="cuda")
-            for name, shape in there.items()
-            if wanted is None or name in wanted
-        }
-        with self._arrays.queue():
+        with self._arrays.memory():
+            found = {
+                name: torch.empty((batch, *shape[1:]), dtype=torch.float32, device="cuda")
+                for name, shape in there.items()
+                if wanted is None or name in wanted
+            }
+        with self._arrays.queue(beside=True):
             self._launch(session, binding, inputs, found)
         return found
 

@@ -123,7 +123,7 @@ class _Graph:
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         """The outputs for these inputs, on the device and in the order of torch's current stream."""
         torch, batch = self._arrays.torch, len(next(iter(arrays.values())))
-        with self._arrays.queue() as stream:
+        with self._arrays.memory(), self._arrays.queue() as stream:
             context = self._context(batch, stream)
             found = {
                 name: torch.empty(

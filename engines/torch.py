@@ -69,17 +69,18 @@ class TorchEngine(OnTorch):
         pass  # all is loaded
 
     def predict(self, x: Array, t: Array) -> Prediction:
-        with self._forward_only():
+        with self._arrays.memory(), self._forward_only():
             return self._answer(self._call(self.asarray(x), t), x)
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
-        with self._torch.enable_grad():
+        with self._arrays.memory(), self._torch.enable_grad():
             leaf = self.asarray(x).detach().clone().requires_grad_()
             prediction = self._call(leaf, t)
 
         def pull(cotangent: Array) -> Array:
-            (gradient,) = self._torch.autograd.grad(prediction.out, leaf, self.asarray(cotangent))
-            return like(gradient, cotangent)
+            with self._arrays.memory():
+                (gradient,) = self._torch.autograd.grad(prediction.out, leaf, self.asarray(cotangent))
+                return like(gradient, cotangent)
 
         return self._answer(prediction, x), pull
 

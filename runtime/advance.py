@@ -47,7 +47,7 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
     apart = _compared(rows, x0hat)
     for i, row in enumerate(rows):
         row.accept(x[i, ...], x0hat[i, ...], apart.get(i))
-        row.held = recorded  # which owns the memory of both
+        row.held = None if recorded is None else recorded.name
     if on_host or any(row.asks or row.step < 0 for row in rows):
         settle(rows)
     for row in rows:

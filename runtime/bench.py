@@ -30,6 +30,7 @@ from ..engines import (
     Prediction,
     Pull,
     open_engine,
+    parse_backend,
 )
 from ..engines.flops import network_flops
 from ..engines.machine import cores, gpu, peak_flops, processor, torch_threads, versions
@@ -121,13 +122,15 @@ def bench(
     restorations: bool = True,
     compiled: bool = True,
     deepinv: bool = False,
+    only: Sequence[str] = (),
     on_stage: Callable[[str], object] = lambda stage: None,
 ) -> dict[str, Any]:
     """Measure everything, `rounds` times over; the report as plain data, seconds and FLOP/s.
 
     Rows: forward calls, DPS steps and DMPS steps at each of `batches`; with `restorations`, DPS, DMPS and the hybrid
-    at k = steps / 2 on one image. `compiled` adds torch.compile, `deepinv` that library's DPS. `on_stage` is told what
-    is being done. Contenders that cannot run here are left out, with the reason in the report.
+    at k = steps / 2 on one image. `compiled` adds torch.compile, `deepinv` that library's DPS; `only` names the
+    backends that take part beside torch as others run it, by default all. `on_stage` is told what is being done.
+    Contenders that cannot run here are left out, with the reason in the report.
 
     Raises InputError for settings that do not fit, MissingExtra if nothing runs here, BackendError without deepinv.
     """
@@ -136,7 +139,7 @@ def bench(
     if image["channels"] != 3:
         raise InputError(f"the benchmark restores a colour portrait; the images of {prior['name']} are grey")
     other = DeepInvDPS(plan) if deepinv else None
-    engines, left_out, reference = open_contenders(plan, compiled, on_stage)
+    engines, left_out, reference = open_contenders(plan, compiled, only, on_stage)
     measured = measure(Restorer(plan, engines[reference]), TASKS[0], seed=0)
     rows = [row for batch in batches for row in _step_rows(plan, engines, measured, steps, batch)]
     if restorations:
@@ -179,16 +182,21 @@ PREFERRED = (
     "ours: cpu",
     TORCH,
 )
-"""What `auto` would take, in this order: the reference of ratios."""
+"""What `auto` would take, in this order, those on a GPU first: the reference of ratios."""
 
 
 def open_contenders(
-    plan: Plan, compiled: bool, on_stage: Callable[[str], object]
+    plan: Plan, compiled: bool, only: Sequence[str], on_stage: Callable[[str], object]
 ) -> tuple[dict[str, Engine], dict[str, str], str]:
-    """Every engine that runs here by its label, why the others do not, and the label of what `auto` would take."""
+    """Every engine that runs here by its label, why the others do not, and the label of what `auto` would take.
+
+    Raises InputError where `only` names no backend, MissingExtra if nothing runs here.
+    """
+    for name in only:
+        parse_backend(name)
     openers: dict[str, Callable[[], Engine]] = {
         TORCH if name in ("torch", "torch:fp32") else f"ours: {name}": partial(open_engine, plan, name)
-        for name in backends(compiled)
+        for name in only or backends(compiled)
     }
     openers |= {label: partial(opener, plan) for label, opener in PEERS.items()}
     engines: dict[str, Engine] = {}
@@ -204,7 +212,8 @@ def open_contenders(
             left_out[label] = str(error)
     if not engines:
         raise MissingExtra("Benchmarking", "onnxruntime (or torch)", "cpu")
-    return engines, left_out, next((name for name in PREFERRED if name in engines), next(iter(engines)))
+    preferred = [name for name in PREFERRED if name in engines] or [*engines]
+    return engines, left_out, next((name for name in preferred if "(cuda" in engines[name].name), preferred[0])
 
 
 def backends(compiled: bool) -> list[str]:

@@ -16,8 +16,6 @@ from .folder import Asked
 from .process import how_it_ended, launch
 from .spread import Died, Outcome, Spread, Worker
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-
 
 def gpus_named(text: str) -> list[str]:
     """The devices that "0,1" names, each as its process's $CUDA_VISIBLE_DEVICES; this process's bounds and renumbers.
@@ -30,13 +28,13 @@ def gpus_named(text: str) -> list[str]:
     missing = cuda.trouble()
     if missing is not None:
         raise BackendError(f"--devices needs NVIDIA GPUs: {missing}")
-    there, listed = len(cuda.devices()), os.environ.get(VISIBLE)
+    there = len(cuda.devices())
     numbers = [int(part) for part in parts]
     for number in numbers:
         if number >= there:
             shown = "only device 0" if there == 1 else f"devices 0 to {there - 1}"
             raise InputError(f"--devices {text}: there is no device {number}; the NVIDIA driver shows {shown}")
-    return [str(number) if listed is None else listed.split(",")[number].strip() for number in numbers]
+    return [cuda.visible(number) for number in numbers]
 
 
 class Load(NamedTuple):
@@ -91,7 +89,7 @@ class Devices(Spread):
 
     def _start(self) -> tuple[_Process, _Process]:
         device = self._free.pop(0)
-        worker = _Process(*launch(__name__, {VISIBLE: device, THREADS: self._threads}), device)
+        worker = _Process(*launch(__name__, {cuda.VISIBLE: device, THREADS: self._threads}), device)
         self._send(worker, self._load)
         return worker, worker  # it answers one call at a time, and is known by itself
 

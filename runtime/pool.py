@@ -13,7 +13,7 @@ import pickle
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..engines import BusyError, DeadlineError, FrugalError, InputError, WorkerError
+from ..engines import BusyError, DeadlineError, FrugalError, InputError, WorkerError, cuda
+from ..engines.machine import THREADS, cores
 from .operators import Operator
 from .process import how_it_ended, launch
 from .restorer import Restorer, Result
@@ -60,6 +61,8 @@ class _Worker:
     """A worker process as the pool sees it. Restarted in place, so that it keeps its requests and its plan."""
 
     setup: Setup
+    environment: Mapping[str, str]
+    """What it has besides the pool's: the one CUDA device that it sees."""
     jobs: dict[int, _Job] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     connection: Connection | None = None
@@ -272,7 +275,14 @@ class Pool:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _begin(self, plan: str | os.PathLike[str], backend: str) -> list[_Worker]:
-        workers = [_Worker(Setup(os.fspath(plan), backend, device, None, self._trust)) for device in self._devices]
+        threads = str(max(1, cores() // len(self._devices)))
+        workers = [
+            _Worker(
+                Setup(os.fspath(plan), backend, None, self._trust),
+                {} if device is None else {cuda.VISIBLE: cuda.visible(device), THREADS: threads},
+            )
+            for device in self._devices
+        ]
         try:
             await asyncio.gather(*map(self._launch, workers))
         except BaseException:
@@ -284,7 +294,7 @@ class Pool:
 
     def _launch(self, worker: _Worker) -> "asyncio.Future[Ready]":
         """Start the worker's process; the future is done when it is warm."""
-        worker.process, worker.connection = launch(f"{__package__}.worker")
+        worker.process, worker.connection = launch(f"{__package__}.worker", worker.environment)
         worker.ready, worker.started = None, self._loop.create_future()
         self._loop.add_reader(worker.connection.fileno(), self._heard, worker)
         worker.connection.send(worker.setup)

@@ -81,6 +81,8 @@ class Loaded:
     def __init__(self, like: Sequence[Restoration], ahead: Callable[[np.ndarray], Fetch]):
         first, x = like[0], like[0].x
         xp = self._xp = array_namespace(x)
+        self.name = object()
+        """What rows are held by: they do not keep this, which goes when its engine does."""
         self._ahead, self._operator = ahead, first.operator
         self._rows: list[Restoration] = []
         self._schedule: Schedule | None = None
@@ -116,7 +118,7 @@ class Loaded:
         """
         replay = self._replays[rows[0].move]
         assert replay is not None
-        loaded = all(row is mine and row.held is self for row, mine in zip_longest(rows, self._rows))
+        loaded = all(row is mine and row.held is self.name for row, mine in zip_longest(rows, self._rows))
         if not loaded:
             self.load(rows)
         for i, row in enumerate(rows):
@@ -161,7 +163,7 @@ class Loaded:
         self._step[...] = xp.clip(self._step - 1, 0, None)
 
     def _give_back(self, row: Restoration) -> None:
-        if row.held is self:
+        if row.held is self.name:
             row.x, row.x0hat = (self._xp.asarray(array, copy=True) for array in (row.x, row.x0hat))
             row.held = None
 

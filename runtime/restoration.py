@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -77,8 +76,8 @@ class Restoration:
     k: int | None = None
     """How many DMPS steps were left at the switch; None while in DPS."""
     pullbacks: int = 0
-    held: Any = None
-    """What replays this row's steps, and owns the memory of `x` and `x0hat`; None where the row does."""
+    held: object = None
+    """The name of what replays this row's steps, and owns the memory of `x` and `x0hat`; None where the row does."""
     _drawn: "dict[int, Future[Fetch]]" = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

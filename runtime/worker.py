@@ -36,8 +36,6 @@ class Setup:
 
     plan: str
     backend: str
-    device: int | None
-    """The CUDA device that it sees, or None for all."""
     weights_sha256: str | None
     """The prior that it must find in the plan; None takes any."""
     trust_engines: bool = False
@@ -116,8 +114,6 @@ class _Begun:
 def main(connection: Connection) -> None:
     """Serve the pool at the other end of a connection until it closes it."""
     setup: Setup = connection.recv()
-    if setup.device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(setup.device)
     try:
         restorer = Restorer.load(setup.plan, setup.backend, trust_engines=setup.trust_engines)
         prior = restorer.plan.manifest["prior"]["name"]

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from frugal_rt import Plan, Restorer
 from frugal_rt.cli import main
-from frugal_rt.engines import BACKENDS, BackendError, OnHost, Prediction, machine, open_engine
+from frugal_rt.engines import BACKENDS, BackendError, OnHost, Prediction, Wanted, machine, open_engine
 from frugal_rt.engines.flops import network_flops
 from frugal_rt.engines.network import build_network
 from frugal_rt.export import build_plan, random_prior, read_prior
@@ -206,10 +206,28 @@ def test_a_new_backend_takes_part_or_says_why_not(here, tiny_plan, monkeypatch):
     monkeypatch.setattr(bench, "BACKENDS", {"auto": BACKENDS["auto"], "mine": BACKENDS["cpu"], "broken": broken})
     monkeypatch.setitem(BACKENDS, "mine", BACKENDS["cpu"])
     monkeypatch.setitem(BACKENDS, "broken", broken)
-    engines, left_out, reference = bench.open_contenders(Plan.open(tiny_plan), False, lambda stage: None)
+    engines, left_out, reference = bench.open_contenders(Plan.open(tiny_plan), False, (), lambda stage: None)
     assert "ours: mine" in engines
     assert reference == "ours: mine"
     assert left_out["ours: broken"] == "this one needs a machine of its own"
+
+
+def test_backends_may_be_chosen(here, tiny_plan):
+    engines, left_out, _ = bench.open_contenders(Plan.open(tiny_plan), False, ["cpu"], lambda stage: None)
+    assert [*engines] == ["ours: cpu", "torch eager"]
+    assert [*left_out] == ["torch.compile"]
+
+
+def test_ratios_are_against_a_gpu_where_there_is_one(here, tiny_plan, monkeypatch):
+    def on_gpu(plan, wanted):
+        engine = BACKENDS["torch"](plan, wanted)
+        engine._device = "cuda"  # it says
+        return engine
+
+    monkeypatch.setattr(bench, "BACKENDS", {"cpu": BACKENDS["cpu"], "torch": on_gpu})
+    monkeypatch.setattr(bench, "open_engine", lambda plan, name: bench.BACKENDS[name](plan, Wanted()))
+    _, _, reference = bench.open_contenders(Plan.open(tiny_plan), False, (), lambda stage: None)
+    assert reference == bench.TORCH
 
 
 def test_network_time_is_that_of_calls_and_of_pulls():

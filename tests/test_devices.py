@@ -17,11 +17,13 @@ from PIL import Image
 
 from frugal_rt.cli import main
 from frugal_rt.engines import BackendError, InputError, MissingExtra, Plan, PlanError, cuda, gpu_backend
-from frugal_rt.runtime import devices
+from frugal_rt.engines.machine import THREADS
+from frugal_rt.runtime import devices, pool
 from frugal_rt.runtime.damage import Damage
 from frugal_rt.runtime.devices import Devices, gpus_named
 from frugal_rt.runtime.folder import Asked, Failed
 from frugal_rt.runtime.images import SETTINGS_KEY
+from frugal_rt.runtime.pool import Pool
 
 psutil = pytest.importorskip("psutil", reason="looks for child processes")
 
@@ -119,6 +121,36 @@ def driver(monkeypatch) -> Callable[..., None]:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     return shows
+
+
+@pytest.mark.parametrize(
+    ("listed", "number", "seen"), [(None, 3, "3"), ("5,6", 1, "6"), (" GPU-7f , 2", 0, "GPU-7f"), ("4", 0, "4")]
+)
+def test_a_process_sees_the_device_of_that_number_here(driver, listed, number, seen):
+    driver(4, listed)
+    assert cuda.visible(number) == seen
+
+
+def test_a_device_that_is_hidden_is_none(driver):
+    driver(1, "5,6")
+    with pytest.raises(InputError, match="there is no CUDA device 2: CUDA_VISIBLE_DEVICES is '5,6'"):
+        cuda.visible(2)
+
+
+def test_a_pool_s_workers_see_a_device_each_and_share_the_cores(driver, monkeypatch):
+    given = []
+
+    def launched(module, environment):
+        given.append(environment)
+        raise BackendError("no process is wanted")
+
+    driver(2, "5,6")
+    monkeypatch.setattr(pool, "launch", launched)
+    monkeypatch.setattr(pool, "cores", lambda: 8)
+    with pytest.raises(BackendError, match="no process is wanted"):
+        Pool("celeba.plan", devices=(1, 0))
+    assert {one["CUDA_VISIBLE_DEVICES"] for one in given} <= {"5", "6"}
+    assert {one[THREADS] for one in given} == {"4"}
 
 
 def in_a_thread(what: Callable[[], None]) -> threading.Thread:

@@ -13,6 +13,7 @@ import torch
 from frugal_rt import BackendError, InputError, MissingExtra, Plan
 from frugal_rt.engines import BACKENDS, cache, open_engine, probe
 from frugal_rt.engines.onnxruntime import OnnxRuntimeEngine, Sessions
+from frugal_rt.engines.torch import TorchEngine
 
 CPU_BACKENDS = ["auto", "cpu", "torch"]
 
@@ -183,6 +184,20 @@ def test_without_torch_forward_calls_and_gradients_run(tiny_plan, monkeypatch):
 def test_cuda_where_there_is_none_is_refused_not_replaced(tiny_plan):
     with pytest.raises(BackendError, match=r"onnxruntime-gpu.*frugal-rt\[gpu\]"):
         open_engine(Plan.open(tiny_plan), "cuda")
+
+
+def test_a_gpu_without_memory_is_one_sentence(tiny_plan, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("tried to allocate 31 GiB")
+
+    plan = Plan.open(tiny_plan)
+    engine, x, t = TorchEngine(plan), np.zeros((1, *plan.image_shape), np.float32), np.array([5])
+    _, pull = engine.pullback(x, t)
+    monkeypatch.setattr(torch.autograd, "grad", full)
+    monkeypatch.setattr(engine, "_module", full)
+    for call in (lambda: engine.predict(x, t), lambda: engine.pullback(x, t), lambda: pull(x)):
+        with pytest.raises(BackendError, match="the GPU has too little memory for this call; take a smaller --batch"):
+            call()
 
 
 def test_doctor_knows_every_backend_and_names_a_remedy_for_each_that_is_missing():

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from frugal_rt import BackendError, InputError, Plan, PlanError
+from frugal_rt import BackendError, InputError, Plan, PlanError, engines
 from frugal_rt.cli import main
 from frugal_rt.engines import cuda, open_engine, probe, tensorrt, tensorrt_build, tensorrt_module, tensorrt_store
 from frugal_rt.engines.onnxruntime import Sessions
@@ -286,6 +286,14 @@ def test_auto_says_once_why_it_is_not_tensorrt(plan, gpu, caplog):
     assert line.startswith("the backend is not TensorRT: ")
 
 
+def test_auto_takes_torch_on_the_gpu_rather_than_the_cpu(plan, gpu, monkeypatch):
+    opened = []
+    monkeypatch.setattr(engines, "_torch_device", lambda: "cuda")
+    monkeypatch.setattr(engines, "_torch", lambda plan, wanted: opened.append(wanted))
+    open_engine(plan, "auto")
+    assert len(opened) == 1
+
+
 @pytest.mark.parametrize("backend", ["cpu", "cuda", "openvino"])
 def test_a_backend_of_one_precision_refuses_others(plan, backend):
     with pytest.raises(InputError, match=f"the {backend} backend computes in .*; fp16 takes tensorrt or torch"):
@@ -518,6 +526,8 @@ class FakeArrays:
     @contextmanager
     def queue(self):
         yield SimpleNamespace(cuda_stream=7, synchronize=lambda: None)
+
+    memory = nullcontext
 
 
 @pytest.fixture
