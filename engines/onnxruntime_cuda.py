@@ -1,7 +1,9 @@
 """The plan's graphs in onnxruntime on a CUDA device: the state in torch tensors there, or in numpy without torch."""
 
+import contextlib
 import functools
 import importlib.util
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,15 @@ from .plan import Plan
 
 def open_cuda(plan: Plan) -> Engine:
     """An engine on the GPU. Without torch its arrays cross the bus at every call. Raises MissingExtra, BackendError."""
-    import_onnxruntime("cuda")
+    ort = import_onnxruntime("cuda")
     missing = cuda.trouble()
     if missing:
         raise BackendError(
             f"the cuda backend needs an NVIDIA GPU: {missing}; use --backend cpu, or run: frugal-rt doctor"
         )
     if importlib.util.find_spec("torch") is None:
+        with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
+            ort.preload_dlls()  # CUDA's libraries that pip installed; torch loads its own
         return OnnxRuntimeEngine(plan, "cuda")
     return OnnxRuntimeCudaEngine(plan)
 

@@ -1,19 +1,25 @@
 """What a GPU makes of the targets: python tests/gpu/figures.py --engine celeba.plan -o DIR [--images faces]
 
-Times of calls and steps at 64x64 and 256x256 by every backend (frugal-rt bench), the hybrid of 100 steps and k = 50 at
-256x256, and what fp16 and bf16 change in PSNR on pictures. One file a part, so that what is done is kept.
+Times of calls and steps at 256x256 and 64x64 by every backend (frugal-rt bench), the hybrid of 100 steps and k = 50 at
+256x256, the share of the bf16 matrix rate at batch 16, and what fp16 and bf16 change in PSNR on pictures. Backends are
+tried first, each in a process of its own. All that is found is written at once: parts may be run one after the other.
 """
 
+import gc
 import json
-import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
+import torch
+from gpu_trial import why_not
 
 from frugal_rt import Plan, Restorer
-from frugal_rt.engines import ON_CPU, PRECISIONS, BackendError, cuda, open_engine, tensorrt_build, tensorrt_module
+from frugal_rt.engines import ON_CPU, cuda, open_engine
+from frugal_rt.engines.flops import network_flops
+from frugal_rt.engines.machine import peak_flops
 from frugal_rt.export import build_plan
 from frugal_rt.export.random_prior import random_prior
 from frugal_rt.runtime.bench import backends, bench
@@ -24,60 +30,81 @@ from frugal_rt.runtime.metrics import psnr
 from frugal_rt.runtime.picture_set import read_pictures
 from frugal_rt.runtime.suite import TASKS, measure
 
-
-def build_all(plan: Plan, batches: tuple[int, ...]) -> dict[str, str]:
-    """Every engine that this machine can have; why it has not the others."""
-    failed = {}
-    for flavour in tensorrt_module.FLAVOURS:
-        for precision in PRECISIONS:
-            try:
-                tensorrt_build.build(plan, flavour, precision=precision, batches=batches)
-            except (BackendError, ValueError) as error:
-                failed[f"{flavour}:{precision}"] = str(error)
-    return failed
+PARTS = ("256", "hybrid", "forward", "64", "psnr")
+LARGE = 16
+"""Rows of the forward call whose share of the matrix rate is measured."""
+Keep = Callable[[str, object], None]
 
 
-def over_backends(plan: Plan, work: Callable[[Restorer], object]) -> dict[str, object]:
-    """What `work` gives with each backend, or why it does not run."""
+def usable(path: Path, batches: tuple[int, ...], keep: Keep, name: str) -> list[str]:
+    """The backends that run on this GPU, their engines built; why the others do not is kept."""
+    found = {one: why_not(path, one, batches) for one in backends(compiled=False) if one not in ON_CPU}
+    keep(f"not run at {name}", {one: why for one, why in found.items() if why})
+    return [one for one, why in found.items() if not why]
+
+
+def over(plan: Plan, names: list[str], work: Callable[[Restorer], object], keep: Keep, part: str) -> dict[str, object]:
+    """What `work` gives with each backend, or why it does not."""
     found: dict[str, object] = {}
-    for name in [name for name in backends(compiled=False) if name not in ON_CPU]:
+    for name in names:
         try:
             found[name] = work(Restorer(plan, open_engine(plan, name)))
-        except (BackendError, ValueError) as error:
-            found[name] = str(error)
+        except Exception as error:  # noqa: BLE001 (one backend's failure is a finding, and the others go on)
+            found[name] = repr(error)
+        keep(part, found)
+        gc.collect()
+        torch.cuda.empty_cache()
     return found
 
 
-def hybrid(plan: Plan) -> dict[str, object]:
+def hybrid(restorer: Restorer) -> float:
     """Seconds of a restoration of 100 steps, k = 50, one image; the median of 5 after the first."""
-
-    def seconds(restorer: Restorer) -> float:
-        made = portrait(restorer, DEMO[0], seed=0)
-        taken = [sum(restorer.restore(made.y, made.operator, steps=100, switch=50).seconds.values()) for _ in range(6)]
-        return float(np.median(taken[1:]))
-
-    return over_backends(plan, seconds)
+    made = portrait(restorer, DEMO[0], seed=0)
+    taken = [sum(restorer.restore(made.y, made.operator, steps=100, switch=50).seconds.values()) for _ in range(6)]
+    return float(np.median(taken[1:]))
 
 
-def changes(plan: Plan, images: Path, count: int) -> dict[str, object]:
-    """By task, PSNR minus that of torch's fp32 on this GPU, in dB, the mean over `count` pictures."""
-    clean = read_pictures(images, plan.image_shape, count).images
+def forward(restorer: Restorer) -> dict[str, float]:
+    """Seconds of a forward call of LARGE rows, the mean of 20 after 3, and its share of the bf16 matrix rate."""
+    rate = max(peak_flops()["torch, bf16 (cuda)"] for _ in range(3))
+    work = network_flops(restorer.plan.manifest)
+    assert work is not None
+    x = restorer.engine.asarray(np.random.default_rng(0).standard_normal((LARGE, *restorer.image_shape)))
+    t = torch.full((LARGE,), 500, device=x.device)
+    restorer.engine.prepare(gradients=False, batch=LARGE)
+    for calls in (3, 20):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(calls):
+            restorer.engine.predict(x, t)
+        torch.cuda.synchronize()
+        seconds = (time.perf_counter() - started) / calls
+    return {"seconds": seconds, "TFLOP/s of bf16": rate / 1e12, "share": LARGE * work["forward"] / seconds / rate}
 
-    def decibels(restorer: Restorer) -> dict[str, float]:
-        found = {}
+
+def decibels(images: Path, count: int) -> Callable[[Restorer], dict[str, float]]:
+    """The PSNR of each task in dB, the mean over `count` pictures."""
+
+    def of(restorer: Restorer) -> dict[str, float]:
+        clean, found = read_pictures(images, restorer.image_shape, count).images, {}
         for name, task in TASKS.items():
-            operator = task.operator(plan.image_shape)
+            operator = task.operator(restorer.image_shape)
             y = measure(operator, clean, task.sigma, seed=0)
             result = restorer.restore(y, operator, sigma=task.sigma, steps=100, switch=50, batch=len(clean))
             found[name] = float(psnr(result.image, clean).mean())
         return found
 
-    found = over_backends(plan, decibels)
+    return of
+
+
+def changes(found: dict[str, object]) -> dict[str, object]:
+    """Of what `decibels` found, each backend's difference from torch's fp32 on this GPU."""
     base = found["torch:fp32"]
     assert isinstance(base, dict), base
     return {
-        name: {task: value - base[task] for task, value in one.items()} if isinstance(one, dict) else one
+        name: {task: value - base[task] for task, value in one.items()}
         for name, one in found.items()
+        if isinstance(one, dict)
     }
 
 
@@ -86,13 +113,15 @@ def changes(plan: Plan, images: Path, count: int) -> dict[str, object]:
 @click.option("--images", type=click.Path(exists=True, path_type=Path))
 @click.option("--count", default=20)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-@click.option("--parts", default="64,256,hybrid,psnr")
+@click.option("--parts", default=",".join(PARTS), show_default=True)
 @click.option("--rounds", default=3)
 def main(engine: Path, images: Path | None, count: int, output: Path, parts: str, rounds: int) -> None:
+    wanted = set(parts.split(","))
+    if not wanted <= {*PARTS}:
+        raise click.UsageError(f"parts are {', '.join(PARTS)}")
     if cuda.trouble():
         raise click.ClickException(f"this needs a CUDA machine: {cuda.trouble()}")
     output.mkdir(parents=True, exist_ok=True)
-    wanted, small = parts.split(","), Plan.open(engine)
     kept = output / "figures.json"
     report: dict[str, object] = json.loads(kept.read_text()) if kept.is_file() else {}
     report["device"] = cuda.devices()[0]._asdict()
@@ -102,25 +131,32 @@ def main(engine: Path, images: Path | None, count: int, output: Path, parts: str
         kept.write_text(json.dumps(report, indent=1))
         click.echo(f"{name}: {json.dumps(found, indent=1)}")
 
-    def timed(plan: Plan, name: str, batches: tuple[int, ...]) -> None:
-        found = bench(plan, batches=batches, rounds=rounds, restorations=False, compiled=False, on_stage=click.echo)
+    def timed(plan: Plan, name: str, batches: tuple[int, ...], names: list[str]) -> None:
+        found = bench(
+            plan, batches=batches, rounds=rounds, restorations=False, compiled=False, only=names, on_stage=click.echo
+        )
         (output / f"bench-{name}.md").write_text(markdown(found))
         (output / f"bench-{name}.json").write_text(json.dumps(found, indent=1))
 
-    if {"64", "psnr"} & {*wanted}:
-        keep("not built at 64", build_all(small, (1, 4, 16)))
-    if "64" in wanted:
-        timed(small, "64", (1, 4, 16))
-    if "psnr" in wanted and images is not None:
-        keep("psnr", changes(small, images, count))
-    if {"256", "hybrid"} & {*wanted}:
-        with tempfile.TemporaryDirectory() as folder:
-            large = build_plan(random_prior("celebahq-256", Path(folder)))
-        keep("not built at 256", build_all(large, (1, 16)))
-        if "hybrid" in wanted:
-            keep("hybrid", hybrid(large))
+    if wanted & {"256", "hybrid", "forward"}:
+        path = output / "celebahq-256.plan"
+        if not path.is_file():
+            (output / "prior").mkdir(exist_ok=True)
+            build_plan(random_prior("celebahq-256", output / "prior")).save(path)
+        large, names = Plan.open(path), usable(path, (1, LARGE), keep, "256")
         if "256" in wanted:
-            timed(large, "256", (1, 16))
+            timed(large, "256", (1,), names)
+        if "hybrid" in wanted:
+            over(large, names, hybrid, keep, "hybrid")
+        if "forward" in wanted:
+            over(large, names, forward, keep, "forward")
+    if wanted & {"64", "psnr"}:
+        small, names = Plan.open(engine), usable(engine, (1, 4, 16), keep, "64")
+        if "64" in wanted:
+            timed(small, "64", (1, 4, 16), names)
+        if "psnr" in wanted and images is not None:
+            found = over(small, names, decibels(images, count), keep, "psnr")
+            keep("psnr against torch:fp32", changes(found))
 
 
 if __name__ == "__main__":

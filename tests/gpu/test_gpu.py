@@ -14,9 +14,10 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from gpu_trial import why_not
 
-from frugal_rt import InputError, Plan, Restorer
-from frugal_rt.engines import ON_CPU, BackendError, Engine, cuda, open_engine, tensorrt_build, tensorrt_module
+from frugal_rt import Plan, Restorer
+from frugal_rt.engines import ON_CPU, Engine, cuda, open_engine
 from frugal_rt.engines.torch import TorchEngine
 from frugal_rt.runtime import recorded
 from frugal_rt.runtime.advance import advance
@@ -32,8 +33,11 @@ pytestmark = [
 ]
 
 BACKENDS = [name for name in backends(compiled=False) if name not in ON_CPU]
-ERROR = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 8e-2}
-"""Root mean square of an answer's error over its own, at most: torch's fp32 convolutions on a GPU are TF32."""
+ERROR = {"fp32": 2e-4, "fp16": 3e-3, "bf16": 2e-2}
+"""Root mean square of an answer's or a gradient's error over its own, at most. The graphs rounded on a CPU have 7e-4 in
+fp16 and 6.5e-3 in bf16."""
+TF32 = 2e-3
+"""And of torch's fp32 on a GPU, whose convolutions are TF32: 6e-4 with the products' factors cut as it cuts them."""
 DECIBELS = 0.05
 SOAK = float(os.environ.get("FRUGAL_RT_SOAK", "60"))
 """Seconds by each backend: ten minutes where all ten run."""
@@ -47,15 +51,21 @@ def plan(celeba_plan) -> Plan:
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def engine(request, plan) -> Iterator[Engine]:
+def engine(request, plan, celeba_plan) -> Engine:
     """One backend of this machine, its TensorRT engines built first. Skips with the reason where it cannot run."""
-    name, _, precision = request.param.partition(":")
-    try:
-        if name in tensorrt_module.FLAVOURS:
-            tensorrt_build.build(plan, name, precision=precision)
-        yield open_engine(plan, request.param)
-    except (BackendError, InputError) as error:
-        pytest.skip(str(error))
+    reason = why_not(celeba_plan, request.param)
+    if reason is not None:
+        pytest.skip(reason)
+    return open_engine(plan, request.param)
+
+
+@pytest.fixture(autouse=True)
+def records_as_before(engine) -> Iterator[None]:
+    """No test may lose the recordings: after one that failed, steps go piece by piece, and look right."""
+    before = engine.records
+    assert before is not engine.name.startswith("onnxruntime")
+    yield
+    assert engine.records is before
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +83,11 @@ def inputs(plan: Plan, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, np.linspace(5, 995, batch).astype(np.int64), v
 
 
+def limit_of(engine: Engine) -> float:
+    precision = precision_of(engine)
+    return TF32 if precision == "fp32" and engine.name.startswith("torch") else ERROR[precision]
+
+
 def distance(got: object, want: np.ndarray) -> float:
     got = np.asarray(got.cpu() if hasattr(got, "cpu") else got, np.float64)
     return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
@@ -86,10 +101,10 @@ def test_answers_and_gradients_are_torch_s(engine, reference, plan, batch):
     on_device = engine.asarray(x)
     (out, _), pull = engine.pullback(on_device, t)
     assert out.device.type == "cuda" if isinstance(out, torch.Tensor) else engine.name.startswith("onnxruntime")
-    limit = ERROR[precision_of(engine)]
+    limit = limit_of(engine)
     assert distance(engine.predict(on_device, t).out, want) < limit
     assert distance(out, want) < limit
-    assert distance(pull(engine.asarray(v)), want_pull(v)) < 2 * limit
+    assert distance(pull(engine.asarray(v)), want_pull(v)) < limit
 
 
 def test_one_input_gives_one_answer(engine, plan):
@@ -140,7 +155,7 @@ def test_restorations_are_as_good_as_the_cpu_s(engine, plan, on_cpu, task):
 @pytest.fixture
 def recordings(engine, monkeypatch) -> list[object]:
     """What the engine's `record` gave, from now on, of recordings made anew."""
-    if not engine.records:
+    if not engine.records:  # as `records_as_before` has it
         pytest.skip(f"{engine.name} records nothing")
     made: list[object] = []
     record = engine.record
@@ -232,6 +247,9 @@ def test_memory_does_not_grow(engine, plan):
         return total - free, psutil.Process().memory_info().rss
 
     for count in range(1, 9):
+        x, t, v = inputs(plan, count)
+        engine.pullback(engine.asarray(x), t)[1](engine.asarray(v))  # rows that switch apart leave groups of any size
+        engine.predict(engine.asarray(x), t)
         for task in TASKS:
             one(task, count)
     before, end = used(), time.monotonic() + SOAK

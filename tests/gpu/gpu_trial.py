@@ -1,0 +1,44 @@
+"""Whether a backend runs here: python tests/gpu/gpu_trial.py PLAN BACKEND [BATCHES]
+
+Its TensorRT engines are built, and it takes one gradient, in a process of its own: what crashes there crashes alone.
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from frugal_rt import Plan
+from frugal_rt.engines import FrugalError, open_engine, parse_backend, tensorrt_build, tensorrt_module
+
+
+def why_not(plan: Path, backend: str, batches: Sequence[int] = tensorrt_build.BATCHES) -> str | None:
+    """None where it runs, its engines built for `batches`; or the reason."""
+    command = [sys.executable, __file__, str(plan), backend, ",".join(map(str, batches))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode < 0:
+        return f"it crashed with {signal.Signals(-done.returncode).name}: {done.stderr[-500:]}"
+    return done.stderr[-500:].strip() or f"it ended with {done.returncode}" if done.returncode else None
+
+
+def main(path: str, backend: str, batches: str) -> None:
+    plan = Plan.open(path)
+    name, precision = parse_backend(backend)
+    if name in tensorrt_module.FLAVOURS:
+        tensorrt_build.build(plan, name, precision=precision, batches=[int(size) for size in batches.split(",")])
+    engine = open_engine(plan, backend)
+    x, t = engine.asarray(np.zeros((1, *plan.image_shape))), np.array([5])
+    (out, _), pull = engine.pullback(x, t)
+    gradient = pull(out)
+    if not np.isfinite(np.asarray(gradient.cpu() if hasattr(gradient, "cpu") else gradient)).all():
+        sys.exit(f"{engine.name} answers what is no number")
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except FrugalError as error:
+        sys.exit(str(error))
