@@ -1,0 +1,158 @@
+"""What `TorchArrays` asks of CUDA, and in which order, of a torch that writes it down; tests/gpu runs the real one."""
+
+import itertools
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from frugal_rt.engines import device
+from frugal_rt.engines.device import TorchArrays
+
+
+class Stream:
+    def __init__(self, name, said):
+        self.name, self._said = name, said
+
+    def wait_stream(self, other):
+        self._said.append(f"{self.name} waits for {other.name}")
+
+
+class Cuda:
+    """torch.cuda, with streams "default", "beside", "recorder", "uploads" and "own"."""
+
+    def __init__(self):
+        self.said: list[str] = []
+        names = ("default", "beside", "recorder", "uploads", "own")
+        self.streams = {name: Stream(name, self.said) for name in names}
+        self.here = self.streams["default"]
+        self._pools = itertools.count()
+        self.fails = False
+        cuda = self
+
+        class CUDAGraph:
+            def capture_begin(self, pool, capture_error_mode):
+                assert capture_error_mode == "thread_local"  # others upload meanwhile
+                assert cuda.here.name == "recorder"
+                cuda.said.append(f"begin in pool {pool}")
+                if cuda.fails:
+                    raise RuntimeError("capture is not permitted")
+
+            def capture_end(self):
+                cuda.said.append("end")
+
+            def replay(self):
+                cuda.said.append(f"replay on {cuda.here.name}")
+
+        self.CUDAGraph = CUDAGraph
+
+    def is_available(self):
+        return True
+
+    def current_device(self):
+        return 0
+
+    def current_stream(self):
+        return self.here
+
+    def default_stream(self):
+        return self.streams["default"]
+
+    def graph_pool_handle(self):
+        return next(self._pools)
+
+    def synchronize(self):
+        self.said.append("synchronize")
+
+    def empty_cache(self):
+        self.said.append("empty the cache")
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.here = self.here, stream
+        yield
+        self.here = before
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> Cuda:
+    cuda = Cuda()
+    torch = SimpleNamespace(cuda=cuda, OutOfMemoryError=MemoryError, _C=SimpleNamespace())
+    monkeypatch.setattr(device, "import_torch", lambda what: torch)
+    monkeypatch.setattr(
+        device, "streams", lambda torch: tuple(cuda.streams[name] for name in ("beside", "recorder", "uploads"))
+    )
+    return cuda
+
+
+@pytest.fixture
+def arrays(cuda) -> TorchArrays:
+    return TorchArrays("A test", "cuda")
+
+
+def test_work_is_warm_and_alone_when_it_is_recorded(cuda, arrays):
+    replay = arrays.record(lambda: cuda.said.append(f"work on {cuda.here.name}"))
+    assert cuda.said == [
+        "synchronize",
+        "work on recorder",
+        "work on recorder",
+        "synchronize",
+        "empty the cache",
+        "begin in pool 0",
+        "work on recorder",
+        "end",
+        "default waits for recorder",
+    ]
+    cuda.said.clear()
+    replay()
+    assert cuda.said == ["replay on default"]
+
+
+def test_recordings_share_memory_while_one_of_them_is_there(cuda, arrays):
+    def pools():
+        return [line for line in cuda.said if line.startswith("begin")]
+
+    first = arrays.record(lambda: None)
+    second = arrays.record(lambda: None)
+    del first
+    third = arrays.record(lambda: None)
+    assert pools() == ["begin in pool 0"] * 3
+    del second, third
+    arrays.record(lambda: None)
+    assert pools()[3:] == ["begin in pool 1"]
+
+
+def test_replays_follow_one_another_on_any_streams(cuda, arrays):
+    replays = [arrays.record(lambda: None) for _ in range(2)]
+    cuda.said.clear()
+    for name, replay in zip(("default", "own", "own", "default"), replays * 2, strict=True):
+        with cuda.stream(cuda.streams[name]):
+            replay()
+    assert cuda.said == [
+        "replay on default",
+        "own waits for default",
+        "replay on own",
+        "replay on own",
+        "default waits for own",
+        "replay on default",
+    ]
+
+
+def test_what_cannot_be_recorded_is_said_once_and_not_tried_again(cuda, arrays, caplog):
+    cuda.fails = True
+    for _ in range(2):
+        assert arrays.record(lambda: None) is None
+    assert not arrays.records
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("capture is not permitted")
+
+
+@pytest.mark.parametrize(
+    ("here", "beside", "goes"), [("default", False, "beside"), ("own", False, "own"), ("own", True, "beside")]
+)
+def test_calls_of_another_library_are_ordered_with_torch_s(cuda, arrays, here, beside, goes):
+    with cuda.stream(cuda.streams[here]), arrays.queue(beside=beside) as stream:
+        assert stream.name == goes
+        cuda.said.append("call")
+    waits = [f"beside waits for {here}", "call", f"{here} waits for beside"]
+    assert cuda.said == (waits if goes == "beside" else ["call"])
