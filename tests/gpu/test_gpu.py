@@ -39,6 +39,7 @@ fp16 and 6.5e-3 in bf16."""
 TF32 = 2e-3
 """And of torch's fp32 on a GPU, whose convolutions are TF32: 6e-4 with the products' factors cut as it cuts them."""
 DECIBELS = 0.05
+"""Of what is measured; of what is made up five times that. Rounded on a CPU: 0.003 dB, and 0.13 dB."""
 SOAK = float(os.environ.get("FRUGAL_RT_SOAK", "60"))
 """Seconds by each backend: ten minutes where all ten run."""
 GROWTH = 64 << 20
@@ -148,7 +149,7 @@ def on_cpu(plan) -> Callable[[str], float]:
 def test_restorations_are_as_good_as_the_cpu_s(engine, plan, on_cpu, task):
     """Rounding leads a sample elsewhere, the more so the less is measured."""
     invented = task in ("box", "outpaint", "sr16", "colorize")
-    limit = DECIBELS * (1 if precision_of(engine) == "fp32" and not invented else 10 if invented else 3)
+    limit = DECIBELS * (5 if invented else 1)
     assert abs(restored(Restorer(plan, engine), task) - on_cpu(task)) <= limit
 
 
