@@ -86,7 +86,7 @@ class TorchArrays:
             self.waited += time.perf_counter() - started
 
     def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """As `Engine.record`: a CUDA graph. After one that failed nothing is recorded any more."""
+        """As `Engine.record`: a CUDA graph. After one that failed, but for memory, nothing is recorded any more."""
         torch = self.torch
         if not self.records:
             return None
@@ -111,6 +111,8 @@ class TorchArrays:
                         graph.capture_end()
             except (RuntimeError, BackendError) as error:
                 logger.warning("steps cannot be recorded as CUDA graphs, and are launched piece by piece: %s", error)
+                if any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__cause__)):
+                    return None  # of so many rows; fewer may be
                 self.records = False
                 with contextlib.suppress(Exception):  # torch 2.13 forgets it where a capture ends badly
                     torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)

@@ -93,7 +93,8 @@ def _products() -> Iterator[tuple[str, int, Callable[[], Any]]]:
     torch = import_torch("The peak")
     yield "torch (cpu)", SIZE, partial(_product, torch.from_numpy(a), torch.from_numpy(b))
     if torch.cuda.is_available():
-        c, d = (torch.randn(DEVICE_SIZE, DEVICE_SIZE).to("cuda") for _ in range(2))  # recordings may hold its generator
+        random = torch.Generator("cuda")  # not torch's own, which a recording that failed may still hold
+        c, d = (torch.randn(DEVICE_SIZE, DEVICE_SIZE, device="cuda", generator=random) for _ in range(2))
         yield "torch (cuda)", DEVICE_SIZE, partial(_product, c, d)
         yield "torch, bf16 (cuda)", DEVICE_SIZE, partial(_product, c.bfloat16(), d.bfloat16())
     if torch.backends.mkldnn.is_available():

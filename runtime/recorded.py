@@ -121,9 +121,7 @@ class Loaded:
         loaded = all(row is mine and row.held is self.name for row, mine in zip_longest(rows, self._rows))
         if not loaded:
             self.load(rows)
-        for i, row in enumerate(rows):
-            if not loaded or (row.step + 1) % BLOCK == 0:
-                self._take_block(i, row)
+        self._take_blocks([i for i, row in enumerate(rows) if not loaded or (row.step + 1) % BLOCK == 0])
         replay()
         compared = any(row.compares for row in rows)
         return self._x, self._xp.asarray(self._x0hat, copy=True) if compared else self._x0hat
@@ -167,15 +165,18 @@ class Loaded:
             row.x, row.x0hat = (self._xp.asarray(array, copy=True) for array in (row.x, row.x0hat))
             row.held = None
 
-    def _take_block(self, i: int, row: Restoration) -> None:
-        """The noise of a row's next step and of those after it in the same block; the next block is begun."""
-        block = row.step // BLOCK
-        count = row.step % BLOCK + 1
-        for one, steps in ((block, count), (block - 1, BLOCK)):
-            if one >= 0 and (i, one) not in self._blocks:
-                draw = row.noises(one * BLOCK, steps, self._ahead)
-                self._blocks[i, one] = _draws(os.getpid()).submit(draw)
-        self._noise[i, :count, ...] = self._blocks.pop((i, block)).result()()
+    def _take_blocks(self, due: Sequence[int]) -> None:
+        """The noise of these rows' next steps and of those after them in the same block; the next blocks are begun."""
+        for ahead in (0, 1):
+            for i in due:
+                step = self._rows[i].step
+                block, count = step // BLOCK - ahead, BLOCK if ahead else step % BLOCK + 1
+                if block >= 0 and (i, block) not in self._blocks:
+                    draws = _draws(os.getpid())
+                    self._blocks[i, block] = self._rows[i].noises(draws, block * BLOCK, count, self._ahead)
+        for i in due:
+            block, last = divmod(self._rows[i].step, BLOCK)
+            self._noise[i, : last + 1, ...] = self._blocks.pop((i, block)).result()()
 
     def _placed(self, array: np.ndarray) -> Array:
         """A few numbers where the rows are, without waiting; as floats, which hold every step and timestep exactly."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -131,21 +131,27 @@ class Restoration:
         self._drawn = {self.step - 1: self._draw(self.step - 1, ahead)} if self.step > 0 else {}
         return drawn.result()
 
-    def noises(self, step: int, count: int, ahead: "Callable[[np.ndarray], Fetch]") -> "Callable[[], Fetch]":
-        """What draws z of the steps from `step` on, ascending, (count, C, H, W), and sends it on its way."""
-        seed, sample, shape = self.seed, self.sample, tuple(self.x.shape)
+    def noises(self, draws: Executor, step: int, count: int, ahead: "Callable[[np.ndarray], Fetch]") -> "Future[Fetch]":
+        """z of the steps from `step` on, ascending, (count, C, H, W): each is drawn by a task of its own of `draws`,
+        which begins them in order, and all are sent on their way together."""
+        seed, sample = self.seed, self.sample
+        block = np.empty((count, *self.x.shape), np.float32)
 
-        def draw() -> Fetch:
-            block = np.empty((count, *shape), np.float32)
-            for i in range(count):
-                stream = generator(seed, sample, Use.STEP, step + i)
-                stream.standard_normal(dtype=np.float32, out=block[i])
+        def draw(i: int) -> None:
+            generator(seed, sample, Use.STEP, step + i).standard_normal(dtype=np.float32, out=block[i])
+
+        others = [draws.submit(draw, i) for i in range(count - 1)]
+
+        def last() -> Fetch:
+            draw(count - 1)
+            for one in others:  # they have begun, so that they end
+                one.result()
             return ahead(block)
 
-        return draw
+        return draws.submit(last)
 
     def _draw(self, step: int, ahead: "Callable[[np.ndarray], Fetch]") -> "Future[Fetch]":
-        return _prefetch(os.getpid()).submit(self.noises(step, 1, lambda block: ahead(block[0])))
+        return self.noises(_prefetch(os.getpid()), step, 1, lambda block: ahead(block[0]))
 
     def accept(self, x: Array, x0hat: Array, apart: Array | None) -> None:
         """Take the outcome of one step; `apart` is the mean square between its estimate and the one compared before."""

@@ -3,12 +3,13 @@
 A meta tensor cannot be printed, compared, indexed by or copied to the host, as none may while a CUDA graph is recorded.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,6 +26,10 @@ SHAPE = (3, 16, 16)
 KERNEL = np.random.default_rng(0).random((5, 5))
 
 
+MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.scalar_tensor}
+"""What sends numbers of the host's, which no operation shows."""
+
+
 class OffHost(TorchDispatchMode):
     """Fails at the first operation that meets a tensor of the host's."""
 
@@ -33,6 +38,20 @@ class OffHost(TorchDispatchMode):
         tensors = [one for one in tree_leaves((args, kwargs, made)) if isinstance(one, torch.Tensor)]
         assert all(one.device.type == "meta" for one in tensors), f"{func} meets a tensor of the host's"
         return made
+
+
+class NothingSent(TorchFunctionMode):
+    """Fails where numbers of the host's become a tensor."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert func not in MAKERS or isinstance(args[0], torch.Tensor), f"{func} sends what the host has"
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def off_host() -> Iterator[None]:
+    with OffHost(), NothingSent():
+        yield
 
 
 class MetaArrays(TorchArrays):
@@ -58,7 +77,7 @@ class MetaArrays(TorchArrays):
 
         def replay() -> None:
             self.replays += 1
-            with OffHost():
+            with off_host():
                 work()
 
         return replay
@@ -128,7 +147,7 @@ def test_steps_that_are_not_recorded_send_what_they_need_once(engine, restorer, 
                     advance(some, engine)
 
     restore(nullcontext())
-    restore(OffHost())
+    restore(off_host())
 
 
 def ask(x: torch.Tensor) -> torch.Tensor:
@@ -136,7 +155,14 @@ def ask(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "wrong", [ask, lambda x: x * torch.tensor(2.0), lambda x: x + torch.ones(1), lambda x: torch.as_tensor(x.cpu())]
+    "wrong",
+    [
+        ask,
+        lambda x: x * torch.tensor(2.0),
+        lambda x: x * torch.tensor(2.0, device=x.device),  # a copy, which a capture refuses
+        lambda x: x + torch.ones(1),
+        lambda x: torch.as_tensor(x.cpu()),
+    ],
 )
 def test_it_would_be_noticed(engine, restorer, wrong):
     class Asking(operators.Denoise):

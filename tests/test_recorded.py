@@ -156,9 +156,12 @@ def test_noise_is_drawn_once(monkeypatch):
     """Also where rows are loaded at the last step of a block."""
     engine, operator, drawn = Recorder(), hole(), []
     real = recorded.Restoration.noises
-    monkeypatch.setattr(
-        recorded.Restoration, "noises", lambda row, step, *rest: (drawn.append(step), real(row, step, *rest))[1]
-    )
+
+    def noises(row, draws, step, *rest):
+        drawn.append(step)
+        return real(row, draws, step, *rest)
+
+    monkeypatch.setattr(recorded.Restoration, "noises", noises)
     Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=2 * recorded.BLOCK, switch="always")
     assert sorted(drawn) == [0, recorded.BLOCK]
 

@@ -7,8 +7,10 @@ tried first, each in a process of its own. All that is found is written at once:
 
 import gc
 import json
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -38,9 +40,17 @@ Keep = Callable[[str, object], None]
 
 def usable(path: Path, batches: tuple[int, ...], keep: Keep, name: str) -> list[str]:
     """The backends that run on this GPU, their engines built; why the others do not is kept."""
-    found = {one: why_not(path, one, batches) for one in backends(compiled=False) if one not in ON_CPU}
-    keep(f"not run at {name}", {one: why for one, why in found.items() if why})
-    return [one for one, why in found.items() if not why]
+    runs, failed = [], {}
+    for one in backends(compiled=False):
+        if one in ON_CPU:
+            continue
+        why = why_not(path, one, batches)
+        if why is None:
+            runs.append(one)
+        else:
+            failed[one] = why
+        keep(f"not run at {name}", failed)
+    return runs
 
 
 def over(plan: Plan, names: list[str], work: Callable[[Restorer], object], keep: Keep, part: str) -> dict[str, object]:
@@ -64,9 +74,9 @@ def hybrid(restorer: Restorer) -> float:
     return float(np.median(taken[1:]))
 
 
-def forward(restorer: Restorer) -> dict[str, float]:
-    """Seconds of a forward call of LARGE rows, the mean of 20 after 3, and its share of the bf16 matrix rate."""
-    rate = max(peak_flops()["torch, bf16 (cuda)"] for _ in range(3))
+def forward(restorer: Restorer, rate: float) -> dict[str, float]:
+    """Seconds of a forward call of LARGE rows, the mean of 20 after 3, and its share of `rate`, the bf16 matrix rate in
+    FLOP/s."""
     work = network_flops(restorer.plan.manifest)
     assert work is not None
     x = restorer.engine.asarray(np.random.default_rng(0).standard_normal((LARGE, *restorer.image_shape)))
@@ -132,24 +142,27 @@ def main(engine: Path, images: Path | None, count: int, output: Path, parts: str
         click.echo(f"{name}: {json.dumps(found, indent=1)}")
 
     def timed(plan: Plan, name: str, batches: tuple[int, ...], names: list[str]) -> None:
-        found = bench(
-            plan, batches=batches, rounds=rounds, restorations=False, compiled=False, only=names, on_stage=click.echo
-        )
+        how = {"rounds": rounds, "restorations": False, "compiled": False, "only": names}
+        try:
+            found = bench(plan, batches=batches, **how, on_stage=click.echo)
+        except Exception as error:  # noqa: BLE001 (the other parts go on)
+            keep(f"bench at {name}", repr(error))
+            return
         (output / f"bench-{name}.md").write_text(markdown(found))
         (output / f"bench-{name}.json").write_text(json.dumps(found, indent=1))
 
     if wanted & {"256", "hybrid", "forward"}:
         path = output / "celebahq-256.plan"
         if not path.is_file():
-            (output / "prior").mkdir(exist_ok=True)
-            build_plan(random_prior("celebahq-256", output / "prior")).save(path)
+            with tempfile.TemporaryDirectory() as folder:
+                build_plan(random_prior("celebahq-256", Path(folder))).save(path)
         large, names = Plan.open(path), usable(path, (1, LARGE), keep, "256")
         if "256" in wanted:
             timed(large, "256", (1,), names)
         if "hybrid" in wanted:
             over(large, names, hybrid, keep, "hybrid")
         if "forward" in wanted:
-            over(large, names, forward, keep, "forward")
+            over(large, names, partial(forward, rate=peak_flops()["torch, bf16 (cuda)"]), keep, "forward")
     if wanted & {"64", "psnr"}:
         small, names = Plan.open(engine), usable(engine, (1, 4, 16), keep, "64")
         if "64" in wanted:

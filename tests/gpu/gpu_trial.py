@@ -1,6 +1,7 @@
-"""Whether a backend runs here: python tests/gpu/gpu_trial.py PLAN BACKEND [BATCHES]
+"""Whether a backend runs here: python tests/gpu/gpu_trial.py PLAN BACKEND BATCHES
 
-Its TensorRT engines are built, and it takes one gradient, in a process of its own: what crashes there crashes alone.
+Its TensorRT engines are built, it takes one gradient and restores one picture, by recorded steps where it records: in a
+process of its own, as what crashes or hangs there does so alone.
 """
 
 import signal
@@ -11,14 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from frugal_rt import Plan
+from frugal_rt import Plan, Restorer, operators
 from frugal_rt.engines import FrugalError, open_engine, parse_backend, tensorrt_build, tensorrt_module
+
+LONGEST = 240
+"""Seconds that a backend may take to build and to answer."""
 
 
 def why_not(plan: Path, backend: str, batches: Sequence[int] = tensorrt_build.BATCHES) -> str | None:
     """None where it runs, its engines built for `batches`; or the reason."""
     command = [sys.executable, __file__, str(plan), backend, ",".join(map(str, batches))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return f"it was not done within {LONGEST} s"
     if done.returncode < 0:
         return f"it crashed with {signal.Signals(-done.returncode).name}: {done.stderr[-500:]}"
     return done.stderr[-500:].strip() or f"it ended with {done.returncode}" if done.returncode else None
@@ -35,6 +42,11 @@ def main(path: str, backend: str, batches: str) -> None:
     gradient = pull(out)
     if not np.isfinite(np.asarray(gradient.cpu() if hasattr(gradient, "cpu") else gradient)).all():
         sys.exit(f"{engine.name} answers what is no number")
+    operator = operators.Denoise(plan.image_shape)
+    restorer = Restorer(plan, engine)
+    for _ in range(2):
+        restorer.restore(np.zeros(plan.image_shape), operator, sigma=0.1, steps=20, switch=10)
+    print(f"{engine.name}: steps are {'' if engine.records else 'not '}recorded")
 
 
 if __name__ == "__main__":
