@@ -58,6 +58,10 @@ class Wanted(NamedTuple):
     trust_engines: bool = False
     """Whether engines in the plan, native code that another built, may be loaded."""
 
+    @property
+    def in_half(self) -> bool:
+        return self.precision in ("fp16", "bf16")
+
 
 def _torch(plan: Plan, wanted: Wanted, *, compiled: bool = False) -> Engine:
     from .torch import TorchEngine
@@ -93,29 +97,38 @@ def _tensorrt(plan: Plan, wanted: Wanted, flavour: str) -> Engine:
 
 
 def _auto(plan: Plan, wanted: Wanted) -> Engine:
-    """On a GPU TensorRT, where it has an engine for it, or else onnxruntime or torch, which is said; without one
-    onnxruntime on the CPU. Torch where onnxruntime is missing altogether, or another precision is asked for."""
-    in_half = wanted.precision in ("fp16", "bf16")
+    """On a GPU what `_on_gpu` says, and why that is not TensorRT in the log; without one onnxruntime on the CPU. Torch
+    where onnxruntime is missing altogether, or another precision is asked for."""
     if cuda.trouble() is None:
-        from .probe import cuda_is_usable
-        from .tensorrt import usable
-
-        flavour, why = usable(plan, wanted.precision, wanted.trust_engines)
-        if flavour is not None:
-            return _tensorrt(plan, wanted, flavour)
-        logger.warning("the backend is not TensorRT: %s", why)
-        if cuda_is_usable() and not in_half:
-            return _cuda(plan, wanted)
-        with contextlib.suppress(MissingExtra):
-            if _torch_device() == "cuda":
-                return _torch(plan, wanted)
+        name, why = _on_gpu(plan, wanted)
+        if why:
+            logger.warning("the backend is not TensorRT: %s", why)
+        if name is not None:
+            return BACKENDS[name](plan, wanted)
     try:
-        return _torch(plan, wanted) if in_half else _cpu(plan, wanted)
+        return _torch(plan, wanted) if wanted.in_half else _cpu(plan, wanted)
     except MissingExtra:
         try:
             return _torch(plan, wanted)
         except MissingExtra:
             raise MissingExtra("Running a plan", "onnxruntime (or torch)", "cpu") from None
+
+
+def _on_gpu(plan: Plan, wanted: Wanted) -> tuple[str | None, str]:
+    """The first of TensorRT, where it has an engine for it, onnxruntime and torch that computes on a GPU here, None
+    where none does; and why it is not TensorRT."""
+    from .probe import cuda_is_usable
+    from .tensorrt import usable
+
+    flavour, why = usable(plan, wanted.precision, wanted.trust_engines)
+    if flavour is not None:
+        return flavour, ""
+    if cuda_is_usable() and not wanted.in_half:
+        return "cuda", why
+    with contextlib.suppress(MissingExtra):
+        if _torch_device() == "cuda":
+            return "torch", why
+    return None, why
 
 
 BACKENDS: dict[str, Callable[[Plan, Wanted], Engine]] = {
@@ -163,15 +176,14 @@ def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
     Raises InputError for one that computes on the CPU, MissingExtra or BackendError where it finds no GPU here.
     """
     from .onnxruntime import import_onnxruntime
-    from .probe import cuda_is_usable, version
-    from .tensorrt import usable
+    from .probe import version
 
     name, precision = parse_backend(backend)
     if name in ON_CPU:
         raise InputError(f"the backend {name} computes on the CPU; GPUs take tensorrt, cuda, torch or auto")
     if name == "auto":
-        flavour, _ = usable(plan, precision, trust_engines)
-        name = flavour or ("torch" if not cuda_is_usable() and version("torch") else "cuda")
+        found, _ = _on_gpu(plan, Wanted(precision, trust_engines))
+        name = found or ("torch" if version("torch") else "cuda")
     if name == "cuda":
         import_onnxruntime("cuda")
     elif name.startswith("torch") and _torch_device() != "cuda":

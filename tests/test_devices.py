@@ -411,6 +411,12 @@ def test_numbers_count_what_this_process_sees(driver, there, visible, text, expe
         gpus_named(str(there))
 
 
+def test_half_precision_on_gpus_is_torch_s_where_no_engine_was_built(tiny_plan, monkeypatch):
+    monkeypatch.setattr("frugal_rt.engines._torch_device", lambda: "cuda")
+    monkeypatch.setattr("frugal_rt.engines.probe.cuda_is_usable", lambda: True)  # onnxruntime's, in fp32 alone
+    assert gpu_backend(Plan.open(tiny_plan), "auto:bf16") == "torch:bf16"
+
+
 def test_the_backend_of_gpus_is_one_that_finds_them(tiny_plan, monkeypatch):
     plan = Plan.open(tiny_plan)
     for name in ("cpu", "openvino"):

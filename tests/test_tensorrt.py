@@ -289,7 +289,7 @@ def test_auto_says_once_why_it_is_not_tensorrt(plan, gpu, caplog):
 def test_auto_takes_torch_on_the_gpu_rather_than_the_cpu(plan, gpu, monkeypatch):
     opened = []
     monkeypatch.setattr(engines, "_torch_device", lambda: "cuda")
-    monkeypatch.setattr(engines, "_torch", lambda plan, wanted: opened.append(wanted))
+    monkeypatch.setitem(engines.BACKENDS, "torch", lambda plan, wanted: opened.append(wanted))
     open_engine(plan, "auto")
     assert len(opened) == 1
 
