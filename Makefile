@@ -3,6 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 GPU_BIN = .cache/gpu-venv/bin
+GPU_READY = .cache/gpu-venv/.ready
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-slow test-gpu lint docs wheel-smoke clean
@@ -21,11 +22,7 @@ test-slow: $(READY)
 
 # Every backend of a CUDA machine; then times and what half precision changes, into .cache/gpu. In a venv of its own, as
 # onnxruntime-gpu takes the place of onnxruntime.
-test-gpu:
-	mkdir -p .cache
-	$(PYTHON) -m venv .cache/gpu-venv
-	$(GPU_BIN)/$(PIP_INSTALL) -e '.[rtx,export,test]' onnxruntime-gpu
-	$(GPU_BIN)/$(PIP_INSTALL) -e '.[gpu]' || echo "tensorrt does not install here: its tests will be skipped"
+test-gpu: $(GPU_READY)
 	$(GPU_BIN)/python -m pytest -m gpu tests/gpu
 	$(GPU_BIN)/frugal-rt export --model celeba --no-build -o .cache/gpu.plan --force
 	$(GPU_BIN)/python tests/gpu/figures.py --engine .cache/gpu.plan -o .cache/gpu
@@ -62,4 +59,11 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP_INSTALL) -e '.[cpu,openvino,export,test,docs]'
 	$(BIN)/$(PIP_INSTALL) -e '.[rtx]' || echo "tensorrt-rtx does not install here: its tests will be skipped"
+	touch $@
+
+$(GPU_READY): pyproject.toml
+	mkdir -p .cache
+	$(PYTHON) -m venv .cache/gpu-venv
+	$(GPU_BIN)/$(PIP_INSTALL) -e '.[rtx,export,test]' onnxruntime-gpu
+	$(GPU_BIN)/$(PIP_INSTALL) -e '.[gpu]' || echo "tensorrt does not install here: its tests will be skipped"
 	touch $@

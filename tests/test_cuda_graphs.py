@@ -147,6 +147,19 @@ def test_what_cannot_be_recorded_is_said_once_and_not_tried_again(cuda, arrays, 
     assert line.endswith("capture is not permitted")
 
 
+def test_too_little_memory_for_one_recording_ends_no_others(cuda, arrays):
+    def full():
+        raise MemoryError("of the GPU")
+
+    def in_an_engine():
+        with arrays.memory():
+            full()
+
+    assert arrays.record(in_an_engine) is None
+    assert arrays.records
+    assert arrays.record(lambda: None) is not None
+
+
 @pytest.mark.parametrize(
     ("here", "beside", "goes"), [("default", False, "beside"), ("own", False, "own"), ("own", True, "beside")]
 )

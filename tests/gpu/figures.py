@@ -16,15 +16,15 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from gpu_trial import why_not
+from gpu_trial import BACKENDS, why_not
 
 from frugal_rt import Plan, Restorer
-from frugal_rt.engines import ON_CPU, cuda, open_engine
+from frugal_rt.engines import cuda, open_engine
 from frugal_rt.engines.flops import network_flops
 from frugal_rt.engines.machine import peak_flops
 from frugal_rt.export import build_plan
 from frugal_rt.export.random_prior import random_prior
-from frugal_rt.runtime.bench import backends, bench
+from frugal_rt.runtime.bench import bench
 from frugal_rt.runtime.bench_report import markdown
 from frugal_rt.runtime.demo import TASKS as DEMO
 from frugal_rt.runtime.demo import measure as portrait
@@ -41,9 +41,7 @@ Keep = Callable[[str, object], None]
 def usable(path: Path, batches: tuple[int, ...], keep: Keep, name: str) -> list[str]:
     """The backends that run on this GPU, their engines built; why the others do not is kept."""
     runs, failed = [], {}
-    for one in backends(compiled=False):
-        if one in ON_CPU:
-            continue
+    for one in BACKENDS:
         why = why_not(path, one, batches)
         if why is None:
             runs.append(one)

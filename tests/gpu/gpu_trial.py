@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from frugal_rt import Plan, Restorer, operators
-from frugal_rt.engines import FrugalError, open_engine, parse_backend, tensorrt_build, tensorrt_module
+from frugal_rt.engines import ON_CPU, FrugalError, open_engine, parse_backend, tensorrt_build, tensorrt_module
+from frugal_rt.runtime.bench import backends
 
+BACKENDS = [name for name in backends(compiled=False) if name not in ON_CPU]
+"""Those of a GPU, in each precision that they compute in."""
 LONGEST = 240
 """Seconds that a backend may take to build and to answer."""
 

@@ -14,14 +14,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from gpu_trial import why_not
+from gpu_trial import BACKENDS, why_not
 
 from frugal_rt import Plan, Restorer
-from frugal_rt.engines import ON_CPU, Engine, cuda, open_engine
+from frugal_rt.engines import Engine, cuda, open_engine
 from frugal_rt.engines.torch import TorchEngine
 from frugal_rt.runtime import recorded
 from frugal_rt.runtime.advance import advance
-from frugal_rt.runtime.bench import backends
 from frugal_rt.runtime.demo import PORTRAIT
 from frugal_rt.runtime.images import read_photo
 from frugal_rt.runtime.metrics import psnr
@@ -32,7 +31,6 @@ pytestmark = [
     pytest.mark.skipif(cuda.trouble() is not None, reason=f"needs a CUDA machine: {cuda.trouble()}"),
 ]
 
-BACKENDS = [name for name in backends(compiled=False) if name not in ON_CPU]
 ERROR = {"fp32": 2e-4, "fp16": 3e-3, "bf16": 2e-2}
 """Root mean square of an answer's or a gradient's error over its own, at most. The graphs rounded on a CPU have 7e-4 in
 fp16 and 6.5e-3 in bf16."""
