@@ -47,7 +47,7 @@ wheel-smoke: $(READY)
 	$(PYTHON) -m venv .cache/full && .cache/full/bin/$(PIP_INSTALL) "$$(ls dist/*.whl)[cpu,export]"
 	$(PYTHON) -m venv .cache/lean && .cache/lean/bin/$(PIP_INSTALL) "$$(ls dist/*.whl)[cpu]"
 	cd .cache/smoke && ../full/bin/frugal-rt export --model celeba
-	cd .cache/smoke && cp "$$(../full/bin/python -c 'from frugal_rt.runtime.demo import PORTRAIT; print(PORTRAIT)')" clean.png
+	cd .cache/smoke && cp "$$(../full/bin/python -c 'from frugal_rt.runtime.evaluation.demo import PORTRAIT; print(PORTRAIT)')" clean.png
 	cd .cache/smoke && ../full/bin/frugal-rt degrade clean.png --task sr --scale 4 -o y.png
 	cd .cache/smoke && ! ../lean/bin/python -c 'import torch' 2>/dev/null
 	cd .cache/smoke && ../lean/bin/frugal-rt restore --engine celeba.plan y.png --steps 20

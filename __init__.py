@@ -11,6 +11,8 @@ Names are imported when first used, so that `import frugal_rt` stays quick and b
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .engines.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .engines import (
         BackendError,
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from .runtime import operators
     from .runtime.pool import Pool
     from .runtime.restorer import Restorer, Result, StepEvent
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendError",

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..engines import FrugalError
+from ..engines.version import __version__
 
 COMMANDS = {
     "export": "Turn a prior's weights into a plan.",

@@ -10,9 +10,9 @@ from ..engines import BACKENDS, InputError, Plan
 from ..engines.files import atomic_write
 from ..export import build_plan
 from ..export.random_prior import ARCHITECTURES, random_prior
-from ..runtime.bench import bench
-from ..runtime.bench_report import markdown
-from ..runtime.images import check_output
+from ..runtime.evaluation.bench import bench
+from ..runtime.evaluation.bench_report import markdown
+from ..runtime.pictures.images import check_output
 from . import options
 
 

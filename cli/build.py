@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from ..engines import PRECISIONS, Plan
-from ..engines.tensorrt_build import BATCHES, LEVEL, build
-from ..engines.tensorrt_module import FLAVOURS
-from ..engines.tensorrt_store import Built, bundle
-from ..runtime.images import check_output
+from ..engines.tensorrt.build import BATCHES, LEVEL, build
+from ..engines.tensorrt.library import FLAVOURS
+from ..engines.tensorrt.store import Built, bundle
+from ..runtime.pictures.images import check_output
 from . import options
 from .progress import building
 

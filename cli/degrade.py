@@ -8,9 +8,9 @@ import click
 import numpy as np
 
 from ..engines import InputError
-from ..runtime.damage import parse_size
-from ..runtime.images import check_output, fit_photo, read_photo, to_picture, write_npy, write_png
-from ..runtime.tasks import simulate
+from ..runtime.pictures.damage import parse_size
+from ..runtime.pictures.images import check_output, fit_photo, read_photo, to_picture, write_npy, write_png
+from ..runtime.pictures.measurement import simulate
 from . import options
 
 

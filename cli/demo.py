@@ -11,10 +11,10 @@ from rich.table import Table
 from ..engines import InputError
 from ..engines.files import make_folder
 from ..export import export_plan, find_prior
-from ..runtime import demo
-from ..runtime.images import write_png
+from ..runtime.evaluation import demo
+from ..runtime.pictures.images import write_png
 from ..runtime.restorer import Restorer
-from ..runtime.switch import METHODS
+from ..runtime.sampling.switch import METHODS
 from . import options
 from .progress import stages, steps
 

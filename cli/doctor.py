@@ -4,8 +4,8 @@ import json
 
 import click
 
-from .. import __version__
-from ..engines.probe import findings
+from ..engines.doctor import findings
+from ..engines.version import __version__
 from . import options
 
 

@@ -6,26 +6,26 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..engines import InputError
+from ..engines.extras import version
 from ..engines.files import atomic_write
-from ..engines.lpips import Lpips
 from ..engines.machine import cores, processor, versions
+from ..engines.onnxruntime.lpips import Lpips
 from ..engines.plan import WEIGHTS
-from ..engines.probe import version
+from ..engines.version import __version__
 from ..export.lpips import fetch_lpips
-from ..runtime.contender import HYBRID_ONLY, our_methods
-from ..runtime.damage import parse_sigma
-from ..runtime.eval_report import markdown, results, sheet
-from ..runtime.eval_store import Store
-from ..runtime.evaluate import Evaluation, Row
-from ..runtime.images import check_output, write_png
-from ..runtime.metrics import load_ssim
-from ..runtime.picture_set import PictureSet, read_pictures
+from ..runtime.evaluation.contender import HYBRID_ONLY, our_methods
+from ..runtime.evaluation.deepinv import deepinv_methods
+from ..runtime.evaluation.evaluate import Evaluation, Row
+from ..runtime.evaluation.picture_set import PictureSet, read_pictures
+from ..runtime.evaluation.report import markdown, results, sheet
+from ..runtime.evaluation.store import Store
+from ..runtime.evaluation.suite import TASKS, choose
+from ..runtime.pictures.damage import parse_sigma
+from ..runtime.pictures.images import check_output, write_png
 from ..runtime.restorer import Restorer
-from ..runtime.suite import TASKS, choose
-from ..runtime.switch import METHODS
-from ..runtime.versus import deepinv_methods
+from ..runtime.sampling.psnr import load_ssim
+from ..runtime.sampling.switch import METHODS
 from . import options
 from .progress import stages, steps
 

@@ -6,22 +6,13 @@ from pathlib import Path
 import click
 
 from ..engines import BackendError, InputError, Plan
-from ..engines.tensorrt_build import build, can_build
-from ..engines.tensorrt_store import Built
-from ..export import (
-    EMBEDDED,
-    HALVES,
-    PUBLISHED,
-    Prior,
-    export_plan,
-    find_prior,
-    open_prior,
-    verified_plan,
-)
+from ..engines.tensorrt.build import build, can_build
+from ..engines.tensorrt.store import Built
+from ..export import EMBEDDED, HALVES, PUBLISHED, Prior, export_plan, find_prior, open_prior, verified_plan
 from ..export.mixed import parse_precisions, say_mixed
 from ..export.triton import check_repository, write_repository
-from ..runtime.damage import parse_size
-from ..runtime.images import check_output
+from ..runtime.pictures.damage import parse_size
+from ..runtime.pictures.images import check_output
 from . import options
 from .build import say
 from .progress import building, stages

@@ -7,7 +7,7 @@ import click
 
 from ..engines import Plan
 from ..engines.plan import UNSAID
-from ..engines.tensorrt_store import Record, bundled
+from ..engines.tensorrt.store import Record, bundled
 from ..export.mixed import say_mixed
 from . import options
 

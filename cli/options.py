@@ -8,11 +8,11 @@ import click
 import numpy as np
 
 from ..engines import BACKENDS, PRECISIONS
-from ..runtime.damage import BORDERS, FILTERS, TASKS, Damage, parse_sigma, parse_size
-from ..runtime.images import read_kernel, read_mask, read_matrix
 from ..runtime.operators import GREY_WEIGHTS
 from ..runtime.operators.kernels import KINDS
-from ..runtime.settings import GUIDANCE
+from ..runtime.pictures.damage import BORDERS, FILTERS, TASKS, Damage, parse_sigma, parse_size
+from ..runtime.pictures.images import read_kernel, read_mask, read_matrix
+from ..runtime.sampling.guidance import GUIDANCE
 
 PATH = click.Path(path_type=Path)
 

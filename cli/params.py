@@ -11,10 +11,10 @@ import click
 from click.core import ParameterSource
 from PIL import Image
 
-from .. import __version__
 from ..engines import InputError
 from ..engines.files import atomic_write, is_there, sha256_of
-from ..runtime.images import FORMATS, SETTINGS_KEY
+from ..engines.version import __version__
+from ..runtime.pictures.images import FORMATS, SETTINGS_KEY
 
 NOT_KEPT = (
     *("output", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),

@@ -10,21 +10,21 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..engines import FrugalError, InputError, Plan, gpu_backend, open_engine
 from ..engines.files import is_folder, make_folder
 from ..engines.plan import WEIGHTS
-from ..runtime import trajectory
-from ..runtime.cluster import Cluster
-from ..runtime.devices import Devices, gpus_named
-from ..runtime.explain import SUFFIXES, explain, load_plots, write_trace
-from ..runtime.folder import Asked, Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
-from ..runtime.framing import framing_of
-from ..runtime.images import check_output, read_bytes, to_picture
-from ..runtime.outputs import check_outputs, output_paths, write_result
+from ..engines.version import __version__
+from ..runtime.offline import animation
+from ..runtime.offline.folder import Asked, Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
+from ..runtime.offline.gpus import Devices, gpus_named
+from ..runtime.offline.outputs import check_outputs, output_paths, write_result
+from ..runtime.offline.ray_cluster import Cluster
+from ..runtime.offline.trace import SUFFIXES, explain, load_plots, write_trace
+from ..runtime.pictures.align import framing_of
+from ..runtime.pictures.images import check_output, read_bytes, to_picture
 from ..runtime.restorer import Restorer, StepEvent
-from ..runtime.settings import GUIDANCE, PRESETS
-from ..runtime.switch import METHODS
+from ..runtime.sampling.guidance import GUIDANCE, PRESETS
+from ..runtime.sampling.switch import METHODS
 from . import options, params
 from .progress import pictures, stages, steps
 
@@ -76,9 +76,7 @@ from .progress import pictures, stages, steps
     help=f"Write what the switch saw: {', '.join(SUFFIXES)}, a table or a plot. May be repeated.",
 )
 @click.option("--save-steps", metavar="DIR", type=options.PATH, help="Write the estimate after every step into DIR.")
-@click.option(
-    "--video", metavar="FILE", type=options.PATH, help=f"Write them as one: {', '.join(trajectory.SUFFIXES)}."
-)
+@click.option("--video", metavar="FILE", type=options.PATH, help=f"Write them as one: {', '.join(animation.SUFFIXES)}.")
 @click.option("--devices", metavar="N,N", help="Spread a folder over CUDA devices of this machine, a process each.")
 @click.option(
     "--ray",
@@ -148,7 +146,7 @@ def command(
     targets, there = _targets(sources, one, output, samples, resume, force)
     sources = [source for source in sources if source in targets]
     written = [check_output(path, force, SUFFIXES) for path in traces]
-    for path, suffixes in ((video, trajectory.SUFFIXES), (save_params, (".json",))):
+    for path, suffixes in ((video, animation.SUFFIXES), (save_params, (".json",))):
         if path is not None:
             check_output(path, force, suffixes)
     count = PRESETS[preset] if steps_ is None else steps_
@@ -180,8 +178,8 @@ def command(
     if framing_of(plan) is not None and (tile or fit in ("crop", "resize")):
         name = plan.manifest["prior"]["name"]
         click.echo(f"{name} knows whole faces framed in one way, and does poorly elsewhere: see --align", err=True)
-    recorder = trajectory.Recorder(
-        None if save_steps is None else trajectory.check_folder(save_steps, force), keep=video is not None
+    recorder = animation.Recorder(
+        None if save_steps is None else animation.check_folder(save_steps, force), keep=video is not None
     )
 
     def here(restorer: Restorer, stack: ExitStack) -> Iterator[Restored | Failed]:

@@ -14,7 +14,7 @@ from .progress import stages
 if TYPE_CHECKING:
     from ..runtime.pool import Pool
     from ..runtime.service.metrics import Metrics
-    from ..runtime.service.run import Address
+    from ..runtime.service.server import Address
 
 
 @click.command()
@@ -50,7 +50,7 @@ def command(
     try:
         from ..runtime.pool import Pool
         from ..runtime.service.intake import Options
-        from ..runtime.service.run import Address, serve
+        from ..runtime.service.server import Address, serve
     except ImportError as error:
         raise MissingExtra("A service", error.name or "fastapi", "serve") from error
     settings = Options(

@@ -4,7 +4,8 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from .network import build_network, import_torch
+from .extras import import_torch
+from .torch.network import build_network
 
 
 def network_flops(manifest: Mapping[str, Any]) -> dict[str, int] | None:

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from . import cuda
+from . import nvidia
 from .errors import InputError
-from .network import import_torch
-from .probe import version
+from .extras import import_torch, version
 
 SIZE = 2048
 """Side of the square fp32 matrices whose product is timed: 17 GFLOP, 17 MB each."""
@@ -57,7 +56,7 @@ def cores() -> int:
 
 def gpu() -> str | None:
     """The first CUDA device's name, asked of the driver; None where there is none."""
-    return next((device.name for device in cuda.devices()), None)
+    return next((device.name for device in nvidia.devices()), None)
 
 
 def torch_threads() -> int | None:

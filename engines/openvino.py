@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from .base import ANSWERS, Array, OnHost, Prediction, Pull
+from .embeddings import Embeddings
 from .errors import BackendError, MissingExtra, PlanError
 from .machine import cores
 from .memory import Free
 from .plan import WEIGHTS, Plan
-from .timesteps import Embeddings
 
 GRAPHS_KEPT = 15
 """Compiled graphs kept, three for each batch size of 1, 2, 4, 8, 16: each holds the weights once more."""

@@ -13,8 +13,8 @@ from array_api_compat import array_namespace
 from PIL import Image
 
 from frugal_rt import Restorer, operators
-from frugal_rt.runtime.images import contact_sheet, fit_photo, read_photo, to_picture
-from frugal_rt.runtime.noise import Use, normal
+from frugal_rt.runtime.pictures.images import contact_sheet, fit_photo, read_photo, to_picture
+from frugal_rt.runtime.sampling.noise import Use, normal
 
 Shape = tuple[int, int, int]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import InputError, Plan
-from ..engines.network import build_network, load_weights
+from ..engines.extras import EXPORT_MODULES, require_export, version
 from ..engines.plan import FORMAT, FORMAT_VERSION, WEIGHTS
-from ..engines.probe import EXPORT_MODULES, require_export, version
+from ..engines.torch.network import build_network, load_weights
 from .adm import AdmOptions, read_adm
 from .hub import PUBLISHED
 from .mixed import HALVES, check_precisions, mixed_graphs

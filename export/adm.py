@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engines import ExportError, InputError
-from ..engines.network import build_network
+from ..engines.torch.network import build_network
 from .prior import Prior, make_prior
 from .weights import read_pickled
 

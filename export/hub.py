@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import InputError, MissingExtra
+from ..engines.extras import require_export
 from ..engines.files import sha256_of
-from ..engines.probe import require_export
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import InputError
-from ..engines.network import build_network
+from ..engines.torch.network import build_network
 from .prior import Prior, read_prior
 from .weights import WEIGHT_FILES
 

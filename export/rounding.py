@@ -12,7 +12,7 @@ import numpy as np
 from ..engines import ExportError, Plan
 from ..engines.betas import train_betas
 from ..engines.memory import give_back
-from ..engines.onnxruntime import OnnxRuntimeEngine
+from ..engines.onnxruntime.engine import OnnxRuntimeEngine
 from ..engines.plan import WEIGHTS, read_safetensors
 from .mixed import HALVES, SHAPE, TINY, element_type
 from .rules import OPSET

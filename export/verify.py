@@ -10,8 +10,8 @@ import numpy as np
 
 from ..engines import Engine, ExportError, Plan
 from ..engines.memory import give_back
-from ..engines.network import build_network, load_weights
-from ..engines.onnxruntime import OnnxRuntimeEngine
+from ..engines.onnxruntime.engine import OnnxRuntimeEngine
+from ..engines.torch.network import build_network, load_weights
 
 if TYPE_CHECKING:
     import torch

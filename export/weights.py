@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engines import ExportError
-from ..engines.network import import_torch
+from ..engines.extras import import_torch
 
 if TYPE_CHECKING:
     import torch

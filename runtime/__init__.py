@@ -1,1 +1,1 @@
-"""The sampler, the operators and the loop that drives them. Knows no backend; imports no framework."""
+"""The sampler, the operators and the loops that drive them. Names no backend and imports no framework."""

@@ -12,12 +12,12 @@ import numpy as np
 from ..engines import Array, DivergedError, Engine, InputError, Plan, open_engine
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .advance import advance, settle
 from .operators import Operator, Resolvable
-from .restoration import Move, Phase, Restoration, start_noise
-from .schedule import Schedule
-from .settings import PRESETS, Guidance
-from .switch import Switch
+from .sampling.advance import advance, settle
+from .sampling.guidance import PRESETS, Guidance
+from .sampling.restoration import Move, Phase, Restoration, start_noise
+from .sampling.schedule import Schedule
+from .sampling.switch import Switch
 
 T = TypeVar("T")
 

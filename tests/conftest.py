@@ -20,8 +20,8 @@ from PIL import Image
 
 from frugal_rt.engines import Engine, OnHost, Prediction
 from frugal_rt.export import export_plan, find_prior, read_prior
-from frugal_rt.runtime.advance import advance
-from frugal_rt.runtime.restoration import Move, Restoration
+from frugal_rt.runtime.sampling.advance import advance
+from frugal_rt.runtime.sampling.restoration import Move, Restoration
 
 TINY_UNET = {
     "_class_name": "UNet2DModel",

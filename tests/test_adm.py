@@ -12,7 +12,7 @@ from frugal_rt import ExportError, InputError, Plan
 from frugal_rt.cli import main
 from frugal_rt.engines import open_engine
 from frugal_rt.engines.betas import train_betas
-from frugal_rt.engines.network import build_network, load_weights
+from frugal_rt.engines.torch.network import build_network, load_weights
 from frugal_rt.export import build_plan, open_prior
 
 SMALL = {"channels": 32, "mult": (1, 2), "blocks": 1, "attention": (1,), "updown": True, "shift": True, "out": 6}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from frugal_rt import Plan
 from frugal_rt.cli import main
-from frugal_rt.runtime.demo import PORTRAIT
+from frugal_rt.runtime.pictures.images import PORTRAIT
 
 PAGE = Path(__file__).parents[1] / "docs" / "answers.md"
 ROWS = re.findall(r"^\| .* \| `(frugal-rt [^`]+)` \| `([^`]+)` \|$", PAGE.read_text(), re.MULTILINE)

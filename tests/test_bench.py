@@ -13,10 +13,10 @@ from frugal_rt import Plan, Restorer
 from frugal_rt.cli import main
 from frugal_rt.engines import BACKENDS, BackendError, OnHost, Prediction, Wanted, machine, open_engine
 from frugal_rt.engines.flops import network_flops
-from frugal_rt.engines.network import build_network
+from frugal_rt.engines.torch.network import build_network
 from frugal_rt.export import build_plan, random_prior, read_prior
-from frugal_rt.runtime import bench
-from frugal_rt.runtime.bench_report import figures, markdown
+from frugal_rt.runtime.evaluation import bench
+from frugal_rt.runtime.evaluation.bench_report import figures, markdown
 
 QUICK = ("--steps", "4", "--rounds", "1", "--no-compile")
 KINDS = ("forward", "dps step", "dmps step")

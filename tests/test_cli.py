@@ -19,9 +19,9 @@ from frugal_rt import Plan
 from frugal_rt.cli import COMMANDS, main
 from frugal_rt.engines import Prediction
 from frugal_rt.engines.tiled import Tiled
-from frugal_rt.runtime.images import SETTINGS_KEY
+from frugal_rt.runtime.pictures.images import SETTINGS_KEY
 from frugal_rt.runtime.restorer import Restorer
-from frugal_rt.runtime.schedule import Schedule
+from frugal_rt.runtime.sampling.schedule import Schedule
 
 FRUGAL = [sys.executable, "-c", "from frugal_rt.cli import main; main(prog_name='frugal-rt')"]
 
@@ -277,18 +277,18 @@ def test_fit(here, how):
 
 
 def test_a_result_of_nan_is_an_error_and_writes_nothing(here, monkeypatch):
-    real = frugal_rt.engines.onnxruntime.OnnxRuntimeEngine.pullback
+    real = frugal_rt.engines.onnxruntime.engine.OnnxRuntimeEngine.pullback
 
     def broken(self, x, t):
         prediction, pull = real(self, x, t)
         return prediction._replace(out=prediction.out * np.nan), pull
 
-    monkeypatch.setattr(frugal_rt.engines.onnxruntime.OnnxRuntimeEngine, "pullback", broken)
+    monkeypatch.setattr(frugal_rt.engines.onnxruntime.engine.OnnxRuntimeEngine, "pullback", broken)
     refuses("left the finite numbers", *RESTORE, "clean.png", "--method", "dps")
 
 
 def test_a_constant_result_is_an_error_and_writes_nothing(here, monkeypatch):
-    monkeypatch.setattr(frugal_rt.engines.onnxruntime.OnnxRuntimeEngine, "pullback", flat_pullback)
+    monkeypatch.setattr(frugal_rt.engines.onnxruntime.engine.OnnxRuntimeEngine, "pullback", flat_pullback)
     refuses("came out as a constant image", *RESTORE, "clean.png", "--method", "dps", "--zeta", "0")
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from frugal_rt.cli import main
 from frugal_rt.engines import BackendError, InputError, machine
-from frugal_rt.runtime.cluster import Share, shares
+from frugal_rt.runtime.offline.ray_cluster import Share, shares
 
 STEPS = "100"
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", STEPS, "photos")

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from frugal_rt.engines import device
-from frugal_rt.engines.device import TorchArrays
+from frugal_rt.engines.torch import arrays as torch_arrays
+from frugal_rt.engines.torch.arrays import TorchArrays
 
 
 class Stream:
@@ -78,9 +78,9 @@ class Cuda:
 def cuda(monkeypatch) -> Cuda:
     cuda = Cuda()
     torch = SimpleNamespace(cuda=cuda, OutOfMemoryError=MemoryError, _C=SimpleNamespace())
-    monkeypatch.setattr(device, "import_torch", lambda what: torch)
+    monkeypatch.setattr(torch_arrays, "import_torch", lambda what: torch)
     monkeypatch.setattr(
-        device, "streams", lambda torch: tuple(cuda.streams[name] for name in ("beside", "recorder", "uploads"))
+        torch_arrays, "streams", lambda torch: tuple(cuda.streams[name] for name in ("beside", "recorder", "uploads"))
     )
     return cuda
 

@@ -4,8 +4,8 @@ import numpy as np
 import onnxruntime
 
 from frugal_rt import Restorer
-from frugal_rt.runtime import demo
-from frugal_rt.runtime.switch import METHODS
+from frugal_rt.runtime.evaluation import demo
+from frugal_rt.runtime.sampling.switch import METHODS
 
 
 def test_the_hybrid_is_as_close_as_dps_over_three_tasks_and_four_seeds(celeba_plan, data):

@@ -16,14 +16,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from frugal_rt.cli import main
-from frugal_rt.engines import BackendError, InputError, MissingExtra, Plan, PlanError, cuda, gpu_backend
+from frugal_rt.engines import BackendError, InputError, MissingExtra, Plan, PlanError, gpu_backend, nvidia
 from frugal_rt.engines.machine import THREADS
-from frugal_rt.runtime import devices, pool
-from frugal_rt.runtime.damage import Damage
-from frugal_rt.runtime.devices import Devices, gpus_named
-from frugal_rt.runtime.folder import Asked, Failed
-from frugal_rt.runtime.images import SETTINGS_KEY
-from frugal_rt.runtime.pool import Pool
+from frugal_rt.runtime.offline import gpus
+from frugal_rt.runtime.offline.folder import Asked, Failed
+from frugal_rt.runtime.offline.gpus import Devices, gpus_named
+from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.images import SETTINGS_KEY
+from frugal_rt.runtime.pool import Pool, pool
 
 psutil = pytest.importorskip("psutil", reason="looks for child processes")
 
@@ -52,7 +52,7 @@ def workers(parent: int | None = None) -> list["psutil.Process"]:
     found = []
     for child in psutil.Process(parent).children():
         try:
-            if devices.__name__ in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+            if gpus.__name__ in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
         except psutil.Error:
             continue  # it ended while it was looked at
@@ -113,9 +113,9 @@ def driver(monkeypatch) -> Callable[..., None]:
     """A driver that shows so many devices."""
 
     def shows(count: int, visible: str | None = None) -> None:
-        shown = [cuda.Device(number, "a GPU", "9.0", 1 << 30) for number in range(count)]
-        monkeypatch.setattr(cuda, "trouble", lambda: None)
-        monkeypatch.setattr(cuda, "devices", lambda: shown)
+        shown = [nvidia.Device(number, "a GPU", "9.0", 1 << 30) for number in range(count)]
+        monkeypatch.setattr(nvidia, "trouble", lambda: None)
+        monkeypatch.setattr(nvidia, "devices", lambda: shown)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -128,13 +128,13 @@ def driver(monkeypatch) -> Callable[..., None]:
 )
 def test_a_process_sees_the_device_of_that_number_here(driver, listed, number, seen):
     driver(4, listed)
-    assert cuda.visible(number) == seen
+    assert nvidia.visible(number) == seen
 
 
 def test_a_device_that_is_hidden_is_none(driver):
     driver(1, "5,6")
     with pytest.raises(InputError, match="there is no CUDA device 2: CUDA_VISIBLE_DEVICES is '5,6'"):
-        cuda.visible(2)
+        nvidia.visible(2)
 
 
 def test_a_pool_s_workers_see_a_device_each_and_share_the_cores(driver, monkeypatch):
@@ -204,7 +204,7 @@ def test_one_picture_can_be_had_so_too():
 
 def test_each_process_sees_its_device_and_its_share_of_the_cores(here, asked, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
-    monkeypatch.setattr(devices, "cores", lambda: 6)
+    monkeypatch.setattr(gpus, "cores", lambda: 6)
     with Devices(Path("tiny.plan"), asked, "cpu", ["6", "GPU-7f"]) as spread:
         outcomes = spread.restore(sorted(Path("photos").iterdir()))
         next(outcomes)
@@ -296,7 +296,7 @@ def test_any_error_of_a_process_comes_back_as_a_sentence():
         def restore(self, pictures):
             raise RuntimeError("out of memory")
 
-    error = devices._restored(Failing(), {})
+    error = gpus._restored(Failing(), {})
     assert isinstance(error, BackendError)
     assert str(error) == "a worker failed: RuntimeError('out of memory')"
 
@@ -374,13 +374,13 @@ def test_processes_end_with_the_one_that_started_them_however_it_ends(here):
 )
 def test_devices_that_cannot_be_had_are_one_sentence(here, driver, monkeypatch, asked, sentence):
     driver(2)
-    monkeypatch.setattr("frugal_rt.runtime.devices.launch", lambda *_: pytest.fail("something was started"))
+    monkeypatch.setattr("frugal_rt.runtime.offline.gpus.launch", lambda *_: pytest.fail("something was started"))
     result = frugal(*RESTORE, *ON_TWO, *asked)
     assert result.exit_code != 0
     assert sentence in result.stderr
 
 
-@pytest.mark.skipif(cuda.trouble() is None, reason="this machine has a GPU")
+@pytest.mark.skipif(nvidia.trouble() is None, reason="this machine has a GPU")
 def test_without_a_driver_it_says_what_it_needs(here):
     result = frugal(*RESTORE, *ON_TWO)
     assert result.exit_code == 1
@@ -412,8 +412,8 @@ def test_numbers_count_what_this_process_sees(driver, there, visible, text, expe
 
 
 def test_half_precision_on_gpus_is_torch_s_where_no_engine_was_built(tiny_plan, monkeypatch):
-    monkeypatch.setattr("frugal_rt.engines._torch_device", lambda: "cuda")
-    monkeypatch.setattr("frugal_rt.engines.probe.cuda_is_usable", lambda: True)  # onnxruntime's, in fp32 alone
+    monkeypatch.setattr("frugal_rt.engines.backends._torch_device", lambda: "cuda")
+    monkeypatch.setattr("frugal_rt.engines.onnxruntime.cuda.cuda_is_usable", lambda: True)  # in fp32 alone
     assert gpu_backend(Plan.open(tiny_plan), "auto:bf16") == "torch:bf16"
 
 
@@ -422,12 +422,12 @@ def test_the_backend_of_gpus_is_one_that_finds_them(tiny_plan, monkeypatch):
     for name in ("cpu", "openvino"):
         with pytest.raises(InputError, match=f"{name} computes on the CPU"):
             gpu_backend(plan, name)
-    monkeypatch.setattr("frugal_rt.engines._torch_device", lambda: "cuda")
+    monkeypatch.setattr("frugal_rt.engines.backends._torch_device", lambda: "cuda")
     assert gpu_backend(plan, "torch") == "torch"
-    monkeypatch.setattr("frugal_rt.engines.onnxruntime.PROVIDERS", {"cuda": "NoneExecutionProvider"})
+    monkeypatch.setattr("frugal_rt.engines.onnxruntime.engine.PROVIDERS", {"cuda": "NoneExecutionProvider"})
     assert gpu_backend(plan, "auto") == "torch"
     with pytest.raises(MissingExtra, match=r"frugal-rt\[gpu\]"):
         gpu_backend(plan, "cuda")
-    monkeypatch.setattr("frugal_rt.engines._torch_device", lambda: "cpu")
+    monkeypatch.setattr("frugal_rt.engines.backends._torch_device", lambda: "cpu")
     with pytest.raises(BackendError, match="torch sees no CUDA device"):
         gpu_backend(plan, "auto")

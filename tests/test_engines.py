@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from frugal_rt import BackendError, InputError, MissingExtra, Plan
-from frugal_rt.engines import BACKENDS, cache, open_engine, probe
-from frugal_rt.engines.onnxruntime import OnnxRuntimeEngine, Sessions
-from frugal_rt.engines.torch import TorchEngine
+from frugal_rt.engines import BACKENDS, cache, doctor, open_engine
+from frugal_rt.engines.onnxruntime.engine import OnnxRuntimeEngine, Sessions
+from frugal_rt.engines.torch.engine import TorchEngine
 
 CPU_BACKENDS = ["auto", "cpu", "torch"]
 
@@ -59,7 +59,7 @@ def test_pullbacks_are_directional_derivatives(engine, batch):
 
 @pytest.fixture
 def openvino(tiny_plan):
-    if not any(finding.backend == "openvino" and finding.usable for finding in probe.findings()):
+    if not any(finding.backend == "openvino" and finding.usable for finding in doctor.findings()):
         pytest.skip("openvino is not installed, or this CPU has no bfloat16")
     return open_engine(Plan.open(tiny_plan), "openvino")
 
@@ -201,14 +201,14 @@ def test_a_gpu_without_memory_is_one_sentence(tiny_plan, monkeypatch):
 
 
 def test_doctor_knows_every_backend_and_names_a_remedy_for_each_that_is_missing():
-    findings = probe.findings()
+    findings = doctor.findings()
     assert {finding.backend for finding in findings} >= set(BACKENDS) - {"auto"}
     assert all(finding.usable != bool(finding.remedy) for finding in findings)
 
 
 def test_doctor_sees_two_onnxruntimes_as_a_fault(monkeypatch):
-    monkeypatch.setattr(probe, "version", lambda name: "1.0")
-    cpu = probe.findings()[0]
+    monkeypatch.setattr(doctor, "version", lambda name: "1.0")
+    cpu = doctor.findings()[0]
     assert not cpu.usable
     assert "pip uninstall onnxruntime onnxruntime-gpu" in cpu.remedy
 

@@ -16,17 +16,17 @@ from PIL import Image
 
 from frugal_rt import ExportError, InputError, Restorer
 from frugal_rt.cli import main
-from frugal_rt.engines.lpips import Lpips
+from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.export.lpips import CONVOLUTIONS, PACKAGE_NAMES, POOLED, build_lpips, from_package, verify_lpips
-from frugal_rt.runtime.contender import Outcome, Refused
-from frugal_rt.runtime.coverage import STRIDE, coverage, draw
-from frugal_rt.runtime.eval_report import markdown, paired, results
-from frugal_rt.runtime.evaluate import Evaluation
-from frugal_rt.runtime.metrics import load_ssim, psnr
+from frugal_rt.runtime.evaluation.calibration import STRIDE, coverage, draw
+from frugal_rt.runtime.evaluation.contender import Outcome, Refused
+from frugal_rt.runtime.evaluation.deepinv import Basis, DeepInvMethod, to_unit_range
+from frugal_rt.runtime.evaluation.evaluate import Evaluation
+from frugal_rt.runtime.evaluation.picture_set import PictureSet, read_pictures
+from frugal_rt.runtime.evaluation.report import markdown, paired, results
+from frugal_rt.runtime.evaluation.suite import TASKS, measure
 from frugal_rt.runtime.operators import Custom, Denoise
-from frugal_rt.runtime.picture_set import PictureSet, read_pictures
-from frugal_rt.runtime.suite import TASKS, measure
-from frugal_rt.runtime.versus import Basis, DeepInvMethod, to_unit_range
+from frugal_rt.runtime.sampling.psnr import load_ssim, psnr
 
 SHAPE = (3, 16, 16)
 QUICK = ("eval", "-e", "tiny.plan", "--images", "faces", "--steps", "3")
@@ -316,8 +316,8 @@ def test_a_tar_and_its_folder_are_the_same_set(here):
 def test_a_large_member_is_refused_unread(here, monkeypatch):
     with tarfile.open("faces.tar", "w") as tar:
         tar.add("faces")
-    monkeypatch.setattr("frugal_rt.runtime.picture_set.MAX_BYTES", 10)
-    monkeypatch.setattr("frugal_rt.runtime.picture_set.decode_photo", None)
+    monkeypatch.setattr("frugal_rt.runtime.evaluation.picture_set.MAX_BYTES", 10)
+    monkeypatch.setattr("frugal_rt.runtime.evaluation.picture_set.decode_photo", None)
     with pytest.raises(InputError, match=r"a\.jpg has 0 MiB; pictures of up to 0 MiB are read"):
         read_pictures("faces.tar", SHAPE)
 

@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 from frugal_rt import Restorer
-from frugal_rt.runtime.damage import Damage
-from frugal_rt.runtime.images import decode_photo, to_picture
-from frugal_rt.runtime.tasks import prepare
+from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.images import decode_photo, to_picture
+from frugal_rt.runtime.pictures.measurement import prepare
 
 SOAK = int(os.environ.get("FRUGAL_RT_SOAK", 100))
 LIMIT = 12

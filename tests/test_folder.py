@@ -10,8 +10,8 @@ from PIL import Image, ImageCms, ImageSequence
 
 from frugal_rt.cli import main
 from frugal_rt.engines import DivergedError
-from frugal_rt.runtime import folder
-from frugal_rt.runtime.images import SETTINGS_KEY, read_photo
+from frugal_rt.runtime.offline import folder
+from frugal_rt.runtime.pictures.images import SETTINGS_KEY, read_photo
 from frugal_rt.runtime.restorer import Restorer
 
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")

@@ -14,12 +14,11 @@ from frugal_rt import InputError, Plan
 from frugal_rt.cli import main
 from frugal_rt.engines import MissingExtra
 from frugal_rt.export import export_plan, read_prior
-from frugal_rt.runtime import framing
-from frugal_rt.runtime.demo import PORTRAIT
-from frugal_rt.runtime.framing import Face, Frame, find_faces
-from frugal_rt.runtime.images import Photo, read_photo
 from frugal_rt.runtime.operators import Colorize, Denoise, Inpaint
-from frugal_rt.runtime.tasks import Job
+from frugal_rt.runtime.pictures import align
+from frugal_rt.runtime.pictures.align import Face, Frame, find_faces
+from frugal_rt.runtime.pictures.images import PORTRAIT, Photo, read_photo
+from frugal_rt.runtime.pictures.measurement import Job
 
 SHARES = {"centre": [0.5, 0.6], "side": 0.8}
 RESTORE = ("restore", "-e", "framed.plan", "--steps", "4")
@@ -178,12 +177,12 @@ def test_noise_is_the_photograph_s_and_less_in_a_frame_that_shrinks(here, framed
     photo = photo_of(scene())
     noise = 0.3 * np.random.default_rng(0).standard_normal(photo.pixels.shape)
     noisy = replace(photo, pixels=np.float32(photo.pixels + noise))
-    aligned = framing.align(noisy, plan, framing.Damage())
+    aligned = align.align(noisy, plan, align.Damage())
     clean = aligned.frame.cut(photo, 16).pixels
     assert aligned.job.task == "denoise"
     assert aligned.job.sigma == pytest.approx(0.3 * 16 / aligned.frame.side, rel=0.1)
     assert (aligned.job.y - clean).std() == pytest.approx(aligned.job.sigma, rel=0.15)
-    named = framing.align(noisy, plan, framing.Damage(sigma=0.2))
+    named = align.align(noisy, plan, align.Damage(sigma=0.2))
     assert named.job.sigma == pytest.approx(0.2 * 16 / named.frame.side)
 
 
@@ -205,7 +204,7 @@ def test_what_cannot_be_aligned_is_refused_in_a_sentence(here, monkeypatch):
     Image.fromarray(corner).save("corner.png")
     refused("no pixel of the face's frame is missing", "photo.png", "--align", "--mask", "corner.png")
     refused("tiny does not say how the faces are framed", "photo.png", "--align", "-e", "tiny.plan")
-    framing._detector.cache_clear()
+    align._detector.cache_clear()
     monkeypatch.setitem(sys.modules, "skimage.feature", None)
     refused("pip install 'frugal-rt[align]'", "photo.png", "--align")
     with pytest.raises(MissingExtra):

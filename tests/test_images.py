@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from frugal_rt import InputError
-from frugal_rt.runtime import images
-from frugal_rt.runtime.images import (
+from frugal_rt.runtime.pictures import images
+from frugal_rt.runtime.pictures.images import (
     check_output,
     contact_sheet,
     fit_photo,

@@ -1,6 +1,6 @@
 import numpy as np
 
-from frugal_rt.runtime.noise import Use, normal
+from frugal_rt.runtime.sampling.noise import Use, normal
 
 
 def test_a_key_gives_one_noise_and_any_change_of_it_another():

@@ -14,13 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frugal_rt import Plan, operators
-from frugal_rt.engines import torch as torch_engine
-from frugal_rt.engines.device import TorchArrays
-from frugal_rt.engines.torch import TorchEngine
-from frugal_rt.runtime import recorded, suite
-from frugal_rt.runtime.advance import advance
+from frugal_rt.engines.torch import engine as torch_engine
+from frugal_rt.engines.torch.arrays import TorchArrays
+from frugal_rt.engines.torch.engine import TorchEngine
+from frugal_rt.runtime.evaluation import suite
 from frugal_rt.runtime.operators import Linear
 from frugal_rt.runtime.restorer import Restorer
+from frugal_rt.runtime.sampling import captured
+from frugal_rt.runtime.sampling.advance import advance
 
 SHAPE = (3, 16, 16)
 KERNEL = np.random.default_rng(0).random((5, 5))
@@ -88,7 +89,7 @@ def engine(tiny_plan, monkeypatch) -> TorchEngine:
     """The torch engine with its network and state on the meta device."""
     monkeypatch.setattr(torch_engine, "TorchArrays", MetaArrays)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for meta
-    monkeypatch.setattr(recorded, "WORTH", 0)
+    monkeypatch.setattr(captured, "WORTH", 0)
     return TorchEngine(Plan.open(tiny_plan), "meta")
 
 

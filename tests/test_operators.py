@@ -11,13 +11,12 @@ import torch
 from array_api_compat import array_namespace
 
 from frugal_rt import InputError, Restorer, operators
-from frugal_rt.runtime import sampler
-from frugal_rt.runtime.demo import PORTRAIT
-from frugal_rt.runtime.images import fit_photo, read_photo
 from frugal_rt.runtime.operators import GREY_WEIGHTS, Linear, Operator, Partial, Resolvable, Shape
 from frugal_rt.runtime.operators.kernels import valid_part
-from frugal_rt.runtime.sampler import likelihood_score, residual_gradient, resolved, spectral
-from frugal_rt.runtime.schedule import Schedule
+from frugal_rt.runtime.pictures.images import PORTRAIT, fit_photo, read_photo
+from frugal_rt.runtime.sampling import equations
+from frugal_rt.runtime.sampling.equations import likelihood_score, residual_gradient, resolved, spectral
+from frugal_rt.runtime.sampling.schedule import Schedule
 
 
 def _mask(shape: Shape) -> np.ndarray:
@@ -338,7 +337,7 @@ def test_spectral_leaves_the_noise_of_the_next_step_in_every_direction(decompose
 
         below = decomposed.spectrum(x0) * (1 - one.abar_prev) ** 0.5  # of sqrt(abar') sigma, where y is the noisier
         above = one.abar_prev**0.5 * sigma[row]
-        q = np.where((below > 0) & (below < above), below / np.maximum(above, 1e-300), 0.0) ** sampler.BELIEF
+        q = np.where((below > 0) & (below < above), below / np.maximum(above, 1e-300), 0.0) ** equations.BELIEF
 
         def after(w, z, n, row=row, one=one, q=q):
             w, z, n = (noise.reshape(-1, *shape) for noise, shape in zip((w, z, n), shapes, strict=True))
@@ -653,7 +652,7 @@ def smooth_form(matrix, y, x, x0hat, z, sigma: float, abar: float, abar_prev: fl
     U, singular, Vt = np.linalg.svd(matrix)
     now, left = ((1 - a) ** 0.5 / a**0.5 for a in (abar, abar_prev))
     x, x0hat, z, y = Vt @ x / abar**0.5, Vt @ x0hat, Vt @ z, U.T @ y
-    sigma = max(sigma, 2 * left * sampler.DOUBT)
+    sigma = max(sigma, 2 * left * equations.DOUBT)
     after = np.empty_like(x)
     for i in range(len(x)):
         s = singular[i] if i < len(singular) and singular[i] > 1e-9 else 0.0
@@ -696,7 +695,7 @@ def test_resolved_leaves_the_noise_of_the_next_step_in_every_direction(ended):
     drawn, z, n = (basis[:, part] for part in (slice(size), slice(size, 2 * size), slice(2 * size, None)))
     for row in (i for i, (step, sigma) in enumerate(CASES) if sigma > 0 and step < 40):
         one = c.pick(lambda a, row=row: a[row : row + 1])
-        scale, noise = 4 * (1 - one.abar_prev) / one.abar_prev + sampler.TINY, sigma[row]
+        scale, noise = 4 * (1 - one.abar_prev) / one.abar_prev + equations.TINY, sigma[row]
 
         def weighed(r, one=one, scale=scale, noise=noise):
             return scale * ended.AT(ended.resolvent(r, noise, scale))

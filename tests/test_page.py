@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frugal_rt.runtime.damage import Damage, make_operator
+from frugal_rt.runtime.pictures.damage import Damage, make_operator
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402

@@ -10,17 +10,17 @@ import torch
 
 from frugal_rt import operators
 from frugal_rt.engines import DivergedError, OnHost, Prediction
-from frugal_rt.runtime import advance as advancing
-from frugal_rt.runtime import recorded
-from frugal_rt.runtime.advance import advance
 from frugal_rt.runtime.restorer import Restorer
+from frugal_rt.runtime.sampling import advance as advancing
+from frugal_rt.runtime.sampling import captured
+from frugal_rt.runtime.sampling.advance import advance
 
 SHAPE = (3, 8, 8)
 
 
 @pytest.fixture(autouse=True)
 def always_worth_it(monkeypatch):
-    monkeypatch.setattr(recorded, "WORTH", 0)
+    monkeypatch.setattr(captured, "WORTH", 0)
 
 
 class Plan:
@@ -141,9 +141,9 @@ def test_the_moves_of_one_set_of_rows_share_their_arrays():
     restorer = Restorer(Plan(), engine)
     y = measurement(operator, 2)
     loads = []
-    real = recorded.Loaded.load
+    real = captured.Loaded.load
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorded.Loaded, "load", lambda self, rows: (loads.append(len(rows)), real(self, rows)))
+        patch.setattr(captured.Loaded, "load", lambda self, rows: (loads.append(len(rows)), real(self, rows)))
         restorer.restore(y, operator, steps=50, switch=25, batch=2)
         assert len(loads) <= engine.recorded  # at the start, and once more for each move that is recorded
         loads.clear()
@@ -155,20 +155,20 @@ def test_the_moves_of_one_set_of_rows_share_their_arrays():
 def test_noise_is_drawn_once(monkeypatch):
     """Also where rows are loaded at the last step of a block."""
     engine, operator, drawn = Recorder(), hole(), []
-    real = recorded.Restoration.noises
+    real = captured.Restoration.noises
 
     def noises(row, draws, step, *rest):
         drawn.append(step)
         return real(row, draws, step, *rest)
 
-    monkeypatch.setattr(recorded.Restoration, "noises", noises)
-    Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=2 * recorded.BLOCK, switch="always")
-    assert sorted(drawn) == [0, recorded.BLOCK]
+    monkeypatch.setattr(captured.Restoration, "noises", noises)
+    Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=2 * captured.BLOCK, switch="always")
+    assert sorted(drawn) == [0, captured.BLOCK]
 
 
 @pytest.mark.parametrize(("worth", "recordings"), [(7, 0), (6, 1)])
 def test_few_steps_are_not_worth_it(monkeypatch, worth, recordings):
-    monkeypatch.setattr(recorded, "WORTH", worth)
+    monkeypatch.setattr(captured, "WORTH", worth)
     engine, operator = Recorder(), hole()
     Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=6, switch="always")
     assert engine.recorded == recordings
@@ -230,10 +230,10 @@ def test_what_was_recorded_goes_at_once():
     engine, operator = Alone(), hole()
     rows = Restorer(Plan(), engine).start(measurement(operator, 2), operator, steps=20, switch="always")
     advance(rows, engine)
-    (last,) = map(weakref.ref, recorded._kept(engine).values())
+    (last,) = map(weakref.ref, captured._kept(engine).values())
     gc.disable()
     try:
-        recorded._kept(engine).clear()
+        captured._kept(engine).clear()
         assert last() is None
     finally:
         gc.enable()
@@ -243,10 +243,10 @@ def test_what_was_recorded_goes_at_once():
 def test_no_more_recordings_are_kept_than_said():
     engine = Recorder()
     restorer = Restorer(Plan(), engine)
-    for _ in range(recorded.KEPT + 3):
+    for _ in range(captured.KEPT + 3):
         operator = hole()
         restorer.restore(measurement(operator, 1)[0], operator, steps=3, switch="always")
-    assert len(recorded._kept(engine)) == recorded.KEPT
+    assert len(captured._kept(engine)) == captured.KEPT
 
 
 def test_on_a_device_nothing_is_asked_but_by_the_switch(monkeypatch):

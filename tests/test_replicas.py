@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from frugal_rt import Restorer
 from frugal_rt.engines.machine import THREADS
-from frugal_rt.runtime.damage import Damage
-from frugal_rt.runtime.images import decode_photo, to_picture
-from frugal_rt.runtime.tasks import prepare
+from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.images import decode_photo, to_picture
+from frugal_rt.runtime.pictures.measurement import prepare
 
 # Not by importing it: Ray reads its token once, and other tests set theirs first.
 if not all(
@@ -98,7 +98,7 @@ class Replicas:
         found = {}
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if any("frugal_rt.runtime.worker" in word for word in process.cmdline()):
+                if any("frugal_rt.runtime.pool.worker" in word for word in process.cmdline()):
                     found[process.ppid()] = process
             except psutil.Error:
                 continue  # it ended while it was looked at
@@ -215,7 +215,7 @@ def test_a_replica_whose_workers_cannot_start_is_replaced(replicas, alone):
 
 def deployed(**words: str) -> object:
     """What Ray is asked for by `serve run ...:application NAME=VALUE ...`."""
-    from frugal_rt.runtime.service.replicas import Arguments, application
+    from frugal_rt.runtime.service.ray_serve import Arguments, application
 
     return application(Arguments.model_validate({"plan": "celeba.plan", **words}))._bound_deployment
 

@@ -9,11 +9,11 @@ import pytest
 
 from frugal_rt import BackendError, DivergedError, InputError, Restorer, operators
 from frugal_rt.engines import Prediction
-from frugal_rt.runtime.advance import advance
-from frugal_rt.runtime.restoration import Move
 from frugal_rt.runtime.restorer import halved
-from frugal_rt.runtime.settings import OFFICIAL_LAMBDA, OFFICIAL_ZETA, PRESETS, Guidance, stride_of
-from frugal_rt.runtime.switch import EARLIEST, LATEST, Switch
+from frugal_rt.runtime.sampling.advance import advance
+from frugal_rt.runtime.sampling.guidance import OFFICIAL_LAMBDA, OFFICIAL_ZETA, PRESETS, Guidance, stride_of
+from frugal_rt.runtime.sampling.restoration import Move
+from frugal_rt.runtime.sampling.switch import EARLIEST, LATEST, Switch
 
 SHAPE = (3, 16, 16)
 
@@ -108,7 +108,7 @@ def test_a_preset_names_the_steps_and_every_so_manieth_before_the_switch_takes_a
 @pytest.mark.parametrize(("steps", "every"), [(50, None), (100, None), (20, None), (50, 3)])
 @pytest.mark.parametrize("threshold", [-np.inf, 8.0, 10.0, np.inf])
 def test_the_trace_explains_the_switch(restorer, operator, monkeypatch, steps, every, threshold):
-    monkeypatch.setattr("frugal_rt.runtime.switch.THRESHOLD", threshold)
+    monkeypatch.setattr("frugal_rt.runtime.sampling.switch.THRESHOLD", threshold)
     result = restorer.restore(measurement(operator), operator, steps=steps, every=every)
     rule, stride = Switch.parse("auto", steps), every or stride_of(steps)
     assert rule.threshold == threshold

@@ -8,10 +8,9 @@ import torch
 
 from frugal_rt import operators
 from frugal_rt.engines import OnHost, Prediction
-from frugal_rt.runtime import sampler
-from frugal_rt.runtime.advance import advance
-from frugal_rt.runtime.restoration import Move, Restoration
-from frugal_rt.runtime.sampler import (
+from frugal_rt.runtime.sampling import equations
+from frugal_rt.runtime.sampling.advance import advance
+from frugal_rt.runtime.sampling.equations import (
     REACH,
     dmps_step,
     dps_step,
@@ -21,9 +20,10 @@ from frugal_rt.runtime.sampler import (
     spectral_step,
     steered_step,
 )
-from frugal_rt.runtime.schedule import Schedule
-from frugal_rt.runtime.settings import Guidance
-from frugal_rt.runtime.switch import Switch
+from frugal_rt.runtime.sampling.guidance import Guidance
+from frugal_rt.runtime.sampling.restoration import Move, Restoration
+from frugal_rt.runtime.sampling.schedule import Schedule
+from frugal_rt.runtime.sampling.switch import Switch
 
 SHAPE = (1, 4, 4)
 
@@ -350,5 +350,5 @@ def test_more_steps_do_not_believe_strong_noise_more(gaussian, gaussian_engine, 
     few, many = left(50), left(400)
     print(few, many)
     assert abs(many - few) < 0.25
-    monkeypatch.setattr(sampler, "BELIEF", 1.0)
+    monkeypatch.setattr(equations, "BELIEF", 1.0)
     assert max(left(50), left(400)) < 0.35

@@ -7,8 +7,8 @@ from diffusers import DDPMScheduler
 
 from frugal_rt import InputError
 from frugal_rt.engines.betas import train_betas
-from frugal_rt.runtime.sampler import ancestral, estimate
-from frugal_rt.runtime.schedule import EARLY_RATE, LATE_RATE, MOST_FRESH, Schedule, fresh_share
+from frugal_rt.runtime.sampling.equations import ancestral, estimate
+from frugal_rt.runtime.sampling.schedule import EARLY_RATE, LATE_RATE, MOST_FRESH, Schedule, fresh_share
 
 KINDS = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 

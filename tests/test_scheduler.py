@@ -5,7 +5,7 @@ import pytest
 
 from frugal_rt import DivergedError, InputError, Restorer, operators
 from frugal_rt.runtime.operators import Custom
-from frugal_rt.runtime.scheduler import PATIENCE, QUANTUM, Costs, Scheduler
+from frugal_rt.runtime.pool.scheduler import PATIENCE, QUANTUM, Costs, Scheduler
 
 SHAPE = (3, 16, 16)
 ROOMY = Costs({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, {1: 2.0, 2: 2.0, 4: 2.0, 8: 2.0})
@@ -194,8 +194,8 @@ def test_costs_are_measured_to_the_size_that_gains_nothing(restorer, monkeypatch
     def advance(rows, engine):
         clock[0] += seconds[rows[0].move.pulls][len(rows)]
 
-    monkeypatch.setattr("frugal_rt.runtime.scheduler.advance", advance)
-    monkeypatch.setattr("frugal_rt.runtime.scheduler.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("frugal_rt.runtime.pool.scheduler.advance", advance)
+    monkeypatch.setattr("frugal_rt.runtime.pool.scheduler.time.perf_counter", lambda: clock[0])
     costs = Costs.measure(restorer)
     assert {size: round(taken, 6) for size, taken in costs.forward.items()} == {1: 1.0, 2: 1.2}
     assert {size: round(taken, 6) for size, taken in costs.pullback.items()} == {1: 1.0}

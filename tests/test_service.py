@@ -20,12 +20,12 @@ from PIL import Image
 
 from frugal_rt import MissingExtra, Pool, Restorer
 from frugal_rt.export import export_plan, read_prior
-from frugal_rt.runtime.damage import Damage
-from frugal_rt.runtime.images import SETTINGS_KEY, decode_photo, to_picture
+from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.images import SETTINGS_KEY, decode_photo, to_picture
+from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.service.app import create_app
 from frugal_rt.runtime.service.intake import Options
 from frugal_rt.runtime.service.metrics import Metrics
-from frugal_rt.runtime.tasks import prepare
 
 LIMITS = Options(max_bytes=1 << 20, max_pixels=90_000, timeout=30)
 
@@ -300,9 +300,9 @@ def test_a_replica_offers_nothing_that_it_alone_can_answer(pool):
 
 def test_without_ray_serve_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "frugal_rt.runtime.service.replicas", raising=False)
+    monkeypatch.delitem(sys.modules, "frugal_rt.runtime.service.ray_serve", raising=False)
     with pytest.raises(MissingExtra, match=r"pip install 'frugal-rt\[ray-serve\]'"):
-        importlib.import_module("frugal_rt.runtime.service.replicas")
+        importlib.import_module("frugal_rt.runtime.service.ray_serve")
 
 
 def test_a_server_that_cancels_a_request_stops_its_restoration(pool):

@@ -3,8 +3,8 @@ import math
 import pytest
 
 from frugal_rt import InputError
-from frugal_rt.runtime.settings import GRADIENTS, stride_of
-from frugal_rt.runtime.switch import EARLIEST, LATEST, THRESHOLD, Switch
+from frugal_rt.runtime.sampling.guidance import GRADIENTS, stride_of
+from frugal_rt.runtime.sampling.switch import EARLIEST, LATEST, THRESHOLD, Switch
 
 
 def first(switch: Switch, steps: int, settled) -> int | None:

@@ -7,10 +7,10 @@ import pytest
 import pywt
 
 from frugal_rt import InputError
-from frugal_rt.runtime.damage import Damage, border_mask, box_mask, make_operator, parse_sigma, parse_size
-from frugal_rt.runtime.images import Photo
 from frugal_rt.runtime.operators import Iterative, Matrix, dense
-from frugal_rt.runtime.tasks import estimate_sigma, prepare, simulate
+from frugal_rt.runtime.pictures.damage import Damage, border_mask, box_mask, make_operator, parse_sigma, parse_size
+from frugal_rt.runtime.pictures.images import Photo
+from frugal_rt.runtime.pictures.measurement import estimate_sigma, prepare, simulate
 
 SHAPE = (3, 16, 16)
 RANDOM = np.random.default_rng(0)

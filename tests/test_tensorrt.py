@@ -22,16 +22,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from frugal_rt import BackendError, InputError, Plan, PlanError, engines
+from frugal_rt import BackendError, InputError, Plan, PlanError
 from frugal_rt.cli import main
-from frugal_rt.engines import cuda, open_engine, probe, tensorrt, tensorrt_build, tensorrt_module, tensorrt_store
-from frugal_rt.engines.onnxruntime import Sessions
-from frugal_rt.engines.tensorrt_store import ENGINES, Built, Here, Record
+from frugal_rt.engines import backends, doctor, extras, nvidia, open_engine
+from frugal_rt.engines.onnxruntime.engine import Sessions
+from frugal_rt.engines.tensorrt import build, engine, library, store
+from frugal_rt.engines.tensorrt.store import ENGINES, Built, Here, Record
 
-H200 = cuda.Device(0, "NVIDIA H200", "9.0", 141 << 30)
-HERE = Here("tensorrt", "11.4.0.12", "9.0", "NVIDIA H200", tensorrt_store.system())
+H200 = nvidia.Device(0, "NVIDIA H200", "9.0", 141 << 30)
+HERE = Here("tensorrt", "11.4.0.12", "9.0", "NVIDIA H200", store.system())
 needs_rtx = pytest.mark.skipif(
-    not probe.version("tensorrt-rtx"), reason="tensorrt-rtx is not installed; pip install 'frugal-rt[rtx]'"
+    not extras.version("tensorrt-rtx"), reason="tensorrt-rtx is not installed; pip install 'frugal-rt[rtx]'"
 )
 
 
@@ -49,22 +50,22 @@ def plan(tiny_plan) -> Plan:
 @pytest.fixture
 def gpu(monkeypatch) -> None:
     """As if the driver showed an H200. Nothing that would need it may be reached."""
-    monkeypatch.setattr(cuda, "trouble", lambda: None)
-    monkeypatch.setattr(cuda, "devices", lambda: [H200])
+    monkeypatch.setattr(nvidia, "trouble", lambda: None)
+    monkeypatch.setattr(nvidia, "devices", lambda: [H200])
 
 
 def kept(plan: Plan, here: Here = HERE, precision="fp32", batches=(1, 4), **changes) -> Built:
     """Engines of four bytes in the cache."""
     data = {name: f"{name:4}"[:4].encode() for name in ENGINES}
     files = {name: {"bytes": 4, "sha256": hashlib.sha256(one).hexdigest()} for name, one in data.items()}
-    record = Record(tensorrt_store.plan_hash(plan), here, precision, batches, 3, files)
-    with tensorrt_store.building() as root:
-        return tensorrt_store.keep(replace(record, **changes), data, root)
+    record = Record(store.plan_hash(plan), here, precision, batches, 3, files)
+    with store.building() as root:
+        return store.keep(replace(record, **changes), data, root)
 
 
 def refused(plan, here=HERE, **how) -> str:
     with pytest.raises(BackendError) as error:
-        tensorrt_store.find(plan, here, **how)
+        store.find(plan, here, **how)
     sentence = str(error.value)
     assert "\n" not in sentence
     return sentence
@@ -75,7 +76,7 @@ def refused(plan, here=HERE, **how) -> str:
 
 def test_what_was_kept_is_found_and_read(plan):
     kept(plan)
-    found = tensorrt_store.find(plan, HERE)
+    found = store.find(plan, HERE)
     assert found.own
     assert bytes(found.read("forward")) == b"forw"
     assert Record.parse(json.loads(json.dumps(found.record.data()))) == found.record
@@ -87,7 +88,7 @@ def test_what_was_kept_is_found_and_read(plan):
         ({"version": "10.9.0.34"}, ["tensorrt 10.9.0.34", "tensorrt 11.4.0.12"]),
         ({"flavour": "tensorrt-rtx", "version": "1.7.1.116"}, ["tensorrt-rtx 1.7.1.116", "tensorrt 11.4.0.12"]),
         ({"capability": "8.9", "gpu": "NVIDIA L4"}, ["8.9 (NVIDIA L4)", "NVIDIA H200 has 9.0"]),
-        ({"system": "Windows AMD64"}, ["Windows AMD64", tensorrt_store.system()]),
+        ({"system": "Windows AMD64"}, ["Windows AMD64", store.system()]),
     ],
 )
 def test_an_engine_for_elsewhere_is_refused_with_both_values_and_the_command(plan, changes, both):
@@ -117,20 +118,20 @@ def test_engines_of_another_plan_are_not_this_one_s(plan):
     members = {name: plan.member(name) for name in plan.members}
     manifest = {key: value for key, value in plan.manifest.items() if key != "members"}
     changed = Plan(manifest, {**members, "embedding.onnx": b"other"}, "other.plan")
-    assert tensorrt_store.plan_hash(changed) != found.record.plan
+    assert store.plan_hash(changed) != found.record.plan
     assert "has no TensorRT engine yet" in refused(changed)
 
 
 def test_the_best_that_fits_is_taken(plan):
     for here in (replace(HERE, gpu="NVIDIA H100"), replace(HERE, version="10.0.0.1")):
         kept(plan, here, "fp16")
-    assert tensorrt_store.find(plan, HERE).record.here.gpu == "NVIDIA H100"  # of its kind, where there is none for it
+    assert store.find(plan, HERE).record.here.gpu == "NVIDIA H100"  # of its kind, where there is none for it
     kept(plan, HERE, "fp32")
-    assert tensorrt_store.find(plan, HERE).record.precision == "fp32"  # for this very GPU
+    assert store.find(plan, HERE).record.precision == "fp32"  # for this very GPU
     kept(plan, HERE, "bf16", (1,))
     kept(plan, HERE, "bf16", (1, 16))
-    assert tensorrt_store.find(plan, HERE).record.batches == (1, 16)
-    assert tensorrt_store.find(plan, HERE, "fp32").record.precision == "fp32"
+    assert store.find(plan, HERE).record.batches == (1, 16)
+    assert store.find(plan, HERE, "fp32").record.precision == "fp32"
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -143,7 +144,7 @@ def test_a_damaged_engine_is_refused_before_it_is_loaded(plan, cache_folder, nam
     else:
         file.write_bytes(b"for" if damage == "cut" else b"evil")
     with pytest.raises(BackendError, match=r"SHA-256; delete it, or build again|cannot be read: No such file"):
-        tensorrt_store.find(plan, HERE).read(name)
+        store.find(plan, HERE).read(name)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"files": 3}', "\0\0"])
@@ -158,34 +159,34 @@ def test_engines_in_a_folder_that_others_may_write_are_not_the_user_s_own(plan, 
     found = kept(plan)
     (cache_folder / found.record.key).chmod(0o777)
     assert "--trust-engines loads it if you trust where it came from" in refused(plan)
-    assert tensorrt_store.find(plan, HERE, trust=True).record == found.record
+    assert store.find(plan, HERE, trust=True).record == found.record
 
 
 def test_bundled_engines_are_loaded_only_when_trusted(plan, cache_folder, tmp_path):
-    tensorrt_store.bundle(plan, kept(plan)).save(tmp_path / "bundled.plan")
+    store.bundle(plan, kept(plan)).save(tmp_path / "bundled.plan")
     shutil.rmtree(cache_folder)
     bundled = Plan.open(tmp_path / "bundled.plan")
     sentence = refused(bundled)
     assert sentence.startswith("the engine in bundled.plan is native code that was not built by you on this machine")
-    found = tensorrt_store.find(bundled, HERE, trust=True)
+    found = store.find(bundled, HERE, trust=True)
     assert not found.own
     assert bytes(found.read("pullback")) == b"pull"
-    again = tensorrt_store.bundle(bundled, kept(bundled))  # takes the place of the one of its key
+    again = store.bundle(bundled, kept(bundled))  # takes the place of the one of its key
     assert len(again.manifest["engines"]) == 1
-    assert tensorrt_store.find(again, HERE).own  # the user's own come first
+    assert store.find(again, HERE).own  # the user's own come first
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "bundled.plan")])
     assert "fp32 by tensorrt 11.4.0.12 for NVIDIA H200 of compute capability 9.0" in result.output
 
 
 def test_a_bundled_engine_that_was_changed_is_refused(plan, tmp_path):
-    tensorrt_store.bundle(plan, kept(plan)).save(tmp_path / "b.plan")
+    store.bundle(plan, kept(plan)).save(tmp_path / "b.plan")
     data = (tmp_path / "b.plan").read_bytes()
     with zipfile.ZipFile(tmp_path / "b.plan") as archive:
         (entry,) = (one for one in archive.infolist() if one.filename.endswith("/forward.engine"))
     member = data.index(b"forw", entry.header_offset + 30 + len(entry.filename))
     (tmp_path / "b.plan").write_bytes(data[:member] + b"evil" + data[member + 4 :])
-    shutil.rmtree(tensorrt_store.folder())
-    found = tensorrt_store.find(Plan.open(tmp_path / "b.plan"), HERE, trust=True)
+    shutil.rmtree(store.folder())
+    found = store.find(Plan.open(tmp_path / "b.plan"), HERE, trust=True)
     with pytest.raises(PlanError, match=r"forward\.engine does not match its SHA-256"):
         found.read("forward")
 
@@ -194,7 +195,7 @@ def test_a_bundled_engine_that_was_changed_is_refused(plan, tmp_path):
 def test_a_plan_that_lists_engines_badly_is_refused(plan, tmp_path, listed):
     broken = Plan({**plan.manifest, "engines": listed}, {name: plan.member(name) for name in plan.members})
     with pytest.raises(PlanError, match="its manifest has no valid engines"):
-        tensorrt_store.find(broken, HERE)
+        store.find(broken, HERE)
     broken.save(tmp_path / "broken.plan")
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "broken.plan")])
     assert result.exit_code == 1
@@ -205,7 +206,7 @@ def test_a_plan_that_lists_engines_badly_is_refused(plan, tmp_path, listed):
 def test_what_is_built_again_takes_the_place_of_what_was(plan, cache_folder):
     first, second = kept(plan, level=1), kept(plan, level=5)
     assert first.record.key == second.record.key
-    assert tensorrt_store.find(plan, HERE).record.level == 5
+    assert store.find(plan, HERE).record.level == 5
     assert sorted(path.name for path in cache_folder.iterdir()) == sorted([second.record.key, "lock"])
 
 
@@ -218,19 +219,19 @@ def test_a_full_disk_leaves_what_was(plan, cache_folder, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BackendError, match="the disk is full"):
         kept(plan, level=5)
-    assert tensorrt_store.find(plan, HERE).record.level == 1
-    assert bytes(tensorrt_store.find(plan, HERE).read("predict")) == b"pred"
+    assert store.find(plan, HERE).record.level == 1
+    assert bytes(store.find(plan, HERE).read("predict")) == b"pred"
     assert not list(cache_folder.glob("tmp*"))
 
 
 def test_engines_used_longest_ago_make_room(plan, cache_folder, monkeypatch):
     built = [kept(plan, precision=precision) for precision in ("fp16", "bf16")]
     size = sum(file.stat().st_size for file in (cache_folder / built[0].record.key).iterdir())
-    monkeypatch.setattr(tensorrt_store, "LIMIT", 2 * size + 50)
+    monkeypatch.setattr(store, "LIMIT", 2 * size + 50)
     for age, one in zip((1000, 2000), built, strict=True):
         os.utime(cache_folder / one.record.key, (age, age))
     kept(plan, precision="fp32")
-    assert [tensorrt_store.find(plan, HERE, one).record.precision for one in ("bf16", "fp32")] == ["bf16", "fp32"]
+    assert [store.find(plan, HERE, one).record.precision for one in ("bf16", "fp32")] == ["bf16", "fp32"]
     assert not (cache_folder / built[0].record.key).exists()
 
 
@@ -238,7 +239,7 @@ def test_without_a_cache_nothing_is_built(plan, monkeypatch):
     monkeypatch.setenv("FRUGAL_RT_CACHE", "off")
     with (
         pytest.raises(InputError, match="the cache, which is off; let FRUGAL_RT_CACHE name a folder"),
-        tensorrt_store.building(),
+        store.building(),
     ):
         pass
     assert "has no TensorRT engine yet" in refused(plan)
@@ -247,7 +248,7 @@ def test_without_a_cache_nothing_is_built(plan, monkeypatch):
 # Where there is no GPU, and where there seems to be one.
 
 
-@pytest.mark.skipif(cuda.trouble() is None, reason="this machine has a GPU")
+@pytest.mark.skipif(nvidia.trouble() is None, reason="this machine has a GPU")
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 def test_without_a_gpu_the_backend_is_one_sentence(tiny_plan, tmp_path, backend):
     """In a process of its own: TensorRT itself would take it down."""
@@ -257,16 +258,16 @@ def test_without_a_gpu_the_backend_is_one_sentence(tiny_plan, tmp_path, backend)
     last = done.stderr.strip().splitlines()[-1]
     wanted = (
         "needs an NVIDIA GPU: no NVIDIA driver"
-        if probe.version(backend)
+        if extras.version(backend)
         else f"needs {backend}, which is not installed"
     )
     assert wanted in last or "the NVIDIA driver shows no device" in last
 
 
-@pytest.mark.skipif(cuda.trouble() is None, reason="this machine has a GPU")
+@pytest.mark.skipif(nvidia.trouble() is None, reason="this machine has a GPU")
 @needs_rtx
 def test_the_runtime_is_not_made_without_a_driver():
-    code = "from frugal_rt.engines.tensorrt_module import load; load('tensorrt-rtx').runtime"
+    code = "from frugal_rt.engines.tensorrt.library import load; load('tensorrt-rtx').runtime"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "BackendError: tensorrt-rtx needs an NVIDIA GPU" in done.stderr
@@ -282,14 +283,14 @@ def test_a_backend_says_why_its_engine_does_not_fit(plan, gpu):
 def test_auto_says_once_why_it_is_not_tensorrt(plan, gpu, caplog):
     engine = open_engine(plan, "auto")
     assert engine.name == "onnxruntime (cpu)"
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "frugal_rt.engines"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "frugal_rt.engines.backends"]
     assert line.startswith("the backend is not TensorRT: ")
 
 
 def test_auto_takes_torch_on_the_gpu_rather_than_the_cpu(plan, gpu, monkeypatch):
     opened = []
-    monkeypatch.setattr(engines, "_torch_device", lambda: "cuda")
-    monkeypatch.setitem(engines.BACKENDS, "torch", lambda plan, wanted: opened.append(wanted))
+    monkeypatch.setattr(backends, "_torch_device", lambda: "cuda")
+    monkeypatch.setitem(backends.BACKENDS, "torch", lambda plan, wanted: opened.append(wanted))
     open_engine(plan, "auto")
     assert len(opened) == 1
 
@@ -306,17 +307,17 @@ def test_an_unknown_precision_lists_those_there_are(plan):
 
 
 def test_doctor_explains_both_flavours(monkeypatch):
-    found = {finding.backend: finding for finding in probe.findings()}
-    for name in tensorrt_module.FLAVOURS:
-        if probe.version(name) is None:
+    found = {finding.backend: finding for finding in doctor.findings()}
+    for name in library.FLAVOURS:
+        if extras.version(name) is None:
             assert found[name].detail == f"{name} is not installed"
-        elif cuda.trouble():
-            assert cuda.trouble() in found[name].detail
+        elif nvidia.trouble():
+            assert nvidia.trouble() in found[name].detail
 
 
 @needs_rtx
 def test_doctor_shows_the_gpu(gpu):
-    found = {finding.backend: finding for finding in probe.findings()}["tensorrt-rtx"]
+    found = {finding.backend: finding for finding in doctor.findings()}["tensorrt-rtx"]
     assert found.usable
     assert "NVIDIA H200, compute capability 9.0" in found.detail
 
@@ -344,7 +345,7 @@ def test_build_keeps_engines_and_finds_them_again(frugal, cache_folder, monkeypa
     folder = cache_folder / record["key"]
     assert folder.stat().st_mode & 0o777 == 0o700
     stamps = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr(tensorrt_build, "_build", None)  # is not called again
+    monkeypatch.setattr(build, "_build", None)  # is not called again
     result = frugal(*BLIND)
     assert result.exit_code == 0, result.output
     assert "engines for any GPU of compute capability 8.9 by tensorrt-rtx" in result.output
@@ -360,8 +361,8 @@ def test_build_bundles_into_the_plan(frugal):
     assert Path("tiny.plan").read_bytes() == Path("b.plan").read_bytes()
     result = frugal(*BLIND, "--bundle", "-o", "b.plan")
     assert "b.plan exists" in result.output
-    here = Here("tensorrt-rtx", probe.version("tensorrt-rtx"), "8.9", "NVIDIA L4", tensorrt_store.system())
-    found = tensorrt_store.find(Plan.open("b.plan"), here, trust=True)
+    here = Here("tensorrt-rtx", extras.version("tensorrt-rtx"), "8.9", "NVIDIA L4", store.system())
+    found = store.find(Plan.open("b.plan"), here, trust=True)
     assert all(len(found.read(name)) == found.record.files[name]["bytes"] for name in ENGINES)
 
 
@@ -369,7 +370,7 @@ def test_build_bundles_into_the_plan(frugal):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_embedded_prior_builds_in_every_precision(celeba_plan, precision):
     plan = Plan.open(celeba_plan)
-    built = tensorrt_build.build(plan, "tensorrt-rtx", precision=precision, batches=(1,), level=0, capability="12.0")
+    built = build.build(plan, "tensorrt-rtx", precision=precision, batches=(1,), level=0, capability="12.0")
     sizes = {name: built.record.files[name]["bytes"] for name in ENGINES}
     weights = plan.manifest["members"]["weights.safetensors"]["bytes"]
     half = 1 if precision == "fp32" else 0.5
@@ -379,7 +380,7 @@ def test_the_embedded_prior_builds_in_every_precision(celeba_plan, precision):
 @needs_rtx
 def test_ctrl_c_ends_a_build_and_leaves_nothing(plan, cache_folder):
     with pytest.raises(KeyboardInterrupt):
-        tensorrt_build.build(plan, "tensorrt-rtx", level=0, capability="8.9", on_progress=lambda *step: False)
+        build.build(plan, "tensorrt-rtx", level=0, capability="8.9", on_progress=lambda *step: False)
     assert [path.name for path in cache_folder.iterdir()] == ["lock"]
 
 
@@ -391,7 +392,7 @@ def test_a_build_that_fails_says_tensorrt_s_own_words(plan):
     members["forward.onnx"] = model.SerializeToString()
     manifest = {key: value for key, value in plan.manifest.items() if key != "members"}
     with pytest.raises(BackendError, match=r"tensorrt-rtx [\d.]+ could not read forward.onnx: Frobnicate .*Plugin"):
-        tensorrt_build.build(Plan(manifest, members), "tensorrt-rtx", capability="8.9", level=0)
+        build.build(Plan(manifest, members), "tensorrt-rtx", capability="8.9", level=0)
 
 
 @needs_rtx
@@ -414,7 +415,7 @@ def test_what_cannot_be_built_is_one_sentence(frugal, options, sentence):
 
 
 @needs_rtx
-@pytest.mark.skipif(cuda.trouble() is None, reason="this machine has a GPU")
+@pytest.mark.skipif(nvidia.trouble() is None, reason="this machine has a GPU")
 def test_without_a_gpu_build_asks_for_a_capability(frugal):
     result = frugal("build", "tiny.plan")
     assert result.exit_code == 1
@@ -425,17 +426,17 @@ def test_without_a_gpu_build_asks_for_a_capability(frugal):
 @needs_rtx
 def test_two_builds_at_once_build_once(plan, monkeypatch):
     calls = []
-    real = tensorrt_build._build
+    real = build._build
 
     def counted(*args):
         calls.append(args[2])
         return real(*args)
 
-    monkeypatch.setattr(tensorrt_build, "_build", counted)
+    monkeypatch.setattr(build, "_build", counted)
     found = []
 
     def work():
-        found.append(tensorrt_build.build(plan, "tensorrt-rtx", batches=(1,), level=0, capability="8.9").record)
+        found.append(build.build(plan, "tensorrt-rtx", batches=(1,), level=0, capability="8.9").record)
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -543,7 +544,7 @@ def wired(plan, gpu, monkeypatch):
     rt = SimpleNamespace(
         name="tensorrt",
         version=HERE.version,
-        flavour=tensorrt_module.FLAVOURS["tensorrt"],
+        flavour=library.FLAVOURS["tensorrt"],
         runtime=SimpleNamespace(deserialize_cuda_engine=deserialize),
         trt=SimpleNamespace(
             TensorIOMode=SimpleNamespace(INPUT="in"),
@@ -551,10 +552,10 @@ def wired(plan, gpu, monkeypatch):
         ),
         errors=["the log's last line"],
     )
-    rt.need = lambda result, what: tensorrt_module.TensorRT.need(rt, result, what)
+    rt.need = lambda result, what: library.TensorRT.need(rt, result, what)
     rt.need_device = lambda: H200
-    monkeypatch.setattr(tensorrt_module, "load", lambda name: rt)
-    monkeypatch.setattr(tensorrt, "TorchArrays", FakeArrays)
+    monkeypatch.setattr(library, "load", lambda name: rt)
+    monkeypatch.setattr(engine, "TorchArrays", FakeArrays)
     kept(plan)
     return open_engine(plan, "tensorrt")
 

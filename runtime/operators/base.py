@@ -90,7 +90,7 @@ class Custom(Operator):
 
         Works with every engine: arrays of other kinds are taken to torch and back.
         """
-        from ...engines.network import import_torch
+        from ...engines.extras import import_torch
 
         torch = import_torch("An operator from a torch function")
 

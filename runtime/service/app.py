@@ -12,18 +12,18 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from ... import __version__
 from ...engines import BusyError, FrugalError
-from ..images import FORMATS
+from ...engines.version import __version__
+from ..pictures.images import FORMATS, PORTRAIT
 from ..pool import Pool
-from ..settings import PRESETS
-from ..switch import EARLIEST, LATEST, THRESHOLD
-from .edge import Edge
+from ..sampling.guidance import PRESETS
+from ..sampling.switch import EARLIEST, LATEST, THRESHOLD
+from .errors import sentence, status_of
 from .intake import Options, Service
 from .jobs import Job
 from .metrics import Metrics
+from .middleware import Edge
 from .openapi import ERROR, ERRORS, RESPONSES, body
-from .refusals import sentence, status_of
 
 RESTORE = "/v1/restore"
 PAGE = {"index.html": "text/html; charset=utf-8", "page.js": "text/javascript", "page.css": "text/css"}
@@ -169,7 +169,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
     @single.get("/{name}", include_in_schema=False)
     async def page_file(name: str) -> Response:
         if name == "sample.png":
-            return Response((resources.files(__package__) / ".." / "portrait.png").read_bytes(), media_type="image/png")
+            return Response(PORTRAIT.read_bytes(), media_type="image/png")
         if name not in PAGE:
             raise HTTPException(404, "there is nothing here")
         return _file(name)

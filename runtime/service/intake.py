@@ -14,15 +14,15 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from ...engines import InputError, WorkerError
-from ..images import Photo, as_mask, decode_photo
+from ..pictures.images import Photo, as_mask, decode_photo
+from ..pictures.measurement import Job as Asked
+from ..pictures.measurement import full_size, prepare
 from ..pool import Pool
 from ..restorer import Result
-from ..tasks import Job as Asked
-from ..tasks import full_size, prepare
+from .errors import status_of
 from .jobs import Job, Jobs
 from .metrics import Metrics
 from .parameters import Parameters
-from .refusals import status_of
 
 DECODERS = 2
 """Pictures that are decoded and prepared at once."""

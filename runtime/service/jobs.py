@@ -12,11 +12,11 @@ from typing import Any
 
 from ... import __version__
 from ...engines import FrugalError
-from ..images import Metadata, Photo, encode_png, to_picture
+from ..pictures.images import Metadata, Photo, encode_png, to_picture
+from ..pictures.measurement import Job as Asked
+from ..pool.scheduler import Moved
 from ..restorer import Result
-from ..scheduler import Moved
-from ..tasks import Job as Asked
-from .refusals import sentence
+from .errors import sentence
 
 KEPT_SECONDS = 600.0
 """How long what became of a job can be fetched."""

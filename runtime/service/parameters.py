@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ...engines import InputError
-from ..damage import BORDERS, FILTERS, TASKS, Damage, parse_size
 from ..operators import GREY_WEIGHTS
 from ..operators.kernels import KINDS
-from ..settings import GUIDANCE, PRESETS
-from ..switch import METHODS
+from ..pictures.damage import BORDERS, FILTERS, TASKS, Damage, parse_size
+from ..sampling.guidance import GUIDANCE, PRESETS
+from ..sampling.switch import METHODS
 
 MAX_BYTES = 16 << 10
 Side = Annotated[int, Field(ge=1, le=4096)]

@@ -18,9 +18,9 @@ import onnxruntime
 from safetensors.numpy import save
 
 from frugal_rt.engines import Plan
-from frugal_rt.engines.network import build_network, load_weights
-from frugal_rt.engines.onnxruntime import OnnxRuntimeEngine
+from frugal_rt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from frugal_rt.engines.plan import WEIGHTS, read_safetensors
+from frugal_rt.engines.torch.network import build_network, load_weights
 from frugal_rt.export import build_plan, find_prior, read_prior
 from frugal_rt.export.graph import BATCH, conditions_of, reverse, serialise, take_conditions, width
 from frugal_rt.export.rules import Emitter, PullbackEmitter, upsample

@@ -34,10 +34,17 @@ import numpy as np
 from PIL import Image
 
 from frugal_rt import Restorer
-from frugal_rt.runtime.demo import PORTRAIT
-from frugal_rt.runtime.images import Photo, decode_photo, encode_png, fit_photo, read_photo, to_picture
+from frugal_rt.runtime.pictures.images import (
+    PORTRAIT,
+    Photo,
+    decode_photo,
+    encode_png,
+    fit_photo,
+    read_photo,
+    to_picture,
+)
+from frugal_rt.runtime.pictures.measurement import prepare, simulate
 from frugal_rt.runtime.service.parameters import Parameters
-from frugal_rt.runtime.tasks import prepare, simulate
 
 THINK = 0.02
 """Mean seconds between an answer and the next request of a busy client."""

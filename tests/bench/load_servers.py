@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 from frugal_rt import Restorer
-from frugal_rt.runtime.images import decode_photo, encode_png, to_picture
+from frugal_rt.runtime.pictures.images import decode_photo, encode_png, to_picture
+from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.service.parameters import Parameters
-from frugal_rt.runtime.tasks import prepare
 
 try:
     from litserve import LitAPI, LitServer
@@ -80,7 +80,7 @@ def ours(plan: str, port: int, backend: str, limit: int, calls: Path) -> None:
     from frugal_rt.runtime.pool import Pool
     from frugal_rt.runtime.service.intake import Options
     from frugal_rt.runtime.service.metrics import Metrics
-    from frugal_rt.runtime.service.run import Address, serve
+    from frugal_rt.runtime.service.server import Address, serve
 
     with calls.open("w", buffering=1) as file:
 

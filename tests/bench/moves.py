@@ -19,15 +19,15 @@ from array_api_compat import array_namespace
 
 from frugal_rt import Restorer, operators
 from frugal_rt.engines import Array
-from frugal_rt.engines.lpips import Lpips
-from frugal_rt.runtime import restoration, sampler
-from frugal_rt.runtime.metrics import psnr
+from frugal_rt.engines.onnxruntime.lpips import Lpips
+from frugal_rt.runtime.evaluation.picture_set import read_pictures
+from frugal_rt.runtime.evaluation.suite import measure
 from frugal_rt.runtime.operators import Circular, Linear, Partial, Resolvable, Shape
 from frugal_rt.runtime.operators.dense import ValidMatrix
 from frugal_rt.runtime.operators.kernels import valid_part
-from frugal_rt.runtime.picture_set import read_pictures
-from frugal_rt.runtime.schedule import Coefficients
-from frugal_rt.runtime.suite import measure
+from frugal_rt.runtime.sampling import equations, restoration
+from frugal_rt.runtime.sampling.psnr import psnr
+from frugal_rt.runtime.sampling.schedule import Coefficients
 
 KERNEL = operators.motion_kernel(9, 30)
 SIGMAS = (0.01, 0.05)
@@ -58,8 +58,8 @@ def linear(belief: float, corrected: bool = True) -> Move:
     def move(operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
         xp = array_namespace(x)
         root, left, kept = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5, (1 - c.fresh**2) ** 0.5
-        scale = belief * (1 - c.abar_prev) / c.abar_prev + sampler.TINY
-        noise = xp.maximum(sigma + 0 * scale, sampler.DOUBT * scale**0.5 + 0 * sigma)
+        scale = belief * (1 - c.abar_prev) / c.abar_prev + equations.TINY
+        noise = xp.maximum(sigma + 0 * scale, equations.DOUBT * scale**0.5 + 0 * sigma)
         moved = x0hat + scale * operator.AT(operator.resolvent(y - operator.A(x0hat), noise, scale))
         eps = (x - c.abar**0.5 * (moved if corrected else x0hat)) / (1 - c.abar) ** 0.5
         return root * moved + left * (kept * eps + c.fresh * z)
@@ -68,7 +68,7 @@ def linear(belief: float, corrected: bool = True) -> Move:
 
 
 MOVES: dict[str, Move] = {
-    "`resolved`": sampler.resolved,
+    "`resolved`": equations.resolved,
     "x0hat moved, noise kept about it (DiffPIR)": linear(1.0),
     "x0hat moved by 4 times its variance": linear(4.0),
     "x0hat moved, noise kept about x0hat (PiGDM)": linear(1.0, corrected=False),

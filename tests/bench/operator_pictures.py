@@ -16,14 +16,21 @@ from PIL import Image
 from scipy.ndimage import convolve
 
 from frugal_rt import Restorer
-from frugal_rt.runtime.damage import Damage
-from frugal_rt.runtime.demo import PORTRAIT
-from frugal_rt.runtime.images import Photo, contact_sheet, fit_photo, read_photo, to_picture, write_png
-from frugal_rt.runtime.metrics import psnr
-from frugal_rt.runtime.noise import Use, generator, normal
 from frugal_rt.runtime.operators import Deblur, Operator, motion_kernel
-from frugal_rt.runtime.switch import METHODS
-from frugal_rt.runtime.tasks import prepare, simulate
+from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.images import (
+    PORTRAIT,
+    Photo,
+    contact_sheet,
+    fit_photo,
+    read_photo,
+    to_picture,
+    write_png,
+)
+from frugal_rt.runtime.pictures.measurement import prepare, simulate
+from frugal_rt.runtime.sampling.noise import Use, generator, normal
+from frugal_rt.runtime.sampling.psnr import psnr
+from frugal_rt.runtime.sampling.switch import METHODS
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "nonlinear.py"
 SIGMA = 0.01

@@ -16,15 +16,15 @@ import numpy as np
 import onnxruntime
 
 from frugal_rt import Restorer, __version__
-from frugal_rt.engines.lpips import Lpips
 from frugal_rt.engines.machine import cores, processor
-from frugal_rt.runtime.contender import our_methods
-from frugal_rt.runtime.eval_report import paired, results
-from frugal_rt.runtime.eval_store import RUN, Store
-from frugal_rt.runtime.evaluate import Evaluation, Row
-from frugal_rt.runtime.picture_set import read_pictures
-from frugal_rt.runtime.suite import TASKS
-from frugal_rt.runtime.switch import METHODS
+from frugal_rt.engines.onnxruntime.lpips import Lpips
+from frugal_rt.runtime.evaluation.contender import our_methods
+from frugal_rt.runtime.evaluation.evaluate import Evaluation, Row
+from frugal_rt.runtime.evaluation.picture_set import read_pictures
+from frugal_rt.runtime.evaluation.report import paired, results
+from frugal_rt.runtime.evaluation.store import RUN, Store
+from frugal_rt.runtime.evaluation.suite import TASKS
+from frugal_rt.runtime.sampling.switch import METHODS
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

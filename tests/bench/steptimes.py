@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from frugal_rt import Restorer
-from frugal_rt.runtime import demo
+from frugal_rt.runtime.evaluation import demo
 
 
 @click.command(help=__doc__)

@@ -23,21 +23,20 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from frugal_rt import Restorer, __version__
-from frugal_rt.engines.lpips import Lpips
 from frugal_rt.engines.machine import cores, processor
+from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.engines.plan import WEIGHTS
-from frugal_rt.runtime import schedule
-from frugal_rt.runtime.contender import Contender, Method, OnStep, Outcome
-from frugal_rt.runtime.demo import PORTRAIT
-from frugal_rt.runtime.eval_store import Store
-from frugal_rt.runtime.evaluate import Evaluation, Row
-from frugal_rt.runtime.images import contact_sheet, read_photo, to_picture, write_png
-from frugal_rt.runtime.metrics import psnr
+from frugal_rt.runtime.evaluation.contender import Contender, Method, OnStep, Outcome
+from frugal_rt.runtime.evaluation.evaluate import Evaluation, Row
+from frugal_rt.runtime.evaluation.picture_set import read_pictures
+from frugal_rt.runtime.evaluation.store import Store
+from frugal_rt.runtime.evaluation.suite import TASKS, measure
 from frugal_rt.runtime.operators import Linear, Operator
-from frugal_rt.runtime.picture_set import read_pictures
-from frugal_rt.runtime.settings import PRESETS
-from frugal_rt.runtime.suite import TASKS, measure
-from frugal_rt.runtime.switch import METHODS
+from frugal_rt.runtime.pictures.images import PORTRAIT, contact_sheet, read_photo, to_picture, write_png
+from frugal_rt.runtime.sampling import schedule
+from frugal_rt.runtime.sampling.guidance import PRESETS
+from frugal_rt.runtime.sampling.psnr import psnr
+from frugal_rt.runtime.sampling.switch import METHODS
 
 FIGURES = ("psnr", "lpips", "seconds")
 LABELS = {"psnr": "PSNR, dB", "lpips": "LPIPS", "seconds": "seconds an image"}

@@ -19,18 +19,18 @@ import torch
 from gpu_trial import BACKENDS, why_not
 
 from frugal_rt import Plan, Restorer
-from frugal_rt.engines import cuda, open_engine
+from frugal_rt.engines import nvidia, open_engine
 from frugal_rt.engines.flops import network_flops
 from frugal_rt.engines.machine import peak_flops
 from frugal_rt.export import build_plan
 from frugal_rt.export.random_prior import random_prior
-from frugal_rt.runtime.bench import bench
-from frugal_rt.runtime.bench_report import markdown
-from frugal_rt.runtime.demo import TASKS as DEMO
-from frugal_rt.runtime.demo import measure as portrait
-from frugal_rt.runtime.metrics import psnr
-from frugal_rt.runtime.picture_set import read_pictures
-from frugal_rt.runtime.suite import TASKS, measure
+from frugal_rt.runtime.evaluation.bench import bench
+from frugal_rt.runtime.evaluation.bench_report import markdown
+from frugal_rt.runtime.evaluation.demo import TASKS as DEMO
+from frugal_rt.runtime.evaluation.demo import measure as portrait
+from frugal_rt.runtime.evaluation.picture_set import read_pictures
+from frugal_rt.runtime.evaluation.suite import TASKS, measure
+from frugal_rt.runtime.sampling.psnr import psnr
 
 PARTS = ("256", "hybrid", "forward", "64", "psnr")
 LARGE = 16
@@ -127,12 +127,12 @@ def main(engine: Path, images: Path | None, count: int, output: Path, parts: str
     wanted = set(parts.split(","))
     if not wanted <= {*PARTS}:
         raise click.UsageError(f"parts are {', '.join(PARTS)}")
-    if cuda.trouble():
-        raise click.ClickException(f"this needs a CUDA machine: {cuda.trouble()}")
+    if nvidia.trouble():
+        raise click.ClickException(f"this needs a CUDA machine: {nvidia.trouble()}")
     output.mkdir(parents=True, exist_ok=True)
     kept = output / "figures.json"
     report: dict[str, object] = json.loads(kept.read_text()) if kept.is_file() else {}
-    report["device"] = cuda.devices()[0]._asdict()
+    report["device"] = nvidia.devices()[0]._asdict()
 
     def keep(name: str, found: object) -> None:
         report[name] = found

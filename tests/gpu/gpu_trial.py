@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from frugal_rt import Plan, Restorer, operators
-from frugal_rt.engines import ON_CPU, FrugalError, open_engine, parse_backend, tensorrt_build, tensorrt_module
-from frugal_rt.runtime.bench import backends
+from frugal_rt.engines import ON_CPU, FrugalError, open_engine, parse_backend
+from frugal_rt.engines.tensorrt import build, library
+from frugal_rt.runtime.evaluation.bench import backends
 
 BACKENDS = [name for name in backends(compiled=False) if name not in ON_CPU]
 """Those of a GPU, in each precision that they compute in."""
@@ -22,7 +23,7 @@ LONGEST = 240
 """Seconds that a backend may take to build and to answer."""
 
 
-def why_not(plan: Path, backend: str, batches: Sequence[int] = tensorrt_build.BATCHES) -> str | None:
+def why_not(plan: Path, backend: str, batches: Sequence[int] = build.BATCHES) -> str | None:
     """None where it runs, its engines built for `batches`; or the reason."""
     command = [sys.executable, __file__, str(plan), backend, ",".join(map(str, batches))]
     try:
@@ -37,8 +38,8 @@ def why_not(plan: Path, backend: str, batches: Sequence[int] = tensorrt_build.BA
 def main(path: str, backend: str, batches: str) -> None:
     plan = Plan.open(path)
     name, precision = parse_backend(backend)
-    if name in tensorrt_module.FLAVOURS:
-        tensorrt_build.build(plan, name, precision=precision, batches=[int(size) for size in batches.split(",")])
+    if name in library.FLAVOURS:
+        build.build(plan, name, precision=precision, batches=[int(size) for size in batches.split(",")])
     engine = open_engine(plan, backend)
     x, t = engine.asarray(np.zeros((1, *plan.image_shape))), np.array([5])
     (out, _), pull = engine.pullback(x, t)

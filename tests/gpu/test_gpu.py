@@ -17,18 +17,17 @@ import torch
 from gpu_trial import BACKENDS, why_not
 
 from frugal_rt import Plan, Restorer
-from frugal_rt.engines import Engine, cuda, open_engine
-from frugal_rt.engines.torch import TorchEngine
-from frugal_rt.runtime import recorded
-from frugal_rt.runtime.advance import advance
-from frugal_rt.runtime.demo import PORTRAIT
-from frugal_rt.runtime.images import read_photo
-from frugal_rt.runtime.metrics import psnr
-from frugal_rt.runtime.suite import TASKS, measure
+from frugal_rt.engines import Engine, nvidia, open_engine
+from frugal_rt.engines.torch.engine import TorchEngine
+from frugal_rt.runtime.evaluation.suite import TASKS, measure
+from frugal_rt.runtime.pictures.images import PORTRAIT, read_photo
+from frugal_rt.runtime.sampling import captured
+from frugal_rt.runtime.sampling.advance import advance
+from frugal_rt.runtime.sampling.psnr import psnr
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(cuda.trouble() is not None, reason=f"needs a CUDA machine: {cuda.trouble()}"),
+    pytest.mark.skipif(nvidia.trouble() is not None, reason=f"needs a CUDA machine: {nvidia.trouble()}"),
 ]
 
 ERROR = {"fp32": 2e-4, "fp16": 3e-3, "bf16": 2e-2}
@@ -163,7 +162,7 @@ def recordings(engine, monkeypatch) -> list[object]:
         return made[-1]
 
     monkeypatch.setattr(engine, "record", watched)
-    recorded._kept(engine).clear()
+    captured._kept(engine).clear()
     return made
 
 
@@ -178,7 +177,7 @@ def test_recorded_steps_are_steps(engine, plan, recordings, monkeypatch, switch)
     assert None not in recordings
     assert engine.records
     again = restorer.restore(y, operator, **settings)
-    monkeypatch.setattr(recorded, "WORTH", 1000)
+    monkeypatch.setattr(captured, "WORTH", 1000)
     stepped = restorer.restore(y, TASKS["box"].operator(plan.image_shape), **settings)
     exact = not engine.name.startswith("torch")  # whose gradients add up in any order
     assert first.k == stepped.k or not exact
@@ -196,7 +195,7 @@ def test_rows_leave_their_recording_with_what_is_theirs(engine, plan, recordings
         for pair in ([(0, 1), (2, 3)], [(0, 2), (1, 3)], [(3, 0), (2, 1)])[turn % 3]:
             advance([ours[i] for i in pair], engine)
         if turn % 5 == 4:
-            for _ in range(recorded.KEPT // 4):
+            for _ in range(captured.KEPT // 4):
                 other = TASKS["box"].operator(plan.image_shape)
                 restorer.restore(measure(other, portraits(plan)[:1], 0.01, seed=0)[0], other, steps=20, switch="always")
     for row in alone:
@@ -237,7 +236,7 @@ def test_memory_does_not_grow(engine, plan):
         restorer.restore(y, operator, sigma=sigma, steps=20, batch=count)
 
     def used() -> tuple[int, int]:
-        recorded._kept(engine).clear()
+        captured._kept(engine).clear()
         gc.collect()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()

@@ -16,7 +16,7 @@ from PIL import Image
 from train import read_shard
 
 from frugal_rt import Restorer, operators
-from frugal_rt.runtime.images import to_picture, write_png
+from frugal_rt.runtime.pictures.images import to_picture, write_png
 
 COLUMNS = 8
 

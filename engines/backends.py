@@ -1,0 +1,171 @@
+"""The backends that run plans, by name. Each is imported when one is opened, not before."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import nvidia
+from .base import PRECISIONS, Engine
+from .errors import (
+    BackendError,
+    InputError,
+    MissingExtra,
+)
+from .plan import Plan
+
+logger = logging.getLogger(__name__)
+
+
+class Wanted(NamedTuple):
+    """What is asked of a backend beyond its name."""
+
+    precision: str | None = None
+    """Of PRECISIONS; None leaves it to the backend: TensorRT's engines as they were built, float32 elsewhere."""
+    trust_engines: bool = False
+    """Whether engines in the plan, native code that another built, may be loaded."""
+
+    @property
+    def in_half(self) -> bool:
+        return self.precision in ("fp16", "bf16")
+
+
+def _torch(plan: Plan, wanted: Wanted, *, compiled: bool = False) -> Engine:
+    from .torch.engine import TorchEngine
+
+    return TorchEngine(plan, _torch_device(), wanted.precision or "fp32", compiled=compiled, falls_back=True)
+
+
+def _cpu(plan: Plan, wanted: Wanted) -> Engine:
+    from .onnxruntime.engine import OnnxRuntimeEngine
+
+    _only("cpu", "fp32", wanted)
+    return OnnxRuntimeEngine(plan, "cpu")
+
+
+def _cuda(plan: Plan, wanted: Wanted) -> Engine:
+    from .onnxruntime.cuda import open_cuda
+
+    _only("cuda", "fp32", wanted)
+    return open_cuda(plan)
+
+
+def _openvino(plan: Plan, wanted: Wanted) -> Engine:
+    from .openvino import OpenVinoEngine
+
+    _only("openvino", "bf16", wanted)
+    return OpenVinoEngine(plan)
+
+
+def _tensorrt(plan: Plan, wanted: Wanted, flavour: str) -> Engine:
+    from .tensorrt.engine import TensorRTEngine
+
+    return TensorRTEngine(plan, flavour, wanted.precision, trust=wanted.trust_engines)
+
+
+def _auto(plan: Plan, wanted: Wanted) -> Engine:
+    """On a GPU what `_on_gpu` says, and why that is not TensorRT in the log; without one onnxruntime on the CPU. Torch
+    where onnxruntime is missing altogether, or another precision is asked for."""
+    if nvidia.trouble() is None:
+        name, why = _on_gpu(plan, wanted)
+        if why:
+            logger.warning("the backend is not TensorRT: %s", why)
+        if name is not None:
+            return BACKENDS[name](plan, wanted)
+    try:
+        return _torch(plan, wanted) if wanted.in_half else _cpu(plan, wanted)
+    except MissingExtra:
+        try:
+            return _torch(plan, wanted)
+        except MissingExtra:
+            raise MissingExtra("Running a plan", "onnxruntime (or torch)", "cpu") from None
+
+
+def _on_gpu(plan: Plan, wanted: Wanted) -> tuple[str | None, str]:
+    """The first of TensorRT, where it has an engine for it, onnxruntime and torch that computes on a GPU here, None
+    where none does; and why it is not TensorRT."""
+    from .onnxruntime.cuda import cuda_is_usable
+    from .tensorrt.engine import usable
+
+    flavour, why = usable(plan, wanted.precision, wanted.trust_engines)
+    if flavour is not None:
+        return flavour, ""
+    if cuda_is_usable() and not wanted.in_half:
+        return "cuda", why
+    with contextlib.suppress(MissingExtra):
+        if _torch_device() == "cuda":
+            return "torch", why
+    return None, why
+
+
+BACKENDS: dict[str, Callable[[Plan, Wanted], Engine]] = {
+    "auto": _auto,
+    "cpu": _cpu,
+    "cuda": _cuda,
+    "openvino": _openvino,
+    "tensorrt": lambda plan, wanted: _tensorrt(plan, wanted, "tensorrt"),
+    "tensorrt-rtx": lambda plan, wanted: _tensorrt(plan, wanted, "tensorrt-rtx"),
+    "torch": _torch,
+    "torch-compile": lambda plan, wanted: _torch(plan, wanted, compiled=True),
+}
+
+
+ON_CPU = ("cpu", "openvino")
+"""Those of BACKENDS that compute on the CPU."""
+NEED_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
+"""And those that compute on an NVIDIA GPU or not at all."""
+
+
+def _only(backend: str, precision: str, wanted: Wanted) -> None:
+    if wanted.precision not in (None, precision):
+        raise InputError(f"the {backend} backend computes in {precision}; {wanted.precision} takes tensorrt or torch")
+
+
+def _torch_device() -> str:
+    from .extras import import_torch
+
+    return "cuda" if import_torch("The torch backend").cuda.is_available() else "cpu"
+
+
+def parse_backend(backend: str) -> tuple[str, str | None]:
+    """The name, one of BACKENDS, and the precision that "torch:bf16" asks for. Raises InputError."""
+    name, colon, precision = backend.partition(":")
+    if name not in BACKENDS:
+        raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    if colon and precision not in PRECISIONS:
+        raise InputError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}: {name}:bf16")
+    return name, precision or None
+
+
+def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
+    """What `backend` means for this plan where nothing but an NVIDIA GPU will do: another than "auto".
+
+    Raises InputError for one that computes on the CPU, MissingExtra or BackendError where it finds no GPU here.
+    """
+    from .extras import version
+    from .onnxruntime.engine import import_onnxruntime
+
+    name, precision = parse_backend(backend)
+    if name in ON_CPU:
+        raise InputError(f"the backend {name} computes on the CPU; GPUs take tensorrt, cuda, torch or auto")
+    if name == "auto":
+        found, _ = _on_gpu(plan, Wanted(precision, trust_engines))
+        name = found or ("torch" if version("torch") else "cuda")
+    if name == "cuda":
+        import_onnxruntime("cuda")
+    elif name.startswith("torch") and _torch_device() != "cuda":
+        raise BackendError("torch sees no CUDA device here; run: frugal-rt doctor")
+    return f"{name}:{precision}" if precision else name
+
+
+def open_engine(plan: Plan, backend: str = "auto", *, trust_engines: bool = False) -> Engine:
+    """An engine that runs `plan`. `backend` is one of BACKENDS; "torch:bf16" names a precision too, which TensorRT has
+    where an engine was built in it, and torch always.
+
+    trust_engines: whether engines in the plan, native code that another built, may be loaded.
+
+    Raises InputError for an unknown backend, or a precision that it does not compute in, MissingExtra or BackendError
+    where it cannot run here, PlanError where the plan is damaged.
+    """
+    name, precision = parse_backend(backend)
+    return BACKENDS[name](plan, Wanted(precision, trust_engines))

@@ -1,0 +1,118 @@
+"""What this machine can run, and what would bring the rest. Nothing here imports a framework unless asked to."""
+
+import importlib.util
+from typing import NamedTuple
+
+from . import nvidia
+from .errors import BackendError, MissingExtra
+from .extras import EXPORT_MODULES, version
+from .onnxruntime.cuda import cuda_is_usable
+
+
+class Finding(NamedTuple):
+    """One line of `frugal-rt doctor`."""
+
+    backend: str
+    usable: bool
+    detail: str
+    """Versions where usable; else why not."""
+    remedy: str
+    """The command or step that would bring it; empty where usable."""
+
+
+_A_GPU = "use a machine with an NVIDIA GPU and its driver"
+_ONE_ONNXRUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'frugal-rt[cpu]' or 'frugal-rt[gpu]'"
+
+
+def findings() -> list[Finding]:
+    """The state of each backend of this machine, and of exporting."""
+    from .tensorrt.library import FLAVOURS
+
+    return [
+        _cpu(),
+        _cuda(),
+        *map(_tensorrt, FLAVOURS),
+        _openvino(),
+        _torch(),
+        _torch_compile(),
+        _export(),
+    ]
+
+
+def _cpu() -> Finding:
+    both = version("onnxruntime") and version("onnxruntime-gpu")
+    if both:
+        return Finding("cpu", False, "onnxruntime and onnxruntime-gpu overwrite each other", _ONE_ONNXRUNTIME)
+    found = version("onnxruntime") or version("onnxruntime-gpu")
+    if not found:
+        return Finding("cpu", False, "onnxruntime is not installed", "pip install 'frugal-rt[cpu]'")
+    return Finding("cpu", True, f"onnxruntime {found}", "")
+
+
+def _cuda() -> Finding:
+    missing = nvidia.trouble()
+    if missing:
+        return Finding("cuda", False, missing, _A_GPU)
+    found = version("onnxruntime-gpu")
+    if not found:
+        return Finding("cuda", False, "onnxruntime-gpu is not installed", "pip install 'frugal-rt[gpu]'")
+    if not cuda_is_usable():
+        return Finding("cuda", False, f"onnxruntime-gpu {found} has no CUDA provider here", _ONE_ONNXRUNTIME)
+    return Finding("cuda", True, f"onnxruntime-gpu {found}", "")
+
+
+def _tensorrt(name: str) -> Finding:
+    from .tensorrt.library import FLAVOURS, load
+
+    flavour, found = FLAVOURS[name], version(name)
+    if not found:
+        return Finding(name, False, f"{name} is not installed", f"pip install 'frugal-rt[{flavour.extra}]'")
+    try:
+        load(name)
+    except BackendError as error:
+        return Finding(name, False, f"{name} {found} cannot be imported: {error.__cause__}", f"pip install -U {name}")
+    missing = nvidia.trouble()
+    if missing:
+        can = "builds here, and needs a GPU to run" if flavour.blind else "needs a GPU"
+        return Finding(name, False, f"{name} {found} {can}: {missing}", _A_GPU)
+    device = nvidia.devices()[0]
+    if not version("torch"):
+        return Finding(name, False, "its arrays are torch's, which is not installed", "pip install 'frugal-rt[torch]'")
+    return Finding(name, True, f"{name} {found}, {device.name}, compute capability {device.capability}", "")
+
+
+def _openvino() -> Finding:
+    from .openvino import import_openvino
+
+    try:
+        import_openvino()
+    except MissingExtra:
+        return Finding("openvino", False, "openvino is not installed", "pip install 'frugal-rt[openvino]'")
+    except BackendError as error:
+        return Finding("openvino", False, str(error), "use --backend cpu")
+    return Finding("openvino", True, f"openvino {version('openvino')}, bfloat16", "")
+
+
+def _torch() -> Finding:
+    missing = [name for name in ("torch", "diffusers") if not version(name)]
+    if missing:
+        return Finding("torch", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[torch]'")
+    return Finding("torch", True, f"torch {version('torch')}, diffusers {version('diffusers')}", "")
+
+
+def _torch_compile() -> Finding:
+    from .torch.baselines import compiler
+
+    plain = _torch()
+    if not plain.usable:
+        return plain._replace(backend="torch-compile")
+    if compiler() is None:
+        return Finding("torch-compile", False, "there is no C++ compiler here", "install g++, or name one in $CXX")
+    return plain._replace(backend="torch-compile")
+
+
+def _export() -> Finding:
+    missing = [name for name in EXPORT_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding("export", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[cpu,export]'")
+    return Finding("export", True, f"onnx {version('onnx')}, onnxruntime {version('onnxruntime')}", "")

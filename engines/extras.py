@@ -1,0 +1,34 @@
+"""Optional packages: which are installed, and the errors that name what would bring the others."""
+
+import importlib.metadata
+import importlib.util
+from typing import Any
+
+from .errors import MissingExtra
+
+EXPORT_MODULES = ("torch", "diffusers", "onnx", "onnxruntime")
+"""Modules that exporting imports."""
+
+
+def version(distribution: str) -> str | None:
+    """Return the installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def require_export() -> None:
+    """Raise MissingExtra naming the first of EXPORT_MODULES that is not installed."""
+    for name in EXPORT_MODULES:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtra("Exporting", name, "cpu,export")
+
+
+def import_torch(what: str) -> Any:
+    """Import torch, or raise MissingExtra saying that `what` needs it."""
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra(what, "torch", "torch") from error
+    return torch

@@ -1,0 +1,132 @@
+"""The plan's graphs in onnxruntime on a CUDA device: the state in torch tensors there, or in numpy without torch."""
+
+import contextlib
+import functools
+import importlib.util
+import sys
+from typing import Any
+
+import numpy as np
+
+from .. import nvidia
+from ..base import ANSWERS, Array, Engine, Prediction, Pull
+from ..errors import BackendError
+from ..extras import version
+from ..plan import Plan
+from ..torch.arrays import OnTorch, TorchArrays, like, streams
+from .engine import OnnxRuntimeEngine, Sessions, import_onnxruntime
+
+
+def open_cuda(plan: Plan) -> Engine:
+    """An engine on the GPU. Without torch its arrays cross the bus at every call. Raises MissingExtra, BackendError."""
+    ort = import_onnxruntime("cuda")
+    missing = nvidia.trouble()
+    if missing:
+        raise BackendError(
+            f"the cuda backend needs an NVIDIA GPU: {missing}; use --backend cpu, or run: frugal-rt doctor"
+        )
+    if importlib.util.find_spec("torch") is None:
+        with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
+            ort.preload_dlls()  # CUDA's libraries that pip installed; torch loads its own
+        return OnnxRuntimeEngine(plan, "cuda")
+    return OnnxRuntimeCudaEngine(plan)
+
+
+class OnnxRuntimeCudaEngine(OnTorch):
+    """Forward calls and pullbacks by the plan's graphs; nothing leaves the device. Calls are launches on one stream,
+    which onnxruntime is given and does not wait for, in the order of torch's."""
+
+    def __init__(self, plan: Plan):
+        super().__init__(TorchArrays("The cuda backend", "cuda"))
+        self._stream, _, _ = streams(self._arrays.torch)
+        self._sessions = Sessions(plan, "cuda")
+        self._graphs = plan.manifest["graphs"]
+        self._forward = self._open("forward")
+        self._embeddings = self._arrays.asarray(self._sessions.embedding_table())
+        self._options = self._sessions.ort.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    @property
+    def records(self) -> bool:
+        return False  # onnxruntime allocates and copies within a call
+
+    @property
+    def name(self) -> str:
+        return "onnxruntime (cuda)"
+
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
+        if gradients:
+            _ = self._pullback
+
+    def predict(self, x: Array, t: Array) -> Prediction:
+        return self._answer(self._run(self._forward, "forward", ANSWERS, **self._inputs(x, t)), x)
+
+    def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
+        inputs = self._inputs(x, t)
+        found = self._run(self._forward, "forward", None, **inputs)
+
+        def pull(cotangent: Array) -> Array:
+            known = {**found, "embedding": inputs["embedding"], "v": self.asarray(cotangent)}
+            wanted = {name: known[name] for name in self._graphs["pullback"]["inputs"]}
+            return like(self._run(self._pullback, "pullback", None, **wanted)["gradient"], cotangent)
+
+        return self._answer(found, x), pull
+
+    @functools.cached_property
+    def _pullback(self) -> Any:
+        return self._open("pullback")
+
+    def _open(self, graph: str) -> Any:
+        stream = str(self._stream.cuda_stream)
+        return self._sessions.open(
+            graph,
+            "cuda",
+            user_compute_stream=stream,
+            arena_extend_strategy="kSameAsRequested",  # torch has the same memory to live in
+            use_tf32="0",  # fp32 is what it says
+        )
+
+    def _inputs(self, x: Array, t: Array) -> dict[str, Array]:
+        steps = self._arrays.torch.as_tensor(t, dtype=self._arrays.torch.int64, device="cuda")
+        return {"x": self.asarray(x), "embedding": self._embeddings[steps]}
+
+    def _run(self, session: Any, graph: str, wanted: tuple[str, ...] | None, **inputs: Array) -> dict[str, Array]:
+        """The graph's outputs, all or those `wanted`, for inputs on the device."""
+        torch, binding = self._arrays.torch, session.io_binding()
+        batch = len(next(iter(inputs.values())))
+        there = self._graphs[graph]["outputs"]
+        inputs = {name: array.contiguous() for name, array in inputs.items()}
+        with self._arrays.memory():
+            found = {
+                name: torch.empty((batch, *shape[1:]), dtype=torch.float32, device="cuda")
+                for name, shape in there.items()
+                if wanted is None or name in wanted
+            }
+        with self._arrays.queue(beside=True):
+            self._launch(session, binding, inputs, found)
+        return found
+
+    def _launch(self, session: Any, binding: Any, inputs: dict[str, Array], found: dict[str, Array]) -> None:
+        try:
+            for arrays, bind in ((inputs, binding.bind_input), (found, binding.bind_output)):
+                for name, array in arrays.items():
+                    bind(name, "cuda", 0, np.float32, tuple(array.shape), array.data_ptr())
+            session.run_with_iobinding(binding, self._options)
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            raise BackendError(f"onnxruntime failed in a call: {error}") from error
+
+    @staticmethod
+    def _answer(found: dict[str, Array], x: Array) -> Prediction:
+        variance = found.get("variance")
+        return Prediction(like(found["out"], x), None if variance is None else like(variance, x))
+
+
+def cuda_is_usable() -> bool:
+    """Return whether onnxruntime can compute on CUDA here."""
+    if version("onnxruntime-gpu") is None or nvidia.trouble() is not None:
+        return False
+    try:
+        import_onnxruntime("cuda")
+    except BackendError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Plans compiled to TensorRT engines, kept, checked and run."""

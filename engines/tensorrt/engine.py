@@ -1,0 +1,216 @@
+"""The plan's TensorRT engines on this machine's GPU: both phases compiled, the state in torch tensors on the device."""
+
+import functools
+import logging
+from typing import Any
+
+from .. import cache
+from ..base import ANSWERS, Array, Prediction, Pull
+from ..errors import BackendError
+from ..onnxruntime.engine import Sessions
+from ..plan import Plan
+from ..torch.arrays import OnTorch, TorchArrays, like
+from . import library, store
+from .library import TensorRT
+
+logger = logging.getLogger(__name__)
+ALIGNMENT = 256
+"""Bytes, of what TensorRT is given on a device."""
+TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+"""TensorRT's names of the types that arrays have here, and torch's."""
+
+
+class TensorRTEngine(OnTorch):
+    """Forward calls and pullbacks by engines that `frugal-rt build` made; numpy arrays are answered with numpy arrays.
+
+    The forward engine hands the activations that the pullback engine reads over on the device. Steps are recorded as
+    CUDA graphs. A call of more rows than the engines were built for is split.
+
+    flavour: of library.FLAVOURS. precision: of store.PRECISIONS, None for the best that is there.
+    trust: whether engines that another built, those in the plan, are loaded. Raises MissingExtra, BackendError where no
+    engine runs here, with the reason and the command that helps, or PlanError.
+    """
+
+    def __init__(self, plan: Plan, flavour: str, precision: str | None = None, *, trust: bool = False):
+        rt = self._rt = library.load(flavour)
+        device = rt.need_device()  # before anything of TensorRT is made
+        here = store.Here.of(rt.name, rt.version, device)
+        self._built = store.find(plan, here, precision, trust)
+        super().__init__(TorchArrays(f"The {flavour} backend", "cuda"))
+        self._most = self._built.record.batches[-1]
+        self._predict = self._load("predict")
+        self._embeddings = self._arrays.asarray(Sessions(plan, "cpu").embedding_table())
+
+    @property
+    def name(self) -> str:
+        return f"{self._rt.name} {self._rt.version} (cuda, {self._built.record.precision})"
+
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
+        if gradients:
+            _ = self._forward, self._pullback
+
+    def predict(self, x: Array, t: Array) -> Prediction:
+        parts = [
+            self._predict(x=rows, embedding=embedding)
+            for rows, embedding in self._pieces(self.asarray(x), self._embedded(t))
+        ]
+        return self._answer(parts, x)
+
+    def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
+        pieces = self._pieces(self.asarray(x), self._embedded(t))
+        parts = [self._forward(x=rows, embedding=embedding) for rows, embedding in pieces]
+        wanted = self._pullback.inputs
+
+        def pull(cotangent: Array) -> Array:
+            gradients = []
+            for part, (_, embedding), (v,) in zip(parts, pieces, self._pieces(self.asarray(cotangent)), strict=True):
+                known = {**part, "v": v, "embedding": embedding}
+                gradients.append(self._pullback(**{name: known[name] for name in wanted})["gradient"])
+            return like(self._joined(gradients), cotangent)
+
+        return self._answer(parts, x), pull
+
+    @functools.cached_property
+    def _forward(self) -> "_Graph":
+        return self._load("forward")
+
+    @functools.cached_property
+    def _pullback(self) -> "_Graph":
+        return self._load("pullback")
+
+    def _load(self, name: str) -> "_Graph":
+        return _Graph(self._rt, self._arrays, self._built, name)
+
+    def _embedded(self, t: Array) -> Array:
+        torch = self._arrays.torch
+        return self._embeddings[torch.as_tensor(t, dtype=torch.int64, device=self._arrays.device)]
+
+    def _pieces(self, *arrays: Array) -> list[tuple[Array, ...]]:
+        """The rows of each array, as many at once as an engine takes."""
+        starts = range(0, len(arrays[0]), self._most)
+        return [tuple(_aligned(array[i : i + self._most].contiguous()) for array in arrays) for i in starts]
+
+    def _joined(self, parts: list[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else self._arrays.torch.cat(parts)
+
+    def _answer(self, parts: list[dict[str, Array]], x: Array) -> Prediction:
+        found = {name: like(self._joined([part[name] for part in parts]), x) for name in ANSWERS if name in parts[0]}
+        return Prediction(found["out"], found.get("variance"))
+
+
+def _aligned(array: Array) -> Array:
+    """A view of a batch may begin where TensorRT takes no array."""
+    return array if array.data_ptr() % ALIGNMENT == 0 else array.clone()
+
+
+class _Graph:
+    """One engine, with an execution context for each batch size and stream: a context is not two calls' at once, and
+    one whose shapes never change may be recorded."""
+
+    def __init__(self, rt: TensorRT, arrays: TorchArrays, built: store.Built, name: str):
+        self._rt, self._arrays, self._name = rt, arrays, name
+        self._batches = built.record.batches
+        self._engine = rt.need(rt.runtime.deserialize_cuda_engine(built.read(name)), f"load the {name} engine")
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        reads = {one: self._engine.get_tensor_mode(one) == rt.trt.TensorIOMode.INPUT for one in names}
+        self.inputs = [one for one in names if reads[one]]
+        self.outputs = [one for one in names if not reads[one]]
+        self._types = {one: self._type(one) for one in names}
+        self._contexts: dict[tuple[int, int], Any] = {}
+        self._new: set[tuple[int, int]] = set()
+        """Keys of contexts that have not run yet."""
+        self._kernels = _Kernels(rt, self._engine, f"{built.record.key} {name}") if rt.flavour.blind else None
+
+    def __call__(self, **arrays: Array) -> dict[str, Array]:
+        """The outputs for these inputs, on the device and in the order of torch's current stream."""
+        torch, batch = self._arrays.torch, len(next(iter(arrays.values())))
+        with self._arrays.memory(), self._arrays.queue() as stream:
+            context = self._context(batch, stream)
+            found = {
+                name: torch.empty(
+                    tuple(context.get_tensor_shape(name)), dtype=self._types[name], device=self._arrays.device
+                )
+                for name in self.outputs
+            }
+            for name, array in {**arrays, **found}.items():
+                if array.dtype != self._types[name]:
+                    raise BackendError(f"the {self._name} engine has {name} in {self._types[name]}; got {array.dtype}")
+                self._need(context.set_tensor_address(name, array.data_ptr()), f"take {name}")
+            self._need(context.execute_async_v3(stream.cuda_stream), "run")
+            if (batch, stream.cuda_stream) in self._new:
+                self._new.discard((batch, stream.cuda_stream))
+                stream.synchronize()
+                if self._kernels is not None:
+                    self._kernels.keep()
+        return found
+
+    def _context(self, batch: int, stream: Any) -> Any:
+        key = batch, stream.cuda_stream
+        if key not in self._contexts:
+            context = self._need(self._made_context(), "make a context")
+            profile = next(i for i, size in enumerate(self._batches) if size >= batch)
+            self._need(context.set_optimization_profile_async(profile, stream.cuda_stream), "choose a profile")
+            for name in self.inputs:
+                shape = (batch, *tuple(self._engine.get_tensor_shape(name))[1:])
+                self._need(context.set_input_shape(name, shape), f"take {name} of shape {shape}")
+            stream.synchronize()
+            self._contexts[key] = context
+            self._new.add(key)
+        return self._contexts[key]
+
+    def _made_context(self) -> Any:
+        trt = self._rt.trt
+        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # memory for its own profile alone
+        if self._kernels is None:
+            return self._engine.create_execution_context(strategy)
+        self._kernels.settings.set_execution_context_allocation_strategy(strategy)
+        return self._engine.create_execution_context(self._kernels.settings)
+
+    def _type(self, name: str) -> Any:
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in TYPES:
+            raise BackendError(f"the {self._name} engine has {name} in {kind}, which frugal-rt builds none with")
+        return getattr(self._arrays.torch, TYPES[kind])
+
+    def _need(self, result: Any, what: str) -> Any:
+        return self._rt.need(result, f"{what} in the {self._name} engine")
+
+
+class _Kernels:
+    """The kernels that tensorrt-rtx compiles for this GPU when a context is made, kept for the next process."""
+
+    def __init__(self, rt: TensorRT, engine: Any, key: str):
+        trt, self._rt = rt.trt, rt
+        self._name = cache.key("kernels", rt.version, key)
+        self.settings = rt.need(engine.create_runtime_config(), "make a context's settings")
+        # For its very shapes before the first call, rather than others first and these in the background.
+        self.settings.dynamic_shapes_kernel_specialization_strategy = (
+            trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        self.settings.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # whole steps are recorded
+        self._compiled = rt.need(self.settings.create_runtime_cache(), "make a cache of kernels")
+        known = cache.find(self._name)
+        if known is not None and not self._compiled.deserialize(known):
+            logger.info("the kernels in the cache are of another driver, and are compiled anew")
+        rt.need(self.settings.set_runtime_cache(self._compiled), "use a cache of kernels")
+
+    def keep(self) -> None:
+        compiled = bytes(self._rt.need(self._compiled.serialize(), "give its kernels"))
+        cache.keep(self._name, lambda path: path.write_bytes(compiled))
+
+
+def usable(plan: Plan, precision: str | None, trust: bool) -> tuple[str | None, str]:
+    """The first flavour that is installed and has an engine of this plan that runs here, or None and why there is none.
+
+    Raises PlanError.
+    """
+    why = "TensorRT is not installed"
+    for name in library.installed():
+        try:
+            rt = library.load(name)
+            store.find(plan, store.Here.of(name, rt.version, rt.need_device()), precision, trust)
+        except BackendError as error:
+            why = str(error)
+        else:
+            return name, ""
+    return None, why

@@ -1,0 +1,315 @@
+"""Where built TensorRT engines lie, and which of them may be loaded here: matched before anything of theirs is read.
+
+An engine is native code for one version of TensorRT, one kind of GPU and one system. The user's own lie in the cache,
+in a folder that nobody else may write; a plan may carry some along, which are another's until the user trusts them.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import mmap
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .. import cache
+from ..base import PRECISIONS
+from ..errors import BackendError, InputError, MissingExtra, PlanError
+from ..files import make_folder, sha256_of
+from ..nvidia import Device
+from ..plan import Buffer, Plan
+
+logger = logging.getLogger(__name__)
+ENGINES = ("predict", "forward", "pullback")
+"""What is built of a plan: the forward graph for its answers alone, the same with the activations that the pullback
+reads, and the pullback."""
+MEMBERS = "engines"
+"""The folder of a plan's engines among its members, and their key in its manifest."""
+RECORD = "record.json"
+LIMIT = 16 << 30
+"""Bytes of engines kept in the cache; those used longest ago go first."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """What would run an engine."""
+
+    flavour: str
+    version: str
+    """Of TensorRT, all four parts."""
+    capability: str
+    gpu: str
+    """Its name; empty where an engine is for any of that compute capability."""
+    system: str
+
+    @classmethod
+    def of(cls, flavour: str, version: str, device: Device) -> "Here":
+        return cls(flavour, version, device.capability, device.name, system())
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a set of ENGINES was built from, by and for."""
+
+    plan: str
+    """The hash of the plan's contents."""
+    here: Here
+    precision: str
+    batches: tuple[int, ...]
+    """Ascending. A call takes the profile of the first that is not smaller; one of more rows than the last is split."""
+    level: int
+    """TensorRT's optimisation level, 0..5."""
+    files: Mapping[str, Mapping[str, Any]]
+    """Bytes and SHA-256 of each of ENGINES."""
+
+    @property
+    def key(self) -> str:
+        """The name of its folder."""
+        here = self.here
+        parts = here.flavour, here.version, here.capability, here.gpu, here.system, self.precision, str(self.batches)
+        return hashlib.sha256("\0".join((self.plan, *parts)).encode()).hexdigest()[:40]
+
+    def data(self) -> dict[str, Any]:
+        """It in JSON's types."""
+        return {**asdict(self), "batches": list(self.batches)}
+
+    @classmethod
+    def parse(cls, data: Any) -> "Record":
+        """What `data` gave. Raises ValueError where that is no record."""
+        try:
+            files = {
+                name: {"bytes": int(data["files"][name]["bytes"]), "sha256": str(data["files"][name]["sha256"])}
+                for name in ENGINES
+            }
+            here = Here(**{name: str(value) for name, value in data["here"].items()})
+            batches = tuple(int(size) for size in data["batches"])
+            record = cls(str(data["plan"]), here, str(data["precision"]), batches, int(data["level"]), files)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("no record of an engine") from error
+        if not batches or list(batches) != sorted(set(batches)) or batches[0] < 1 or record.precision not in PRECISIONS:
+            raise ValueError("no record of an engine")
+        return record
+
+
+@dataclass(frozen=True)
+class Built:
+    """Engines that are there."""
+
+    record: Record
+    where: str
+    """For people."""
+    own: bool
+    """Whether this user's cache built them."""
+    read: Callable[[str], Buffer]
+    """The bytes of one of ENGINES, once they match their SHA-256. Raises BackendError or PlanError."""
+
+
+def plan_hash(plan: Plan) -> str:
+    """Of all that a plan holds but engines."""
+    members = plan.manifest["members"]
+    lines = [f"{name} {members[name]['sha256']}" for name in sorted(members) if not name.startswith(f"{MEMBERS}/")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def system() -> str:
+    return f"{platform.system()} {platform.machine()}"
+
+
+def find(plan: Plan, here: Here, precision: str | None = None, trust: bool = False) -> Built:
+    """The best of the plan's engines that runs `here`: of the user's own before the plan's, for this very GPU before
+    others of its kind, in the order of PRECISIONS unless one is asked for, for the largest batches.
+
+    `trust` takes the plan's too. Raises BackendError, with what does not match and the command that helps.
+    """
+    there = sorted(built(plan), key=lambda one: _rank(one, here))
+    reasons = [mismatch(one, here, precision) for one in there]
+    fitting = [one for one, reason in zip(there, reasons, strict=True) if reason is None]
+    for one in fitting:
+        if one.own or trust:
+            return one
+    remedy = f"run: {command(plan, here, precision)}"
+    if fitting:
+        raise BackendError(
+            f"{fitting[0].where} is native code that was not built by you on this machine: --trust-engines loads it if "
+            f"you trust where it came from, or build your own: {remedy.removeprefix('run: ')}"
+        )
+    if reasons:
+        raise BackendError(f"{reasons[0]}; {remedy}")
+    raise BackendError(f"{plan.source} has no TensorRT engine yet for the {here.gpu} of this machine; {remedy}")
+
+
+def mismatch(built: Built, here: Here, precision: str | None) -> str | None:
+    """Why these engines do not run here, with both values; None where they do."""
+    record, there = built.record, built.record.here
+    if precision not in (None, record.precision):
+        return f"{built.where} computes in {record.precision}, and {precision} is asked for"
+    if (there.flavour, there.version) != (here.flavour, here.version):
+        return f"{built.where} was built by {there.flavour} {there.version}, and {here.flavour} {here.version} is here"
+    if there.capability != here.capability:
+        return (
+            f"{built.where} was built for compute capability {there.capability} ({there.gpu or 'any GPU of it'}), and "
+            f"the {here.gpu} has {here.capability}"
+        )
+    if there.system != here.system:
+        return f"{built.where} was built on {there.system}, and this is {here.system}"
+    return None
+
+
+def command(plan: Plan, here: Here, precision: str | None) -> str:
+    """What builds the engine that is wanted."""
+    wanted = f" --precision {precision}" if precision else ""
+    flavour = f" --flavour {here.flavour}" if here.flavour != "tensorrt" else ""
+    return f"frugal-rt build {plan.source}{flavour}{wanted}"
+
+
+def built(plan: Plan) -> Iterator[Built]:
+    """The engines of this plan that are there, the user's own first. Raises PlanError."""
+    wanted, root = plan_hash(plan), folder()
+    for path in sorted(root.glob(f"*/{RECORD}")) if root else ():
+        found = _cached(path.parent)
+        if found is not None and found.record.plan == wanted:
+            yield found
+    for record in bundled(plan):
+        if record.plan == wanted:
+            yield Built(record, f"the engine in {plan.source}", False, partial(_of_plan, plan, record))
+
+
+def bundled(plan: Plan) -> list[Record]:
+    """Of the engines among the plan's members. Raises PlanError where its manifest lists them badly."""
+    listed = plan.manifest.get(MEMBERS, [])
+    try:
+        if not isinstance(listed, list):
+            raise ValueError("no list")
+        return [Record.parse(data) for data in listed]
+    except ValueError as error:
+        raise PlanError(
+            f"{plan.source}: its manifest has no valid {MEMBERS}; it was not written by frugal-rt"
+        ) from error
+
+
+def folder() -> Path | None:
+    """Where the user's engines lie, or None where caching is off."""
+    root = cache.folder()
+    return None if root is None else root / MEMBERS
+
+
+@contextmanager
+def building() -> Iterator[Path]:
+    """The engines' folder, with its lock held: one build at a time, as builds time what they build.
+
+    Raises InputError where caching is off, MissingExtra without filelock, FrugalError where the folder cannot be made.
+    """
+    root = folder()
+    if root is None:
+        raise InputError("engines are kept in the cache, which is off; let FRUGAL_RT_CACHE name a folder")
+    try:
+        from filelock import FileLock
+    except ImportError as error:
+        raise MissingExtra("Building engines", "filelock", "gpu") from error
+    make_folder(root)
+    with FileLock(root / "lock"):
+        yield root
+
+
+def keep(record: Record, engines: Mapping[str, Buffer], root: Path) -> Built:
+    """Put engines into the cache, whole or not at all. The lock of `building` is held. Raises BackendError."""
+    target = root / record.key
+    try:
+        with tempfile.TemporaryDirectory(dir=root, prefix="tmp") as scratch:
+            draft = Path(scratch) / "new"
+            draft.mkdir(0o700)  # nobody else may write what this user will run
+            for name, data in engines.items():
+                with (draft / f"{name}.engine").open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            (draft / RECORD).write_text(json.dumps(record.data(), indent=2))
+            old = Path(scratch) / "old"
+            if target.exists():
+                target.rename(old)
+            try:
+                draft.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+        entries = (path.parent for path in root.glob(f"*/{RECORD}"))
+        cache.prune(root, entries, LIMIT, partial(_forget, target))
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        raise BackendError(f"the engines cannot be kept in {root}: {why}") from error
+    found = _cached(target)
+    if found is None:
+        raise BackendError(f"the engines in {root} were changed by another while they were written; build them again")
+    return found
+
+
+def bundle(plan: Plan, built: Built) -> Plan:
+    """`plan` with these engines among its members, in place of those of their key. Raises BackendError or PlanError."""
+    record = built.record
+    others = [one for one in bundled(plan) if one.key != record.key]
+    manifest = {**plan.manifest, MEMBERS: [one.data() for one in (*others, record)]}
+    del manifest["members"]
+    members = {name: plan.member(name) for name in plan.members}
+    members |= {_member(record, name): memoryview(built.read(name)) for name in ENGINES}
+    return Plan(manifest, members, plan.source)
+
+
+def _member(record: Record, name: str) -> str:
+    return f"{MEMBERS}/{record.key}/{name}.engine"
+
+
+def _of_plan(plan: Plan, record: Record, name: str) -> Buffer:
+    return plan.member(_member(record, name))
+
+
+def _rank(one: Built, here: Here) -> tuple[Any, ...]:
+    record = one.record
+    there = record.here
+    alike = [there.flavour != here.flavour, there.version != here.version, there.capability != here.capability]
+    return not one.own, *alike, there.gpu != here.gpu, PRECISIONS.index(record.precision), -record.batches[-1]
+
+
+def _forget(new: Path, entry: Path) -> None:
+    if entry != new:  # however large
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _cached(path: Path) -> Built | None:
+    """The engines in a folder of the cache; None where their record cannot be read."""
+    try:
+        record = Record.parse(json.loads((path / RECORD).read_bytes()))
+    except (OSError, ValueError):
+        logger.warning("%s holds no engines that can be read; it may be deleted", path)
+        return None
+    return Built(record, "the engine in the cache", _is_own(path), partial(_of_cache, path, record))
+
+
+def _is_own(path: Path) -> bool:
+    """Whether the folder is this user's, and nobody else may write into it."""
+    if not hasattr(os, "geteuid"):
+        return True  # Windows: a user's cache folder is the user's
+    status = path.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def _of_cache(path: Path, record: Record, name: str) -> Buffer:
+    remedy = "delete it, or build again with: frugal-rt build --force"
+    file, said = path / f"{name}.engine", record.files[name]
+    try:
+        if file.stat().st_size != said["bytes"] or sha256_of(file) != said["sha256"]:
+            raise BackendError(f"{file} is damaged: it does not match its SHA-256; {remedy}")
+        with contextlib.suppress(OSError):  # a cache that may only be read forgets nothing
+            os.utime(path)
+        with file.open("rb") as opened:
+            return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise BackendError(f"{file} cannot be read: {error.strerror or error}; {remedy}") from error

@@ -1,0 +1,185 @@
+"""Where torch keeps an engine's state: host memory, or a CUDA device, whose work is one ordered queue of launches."""
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+
+from ..base import Array
+from ..errors import BackendError
+from ..extras import import_torch
+
+logger = logging.getLogger(__name__)
+WARM = 2
+"""Times that work runs before it is recorded: the first pays for plans, workspaces and memory."""
+UNDERWAY = 2
+"""Calls that the host may be ahead of the device: as many as keep it busy, and no more than a cancelled job wastes."""
+launching = threading.RLock()
+"""Held while a library is given the addresses of a call, and while work is recorded: CUDA records one graph at a time
+in a process, and an execution context is one call's."""
+
+
+@functools.cache
+def streams(torch: Any) -> tuple[Any, Any, Any]:
+    """The process's streams beside torch's own: of libraries that want another than the default, of what is recorded,
+    of uploads. Torch hands the same ones out again after a few dozen, so they are taken once; the second is of the
+    other pool, so that no upload lands in a recording."""
+    return torch.cuda.Stream(), torch.cuda.Stream(priority=-1), torch.cuda.Stream()
+
+
+class TorchArrays:
+    """Float32 torch tensors on `device`, "cpu" or "cuda". Raises MissingExtra, or BackendError without CUDA."""
+
+    def __init__(self, what: str, device: str):
+        self.torch = import_torch(what)
+        if device == "cuda" and not self.torch.cuda.is_available():
+            raise BackendError("torch sees no CUDA device here; run: frugal-rt doctor")
+        self.device = device
+        self.records = device == "cuda"
+        self.waited = 0.0
+        """Seconds that the host has waited in `pace`."""
+        self._underway: deque[Any] = deque()
+        if self.records:
+            self._beside, self._recorder, self._uploads = streams(self.torch)
+            self._pool: Any = None
+            """Memory that recordings share."""
+            self._recordings: WeakSet[Any] = WeakSet()
+            self._replayed_on: Any = None
+
+    def asarray(self, x: Any) -> Array:
+        return self.torch.as_tensor(x, dtype=self.torch.float32, device=self.device)
+
+    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
+        """As `Engine.ahead`: copied through pinned memory on a stream of its own, which the reader's waits for."""
+        torch = self.torch
+        if self.device == "cpu":
+            ready = self.asarray(array)
+            return lambda: ready
+        with torch.cuda.stream(self._uploads):
+            pinned = torch.from_numpy(np.ascontiguousarray(array, np.float32)).pin_memory()
+            tensor = pinned.to("cuda", non_blocking=True)
+            done = self._uploads.record_event()
+
+        def wait() -> Array:
+            here = torch.cuda.current_stream()
+            here.wait_event(done)
+            tensor.record_stream(here)
+            return tensor
+
+        return wait
+
+    def pace(self) -> None:
+        """As `Engine.pace`."""
+        if self.device == "cpu":
+            return
+        self._underway.append(self.torch.cuda.current_stream().record_event())
+        if len(self._underway) > UNDERWAY:
+            started = time.perf_counter()
+            self._underway.popleft().synchronize()
+            self.waited += time.perf_counter() - started
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        """As `Engine.record`: a CUDA graph. After one that failed, but for memory, nothing is recorded any more."""
+        torch = self.torch
+        if not self.records:
+            return None
+        here = torch.cuda.current_stream()
+        graph = torch.cuda.CUDAGraph()
+        with launching:
+            others = [*self._recordings]  # the last that goes takes the memory along
+            if not others:
+                self._pool = torch.cuda.graph_pool_handle()
+            try:
+                torch.cuda.synchronize()  # what is replayed on other streams works in the same memory
+                with torch.cuda.stream(self._recorder):
+                    for _ in range(WARM):
+                        work()
+                    torch.cuda.synchronize()
+                    torch.cuda.empty_cache()  # a recording cannot use what the warm runs leave
+                    # Other threads upload noise meanwhile, which a capture of this thread alone lets them.
+                    graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                    try:
+                        work()
+                    finally:
+                        graph.capture_end()
+            except (RuntimeError, BackendError) as error:
+                logger.warning("steps cannot be recorded as CUDA graphs, and are launched piece by piece: %s", error)
+                if any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__cause__)):
+                    return None  # of so many rows; fewer may be
+                self.records = False
+                with contextlib.suppress(Exception):  # torch 2.13 forgets it where a capture ends badly
+                    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+                return None
+            self._recordings.add(graph)
+        here.wait_stream(self._recorder)
+        return lambda: self._replay(graph)
+
+    def _replay(self, graph: Any) -> None:
+        """After what was replayed before, whatever stream that went to: recordings share their memory."""
+        here = self.torch.cuda.current_stream()
+        with launching:
+            if self._replayed_on not in (None, here):
+                here.wait_stream(self._replayed_on)
+            self._replayed_on = here
+            graph.replay()
+
+    @contextlib.contextmanager
+    def memory(self) -> Iterator[None]:
+        """Raises BackendError where the device has no memory left for what is done in it."""
+        try:
+            yield
+        except self.torch.OutOfMemoryError as error:
+            raise BackendError(
+                "the GPU has too little memory for this call; take a smaller --batch, or see what else runs on it"
+            ) from error
+
+    @contextlib.contextmanager
+    def queue(self, *, beside: bool = False) -> Iterator[Any]:
+        """The stream that a call of another library goes to, ordered with torch's current one; no other call begins.
+
+        That is the current one itself, unless it is the default stream, where TensorRT would wait for the device; or
+        always the first of `streams`, `beside`, for a library that knows but one.
+        """
+        here = self.torch.cuda.current_stream()
+        with launching:
+            if not beside and here != self.torch.cuda.default_stream():
+                yield here
+                return
+            self._beside.wait_stream(here)
+            try:
+                yield self._beside
+            finally:
+                here.wait_stream(self._beside)
+
+
+class OnTorch:
+    """What engines have in common whose state lives in torch's arrays.
+
+    They have the arrays and are not them: what is recorded holds an `ahead`, and would hold the engine.
+    """
+
+    def __init__(self, arrays: TorchArrays):
+        self._arrays = arrays
+        self.asarray, self.ahead = arrays.asarray, arrays.ahead
+        self.record, self.pace = arrays.record, arrays.pace
+
+    @property
+    def records(self) -> bool:
+        return self._arrays.records
+
+    @property
+    def waited(self) -> float:
+        return self._arrays.waited
+
+
+def like(result: Array, given: Array) -> Array:
+    """A torch result in the memory order of an image batch, as numpy where that was given."""
+    result = result.contiguous()
+    return result.cpu().numpy() if isinstance(given, np.ndarray) else result

@@ -1,0 +1,119 @@
+"""The autograd-capable engine: the prior's UNet in torch, on the CPU or a CUDA device."""
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ..base import Array, Prediction, Pull
+from ..errors import BackendError
+from ..plan import Plan
+from .arrays import OnTorch, TorchArrays, like
+from .network import build_network, load_weights
+
+logger = logging.getLogger(__name__)
+SHAPES = 64
+"""Batch sizes, with and without a gradient, that a network may be compiled for."""
+
+
+class TorchEngine(OnTorch):
+    """Forward calls and pullbacks by torch autograd. State lives in float32 torch tensors on `device`; numpy arrays are
+    taken too, and answered with numpy arrays.
+
+    `precision` "fp16" or "bf16" is autocast's: convolutions and products in it, norms and softmax in float32. On a CUDA
+    device whole steps are recorded as CUDA graphs.
+
+    The keywords after it are for comparing: `channels_last` is the memory format; an engine that is not `frozen` keeps
+    graphs that could reach the parameters, as a checkpoint does when it is loaded and used; a `compiled` one pays for
+    torch.compile at the first call of each batch size, with and without a gradient; and it `falls_back` to torch as it
+    is, once and with a word in the log, or raises BackendError.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: str = "cpu",
+        precision: str = "fp32",
+        *,
+        channels_last: bool = True,
+        frozen: bool = True,
+        compiled: bool = False,
+        falls_back: bool = False,
+    ):
+        super().__init__(TorchArrays("The torch backend", device))
+        torch = self._torch = self._arrays.torch
+        self._device, self._precision = device, precision
+        module: Any = build_network(plan.manifest["network"])
+        load_weights(module, plan.tensors(), plan.source)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        if not channels_last or precision != "fp32":
+            module = copy.deepcopy(module)  # into torch's own aligned memory, where the other format lies anyway
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+        for layer in module.modules():
+            if half is not None and isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+                layer.to(half)  # once, where autocast would at every call
+        module = module.to(device, memory_format=self._format).requires_grad_(not frozen)
+        self._autocast = torch.autocast(device, half, enabled=half is not None)
+        self._forward_only = torch.inference_mode if frozen else torch.no_grad
+        self._module = _compile(torch, module, falls_back) if compiled else module
+        self._compiled = compiled
+
+    @property
+    def name(self) -> str:
+        how = ", ".join(
+            [self._device, *[self._precision] * (self._precision != "fp32"), *["compiled"] * self._compiled]
+        )
+        return f"torch ({how})"
+
+    def prepare(self, gradients: bool, batch: int = 1) -> None:
+        pass  # all is loaded
+
+    def predict(self, x: Array, t: Array) -> Prediction:
+        with self._arrays.memory(), self._forward_only():
+            return self._answer(self._call(self.asarray(x), t), x)
+
+    def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
+        with self._arrays.memory(), self._torch.enable_grad():
+            leaf = self.asarray(x).detach().clone().requires_grad_()
+            prediction = self._call(leaf, t)
+
+        def pull(cotangent: Array) -> Array:
+            with self._arrays.memory():
+                (gradient,) = self._torch.autograd.grad(prediction.out, leaf, self.asarray(cotangent))
+                return like(gradient, cotangent)
+
+        return self._answer(prediction, x), pull
+
+    def _call(self, x: Array, t: Array) -> Prediction:
+        t = self._torch.as_tensor(t, dtype=self._torch.int64, device=self._device)
+        with self._autocast:
+            out = self._module(x.contiguous(memory_format=self._format), t)
+        return Prediction(*(one.float() for one in out)) if isinstance(out, tuple) else Prediction(out.float(), None)
+
+    @staticmethod
+    def _answer(prediction: Prediction, x: Array) -> Prediction:
+        out, variance = prediction
+        return Prediction(like(out.detach(), x), None if variance is None else like(variance.detach(), x))
+
+
+def _compile(torch: Any, module: Any, falls_back: bool) -> Callable[..., Any]:
+    """The module compiled for each shape it meets; whole, so that nothing falls back to eager unnoticed."""
+    import torch._dynamo.config
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    call = torch.compile(module, fullgraph=True, dynamic=False)
+
+    def compiled(x: Array, t: Array) -> Any:
+        nonlocal call
+        try:
+            return call(x, t)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            why = str(error).strip().splitlines()[0]
+            if not falls_back:
+                raise BackendError(f"torch.compile failed: {why}") from error
+            logger.warning("torch.compile failed, and the network runs as it is: %s", why)
+            call = module
+            return call(x, t)
+
+    return compiled

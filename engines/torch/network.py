@@ -1,0 +1,52 @@
+"""The prior's network as a torch module, rebuilt from a plan's manifest. Imports torch and diffusers when called."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MissingExtra, PlanError
+from ..extras import import_torch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def build_network(network: Mapping[str, Any]) -> "torch.nn.Module":
+    """The module `(x (B,C,H,W), t (B,)) -> out`, or `-> (out, variance)` where the variance is learned; on no device.
+
+    `network` is the manifest's entry: the diffusers config of a UNet2DModel, the pixel-unshuffle factor, whether
+    the variance is learned. Parameters are named `unet.<diffusers name>`, as in the plan's weights.
+    """
+    torch = import_torch("The torch backend")
+    try:
+        from diffusers.models.unets.unet_2d import UNet2DModel
+    except ImportError as error:
+        raise MissingExtra("The torch backend", "diffusers", "torch") from error
+
+    class PixelUNet(torch.nn.Module):  # type: ignore[name-defined]
+        """A UNet over r x r pixel-unshuffled images: pixel_shuffle(unet(pixel_unshuffle(x, r), t), r)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = UNet2DModel.from_config(network["config"])
+
+        def forward(self, x, t):  # type: ignore[no-untyped-def]
+            r = network["pixel_unshuffle"]
+            inner = torch.nn.functional.pixel_unshuffle(x, r) if r > 1 else x
+            inner = self.unet(inner, t, return_dict=False)[0]
+            out = torch.nn.functional.pixel_shuffle(inner, r) if r > 1 else inner
+            return torch.chunk(out, 2, dim=1) if network["learned_variance"] else out
+
+    with torch.device("meta"):
+        return PixelUNet().eval().requires_grad_(False)
+
+
+def load_weights(module: "torch.nn.Module", tensors: Mapping[str, Any], source: str) -> None:
+    """Give the module the tensors, without a copy where they are numpy arrays. Raises PlanError if they do not fit."""
+    torch = import_torch("The torch backend")
+    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    try:
+        module.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise PlanError(f"{source}: the weights do not fit the network its config describes; {first}") from error
+    module.requires_grad_(False)

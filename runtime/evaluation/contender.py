@@ -1,0 +1,85 @@
+"""What an evaluation compares: our methods, and whatever else restores a batch of measurements."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...engines import InputError
+from ..operators import Operator
+from ..restorer import Restorer, StepEvent
+from ..sampling.switch import METHODS
+
+OnStep = Callable[[StepEvent], object]
+
+
+class Refused(InputError):
+    """A contender cannot take a task; the message is a sentence that says why. The others go on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A batch restored. Lists hold one value an image."""
+
+    images: np.ndarray
+    """(N, C, H, W) float32 on [-1, 1]."""
+    k: Sequence[float | None]
+    """DMPS steps at the switch; None where there is no such thing."""
+    forwards: Sequence[float]
+    gradients: Sequence[float]
+    seconds: float
+    """Of the whole batch, within the sampling loop."""
+
+
+class Contender(Protocol):
+    """One method of the table."""
+
+    @property
+    def name(self) -> str: ...
+
+    def events(self, images: int) -> int:
+        """How often `restore` will call `on_step` for a batch of so many images."""
+        ...
+
+    def restore(
+        self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
+    ) -> Outcome:
+        """The images that `operator` and noise of deviation `sigma` turned into y (N, c, h, w).
+
+        Row i draws from the key (seed, sample + i). Raises Refused where this method cannot take the operator.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """DPS, DMPS or the hybrid, by our sampler. `settings` go to `Restorer.restore` as they are."""
+
+    restorer: Restorer
+    name: str
+    settings: Mapping[str, Any]
+
+    def events(self, images: int) -> int:
+        return int(self.settings["steps"])
+
+    def restore(
+        self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
+    ) -> Outcome:
+        result = self.restorer.restore(
+            y, operator, sigma=sigma, seed=seed, sample=sample, on_step=on_step, **self.settings
+        )
+        return Outcome(result.image, result.k, result.forwards, result.pullbacks, sum(result.seconds.values()))
+
+
+HYBRID_ONLY = ("switch", "every")
+"""Settings that the other methods do not have."""
+
+
+def our_methods(restorer: Restorer, names: Sequence[str], settings: Mapping[str, Any]) -> list[Contender]:
+    """A contender for each of METHODS named. `settings` holds steps; HYBRID_ONLY ones go to the hybrid alone."""
+    common = {name: value for name, value in settings.items() if name not in HYBRID_ONLY}
+    return [
+        Method(restorer, name, {"switch": METHODS[name], **(settings if name == "hybrid" else common)})
+        for name in names
+    ]

@@ -1,0 +1,121 @@
+"""The folder of an evaluation: what was finished is kept, so that the same command goes on where it was stopped."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...engines import FrugalError, InputError
+from ...engines.files import atomic_write
+from ..pictures.images import read_photo, to_picture, write_png
+from .evaluate import Group, Key, Row
+
+RUN, ROWS = "run.json", "rows.csv"
+PICTURES = "pictures"
+SHOWN = 3
+"""Images on the contact sheet."""
+_TEXT = ("task", "method", "image")
+
+
+class Store:
+    """Rows of finished groups in FOLDER/rows.csv, and the run they belong to in FOLDER/run.json.
+
+    `run` is what figures depend on, in JSON's types; tasks, methods and seeds are no part of it, so that a later
+    command may add some. Nothing is written before the first group. Raises InputError where the folder holds another
+    run or something else, unless `force`, which starts it over.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], force: bool = False):
+        self.folder, self.run = folder, json.loads(json.dumps(run))
+        self.rows: list[Row] = []
+        try:
+            taken = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        except OSError as error:
+            raise InputError(f"{folder} is not a folder that can be read: {error.strerror}") from error
+        if force or not taken:
+            return
+        if RUN not in taken:
+            raise InputError(f"{folder} holds {taken[0]} and no evaluation; name another folder, or --force to use it")
+        try:
+            kept = json.loads((folder / RUN).read_text())
+            rows = _parse((folder / ROWS).read_text()) if ROWS in taken else []
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise InputError(f"{folder} is damaged ({error}); name another folder, or --force to start over") from error
+        names = {*kept, *self.run} if isinstance(kept, dict) else {"run"}
+        other = sorted(name for name in names if not isinstance(kept, dict) or kept.get(name) != self.run.get(name))
+        if other:
+            raise InputError(
+                f"{folder} holds a run of another {', '.join(other)}; name another folder, or --force to start over"
+            )
+        self.rows = rows
+
+    @property
+    def finished(self) -> set[Key]:
+        """The groups that are there."""
+        return {(row["task"], row["method"], row["seed"]) for row in self.rows}
+
+    def add(self, group: Group) -> None:
+        """Keep a group. Its pictures are written first: rows that are there have theirs. Raises FrugalError."""
+        if not self.rows:
+            self._make()
+        task, method, seed = group.key
+        if seed == 0:
+            write_png(self._strip(task, method), to_picture(np.concatenate(list(group.images[:SHOWN]), axis=2)))
+        self.rows = [*self.rows, *group.rows]
+        self.write(ROWS, _format(self.rows))
+
+    def pictures(self, task: str, method: str) -> list[Image.Image] | None:
+        """The first images as that method restored them with seed 0; None where they are gone."""
+        try:
+            strip = read_photo(self._strip(task, method)).pixels
+        except InputError:
+            return None
+        return [to_picture(one) for one in np.split(strip, strip.shape[2] // strip.shape[1], axis=2)]
+
+    def write(self, name: str, text: str) -> None:
+        """FOLDER/name, whole or not at all."""
+        with atomic_write(self.folder / name) as file:
+            file.write(text.encode())
+
+    def _make(self) -> None:
+        """The folder with its run, and no rows of an earlier one."""
+        try:
+            (self.folder / PICTURES).mkdir(parents=True, exist_ok=True)
+            (self.folder / ROWS).unlink(missing_ok=True)
+        except OSError as error:
+            raise FrugalError(f"cannot write {self.folder}: {error.strerror}") from error
+        self.write(RUN, json.dumps(self.run, indent=1) + "\n")
+
+    def _strip(self, task: str, method: str) -> Path:
+        return self.folder / PICTURES / f"{task} {method}.png"
+
+
+def _format(rows: Sequence[Row]) -> str:
+    """Rows as CSV; what is None is empty, floats lose nothing."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _parse(text: str) -> list[Row]:
+    """What `_format` wrote. Raises ValueError, KeyError or csv.Error for anything else."""
+    rows = []
+    for line in csv.DictReader(io.StringIO(text), strict=True):
+        if None in line or None in line.values():
+            raise ValueError(f"{ROWS} has lines of unequal length")
+        rows.append({name: value if name in _TEXT else _number(value) for name, value in line.items()})
+        if not {*_TEXT, "seed"} <= line.keys():
+            raise ValueError(f"{ROWS} lacks columns")
+    return rows
+
+
+def _number(text: str) -> float | None:
+    """Whole numbers come back whole, so that what is written again is what was read."""
+    return None if not text else int(text) if text.isdecimal() else float(text)

@@ -1,0 +1,1 @@
+"""Many pictures restored by one command: in one process, on several GPUs, on a Ray cluster."""

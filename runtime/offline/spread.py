@@ -1,0 +1,183 @@
+"""A folder spread over workers that hold an engine each: portions handed out as they get free, deaths made good.
+
+Whoever spreads reads the pictures and writes the results; they travel as bytes, and come back as what became of them.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, NamedTuple
+
+from ...engines import BackendError, FrugalError, InputError, Plan, open_engine
+from ...engines.version import __version__
+from ..pictures.images import read_bytes
+from ..restorer import Restorer
+from .folder import Asked, Failed, Restored, restore_pictures, together
+
+ROUNDS = 4
+"""Portions that each worker gets of a large folder, at least, so that all end at about the same time."""
+
+Outcome = Restored | Failed
+
+
+class Started(NamedTuple):
+    """What a worker says of itself."""
+
+    engine: str
+    version: str
+
+
+class Worker:
+    """Runs in a process of its own: a restorer loaded once. What keeps it from loading comes back as a sentence."""
+
+    def load(self, opened: Callable[[], Plan], backend: str, trust_engines: bool, asked: Asked) -> Started | str:
+        try:
+            plan = opened()
+            restorer = Restorer(plan, open_engine(plan, backend, trust_engines=trust_engines))
+        except FrugalError as error:
+            return str(error)
+        self._asked, self._prepared = asked, asked.preparing(restorer)
+        return Started(restorer.engine.name, __version__)
+
+    def restore(self, pictures: Mapping[Path, bytes]) -> list[Outcome]:
+        return list(restore_pictures([*pictures], lambda one: self._prepared(one, pictures[one]), self._asked))
+
+
+class Died(Exception):
+    """A worker has ended by itself; says how."""
+
+
+class _Call(NamedTuple):
+    """A call that a worker has not answered; of no pictures while it loads."""
+
+    worker: Any
+    sources: Sequence[Path]
+
+
+class Spread(ABC):
+    """Workers for a folder, at most `workers` of them; a context manager that ends them.
+
+    Its children say how a worker is started, asked, heard and ended. on_loss: told in a sentence when one dies.
+    """
+
+    tries: ClassVar[int]
+    """How often a picture is given to a worker, and a worker started in a row, before its death counts as theirs."""
+    needs: ClassVar[str]
+    """What to look after where workers die as they start."""
+
+    def __init__(self, workers: int, asked: Asked, on_loss: Callable[[str], object]):
+        self.workers, self._asked, self._on_loss = workers, asked, on_loss
+        self._calls: dict[Hashable, _Call] = {}
+        self._idle: list[Any] = []
+        self._engine: str | None = None
+        self._stillborn = 0
+
+    @abstractmethod
+    def _start(self) -> tuple[Any, Hashable]:
+        """A new worker, and the call by which it loads."""
+
+    @abstractmethod
+    def _ask(self, worker: Any, pictures: Mapping[Path, bytes]) -> Hashable:
+        """The call by which a worker restores pictures."""
+
+    @abstractmethod
+    def _answered(self, calls: Sequence[Any]) -> Hashable:
+        """The next of the calls to have an answer, waited for."""
+
+    @abstractmethod
+    def _answer(self, call: Any) -> Any:
+        """What `Worker.load` or `Worker.restore` returned. Raises Died, or a FrugalError where that failed."""
+
+    @abstractmethod
+    def _end(self, worker: Any) -> None:
+        """End a worker, if it has not ended."""
+
+    def __enter__(self) -> "Spread":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in [*self._idle, *(call.worker for call in self._calls.values())]:
+            self._end(worker)
+
+    def restore(self, sources: Sequence[Path]) -> Iterator[Outcome]:
+        """Every picture once, in the order in which they are done, each as one process would restore it.
+
+        A picture whose worker dies goes to another one, alone, `tries` times in all; then it is Failed.
+        """
+        size = min(together(self._asked.samples), -(-len(sources) // (self.workers * ROUNDS)))
+        due = deque(sources[first : first + size] for first in range(0, len(sources), size or 1))
+        deaths: Counter[Path] = Counter()
+        for _ in range(min(self.workers, len(due))):
+            self._hire()
+        outcomes: list[Outcome] = []
+        while due or any(call.sources for call in self._calls.values()):
+            while due and self._idle:
+                outcomes += self._give(due.popleft())
+            yield from outcomes  # not before the workers have more to do: they need not wait while these are written
+            outcomes = self._hear(due, deaths) if self._calls else []
+        yield from outcomes
+
+    def _hire(self) -> None:
+        worker, call = self._start()
+        self._calls[call] = _Call(worker, ())
+
+    def _give(self, sources: Sequence[Path]) -> list[Failed]:
+        """A portion to a worker that has nothing to do; what cannot be read comes back."""
+        pictures, failed = {}, []
+        for source in sources:
+            try:
+                pictures[source] = read_bytes(source)
+            except InputError as error:
+                failed.append(Failed(source, str(error)))
+        if pictures:
+            worker = self._idle.pop()
+            self._calls[self._ask(worker, pictures)] = _Call(worker, [*pictures])
+        return failed
+
+    def _hear(self, due: deque[Sequence[Path]], deaths: Counter[Path]) -> list[Outcome]:
+        """The next answer, of pictures or of a worker that has loaded; or what a death leaves to be told."""
+        answered = self._answered([*self._calls])
+        call = self._calls.pop(answered)
+        try:
+            answer = self._answer(answered)
+        except Died as died:
+            self._end(call.worker)
+            return self._lost(call, died, due, deaths)
+        except BaseException:
+            self._end(call.worker)
+            raise
+        self._idle.append(call.worker)
+        if call.sources:
+            return list(answer)
+        self._check(answer)
+        return []
+
+    def _lost(self, call: _Call, died: Died, due: deque[Sequence[Path]], deaths: Counter[Path]) -> list[Outcome]:
+        """What a dead worker had goes to the front, one by one; another worker takes its place."""
+        deaths.update(call.sources)
+        failed = [source for source in call.sources if deaths[source] == self.tries]
+        again = [source for source in call.sources if source not in failed]
+        due.extendleft([source] for source in reversed(again))
+        self._stillborn = 0 if call.sources else self._stillborn + 1
+        if self._stillborn == self.tries:
+            raise BackendError(f"{self.tries} workers in a row died as they started; {self.needs} {died}") from died
+        self._on_loss(f"a worker died; another takes its place, for {len(again)} pictures: {died}")
+        if due:
+            self._hire()
+        why = f"its worker died {self.tries} times, for want of memory perhaps: {died}"
+        return [Failed(source, why) for source in failed]
+
+    def _check(self, answer: Started | str) -> None:
+        """Raises BackendError unless the worker runs what the others run."""
+        self._stillborn = 0
+        if isinstance(answer, str):
+            raise BackendError(f"a worker could not start: {answer}")
+        if answer.version != __version__:
+            raise BackendError(f"a worker has frugal-rt {answer.version} and this is {__version__}; make them equal")
+        if self._engine not in (None, answer.engine):
+            raise BackendError(f"workers run {self._engine} and {answer.engine}; name one with --backend")
+        self._engine = answer.engine

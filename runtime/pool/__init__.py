@@ -1,0 +1,5 @@
+"""Many callers, one engine in each worker process: requests are batched step by step."""
+
+from .pool import Pool
+
+__all__ = ["Pool"]

@@ -1,0 +1,224 @@
+"""Which rows share the next network call: the restorations of many requests, advanced a call at a time in one thread.
+
+A service's worker drives this; nothing here knows processes, clocks or HTTP.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...engines import Array, DivergedError, FrugalError, InputError
+from ...engines.tiled import Tiled
+from ..operators import Denoise
+from ..restorer import Restorer, Result
+from ..sampling.advance import advance
+from ..sampling.restoration import Restoration
+
+SIZES = (1, 2, 4, 8, 16, 32)
+"""Batch sizes that calls have; between them memory is made anew, or a graph compiled."""
+GAIN = 0.03
+"""A size is used if it saves this share of an image's time beside the size below it."""
+QUANTUM = 20
+"""Steps of a row that weigh as much as one later arrival: so a long restoration lets short ones by, one at a time."""
+PATIENCE = 3
+"""Calls that may pass over the row whose turn it is for a fuller one."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of one step of a batch by its size, in calls without and with a gradient; sizes ascend from 1."""
+
+    forward: Mapping[int, float]
+    pullback: Mapping[int, float]
+
+    @classmethod
+    def measure(cls, restorer: Restorer, most: int = SIZES[-1]) -> "Costs":
+        """Measured on this machine, up to the size that no longer saves GAIN, or `most`. Also warms the engine up."""
+        return cls(cls._curve(restorer, "always", most), cls._curve(restorer, "never", most))
+
+    @staticmethod
+    def _curve(restorer: Restorer, switch: str, most: int) -> dict[int, float]:
+        operator = Denoise(restorer.image_shape)
+        seconds: dict[int, float] = {}
+        for size in (size for size in SIZES if size <= most):
+            restorer.engine.prepare(switch == "never", size)
+            y = np.zeros((size, *restorer.image_shape), np.float32)
+            rows = restorer.start(y, operator, sigma=1.0, steps=4, switch=switch)
+            taken = []
+            for _ in range(3):  # the first pays for memory
+                started = time.perf_counter()
+                advance(rows, restorer.engine)
+                float(rows[0].x[0, 0, 0])  # a device answers late: wait for a value
+                taken.append(time.perf_counter() - started)
+            if seconds and min(taken) / size > (1 - GAIN) * seconds[size // 2] / (size // 2):
+                break
+            seconds[size] = min(taken)
+        return seconds
+
+    def of(self, pulls: bool) -> Mapping[int, float]:
+        """The curve of calls with or without a gradient."""
+        return self.pullback if pulls else self.forward
+
+    def size(self, rows: int, pulls: bool) -> int:
+        """The size of the next call where `rows` wait for one."""
+        return max(size for size in self.of(pulls) if size <= rows)
+
+    def room(self, pulls: bool) -> int:
+        """The largest size."""
+        return max(self.of(pulls))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A row that a call brought one step further."""
+
+    key: int
+    """The request's."""
+    row: int
+    left: int
+    """Steps left, T-1 .. 0."""
+    steps: int
+    phase: str
+    """"dps" or "dmps"."""
+    settled: float
+    """PSNR in dB between the last two estimates compared; -inf before."""
+    x0hat: Array
+    """(C, H, W) on [-1, 1]: the current estimate."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one network call did."""
+
+    phase: str
+    pulls: bool
+    rows: int
+    room: int
+    """The rows it could have had."""
+    seconds: float
+    moved: tuple[Moved, ...]
+    finished: Mapping[int, Result]
+    failed: Mapping[int, FrugalError]
+
+
+@dataclass
+class _Job:
+    key: int
+    restorer: Restorer
+    rows: list[Restoration]
+    priority: int
+    seconds: dict[str, float] = field(default_factory=lambda: {"dps": 0.0, "dmps": 0.0})
+    largest: int = 1
+    """The most rows that shared a call with one of its own, these included."""
+
+
+@dataclass
+class _Turn:
+    """A row that is not at its end, and when it is its turn."""
+
+    job: _Job
+    index: int
+    rank: float
+    """Less is sooner, at one priority."""
+    passed: int = 0
+    """Calls since it came first and was left for a fuller one."""
+
+    @property
+    def row(self) -> Restoration:
+        return self.job.rows[self.index]
+
+
+class Scheduler:
+    """Requests in, network calls out: `step` makes one call of rows that share an equation, whoever they belong to.
+
+    The order is that of arrival within a priority, higher ones first, but that a row counts as one arrival later for
+    every row of its request before it and every QUANTUM steps it has had. Of the rows whose turn it is, those make the
+    next call that fill it best.
+    """
+
+    def __init__(self, costs: Costs):
+        self.costs = costs
+        self._turns: list[_Turn] = []
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        """Rows that are not at their end."""
+        return len(self._turns)
+
+    def add(self, key: int, restorer: Restorer, rows: Sequence[Restoration], priority: int = 0) -> None:
+        """Take a request: `rows` of one `restorer.start`, to be told of by `key`. They join at the next call."""
+        job = _Job(key, restorer, list(rows), priority)
+        self._turns += [_Turn(job, i, self._arrivals + i) for i in range(len(rows))]
+        self._arrivals += 1
+
+    def cancel(self, key: int) -> None:
+        """Forget a request. Nothing happens where there is none."""
+        self._turns = [turn for turn in self._turns if turn.job.key != key]
+
+    def step(self) -> Call:
+        """Make the next call, of which there must be one: `len(self)` is not 0.
+
+        A row that diverges, or whose operator raises, fails its own request and no other.
+        """
+        batch, room = self._next()
+        row = batch[0].row
+        phase, pulls = row.phase.value, row.move.pulls
+        started = time.perf_counter()
+        failed = self._advance(batch)
+        seconds = time.perf_counter() - started
+        moved, finished = [], {}
+        for turn in batch:
+            job, row = turn.job, turn.row
+            if job.key in failed:
+                continue
+            turn.rank += 1 / QUANTUM
+            turn.passed = 0
+            job.seconds[phase] += seconds / len(batch)
+            job.largest = max(job.largest, len(batch))
+            settled = row.trace[-1] if row.trace else -np.inf
+            moved.append(Moved(job.key, turn.index, row.step + 1, len(row.schedule), phase, settled, row.x0hat))
+            if all(one.step < 0 for one in job.rows):
+                try:
+                    finished[job.key] = job.restorer.gather(job.rows, job.seconds, job.largest)
+                except DivergedError as error:
+                    failed[job.key] = error
+        self._turns = [turn for turn in self._turns if turn.row.step >= 0 and turn.job.key not in failed]
+        return Call(phase, pulls, len(batch), room, seconds, tuple(moved), finished, failed)
+
+    def _next(self) -> tuple[list[_Turn], int]:
+        """The rows of the next call, and how many it could have."""
+        reach = 2 * max(self.costs.room(False), self.costs.room(True))
+        turns = sorted(self._turns, key=lambda turn: (-turn.job.priority, turn.rank))[:reach]
+        groups: dict[tuple[int, object], list[_Turn]] = {}
+        for turn in turns:
+            groups.setdefault((id(turn.job.restorer.engine), turn.row.move), []).append(turn)
+        calls = [self._call(group) for group in groups.values()]
+        first = turns[0]
+        if first.passed >= PATIENCE:
+            return calls[0]
+        batch, room = max(calls, key=lambda call: len(call[0]) / call[1])  # the first of those that are equal
+        first.passed += first not in batch
+        return batch, room
+
+    def _call(self, group: list[_Turn]) -> tuple[list[_Turn], int]:
+        """As many rows of a group, in their order, as a call takes. Tiles of one image are a batch of their own."""
+        if isinstance(group[0].job.restorer.engine, Tiled):
+            return group[:1], 1
+        pulls = group[0].row.move.pulls
+        return group[: self.costs.size(len(group), pulls)], self.costs.room(pulls)
+
+    def _advance(self, batch: Sequence[_Turn]) -> dict[int, FrugalError]:
+        """The call; where it fails, one for each row alone, so that only those fail that must."""
+        try:
+            advance([turn.row for turn in batch], batch[0].job.restorer.engine)
+        except Exception as error:  # noqa: BLE001 (a caller's own operator may raise anything)
+            if len(batch) > 1:
+                failures = [self._advance([turn]) for turn in batch]
+                return {key: why for failure in failures for key, why in failure.items()}
+            (turn,) = batch
+            named = turn.row.operator.name
+            why = error if isinstance(error, FrugalError) else InputError(f"{named} raised {error!r} in a step")
+            return {turn.job.key: why}
+        return {}

@@ -1,0 +1,183 @@
+"""Steps recorded once and replayed: on a GPU, one CUDA graph for the network, the operator and the sampler together.
+
+Rows that share an operator and a number of steps are loaded into arrays that stay where they are; each replay of a
+move takes them a step further in place. All that comes from the host is the noise, in blocks of several steps. What a
+row has while it is loaded are views of those arrays.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields
+from functools import cache
+from itertools import zip_longest
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ...engines import Array, Engine
+from ...engines.machine import cores
+from .restoration import Fetch, Move, Restoration
+from .schedule import Coefficients, Schedule
+
+KEPT = 16
+"""Sets of rows that an engine keeps arrays for in a thread."""
+WORTH = 16
+"""Steps that rows have left, at least, for their moves to be recorded: recording runs each a few times."""
+BLOCK = 8
+"""Steps whose noise is drawn and uploaded at once, while those of the block before are made."""
+NAMES = [field.name for field in fields(Coefficients) if field.name != "t"]
+NUMBERS = ("sigma", "zeta", "every", "lam")
+"""Of a row, those that a move may take."""
+_local = threading.local()
+
+MoveOf = Callable[..., tuple[Array, Array]]
+
+
+@cache
+def _draws(process: int) -> ThreadPoolExecutor:
+    """What draws noise: a GPU makes a step faster than one core draws its noise. Threads do not outlive a fork."""
+    return ThreadPoolExecutor(max(1, cores() - 2), "frugal-rt-noise")
+
+
+def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loaded | None":
+    """What replays the next step of these rows, made if need be; None where the engine records nothing, the rows have
+    several operators or schedules, or one that asks the host while it computes, or it is not worth it."""
+    first = rows[0]
+    if not engine.records or not first.operator.recordable:
+        return None
+    if any(row.operator is not first.operator or row.schedule is not first.schedule for row in rows):
+        return None
+    kept = _kept(engine)
+    key = (id(first.operator), len(first.schedule), len(rows))  # the operator is held: its id stays its own
+    if key not in kept:
+        if first.step + 1 < WORTH:
+            return None
+        kept[key] = Loaded(rows, engine.ahead)
+        while len(kept) > KEPT:
+            kept.popitem(last=False)[1].load([])
+    kept.move_to_end(key)
+    return kept[key] if kept[key].replays(first.move, engine, move) else None
+
+
+def _kept(engine: Engine) -> "OrderedDict[Any, Loaded]":
+    """Those of this thread: arrays that two threads replay on would be both's."""
+    if not hasattr(_local, "kept"):
+        _local.kept = WeakKeyDictionary()
+    found: OrderedDict[Any, Loaded] = _local.kept.setdefault(engine, OrderedDict())
+    return found
+
+
+class Loaded:
+    """Arrays for as many rows as `like` has, of their operator and number of steps, and the moves recorded on them.
+
+    The engine is not held: it is what this is kept under, and would never go.
+    """
+
+    def __init__(self, like: Sequence[Restoration], ahead: Callable[[np.ndarray], Fetch]):
+        first, x = like[0], like[0].x
+        xp = self._xp = array_namespace(x)
+        self.name = object()
+        """What rows are held by: they do not keep this, which goes when its engine does."""
+        self._ahead, self._operator = ahead, first.operator
+        self._rows: list[Restoration] = []
+        self._schedule: Schedule | None = None
+        self._replays: dict[Move, Callable[[], None] | None] = {}
+        self._blocks: dict[tuple[int, int], Future[Fetch]] = {}
+
+        def empty(*shape: int, dtype: Any = x.dtype) -> Array:
+            return xp.zeros(shape, dtype=dtype, device=x.device)
+
+        count, steps = len(like), len(first.schedule)
+        self._x, self._x0hat = empty(count, *x.shape), empty(count, *x.shape)
+        self._noise = empty(count, BLOCK, *x.shape)
+        """z of step s at s modulo BLOCK."""
+        self._y = empty(count, *first.y.shape)
+        self._numbers = empty(len(NUMBERS), count, 1, 1, 1)
+        """Each of NUMBERS, NaN for None."""
+        self._tables, self._timesteps = empty(steps, len(NAMES)), empty(steps, dtype=xp.int64)
+        self._step, self._order = empty(count, dtype=xp.int64), xp.arange(count, device=x.device)
+
+    def replays(self, kind: Move, engine: Engine, move: MoveOf) -> bool:
+        """Whether a move is recorded, which it is the first time it is asked for, if it can be."""
+        if kind not in self._replays:
+            rows, self._rows = self._rows, []
+            for row in rows:
+                self._give_back(row)
+            self._replays[kind] = engine.record(lambda: self._once(kind, engine, move))  # runs a few steps of anything
+        return self._replays[kind] is not None
+
+    def step(self, rows: Sequence[Restoration]) -> tuple[Array, Array]:
+        """x_{t-1} and x0hat, (B, C, H, W), of `rows`, which are held from now on.
+
+        Both are overwritten by the next replay, but an estimate that is compared.
+        """
+        replay = self._replays[rows[0].move]
+        assert replay is not None
+        loaded = all(row is mine and row.held is self.name for row, mine in zip_longest(rows, self._rows))
+        if not loaded:
+            self.load(rows)
+        self._take_blocks([i for i, row in enumerate(rows) if not loaded or (row.step + 1) % BLOCK == 0])
+        replay()
+        compared = any(row.compares for row in rows)
+        return self._x, self._xp.asarray(self._x0hat, copy=True) if compared else self._x0hat
+
+    def load(self, rows: Sequence[Restoration]) -> None:
+        """Take the state of `rows`; those that were held get arrays of their own."""
+        for row in self._rows:
+            self._give_back(row)
+        self._rows, self._blocks = list(rows), {}
+        if not rows:
+            return
+        for i, row in enumerate(rows):
+            self._x[i, ...], self._y[i, ...] = row.x, row.y
+        numbers = [[getattr(row, name) for row in rows] for name in NUMBERS]
+        self._numbers[...] = self._placed(np.asarray(numbers, np.float64)[:, :, None, None, None])
+        self._step[...] = self._xp.astype(self._placed(np.array([row.step for row in rows])), self._step.dtype)
+        schedule = rows[0].schedule
+        if schedule is not self._schedule:
+            self._tables[...] = self._placed(np.stack([schedule.tables[name] for name in NAMES], axis=1))
+            self._timesteps[...] = self._xp.astype(self._placed(schedule.timesteps), self._timesteps.dtype)
+            self._schedule = schedule
+
+    def _once(self, kind: Move, engine: Engine, move: MoveOf) -> None:
+        xp = self._xp
+        table = xp.take(self._tables, self._step, axis=0)
+        columns = {name: table[:, i, None, None, None] for i, name in enumerate(NAMES)}
+        c = Coefficients(t=xp.take(self._timesteps, self._step, axis=0), **columns)
+        z = self._noise[self._order, self._step % BLOCK]
+        sigma, zeta, every, lam = (self._numbers[i, ...] for i in range(len(NUMBERS)))
+
+        def operators(f: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
+            return f(self._operator, self._y, lambda a: a)
+
+        constant = {Move.DPS: zeta, Move.STEERED: every}.get(kind, lam)
+        x, x0hat = move(kind, engine, operators, c, self._x, z, sigma, constant)
+        self._x[...], self._x0hat[...] = x, x0hat
+        self._step[...] = xp.clip(self._step - 1, 0, None)
+
+    def _give_back(self, row: Restoration) -> None:
+        if row.held is self.name:
+            row.x, row.x0hat = (self._xp.asarray(array, copy=True) for array in (row.x, row.x0hat))
+            row.held = None
+
+    def _take_blocks(self, due: Sequence[int]) -> None:
+        """The noise of these rows' next steps and of those after them in the same block; the next blocks are begun."""
+        for ahead in (0, 1):
+            for i in due:
+                step = self._rows[i].step
+                block, count = step // BLOCK - ahead, BLOCK if ahead else step % BLOCK + 1
+                if block >= 0 and (i, block) not in self._blocks:
+                    draws = _draws(os.getpid())
+                    self._blocks[i, block] = self._rows[i].noises(draws, block * BLOCK, count, self._ahead)
+        for i in due:
+            block, last = divmod(self._rows[i].step, BLOCK)
+            self._noise[i, : last + 1, ...] = self._blocks.pop((i, block)).result()()
+
+    def _placed(self, array: np.ndarray) -> Array:
+        """A few numbers where the rows are, without waiting; as floats, which hold every step and timestep exactly."""
+        return self._xp.astype(self._ahead(np.asarray(array, np.float32))(), self._x.dtype)

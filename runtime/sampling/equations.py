@@ -1,0 +1,221 @@
+"""The equations of one step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's move.
+
+Pure functions over a batch (B, C, H, W); `c` holds each row's coefficients. Nothing here knows devices or loops.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from ...engines import Array, Prediction, Pull
+from ..operators import Linear, Operator, Resolvable
+from .schedule import Coefficients
+
+TINY = 1e-12
+TRUST = 0.3
+"""DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
+REACH = 0.35
+"""The hybrid's gradient never moves x further than this multiple of the deviation of the ancestral steps that it stands
+for, root mean square over the image."""
+BELIEF = 0.5
+"""How the closed form weighs a measurement noisier than x_{t-1}: 1 as Bayes does, 0 as if it were no noisier."""
+
+DOUBT = 0.01
+"""Where there is no basis, y's deviation is taken for no less than this share of what x0's may still be."""
+
+
+def estimate(x: Array, out: Array, c: Coefficients) -> tuple[Array, Array]:
+    """x0hat = E[x0 | x_t] clipped to [-1, 1], and a mask that is 1 where it was not clipped.
+
+    An infinity becomes NaN rather than hide behind the clip.
+    """
+    raw = c.x0_x * x - c.x0_out * out
+    x0hat = raw.clip(-1.0, 1.0) + 0 * raw
+    return x0hat, array_namespace(x).astype(raw == x0hat, x.dtype)
+
+
+def ancestral(x: Array, x0hat: Array, variance: Array | None, z: Array, c: Coefficients) -> Array:
+    """A draw from p(x_{t-1} | x_t, x0hat): DDPM, eq. 7; the learned range is Nichol and Dhariwal (2021), eq. 15."""
+    xp = array_namespace(x)
+    log_var = c.log_var
+    if variance is not None:
+        share = (variance + 1) / 2
+        log_var = share * c.log_var_max + (1 - share) * c.log_var
+    return c.mean_x0 * x0hat + c.mean_x * x + c.noise * xp.exp(log_var / 2) * z
+
+
+def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) -> tuple[Array, Array]:
+    """The gradient of || y - A x0hat ||_2 with respect to x0hat, row by row, and how far the norm is above the noise's.
+
+    The noise alone has a norm of about sigma sqrt(m), m the number of values measured (Morozov's discrepancy
+    principle); the excess (B, 1, 1, 1) is 0 below it.
+    """
+    xp = array_namespace(x0hat)
+    r = y - operator.A(x0hat)
+    norm = xp.sqrt(_square_sum(r))
+    return -operator.vjp(x0hat, r) / (norm + TINY), xp.clip(norm - sigma * operator.measured**0.5, 0.0, None)
+
+
+def likelihood_score(operator: Resolvable, y: Array, x: Array, sigma: Any, abar: Array) -> Array:
+    """The score at x_t of N(y; A x_t / sqrt(abar), sigma^2 I + (1 - abar)/abar A A^T): DMPS, eq. 14, by the SVD.
+
+    g = 1/sqrt(abar) V S^T (sigma^2 I + (1-abar)/abar S S^T)^{-1} (U^T y - S V^T x_t / sqrt(abar)), or where there is no
+    SVD, 1/sqrt(abar) A^T (sigma^2 I + (1-abar)/abar A A^T)^{-1} (y - A x_t / sqrt(abar)).
+    """
+    root, scale = abar**0.5, (1 - abar) / abar
+    if not isinstance(operator, Linear):
+        return operator.AT(operator.resolvent(y - operator.A(x) / root, sigma, scale)) / root
+    s = operator.spectrum(x)
+    return operator.V(operator.filter(sigma, scale, s) * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
+
+
+def spectral(operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
+    """A draw of x_{t-1} that knows y, in closed form: DDRM (Kawar et al., 2022, eq. 7 and 8), but for the third line.
+
+    With s' = sqrt(1 - abar_{t-1}), kept = sqrt(1 - eta^2), eta = c.fresh, and eps the noise that x0hat leaves in x_t,
+    direction by direction:
+
+        not measured (s = 0):     sqrt(abar') x0hat + s' (kept eps + eta z)
+        sigma / s below the noise: sqrt(abar') U^T y / s + sqrt(s'^2 - abar' sigma^2 / s^2) z
+        sigma / s above it:       sqrt(abar') x0hat + s' (q n + kept (eps - q n) + eta sqrt(1 - q^2) z)
+
+    The noises compared are those of sqrt(abar') y / s and of x_{t-1}; n = (U^T y / s - x0hat) s / sigma is the first,
+    in its deviations. So where y knows more it stands in for x0hat; where it knows less, x_{t-1}'s noise goes on as in
+    the first line, but around q n instead of 0. If y is taken for a noisier x_{t-1}, their noises have a correlation of
+    rho, the ratio of their deviations, and q = rho is the law of x_{t-1} given x0 and y; here q = rho^BELIEF
+    (docs/method.md). DDRM's is kept n + eta z, in which y is believed the more, the more steps there are.
+    """
+    xp = array_namespace(x)
+    root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
+    kept = (1 - c.fresh**2) ** 0.5
+    eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
+    unseen = root * x0hat + left * (kept * eps + c.fresh * z)
+    s = operator.spectrum(x)
+    seen = xp.astype(s > 0, x.dtype)
+    s = s + (1 - seen)  # divides by 1 where nothing is seen
+    noise = root * sigma / s  # of sqrt(abar') U^T y / s
+    estimate, drawn, eps = root * operator.Vt(x0hat), operator.Vt(z), operator.Vt(eps)
+    gap = root * operator.Ut(y) / s - estimate
+    near = estimate + gap + xp.sqrt(xp.clip(left**2 - noise**2, 0.0, None)) * drawn
+    q = xp.clip(left / (noise + TINY), None, 1.0) ** BELIEF
+    centre = q * gap / (noise + TINY)
+    far = estimate + left * (centre + kept * (eps - centre) + c.fresh * xp.sqrt(1 - q**2) * drawn)
+    return unseen + operator.V(seen * (xp.where(noise <= left, near, far) - operator.Vt(unseen)))
+
+
+def resolved(operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
+    """`spectral` without a basis: a draw of x_{t-1} that knows y, by one resolvent.
+
+    In a direction of singular value s, with s', kept, eta and eps as there, rho = s' s / (sqrt(abar') sigma), and
+    w = 4 rho^2 / (1 + 4 rho^2), from 0 where y is noise to 1 where it is exact:
+
+        sqrt(abar') (x0hat + w (y / s - x0hat)) + s' (kept (eps - q n) + eta (1 - 2 w) z)
+
+    where q n = sqrt(abar / (1 - abar)) w (y / s - x0hat). It is the third line of `spectral` throughout, with
+    q = 4 rho / (1 + 4 rho^2) for the correlation of the two noises: sqrt(1 - q^2) is then |1 - 2 w|, and w is all that
+    has to be computed: w (y / s - x0hat) = c A^T (sigma^2 I + c A A^T)^{-1} (y - A x0hat), c = 4 (1 - abar') / abar'.
+    The two terms in w are one such solution. sigma is DOUBT sqrt(c) at least, so that the system has a condition number
+    of 1 / DOUBT^2 at most, and what A all but loses stays x0hat's.
+    """
+    xp = array_namespace(x)
+    root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
+    kept = (1 - c.fresh**2) ** 0.5
+    eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
+    ahead = root - left * kept * (c.abar / (1 - c.abar)) ** 0.5
+    scale = 4 * (1 - c.abar_prev) / c.abar_prev + TINY  # above 0 where there is no noise left, nor any in y
+    asked = ahead * (y - operator.A(x0hat)) - 2 * left * c.fresh * operator.A(z)
+    known = operator.resolvent(asked, xp.maximum(sigma + 0 * scale, DOUBT * scale**0.5 + 0 * sigma), scale)
+    return root * x0hat + left * (kept * eps + c.fresh * z) + scale * operator.AT(known)
+
+
+def dps_step(
+    x: Array,
+    z: Array,
+    c: Coefficients,
+    pullback: Callable[[Array, Array], tuple[Prediction, Pull]],
+    gradient: Callable[[Array], tuple[Array, Array]],
+    zeta: Array,
+) -> tuple[Array, Array]:
+    """x_{t-1} and x0hat. DPS, Algorithm 1: x_{t-1} = x' - zeta grad_{x_t} || y - A(x0hat(x_t)) ||_2.
+
+    `gradient(x0hat)` is `residual_gradient`; the pullback takes it through the clip and the network. zeta (B, 1, 1, 1)
+    is the paper's constant, or NaN for a step of its own: kappa = beta / (1 - abar), the share of x_t's noise that this
+    step removes, of Polyak's.
+    """
+    xp = array_namespace(x)
+    x0hat, variance, pulled, polyak = _pulled(x, c, pullback, gradient)
+    own = _bounded(c.beta / (1 - c.abar) * polyak, pulled, TRUST * c.beta**0.5)
+    step = xp.where(xp.isnan(zeta), own, zeta)
+    return ancestral(x, x0hat, variance, z, c) - step * pulled, x0hat
+
+
+def dmps_step(
+    x: Array, z: Array, c: Coefficients, predict: Callable[[Array, Array], Prediction], lam: Array, score: Array
+) -> tuple[Array, Array]:
+    """x_{t-1} and the unguided x0hat. DMPS, Algorithm 1: x_{t-1} = x' + lambda beta / sqrt(alpha) g(x_t).
+
+    `score` is `likelihood_score`, g at x_t.
+    """
+    out, variance = predict(x, c.t)
+    x0hat, _ = estimate(x, out, c)
+    return ancestral(x, x0hat, variance, z, c) + lam * c.beta / c.alpha**0.5 * score, x0hat
+
+
+def spectral_step(
+    x: Array, c: Coefficients, predict: Callable[[Array, Array], Prediction], transition: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    """x_{t-1} and the unguided x0hat, by forward calls only. `transition(x0hat)` is `spectral`, or `resolved`."""
+    x0hat, _ = estimate(x, predict(x, c.t).out, c)
+    return transition(x0hat), x0hat
+
+
+def steered_step(
+    x: Array,
+    c: Coefficients,
+    pullback: Callable[[Array, Array], tuple[Prediction, Pull]],
+    gradient: Callable[[Array], tuple[Array, Array]],
+    transition: Callable[[Array], Array],
+    every: Array,
+) -> tuple[Array, Array]:
+    """x_{t-1} and x0hat: `spectral_step`, and DPS's gradient for what the operator does not see.
+
+    One such step stands for `every` (B, 1, 1, 1), and takes Polyak's step whole, relaxed by 1 + abar: for a linear
+    residual any factor below 2 converges, and the less noise is left, the more linear it is.
+    """
+    x0hat, _, pulled, polyak = _pulled(x, c, pullback, gradient)
+    deviation = (every * c.beta * (1 - c.abar_prev) / (1 - c.abar)) ** 0.5  # of so many ancestral steps
+    return transition(x0hat) - _bounded((1 + c.abar) * polyak, pulled, REACH * deviation) * pulled, x0hat
+
+
+def _pulled(
+    x: Array,
+    c: Coefficients,
+    pullback: Callable[[Array, Array], tuple[Prediction, Pull]],
+    gradient: Callable[[Array], tuple[Array, Array]],
+) -> tuple[Array, Array | None, Array, Array]:
+    """x0hat, the learned variance, the residual's gradient at x_t, and Polyak's step along it.
+
+    Polyak's, excess / |grad|^2, would bring the residual down to the noise at once, to first order. It is weighed by
+    the share of the gradient that the clip lets through.
+    """
+    (out, variance), pull = pullback(x, c.t)
+    x0hat, unclipped = estimate(x, out, c)
+    reach, excess = gradient(x0hat)
+    cotangent = unclipped * reach
+    pulled = c.x0_x * cotangent - pull(c.x0_out * cotangent)
+    passed = _square_sum(cotangent) / (_square_sum(reach) + TINY)
+    return x0hat, variance, pulled, passed * excess / (_square_sum(pulled) + TINY)
+
+
+def _bounded(step: Array, pulled: Array, longest: Array) -> Array:
+    """`step`, or what moves x by `longest`, root mean square over the image, along `pulled` where that is less."""
+    size = math.prod(pulled.shape[1:])
+    return array_namespace(pulled).minimum(step, longest * (size / (_square_sum(pulled) + TINY)) ** 0.5)
+
+
+def _square_sum(a: Array) -> Array:
+    """The sum of squares of each row, (B, 1, 1, 1)."""
+    flat = a.reshape(a.shape[0], -1)
+    return (flat * flat).sum(1)[:, None, None, None]

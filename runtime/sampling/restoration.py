@@ -1,0 +1,179 @@
+"""One restoration as a small state. `advance.py` advances batches of them; whoever drives it decides which."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+
+import numpy as np
+
+from ...engines import Array
+from ..operators import Operator
+from .noise import Use, generator, normal
+from .schedule import Schedule
+from .switch import Switch
+
+
+@cache
+def _prefetch(process: int) -> ThreadPoolExecutor:
+    """Draws the noise of the next step while the network runs this one. Threads do not outlive a fork."""
+    return ThreadPoolExecutor(1, "frugal-rt-noise")
+
+
+class Phase(Enum):
+    """Whether the structure of the image is still being found."""
+
+    DPS = "dps"
+    DMPS = "dmps"
+    DONE = "done"
+
+
+class Move(Enum):
+    """Which equation of sampler.py makes a step. Rows of one network call share it."""
+
+    DPS = "dps_step"
+    DMPS = "dmps_step"
+    STEERED = "steered_step"
+    SPECTRAL = "spectral_step"
+
+    @property
+    def pulls(self) -> bool:
+        """Whether it takes a gradient through the network."""
+        return self in (Move.DPS, Move.STEERED)
+
+
+@dataclass
+class Restoration:
+    """One image being restored. `x` is (C, H, W); `step` is the index of the next step, T-1 .. 0, then -1."""
+
+    operator: Operator
+    y: Array
+    sigma: float
+    schedule: Schedule
+    switch: Switch
+    zeta: float | None
+    """A constant step for DPS, as in the paper; None is its own."""
+    lam: float | None
+    """A constant step for DMPS, as in the paper; None is the closed form's own move."""
+    every: int | None
+    """The DPS phase takes a gradient at every so manieth step, the closed form at each; None is the paper's DPS."""
+    stride: int
+    """Estimates so many steps apart are compared, for the switch."""
+    seed: int
+    sample: int
+    x: Array
+    step: int = field(init=False)
+    x0hat: Array | None = None
+    """The last unguided estimate, (C, H, W)."""
+    earlier: Array | None = None
+    """The estimate that the next one compared is compared with."""
+    trace: list[float] = field(default_factory=list)
+    """PSNR in dB between estimates `stride` steps apart, at the steps in `compared`; the last may be `pending`."""
+    pending: list[Array] = field(default_factory=list)
+    """The mean squares, on the engine's device, of comparisons that the trace does not show yet."""
+    k: int | None = None
+    """How many DMPS steps were left at the switch; None while in DPS."""
+    pullbacks: int = 0
+    held: object = None
+    """The name of what replays this row's steps, and owns the memory of `x` and `x0hat`; None where the row does."""
+    _drawn: "dict[int, Future[Fetch]]" = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.step = len(self.schedule) - 1
+        self.switch_if_due()
+
+    @property
+    def phase(self) -> Phase:
+        if self.step < 0:
+            return Phase.DONE
+        return Phase.DPS if self.k is None else Phase.DMPS
+
+    @property
+    def move(self) -> Move:
+        """What makes the next step."""
+        if self.phase is Phase.DPS and self.every is None:
+            return Move.DPS
+        if self.phase is Phase.DPS and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0:
+            return Move.STEERED
+        return Move.SPECTRAL if self.lam is None or self.phase is Phase.DPS else Move.DMPS
+
+    @property
+    def compares(self) -> bool:
+        """Whether the estimate of the next step is one that is compared."""
+        return (len(self.schedule) - 1 - self.step) % self.stride == 0
+
+    @property
+    def compared(self) -> tuple[int, ...]:
+        """The step of each entry of a whole trace, which is how many were left when it was taken."""
+        return tuple(range(len(self.schedule) - 1 - self.stride, -1, -self.stride))
+
+    @property
+    def constant(self) -> float | None:
+        """The number that is the next move's: DPS's zeta, DMPS's lambda, or how many steps a steered one stands for."""
+        return {Move.DPS: self.zeta, Move.STEERED: self.every}.get(self.move, self.lam)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the trace may end the DPS phase before the next step."""
+        return self.k is None and self.switch.asks(self.step + 1)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the trace shows that it has left the finite numbers."""
+        return bool(self.trace) and np.isnan(self.trace[-1])
+
+    def noise(self, ahead: "Callable[[np.ndarray], Fetch]") -> "Fetch":
+        """z of the next step, (C, H, W) float32, on its way to where `ahead` takes it; that of the step after it is
+        drawn meanwhile."""
+        drawn = self._drawn.pop(self.step, None) or self._draw(self.step, ahead)
+        self._drawn = {self.step - 1: self._draw(self.step - 1, ahead)} if self.step > 0 else {}
+        return drawn.result()
+
+    def noises(self, draws: Executor, step: int, count: int, ahead: "Callable[[np.ndarray], Fetch]") -> "Future[Fetch]":
+        """z of the steps from `step` on, ascending, (count, C, H, W): each is drawn by a task of its own of `draws`,
+        which begins them in order, and all are sent on their way together."""
+        seed, sample = self.seed, self.sample
+        block = np.empty((count, *self.x.shape), np.float32)
+
+        def draw(i: int) -> None:
+            generator(seed, sample, Use.STEP, step + i).standard_normal(dtype=np.float32, out=block[i])
+
+        others = [draws.submit(draw, i) for i in range(count - 1)]
+
+        def last() -> Fetch:
+            draw(count - 1)
+            for one in others:  # they have begun, so that they end
+                one.result()
+            return ahead(block)
+
+        return draws.submit(last)
+
+    def _draw(self, step: int, ahead: "Callable[[np.ndarray], Fetch]") -> "Future[Fetch]":
+        return self.noises(_prefetch(os.getpid()), step, 1, lambda block: ahead(block[0]))
+
+    def accept(self, x: Array, x0hat: Array, apart: Array | None) -> None:
+        """Take the outcome of one step; `apart` is the mean square between its estimate and the one compared before."""
+        self.pullbacks += self.move.pulls
+        if self.compares:
+            if apart is not None:
+                self.pending.append(apart)
+            self.earlier = x0hat
+        self.x, self.x0hat = x, x0hat
+        self.step -= 1
+
+    def switch_if_due(self) -> None:
+        """Leave the DPS phase where the switch says so."""
+        left = self.step + 1
+        if self.k is None and self.switch.due(left, self.trace[-1] if self.trace else -np.inf):
+            self.k = left
+
+
+Fetch = Callable[[], Array]
+"""Waits, where it must, for an array that is on its way."""
+
+
+def start_noise(shape: tuple[int, ...], seed: int, sample: int) -> np.ndarray:
+    """x at step T-1: standard normal, (C, H, W) float32."""
+    return normal(shape, seed, sample, Use.START)

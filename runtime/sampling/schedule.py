@@ -1,0 +1,155 @@
+"""Noise schedules, and the coefficients a step needs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from ...engines import InputError
+from ...engines.betas import train_betas
+from ...engines.plan import UNSAID
+
+EARLY_RATE, LATE_RATE, MOST_FRESH = 1.5, 8.0, 0.85
+"""How fast the closed form renews x_t's noise, in units of the ancestral sampler's rate, far above and far below a
+signal-to-noise ratio of 1; and eta at most, DDRM's. Chosen on tune-100 (docs/method.md)."""
+
+
+def fresh_share(abar: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """eta of each step, (T,): 1 - eta^2 = (1 - beta/(1-abar))^rate is what is kept of the noise.
+
+    The ancestral step keeps it to the power 1. A power means the same whatever the number of steps.
+    """
+    rate = EARLY_RATE + (LATE_RATE - EARLY_RATE) * abar
+    return np.minimum(MOST_FRESH, np.sqrt(1 - (1 - beta / (1 - abar)) ** rate))
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What one step needs, for a batch of rows: each (B, 1, 1, 1), or (1, 1, 1, 1) for all, but `t` (B,)."""
+
+    t: Any
+    abar: Any
+    abar_prev: Any
+    beta: Any
+    alpha: Any
+    fresh: Any
+    """eta: the share of x_{t-1}'s noise, in amplitude, that the closed form draws anew."""
+    x0_x: Any
+    """x0hat = x0_x * x - x0_out * out, whatever the network predicts."""
+    x0_out: Any
+    mean_x0: Any
+    """Ancestral mean = mean_x0 * x0hat + mean_x * x."""
+    mean_x: Any
+    log_var: Any
+    log_var_max: Any
+    """The learned range goes from log_var (the posterior's) to log_var_max (log beta)."""
+    noise: Any
+    """1, but 0 at the last step."""
+
+    def pick(self, rows: Callable[[Any], Any]) -> "Coefficients":
+        """Those of some rows: `rows` takes them out of an array of all."""
+        return Coefficients(**{field.name: rows(getattr(self, field.name)) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A training schedule respaced to T steps, indexed T-1 (pure noise) .. 0. Tables in float64."""
+
+    timesteps: np.ndarray
+    """(T,) the original integers the network was trained with, ascending."""
+    abar: np.ndarray
+    """(T,) cumulative products of alpha at those timesteps."""
+    prediction_type: str = "epsilon"
+    variance_type: str = "fixed_small"
+
+    @classmethod
+    def respaced(cls, config: Mapping[str, Any], steps: int) -> "Schedule":
+        """The training timesteps round(linspace(0, T_train - 1, steps)), betas recomputed from the kept abar.
+
+        Raises InputError if `steps` is not in 2..T_train.
+        """
+        betas = train_betas(config)
+        if not 2 <= steps <= len(betas):
+            raise InputError(f"steps must lie in 2..{len(betas)}, the prior's training steps; got {steps}")
+        kept = np.round(np.linspace(0, len(betas) - 1, steps)).astype(np.int64)
+        return cls(
+            kept,
+            np.cumprod(1 - betas)[kept],
+            config.get("prediction_type", UNSAID["prediction_type"]),
+            config.get("variance_type", UNSAID["variance_type"]),
+        )
+
+    @cached_property
+    def _placed(self) -> dict[Any, dict[str, Any]]:
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @cached_property
+    def tables(self) -> dict[str, np.ndarray]:
+        """Every coefficient as a (T,) table, by the name of the Coefficients field."""
+        abar = self.abar
+        abar_prev = np.append(1.0, abar[:-1])
+        alpha = abar / abar_prev
+        beta = 1 - alpha
+        posterior = beta * (1 - abar_prev) / (1 - abar)
+        posterior[0] = posterior[1]  # only its logarithm's sake: no noise is added at the last step
+        x0_x, x0_out = {
+            "epsilon": (1 / np.sqrt(abar), np.sqrt(1 / abar - 1)),
+            "v_prediction": (np.sqrt(abar), np.sqrt(1 - abar)),
+            "sample": (0 * abar, -np.ones_like(abar)),
+        }[self.prediction_type]
+        log_var = np.log(beta if self.variance_type.startswith("fixed_large") else posterior)
+        return {
+            "abar": abar,
+            "abar_prev": abar_prev,
+            "beta": beta,
+            "alpha": alpha,
+            "fresh": fresh_share(abar, beta),
+            "x0_x": x0_x,
+            "x0_out": x0_out,
+            "mean_x0": beta * np.sqrt(abar_prev) / (1 - abar),
+            "mean_x": (1 - abar_prev) * np.sqrt(alpha) / (1 - abar),
+            "log_var": log_var,
+            "log_var_max": np.log(beta),
+            "noise": (np.arange(len(abar)) > 0).astype(np.float64),
+        }
+
+    def at(self, step: int, like: Any, xp: Any) -> dict[str, Any]:
+        """Every coefficient of one step, (1, 1, 1, 1) in the namespace, type and device of `like`; the same object for
+        the same step."""
+        key = (step, type(like), like.dtype, str(like.device))
+        if key not in self._placed:
+            tables = self._tables_at(like, xp)
+            self._placed[key] = {name: xp.reshape(table[step, ...], (1, 1, 1, 1)) for name, table in tables.items()}
+        return self._placed[key]
+
+    def _tables_at(self, like: Any, xp: Any) -> dict[str, Any]:
+        """The tables where `like` is, and the timesteps; sent there once."""
+        key = (type(like), like.dtype, str(like.device))
+        if key not in self._placed:
+            self._placed[key] = {
+                name: xp.asarray(table, dtype=like.dtype, device=like.device) for name, table in self.tables.items()
+            }
+        return self._placed[key]
+
+    @staticmethod
+    def gather(schedules: Sequence["Schedule"], steps: Sequence[int], like: Any, xp: Any) -> Coefficients:
+        """The coefficients of each row's own step, in the namespace, type and device of `like`."""
+        pairs = list(zip(schedules, steps, strict=True))
+        timesteps = tuple(int(schedule.timesteps[step]) for schedule, step in pairs)
+        t = sent(timesteps, np.int64, None, like.device, xp)
+        rows = [schedule.at(step, like, xp) for schedule, step in pairs]
+        if all(row is rows[0] for row in rows):
+            return Coefficients(t=t, **rows[0])  # one for all, by broadcasting
+        return Coefficients(t=t, **{name: xp.concat([row[name] for row in rows], axis=0) for name in rows[0]})
+
+
+@lru_cache(4096)
+def sent(numbers: tuple[float | None, ...], kind: type, dtype: Any, device: Any, xp: Any) -> Any:
+    """`numbers`, NaN for None, as numpy's `kind` and then as `dtype`: one array for all who ask for the same ones, as a
+    device would be waited for to take them."""
+    return xp.asarray(np.array(numbers, kind), dtype=dtype, device=device)

@@ -1,0 +1,131 @@
+"""The process of a service: its server, and an end that leaves no accepted request without an answer."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from ...engines import FrugalError
+from ..pool import Pool
+from .app import create_app
+from .intake import Options, Service
+from .metrics import Metrics
+from .middleware import JsonLines
+
+logger = logging.getLogger(__name__)
+STALE = 30.0
+"""Seconds that a stopping service waits for the jobs it finished to be fetched."""
+CONNECTIONS = 64
+"""Those that only ask or watch; beyond them and two for each image, 503 is the answer."""
+
+
+@dataclass(frozen=True)
+class Address:
+    host: str
+    port: int
+
+
+class _Server(uvicorn.Server):
+    """On SIGTERM or SIGINT it drains: takes nothing more, answers what it took, and only then stops listening.
+
+    On SIGHUP it goes over to the plan that its file now holds; one that cannot be loaded changes nothing.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service):
+        super().__init__(config)
+        self._service = service
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if self._service.draining:  # asked twice: at once
+            super().handle_exit(sig, frame)
+            return
+        self._service.draining = True
+        logger.info("draining")
+        self._loop.call_soon_threadsafe(self._begin, self._stop_when_done())
+
+    async def startup(self, sockets: Any = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            self._loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._swap()))
+        await super().startup(sockets)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _swap(self) -> None:
+        pool = self._service.pool
+        logger.info("loading %s", pool.plan)
+        try:
+            await asyncio.to_thread(pool.swap, pool.plan)
+        except FrugalError as error:
+            logger.error("the plan is not swapped: %s", error)
+        else:
+            _, height, width = pool.image_shape
+            logger.info("restoring with %s, %dx%d, from %s", pool.prior, width, height, pool.plan)
+
+    async def _stop_when_done(self) -> None:
+        service = self._service
+        while busy := service.tasks | self._tasks - {asyncio.current_task()}:
+            await asyncio.wait(busy)
+        while service.jobs.unfetched(STALE):
+            await asyncio.sleep(0.1)
+        self.should_exit = True
+
+
+def serve(
+    pool_of: Callable[[Metrics], Pool], options: Options, address: Address, on_ready: Callable[[Pool, Address], object]
+) -> None:
+    """Serve until a signal. `pool_of` opens the pool, told of the metrics that its reports go to; it is closed here.
+
+    on_ready: told the pool and the address, whose port the system chose where it was 0.
+
+    Raises what opening it does, and FrugalError where the address cannot be had.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    metrics = Metrics()
+    with pool_of(metrics) as pool:
+        app = create_app(pool, options, metrics)
+        config = uvicorn.Config(
+            app,
+            host=address.host,
+            port=address.port,
+            log_config=None,
+            access_log=False,  # ours has the request's id
+            server_header=False,
+            limit_concurrency=CONNECTIONS + 2 * pool.limit,  # each may hold a request's body
+            timeout_graceful_shutdown=int(STALE),
+        )
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        server = _Server(config, app.state.service)
+        listening = _listen(address)
+        on_ready(pool, Address(address.host, listening.getsockname()[1]))
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            server.run(sockets=[listening])
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _listen(address: Address) -> socket.socket:
+    """A socket there. Raises FrugalError where the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address.host, address.port))
+    except OSError as error:
+        raise FrugalError(
+            f"cannot listen on {address.host}:{address.port}: {error.strerror}; choose another --host or --port"
+        ) from error
+    return listening
