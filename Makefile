@@ -36,8 +36,8 @@ lint: $(READY)
 
 # The site, into .cache/site: a link or an anchor that leads nowhere fails. The sources are copied so that .venv is not read with them.
 docs: $(READY)
-	rm -rf .cache/api && mkdir -p .cache/api/frugal_rt/export
-	cp -r __init__.py engines runtime .cache/api/frugal_rt && cp export/*.py .cache/api/frugal_rt/export
+	rm -rf .cache/api && mkdir -p .cache/api/frugal_rt
+	cp -r __init__.py engines runtime export .cache/api/frugal_rt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # Build the wheel; export with it in an empty venv, and restore by the hybrid in one without torch.
@@ -47,7 +47,7 @@ wheel-smoke: $(READY)
 	$(PYTHON) -m venv .cache/full && .cache/full/bin/$(PIP_INSTALL) "$$(ls dist/*.whl)[cpu,export]"
 	$(PYTHON) -m venv .cache/lean && .cache/lean/bin/$(PIP_INSTALL) "$$(ls dist/*.whl)[cpu]"
 	cd .cache/smoke && ../full/bin/frugal-rt export --model celeba
-	cd .cache/smoke && cp "$$(../full/bin/python -c 'from frugal_rt.runtime.evaluation.demo import PORTRAIT; print(PORTRAIT)')" clean.png
+	cd .cache/smoke && cp "$$(../full/bin/python -c 'from frugal_rt.runtime.pictures.images import PORTRAIT; print(PORTRAIT)')" clean.png
 	cd .cache/smoke && ../full/bin/frugal-rt degrade clean.png --task sr --scale 4 -o y.png
 	cd .cache/smoke && ! ../lean/bin/python -c 'import torch' 2>/dev/null
 	cd .cache/smoke && ../lean/bin/frugal-rt restore --engine celeba.plan y.png --steps 20

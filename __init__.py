@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .engines.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ..runtime.restorer import Restorer, Result
+    from ..runtime.sampling.loop import StepEvent
     from .engines import (
         BackendError,
         BusyError,
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from .export import export_plan
     from .runtime import operators
     from .runtime.pool import Pool
-    from .runtime.restorer import Restorer, Result, StepEvent
 
 __all__ = [
     "BackendError",

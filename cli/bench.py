@@ -9,7 +9,7 @@ import click
 from ..engines import BACKENDS, InputError, Plan
 from ..engines.files import atomic_write
 from ..export import build_plan
-from ..export.random_prior import ARCHITECTURES, random_prior
+from ..export.priors.random_prior import ARCHITECTURES, random_prior
 from ..runtime.evaluation.bench import bench
 from ..runtime.evaluation.bench_report import markdown
 from ..runtime.pictures.images import check_output

@@ -10,7 +10,7 @@ import numpy as np
 from ..engines import InputError
 from ..runtime.pictures.damage import parse_size
 from ..runtime.pictures.images import check_output, fit_photo, read_photo, to_picture, write_npy, write_png
-from ..runtime.pictures.measurement import simulate
+from ..runtime.pictures.simulate import simulate
 from . import options
 
 

@@ -19,12 +19,12 @@ from ..runtime.evaluation.deepinv import deepinv_methods
 from ..runtime.evaluation.evaluate import Evaluation, Row
 from ..runtime.evaluation.picture_set import PictureSet, read_pictures
 from ..runtime.evaluation.report import markdown, results, sheet
+from ..runtime.evaluation.ssim import load_ssim
 from ..runtime.evaluation.store import Store
 from ..runtime.evaluation.suite import TASKS, choose
 from ..runtime.pictures.damage import parse_sigma
 from ..runtime.pictures.images import check_output, write_png
 from ..runtime.restorer import Restorer
-from ..runtime.sampling.psnr import load_ssim
 from ..runtime.sampling.switch import METHODS
 from . import options
 from .progress import stages, steps

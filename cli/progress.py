@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..runtime.restorer import StepEvent
+from ..runtime.sampling.loop import StepEvent
 
 
 @contextmanager

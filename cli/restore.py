@@ -22,8 +22,9 @@ from ..runtime.offline.ray_cluster import Cluster
 from ..runtime.offline.trace import SUFFIXES, explain, load_plots, write_trace
 from ..runtime.pictures.align import framing_of
 from ..runtime.pictures.images import check_output, read_bytes, to_picture
-from ..runtime.restorer import Restorer, StepEvent
+from ..runtime.restorer import Restorer
 from ..runtime.sampling.guidance import GUIDANCE, PRESETS
+from ..runtime.sampling.loop import StepEvent
 from ..runtime.sampling.switch import METHODS
 from . import options, params
 from .progress import pictures, stages, steps

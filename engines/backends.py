@@ -143,7 +143,7 @@ def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
     Raises InputError for one that computes on the CPU, MissingExtra or BackendError where it finds no GPU here.
     """
     from .extras import version
-    from .onnxruntime.engine import import_onnxruntime
+    from .onnxruntime.sessions import import_onnxruntime
 
     name, precision = parse_backend(backend)
     if name in ON_CPU:

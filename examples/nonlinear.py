@@ -13,7 +13,8 @@ from array_api_compat import array_namespace
 from PIL import Image
 
 from frugal_rt import Restorer, operators
-from frugal_rt.runtime.pictures.images import contact_sheet, fit_photo, read_photo, to_picture
+from frugal_rt.runtime.evaluation.contact_sheet import contact_sheet
+from frugal_rt.runtime.pictures.images import fit_photo, read_photo, to_picture
 from frugal_rt.runtime.sampling.noise import Use, normal
 
 Shape = tuple[int, int, int]

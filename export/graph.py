@@ -7,7 +7,8 @@ import numpy as np
 
 from ..engines import ExportError, MissingExtra
 from ..engines.plan import WEIGHTS, read_safetensors
-from .rules import OPSET, Emitter, PullbackEmitter
+from .lowering import OPSET, Emitter
+from .pullback import PullbackEmitter, reverse
 from .trace import BATCH, Shape, Trace, Value, trace
 
 if TYPE_CHECKING:
@@ -90,19 +91,6 @@ def _forward(traced: Trace, conditions: list[Value], outputs: list[str], kept: l
     return e, {"x": ("x", traced.x.shape), "embedding": ("embedding", (BATCH, width(conditions)))}, results
 
 
-def reverse(e: PullbackEmitter, traced: Trace, v: str) -> str:
-    """The gradient of x for the cotangent v of the first output: reverse-mode differentiation.
-
-    From the last operation to the first, the cotangents of one value added up.
-    """
-    cotangents: dict[Value, list[str]] = {traced.outputs[0]: [v]}
-    for value in reversed(traced.values):
-        if value.active and value in cotangents:
-            for one, cotangent in e.pull(value, _sum(e, cotangents.pop(value))):
-                cotangents.setdefault(one, []).append(cotangent)
-    return _sum(e, cotangents[traced.x])
-
-
 def _pullback(traced: Trace, conditions: list[Value]) -> tuple[Built, list[Value]]:
     e = PullbackEmitter()
     take_conditions(e, conditions)
@@ -113,13 +101,6 @@ def _pullback(traced: Trace, conditions: list[Value]) -> tuple[Built, list[Value
     used = {name for node in e.nodes for name in node.input}
     inputs = {public: found for public, found in inputs.items() if found[0] in used}
     return (e, inputs, {"gradient": (gradient, traced.x.shape)}), e.kept
-
-
-def _sum(e: Emitter, names: list[str]) -> str:
-    total = names[0]
-    for name in names[1:]:
-        total = e.node("Add", total, name)
-    return total
 
 
 def serialise(

@@ -128,7 +128,7 @@ def verify_lpips(graph: bytes, module: Any) -> float:
     """
     import torch
 
-    from ..engines.onnxruntime.engine import import_onnxruntime, session_options
+    from ..engines.onnxruntime.sessions import import_onnxruntime, session_options
 
     ort = import_onnxruntime()
     session = ort.InferenceSession(graph, session_options(ort), providers=["CPUExecutionProvider"])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import InputError
-from .rules import OPSET
+from .lowering import OPSET
 
 HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 """What each is called in the manifest's `types`."""

@@ -14,8 +14,8 @@ from ..engines.betas import train_betas
 from ..engines.memory import give_back
 from ..engines.onnxruntime.engine import OnnxRuntimeEngine
 from ..engines.plan import WEIGHTS, read_safetensors
+from .lowering import OPSET
 from .mixed import HALVES, SHAPE, TINY, element_type
-from .rules import OPSET
 from .verify import LARGE, evaluate
 
 DROPPED = {"fp16": 13, "bf16": 16}

@@ -2,39 +2,23 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ..engines import Array, DivergedError, Engine, InputError, Plan, open_engine
+from ..engines import DivergedError, Engine, InputError, Plan, open_engine
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
 from .operators import Operator, Resolvable
 from .sampling.advance import advance, settle
 from .sampling.guidance import PRESETS, Guidance
+from .sampling.loop import StepEvent, _to_numpy, halved
 from .sampling.restoration import Move, Phase, Restoration, start_noise
 from .sampling.schedule import Schedule
 from .sampling.switch import Switch
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class StepEvent:
-    """What `on_step` is told after every step of the loop."""
-
-    step: int
-    """Steps left, T-1 .. 0."""
-    steps: int
-    phases: tuple[str, ...]
-    """"dps" or "dmps" for each row: the phase of the step just made."""
-    settled: tuple[float, ...]
-    """PSNR in dB between the last two estimates compared, for each row; -inf before."""
-    x0hat: Array
-    """(B, C, H, W) on [-1, 1]: the current estimates, for a preview."""
 
 
 @dataclass(frozen=True)
@@ -361,17 +345,3 @@ class Restorer:
                     )
                 )
         return seconds
-
-
-def halved(rows: Sequence[T], batch: int) -> Iterator[Sequence[T]]:
-    """`rows` in pieces of `batch`, what is left in halves of it: rows that switch at steps of their own leave groups of
-    any size, and engines compile, or keep memory, for each size of a call."""
-    while rows:
-        while batch > len(rows):
-            batch //= 2
-        yield rows[:batch]
-        rows = rows[batch:]
-
-
-def _to_numpy(array: Array) -> np.ndarray:
-    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)

@@ -14,7 +14,8 @@ from ..errors import BackendError
 from ..extras import version
 from ..plan import Plan
 from ..torch.arrays import OnTorch, TorchArrays, like, streams
-from .engine import OnnxRuntimeEngine, Sessions, import_onnxruntime
+from .engine import OnnxRuntimeEngine
+from .sessions import Sessions, import_onnxruntime
 
 
 def open_cuda(plan: Plan) -> Engine:

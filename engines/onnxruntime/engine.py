@@ -1,128 +1,15 @@
-"""The plan's graphs in onnxruntime, on the CPU or a CUDA device.
-
-Sessions read the weights where the plan maps them; a graph that was kept optimised brings its own copy.
-"""
+"""The plan's graphs in onnxruntime, on the CPU or a CUDA device."""
 
 import functools
-import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import cache
 from ..base import ANSWERS, Array, OnHost, Prediction, Pull
 from ..embeddings import Embeddings
-from ..errors import BackendError, MissingExtra, PlanError
-from ..machine import cores
-from ..memory import Free, give_back
-from ..plan import WEIGHTS, Plan
-
-ROWS = 128
-"""Timesteps whose embeddings are computed at once."""
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-
-def import_onnxruntime(device: str = "cpu") -> Any:
-    """The onnxruntime module with the provider `device` needs. Raises MissingExtra."""
-    extra, module = ("cpu", "onnxruntime") if device == "cpu" else ("gpu", "onnxruntime-gpu")
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # newer builds report what they run unless told not to
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra(f"The {device} backend", module, extra) from error
-    if PROVIDERS[device] not in onnxruntime.get_available_providers():
-        raise MissingExtra(f"The {device} backend", module, extra)
-    return onnxruntime
-
-
-def session_options(ort: Any) -> Any:
-    """The options every session of ours starts from."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = cores()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_mem_pattern = False  # for each batch size, a second block as large as what the arena holds
-    # Threads spin within a call and rest between calls: the threads of one session would starve the other's.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
-
-
-class Sessions:
-    """Sessions of a plan's graphs; `arena` and `keep` as of the engine."""
-
-    def __init__(self, plan: Plan, device: str, *, arena: bool = True, keep: bool = True):
-        self.ort = import_onnxruntime(device)
-        self._plan = plan
-        self._arena, self._keep = arena, keep
-
-    def open(self, graph: str, device: str, **provider: str) -> Any:
-        """A session of one of the plan's graphs, with options of the `provider`; on the CPU the optimised graph is kept
-        for the next process, unless its weights are very large: read and checked again they cost more than they spare,
-        and ONNX ends at 2 GiB.
-
-        Raises BackendError or PlanError.
-        """
-        entry, members = self._plan.manifest["graphs"][graph], self._plan.manifest["members"]
-        hashes = members[entry["member"]]["sha256"], members[WEIGHTS]["sha256"]
-        name = cache.key(self.ort.__version__, *hashes)
-        session = None
-        if self._keep and device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
-            optimised = cache.find(name)
-            if optimised is None:
-
-                def write(path: Path) -> None:
-                    nonlocal session
-                    session = self._open(entry, device, provider, optimized_model_filepath=str(path))
-
-                cache.keep(name, write)
-            else:
-                level = self.ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                session = self._open(entry, device, provider, optimised, graph_optimization_level=level)
-        if session is None:
-            session = self._open(entry, device, provider)
-        give_back()
-        session.disable_fallback()
-        running = session.get_providers()[0]
-        if running != PROVIDERS[device]:
-            raise BackendError(f"onnxruntime fell back from {device} to {running}; run: frugal-rt doctor")
-        return session
-
-    def embeddings(self) -> Callable[[np.ndarray], np.ndarray]:
-        """What computes the plan's embedding graph, on the CPU: t (B,) int64 to (B, K)."""
-        return functools.partial(_embed, self.open("embedding", "cpu"))
-
-    def embedding_table(self) -> np.ndarray:
-        """What the network makes of each timestep that it was trained on, (T_train, K)."""
-        compute, steps = self.embeddings(), np.arange(self._plan.manifest["schedule"]["num_train_timesteps"])
-        return np.concatenate([compute(some) for some in np.array_split(steps, -(-len(steps) // ROWS))])
-
-    @functools.cached_property
-    def _weights(self) -> dict[str, Any]:
-        """The plan's weights where they are mapped. Sessions keep pointing into them: they live as long as this."""
-        return {name: self.ort.OrtValue.ortvalue_from_numpy(a) for name, a in self._plan.tensors().items()}
-
-    def _open(
-        self, entry: dict[str, Any], device: str, provider: dict[str, str], model: bytes | None = None, **settings: Any
-    ) -> Any:
-        options = session_options(self.ort)
-        options.enable_cpu_mem_arena = self._arena
-        for setting, value in settings.items():
-            setattr(options, setting, value)
-        weights = (
-            {name: value for name, value in self._weights.items() if name in entry["weights"]} if not model else {}
-        )
-        options.add_external_initializers(list(weights), list(weights.values()))
-        graph = model or bytes(self._plan.member(entry["member"]))
-        try:
-            return self.ort.InferenceSession(graph, options, providers=[(PROVIDERS[device], provider)])
-        except Exception as error:  # onnxruntime's errors share no base but Exception
-            if device != "cpu":
-                raise BackendError(
-                    f"onnxruntime cannot run on {device} here: {error}; run: frugal-rt doctor"
-                ) from error
-            raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
+from ..memory import Free
+from ..plan import Plan
+from .sessions import Sessions, run_bound
 
 
 class OnnxRuntimeEngine(OnHost):
@@ -160,19 +47,19 @@ class OnnxRuntimeEngine(OnHost):
         binding = self._forward.io_binding()
         for name in self._answers:
             binding.bind_output(name)
-        _run(self._forward, binding, x=self.asarray(x), embedding=self._embed(t))
+        run_bound(self._forward, binding, x=self.asarray(x), embedding=self._embed(t))
         found = dict(zip(self._answers, binding.get_outputs(), strict=True))
         return Prediction(*(found[name].numpy() if name in found else None for name in ANSWERS))
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
         work = self._free.take(len(x)) or _Workspace(self, len(x))
         embedding = self._embed(t)
-        _run(self._forward, work.forward, x=self.asarray(x), embedding=embedding)
+        run_bound(self._forward, work.forward, x=self.asarray(x), embedding=embedding)
         out, variance = (work.values[name].numpy().copy() if name in work.values else None for name in ANSWERS)
 
         def pull(cotangent: Array) -> Array:
             known = {"embedding": embedding} if "embedding" in work.inputs else {}
-            _run(self._pullback, work.pullback, v=self.asarray(cotangent), **known)
+            run_bound(self._pullback, work.pullback, v=self.asarray(cotangent), **known)
             gradient = work.values["gradient"].numpy().copy()
             self._free.give(len(x), work)
             return gradient
@@ -182,22 +69,6 @@ class OnnxRuntimeEngine(OnHost):
     @functools.cached_property
     def _pullback(self) -> Any:
         return self._sessions.open("pullback", self._device)
-
-
-def _run(session: Any, binding: Any, **inputs: np.ndarray) -> None:
-    try:
-        for name, value in inputs.items():
-            binding.bind_cpu_input(name, value)
-        session.run_with_iobinding(binding)
-    except Exception as error:  # onnxruntime's errors share no base but Exception
-        raise BackendError(f"onnxruntime failed in a call: {error}") from error
-
-
-def _embed(session: Any, t: np.ndarray) -> np.ndarray:
-    binding = session.io_binding()
-    binding.bind_output("embedding")
-    _run(session, binding, t=t)
-    return binding.get_outputs()[0].numpy()
 
 
 class _Workspace:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BackendError, InputError
-from .engine import PROVIDERS, import_onnxruntime, session_options
+from .sessions import PROVIDERS, import_onnxruntime, session_options
 
 INPUTS, OUTPUT = ("image", "reference"), "lpips"
 SMALLEST = 32

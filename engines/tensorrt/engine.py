@@ -7,7 +7,7 @@ from typing import Any
 from .. import cache
 from ..base import ANSWERS, Array, Prediction, Pull
 from ..errors import BackendError
-from ..onnxruntime.engine import Sessions
+from ..onnxruntime.sessions import Sessions
 from ..plan import Plan
 from ..torch.arrays import OnTorch, TorchArrays, like
 from . import library, store

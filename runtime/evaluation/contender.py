@@ -8,7 +8,8 @@ import numpy as np
 
 from ...engines import InputError
 from ..operators import Operator
-from ..restorer import Restorer, StepEvent
+from ..restorer import Restorer
+from ..sampling.loop import StepEvent
 from ..sampling.switch import METHODS
 
 OnStep = Callable[[StepEvent], object]

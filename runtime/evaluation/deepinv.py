@@ -23,7 +23,7 @@ from ...engines.extras import import_torch
 from ...engines.plan import UNSAID
 from ...engines.torch.network import build_network, load_weights
 from ..operators import Linear, Operator
-from ..restorer import StepEvent
+from ..sampling.loop import StepEvent
 from ..sampling.noise import Use, generator
 from .contender import Contender, OnStep, Outcome, Refused
 

@@ -9,11 +9,13 @@ from PIL import Image
 
 from ..operators import Operator, Shape
 from ..pictures.damage import Damage
-from ..pictures.images import PORTRAIT, Photo, contact_sheet, fit_photo, read_photo, to_picture
-from ..pictures.measurement import simulate
-from ..restorer import Restorer, Result, StepEvent
+from ..pictures.images import PORTRAIT, Photo, fit_photo, read_photo, to_picture
+from ..pictures.simulate import simulate
+from ..restorer import Restorer, Result
+from ..sampling.loop import StepEvent
 from ..sampling.psnr import psnr
 from ..sampling.switch import METHODS
+from .contact_sheet import contact_sheet
 
 SIGMA = 0.01
 TASKS = ("super-resolution x4", "box inpainting", "colourise")

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..operators import Shape
-from ..sampling.psnr import load_ssim, psnr
+from ..sampling.psnr import psnr
 from .calibration import coverage, draw
 from .contender import Contender, OnStep, Refused
 from .picture_set import PictureSet
+from .ssim import load_ssim
 from .suite import TASKS, measure
 
 Row = dict[str, Any]

@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image
 
 from ..operators import Inpaint, Shape
-from ..pictures.images import contact_sheet, to_picture
+from ..pictures.images import to_picture
 from ..sampling.switch import METHODS
 from .calibration import EXPECTED
+from .contact_sheet import contact_sheet
 from .evaluate import Row
 from .picture_set import PictureSet
 from .suite import TASKS, measure

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...engines import InputError
 from ..operators import Colorize, Deblur, Denoise, Inpaint, Linear, Operator, Shape, SuperResolution
-from ..pictures.damage import border_mask, box_mask
+from ..operators.masks import border_mask, box_mask
 from ..sampling.noise import Use, normal
 
 

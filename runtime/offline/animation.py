@@ -8,7 +8,7 @@ from PIL import Image
 from ...engines import InputError
 from ...engines.files import atomic_write, make_folder
 from ..pictures.images import to_picture, write_png
-from ..restorer import StepEvent
+from ..sampling.loop import StepEvent
 
 SUFFIXES = (".gif", ".webp", ".png")
 """What an animation may be written as; .png is an APNG."""

@@ -18,7 +18,8 @@ from ..pictures.align import Frame, align
 from ..pictures.damage import Damage
 from ..pictures.images import LARGEST, Metadata, Photo, decode_photo
 from ..pictures.measurement import Job, full_size, prepare
-from ..restorer import Restorer, Result, StepEvent
+from ..restorer import Restorer, Result
+from ..sampling.loop import StepEvent
 
 TOGETHER = 16
 """Restorations that are in memory, and share network calls, at once."""

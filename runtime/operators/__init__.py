@@ -5,7 +5,8 @@ from .circular import Circular, Mirrored, Tapered, is_mirrored
 from .dense import MaskedMatrix, Matrix, valid_blur
 from .iterative import Iterative, Partial
 from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
-from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, Inpaint, Masked, SuperResolution
+from .masks import Inpaint, Masked
+from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, SuperResolution
 from .sensing import WalshHadamard
 from .separable import Bicubic, Deblur, Separable
 

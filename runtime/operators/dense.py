@@ -19,7 +19,7 @@ from .base import Linear, Operator, Resolvable, Shape
 from .circular import Circular
 from .iterative import Partial
 from .kernels import check_fits, kernel_settings, normalised, valid_part
-from .pixelwise import check_mask, mask_settings
+from .masks import check_mask, mask_settings
 from .separable import Valid
 
 logger = logging.getLogger(__name__)

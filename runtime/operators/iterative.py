@@ -8,7 +8,7 @@ from array_api_compat import array_namespace
 
 from ...engines import Array
 from .base import Linear, Resolvable, Shape, reciprocal
-from .pixelwise import check_mask, mask_settings
+from .masks import check_mask, mask_settings
 
 logger = logging.getLogger(__name__)
 Part = tuple[slice, slice]

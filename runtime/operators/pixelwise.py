@@ -1,6 +1,5 @@
 """Operators whose left basis is the measurement itself: noise, masks, block means, grey. No matrix anywhere."""
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -33,71 +32,6 @@ class Denoise(Linear):
 
     def V(self, s: Array) -> Array:
         return s
-
-
-class Masked(Linear):
-    """y = M A x: pixels of `inner`'s measurement are missing, and 0. The mask comes last.
-
-    A A^T stays diagonal where `inner`'s is: for noise, block means and grey. `missing` is (h, w) bool, True where the
-    pixel is lost. Raises InputError for a mask of another size or without a known pixel, and where `inner`
-    has another left basis than the measurement's own pixels.
-    """
-
-    def __init__(self, inner: Linear, missing: np.ndarray):
-        super().__init__(inner.image_shape, inner.measurement_shape)
-        if type(inner).U is not Linear.U:
-            raise InputError(f"a mask after {inner.name} of this kind has no closed form; take MaskedMatrix")
-        missing = check_mask(missing, inner.measurement_shape)
-        self.name = inner.name
-        self.inner = inner
-        self.missing: np.ndarray = missing
-        self._known = 1.0 - missing[None, None]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {**self.inner.settings, **mask_settings(self.missing)}
-
-    @property
-    def measured(self) -> int:
-        return self.measurement_shape[0] * int((~self.missing).sum())
-
-    def observed(self, y: np.ndarray) -> np.ndarray:
-        return np.where(self.missing, np.zeros_like(y), y)
-
-    def spectrum(self, like: Array) -> Array:
-        return self.place("known", self._known, like) * self.inner.spectrum(like)
-
-    def Vt(self, x: Array) -> Array:
-        return self.inner.Vt(x)
-
-    def V(self, s: Array) -> Array:
-        return self.inner.V(s)
-
-
-class Inpaint(Masked):
-    """Pixels are missing: A is a mask, and a measurement is an image that is 0 where a pixel is missing.
-
-    `missing` is (H, W) bool, True where the pixel is lost. Outpainting is the same with a border missing.
-    """
-
-    def __init__(self, image_shape: Shape, missing: np.ndarray):
-        super().__init__(Denoise(image_shape), missing)
-        self.name = "inpaint"
-
-
-def check_mask(missing: np.ndarray, measurement_shape: Shape) -> np.ndarray:
-    """`missing` as bool. Raises InputError where it is of another size than the measurement, or leaves nothing."""
-    missing, (_, height, width) = np.asarray(missing, bool), measurement_shape
-    if missing.shape != (height, width):
-        raise InputError(f"the mask is {missing.shape[1]}x{missing.shape[0]} but the image is {width}x{height}")
-    if missing.all():
-        raise InputError("every pixel is marked missing; white (or transparent) marks what is to be filled in")
-    return missing
-
-
-def mask_settings(missing: np.ndarray) -> dict[str, Any]:
-    """What tells a mask from others: how many pixels, and a digest of which."""
-    return {"missing": int(missing.sum()), "mask_sha256": hashlib.sha256(missing.tobytes()).hexdigest()}
 
 
 class SuperResolution(Linear):

@@ -11,7 +11,8 @@ from ...engines import InputError, MissingExtra, Plan
 from ..operators import GREY_WEIGHTS, Shape
 from .damage import SIGMA, TASKS, Damage, implied
 from .images import Photo, fit_photo, resized
-from .measurement import Job, estimate_sigma, masked, prepare
+from .measurement import Job, masked, prepare
+from .noise_level import estimate_sigma
 
 ALIGNED = ("denoise", "inpaint", "colorize")
 """The tasks that survive a change of scale: what happened to a pixel has no width, as a kernel or a block has."""

@@ -33,6 +33,7 @@ from ..operators import (
 )
 from ..operators.dense import is_small
 from ..operators.kernels import KINDS
+from ..operators.masks import border_mask, box_mask
 
 TASKS: dict[str, tuple[str, ...]] = {
     "denoise": (),
@@ -107,22 +108,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"a size is WIDTHxHEIGHT in pixels, such as 24x24; got {text!r}")
     return int(parts[0]), int(parts[-1])
-
-
-def box_mask(shape: Shape, width: int, height: int) -> np.ndarray:
-    """(H, W) bool, True in the centred box. Raises InputError if the box is not smaller than the image."""
-    _, h, w = shape
-    if width > w or height > h or (width, height) == (w, h):
-        raise InputError(f"a box of {width}x{height} does not leave anything of an image of {w}x{h}")
-    mask = np.zeros((h, w), bool)
-    top, left = (h - height) // 2, (w - width) // 2
-    mask[top : top + height, left : left + width] = True
-    return mask
-
-
-def border_mask(shape: Shape, width: int, height: int) -> np.ndarray:
-    """(H, W) bool, True outside the centred box. Raises InputError if the box is not smaller than the image."""
-    return ~box_mask(shape, width, height)
 
 
 def implied(damage: Damage) -> str | None:

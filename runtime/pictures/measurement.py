@@ -9,14 +9,12 @@ import numpy as np
 from ...engines import InputError
 from ..operators import GREY_WEIGHTS, Inpaint, Operator, Resolvable, Shape, Tapered
 from ..operators.kernels import valid_part
-from ..sampling.noise import Use, generator, normal
+from ..operators.masks import border_mask
 from .damage import (
     GREY,
     SIGMA,
-    TASKS,
     VECTORS,
     Damage,
-    border_mask,
     implied,
     kernel_weights,
     missing_pixels,
@@ -25,6 +23,7 @@ from .damage import (
     without,
 )
 from .images import Photo, fit_photo, pad_photo
+from .noise_level import estimate_sigma
 
 KEPT = 4
 """Operators that are kept for the next picture."""
@@ -150,55 +149,6 @@ def full_size(photo: Photo, damage: Damage) -> tuple[int, int]:
         raise InputError("super-resolution in tiles needs its factor: --scale 2 .. 16")
     width, height = photo.size
     return height * (damage.scale or 1), width * (damage.scale or 1)
-
-
-def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, Operator]:
-    """A measurement y = A x + sigma n of a clean photo, for trying things out.
-
-    Returns y (c, h, w) on [-1, 1] with noise beyond it, the missing pixels (H, W) or None, and the operator. The same
-    seed gives the same noise and the same random mask. Raises InputError.
-    """
-    if damage.task is None:
-        raise InputError(f"say what to do to the picture: --task {'|'.join(TASKS)}")
-    if damage.border == "taper":
-        raise InputError("--border taper is for restoring a photograph; damage one with circular, mirror or valid")
-    if damage.task == "denoise" and damage.sigma is None:
-        raise InputError("say how much noise to add: --sigma, on the [-1, 1] scale")
-    clean = photo.pixels if damage.task != "colorize" else photo.colour().pixels
-    shape: Shape = (clean.shape[0], clean.shape[1], clean.shape[2])
-    missing, whole = photo.missing, whole_operator(damage.task, shape, damage)
-    if damage.share is not None:
-        if not 0 < damage.share < 1:
-            raise InputError(f"the random share of missing pixels must lie between 0 and 1; got {damage.share}")
-        width, height = _measurement_size(whole, shape)
-        lost = generator(seed, 0, Use.MEASUREMENT, step=1).random((height, width)) < damage.share
-        missing = lost if missing is None else missing | lost
-    refuse_unread(damage.task, damage, missing)
-    operator = without(whole, damage.task, shape, damage, missing)
-    sigma = SIGMA if damage.sigma is None else damage.sigma
-    y = operator.A(clean[None])[0] + np.float32(sigma) * normal(operator.measurement_shape, seed, 0, Use.MEASUREMENT)
-    return operator.observed(y), operator.missing, operator
-
-
-def estimate_sigma(pixels: np.ndarray) -> float:
-    """The deviation of white noise in a picture (C, H, W), in its own units.
-
-    Donoho and Johnstone (1994): the median magnitude of the finest diagonal wavelet coefficients (Daubechies, two
-    vanishing moments) over 0.6745, averaged over channels. Texture makes it read high. Raises InputError for a picture
-    with a side of fewer than 4 pixels.
-    """
-    height, width = pixels.shape[1:]
-    if min(height, width) < 4:
-        raise InputError(f"the noise of a picture of {width}x{height} cannot be estimated; say --sigma")
-    root = np.sqrt(3)
-    high = np.array([1 - root, root - 3, 3 + root, -1 - root]) / (4 * np.sqrt(2))
-
-    def details(a: np.ndarray) -> np.ndarray:
-        windows = np.lib.stride_tricks.sliding_window_view(a, 4, axis=-1)[..., ::2, :]
-        return (windows @ high).swapaxes(-1, -2)
-
-    diagonal = details(details(np.asarray(pixels, np.float64)))
-    return float(np.mean(np.median(np.abs(diagonal), axis=(-2, -1)) / 0.6745))
 
 
 def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None) -> tuple[str, str, int | None]:

@@ -26,8 +26,9 @@ from ...engines.machine import THREADS, cores
 from ..operators import Operator
 from ..process import how_it_ended, launch
 from ..restorer import Restorer, Result
-from .scheduler import Costs, Moved
-from .worker import Cancel, Ready, Refused, Report, Setup, Submit
+from .costs import Costs
+from .messages import Cancel, Ready, Refused, Report, Setup, Submit
+from .scheduler import Moved
 
 LIMIT = 64
 """Images that a pool takes at once, those in work and those that wait."""

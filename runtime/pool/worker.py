@@ -22,84 +22,14 @@ import numpy as np
 from ...engines import FrugalError, PlanError
 from ...engines.plan import WEIGHTS
 from ..operators import Operator
-from ..restorer import Restorer, Result
+from ..restorer import Restorer
 from ..sampling.restoration import Restoration
-from .scheduler import Costs, Moved, Scheduler
+from .costs import Costs
+from .messages import Cancel, Ready, Refused, Report, Setup, Submit
+from .scheduler import Moved, Scheduler
 
 OPERATORS_KEPT = 32
 """Operators that requests may share: one decomposition, and one evaluation for all their rows of a call."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The first message to a worker."""
-
-    plan: str
-    backend: str
-    weights_sha256: str | None
-    """The prior that it must find in the plan; None takes any."""
-    trust_engines: bool = False
-    """As of `Restorer.load`."""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A worker's first answer, once its engine is warm."""
-
-    backend: str
-    image_shape: tuple[int, int, int]
-    prior: str
-    weights_sha256: str
-    costs: Costs
-
-
-@dataclass(frozen=True)
-class Submit:
-    """A request for a worker."""
-
-    key: int
-    operator: bytes
-    """A pickled Operator."""
-    y: np.ndarray
-    settings: dict[str, Any]
-    """Those of `Restorer.start`."""
-    priority: int
-    previews: bool
-    """Whether each step's estimate is sent."""
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Forget a request."""
-
-    key: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a worker did in one network call. `moved` carries estimates only for requests that asked for them."""
-
-    phase: str
-    pulls: bool
-    rows: int
-    room: int
-    seconds: float
-    """In the network, the sampler and the operators."""
-    own: float
-    """Around them: the scheduler, and the connection."""
-    active: int
-    """Rows that are not at their end."""
-    moved: tuple[Moved, ...]
-    finished: dict[int, Result]
-    failed: dict[int, FrugalError]
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A request that could not begin."""
-
-    key: int
-    why: FrugalError
 
 
 @dataclass(frozen=True)

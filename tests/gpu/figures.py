@@ -23,7 +23,7 @@ from frugal_rt.engines import nvidia, open_engine
 from frugal_rt.engines.flops import network_flops
 from frugal_rt.engines.machine import peak_flops
 from frugal_rt.export import build_plan
-from frugal_rt.export.random_prior import random_prior
+from frugal_rt.export.priors.random_prior import random_prior
 from frugal_rt.runtime.evaluation.bench import bench
 from frugal_rt.runtime.evaluation.bench_report import markdown
 from frugal_rt.runtime.evaluation.demo import TASKS as DEMO

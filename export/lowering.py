@@ -1,0 +1,238 @@
+"""Each traced operation in ONNX. An `Emitter` writes values as nodes of a graph, as they are asked for."""
+
+from typing import Any
+
+import numpy as np
+
+from ..engines import ExportError
+from .trace import Shape, Value
+
+OPSET = 18
+
+
+class Emitter:
+    """Nodes of one ONNX graph, written as they are asked for by value."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.weights: set[str] = set()
+        self.names: dict[Value, str] = {}
+        """Where each value already written, or given as an input, is found."""
+        self._memo: dict[Any, Any] = {}
+
+    def __call__(self, value: Value) -> str:
+        """The name of `value` in the graph, written if it is not yet."""
+        if value.weight is not None:
+            self.weights.add(value.weight)
+            return value.weight
+        if value.constant is not None:
+            return self.constant(value.constant)
+        if value not in self.names:
+            self.names[value] = self.emit(value)
+        return self.names[value]
+
+    def emit(self, value: Value) -> str:
+        return FORWARD[value.op](self, value)
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node; the name of its output."""
+        from onnx import helper
+
+        name = f"{len(self.nodes)}:{kind}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, array: Any, dtype: Any = None) -> str:
+        array = np.asarray(array, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._memo:
+            self._memo[key] = f"constant:{len(self.constants)}"
+            self.constants[self._memo[key]] = array
+        return self._memo[key]
+
+    def ints(self, *values: int) -> str:
+        return self.constant(values, np.int64)
+
+    def once(self, key: Any, make: Any) -> Any:
+        """What `make()` gave the first time it was asked for under `key`."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def reshape(self, x: str, shape: Shape) -> str:
+        """x (batch, ...) to `shape`, whose first dimension is the batch."""
+        return self.node("Reshape", x, self.ints(0, *(int(n) for n in shape[1:])))  # type: ignore[arg-type]
+
+    def permute(self, x: str, *axes: int) -> str:
+        return self.node("Transpose", x, perm=list(axes))
+
+    def slice(self, x: str, axis: int, start: int, stop: int) -> str:
+        return self.node("Slice", x, self.ints(start), self.ints(stop), self.ints(axis))
+
+    def each_channel(self, weight: Value, rank: int) -> str:
+        """A vector (C,) shaped to act on (B, C, ...)."""
+        shape = self.ints(-1, *[1] * (rank - 2))
+        return self.once((weight, rank), lambda: self.node("Reshape", self(weight), shape))
+
+    def group_norm(self, v: Value) -> str:
+        x, weight, bias = v.inputs
+        groups = v.settings["groups"]
+        ones, zeros = self.constant(np.ones(groups, np.float32)), self.constant(np.zeros(groups, np.float32))
+        grouped = self.reshape(self(x), (None, groups, -1))
+        normal = self.node("InstanceNormalization", grouped, ones, zeros, epsilon=v.settings["eps"])
+        return self.scale_shift(self.reshape(normal, v.shape), weight, bias, len(v.shape))
+
+    def scale_shift(self, x: str, weight: Value, bias: Value, rank: int) -> str:
+        scaled = self.node("Mul", x, self.each_channel(weight, rank))
+        return self.node("Add", scaled, self.each_channel(bias, rank))
+
+    def softmax_scores(self, v: Value) -> str:
+        """softmax(q k^T / sqrt(d)), (B, heads, queries, keys)."""
+        query, key, _ = v.inputs
+
+        def make() -> str:
+            scaled = self.node("Mul", self(query), self.constant(v.settings["scale"], np.float32))
+            return self.node("Softmax", self.node("MatMul", scaled, self.permute(self(key), 0, 1, 3, 2)), axis=-1)
+
+        return self.once((v, "scores"), make)
+
+    def transposed_weight(self, weight: Value, flipped: bool = False) -> str:
+        """(O, I, ...) to (I, O, ...), turned by 180 degrees if `flipped`. Runtimes fold this when they load."""
+
+        def make() -> str:
+            rank = len(weight.shape)
+            turned = self(weight)
+            if flipped and weight.shape[2:] != (1, 1):
+                turned = self._turn(turned)
+            return self.permute(turned, 1, 0, *range(2, rank))
+
+        return self.once((weight, "transposed", flipped), make)
+
+    def _turn(self, kernel: str) -> str:
+        last = np.iinfo(np.int64).min
+        return self.node("Slice", kernel, self.ints(-1, -1), self.ints(last, last), self.ints(2, 3), self.ints(-1, -1))
+
+    def upsample_kernel(self, weight: Value) -> str:
+        """The 4x4 kernel (I, O, 4, 4) whose transposed convolution of stride 2, padding 1 is upsampling, then conv.
+
+        Along each axis it is (w2, w1 + w2, w0 + w1, w0): 16 products an output block of 4 where 3x3 takes 36.
+        """
+
+        def make() -> str:
+            kernel = self.transposed_weight(weight, flipped=True)
+            for pads in ((2, 6), (3, 7)):  # begin and end of each spatial axis
+                both = []
+                for place in pads:
+                    widths = [0] * 8
+                    widths[place] = 1
+                    both.append(self.node("Pad", kernel, self.ints(*widths)))
+                kernel = self.node("Add", *both)
+            return kernel
+
+        return self.once((weight, "upsample"), make)
+
+    def transposed_conv(self, x: str, kernel: str, size: int, pads: list[int], bias: str | None = None) -> str:
+        """Transposed convolution of stride 2, (B, I, H, W) by (I, O, size, size) to (B, O, 2H, 2W).
+
+        out[n] = sum over m of kernel[m] x[(n + pad - m) / 2], where that is whole: for each parity of row and column
+        a small plain convolution, and the four interleaved.
+        """
+        if size < 2:
+            raise ExportError("the network has 1x1 convolutions of stride 2, which frugal-rt cannot export yet")
+        phases = []
+        for i in (0, 1):
+            for j in (0, 1):
+                first, ends, begin, end = [], [], [], []
+                for parity, pad in ((i, pads[0]), (j, pads[1])):
+                    taps = [m for m in range(size) if (m - parity - pad) % 2 == 0]
+                    offsets = [(parity + pad - m) // 2 for m in taps]
+                    first.append(taps[-1])
+                    ends.append(taps[0] - 1 if taps[0] else np.iinfo(np.int64).min)
+                    begin.append(-min(offsets))
+                    end.append(max(offsets))
+                if min(begin + end) < 0:
+                    raise ExportError(f"a convolution of stride 2 padded by {pads} cannot be turned round yet")
+                part = self.once(
+                    (kernel, i, j),
+                    lambda first=first, ends=ends: self.permute(
+                        self.node(
+                            "Slice", kernel, self.ints(*first), self.ints(*ends), self.ints(2, 3), self.ints(-2, -2)
+                        ),
+                        *(1, 0, 2, 3),
+                    ),
+                )
+                phases.append(self.node("Conv", x, part, *([bias] if bias else []), pads=[*begin, *end]))
+        return self.node("DepthToSpace", self.node("Concat", *phases, axis=1), blocksize=2, mode="DCR")
+
+
+def _conv(e: Emitter, v: Value) -> str:
+    s = v.settings
+    return e.node("Conv", *map(e, v.inputs), strides=[s["stride"]] * 2, pads=s["pads"])
+
+
+def _upsample_conv(e: Emitter, v: Value) -> str:
+    x, weight, *bias = v.inputs
+    return e.transposed_conv(e(x), e.upsample_kernel(weight), 4, [1, 1], e(bias[0]) if bias else None)
+
+
+def _linear(e: Emitter, v: Value) -> str:
+    x, weight, *bias = v.inputs
+    product = e.node("MatMul", e(x), e.transposed_weight(weight))
+    return e.node("Add", product, e(bias[0])) if bias else product
+
+
+def _attention(e: Emitter, v: Value) -> str:
+    return e.node("MatMul", e.softmax_scores(v), e(v.inputs[2]))
+
+
+def _pad(e: Emitter, v: Value) -> str:
+    top, left, bottom, right = v.settings["pads"]
+    return e.node("Pad", e(v.inputs[0]), e.ints(0, 0, top, left, 0, 0, bottom, right))
+
+
+def _silu(e: Emitter, v: Value) -> str:
+    x = e(v.inputs[0])
+    return e.node("Mul", x, e.node("Sigmoid", x))
+
+
+def upsample(e: Emitter, x: str, shape: Shape) -> str:
+    """Nearest, x2, as copies side by side: Resize's gradient would be a scatter in other hands than ours."""
+    _, c, h, w = (n or 0 for n in shape)
+    spread = e.reshape(x, (None, c, h, 1, w, 1))
+    return e.reshape(e.node("Expand", spread, e.ints(1, 1, 1, 2, 1, 2)), (None, c, 2 * h, 2 * w))
+
+
+def unshuffle(e: Emitter, x: str, shape: Shape, r: int) -> str:
+    """torch's channel order: c r^2 + i r + j. ONNX's SpaceToDepth has another."""
+    _, c, h, w = (n or 0 for n in shape)
+    blocks = e.reshape(x, (None, c, h // r, r, w // r, r))
+    return e.reshape(e.permute(blocks, 0, 1, 3, 5, 2, 4), (None, c * r * r, h // r, w // r))
+
+
+def shuffle(e: Emitter, x: str, r: int) -> str:
+    return e.node("DepthToSpace", x, blocksize=r, mode="CRD")
+
+
+FORWARD: dict[str, Any] = {
+    "add": lambda e, v: e.node("Add", *map(e, v.inputs)),
+    "attention": _attention,
+    "cast": lambda e, v: e.node("Cast", e(v.inputs[0]), to=1),
+    "cat": lambda e, v: e.node("Concat", *map(e, v.inputs), axis=v.settings["axis"]),
+    "conv": _conv,
+    "cos": lambda e, v: e.node("Cos", e(v.inputs[0])),
+    "group_norm": lambda e, v: e.group_norm(v),
+    "linear": _linear,
+    "mean_pool": lambda e, v: e.node("AveragePool", e(v.inputs[0]), kernel_shape=[2, 2], strides=[2, 2]),
+    "mul": lambda e, v: e.node("Mul", *map(e, v.inputs)),
+    "pad": _pad,
+    "permute": lambda e, v: e.permute(e(v.inputs[0]), *v.settings["axes"]),
+    "pixel_shuffle": lambda e, v: shuffle(e, e(v.inputs[0]), v.settings["r"]),
+    "pixel_unshuffle": lambda e, v: unshuffle(e, e(v.inputs[0]), v.inputs[0].shape, v.settings["r"]),
+    "reshape": lambda e, v: e.reshape(e(v.inputs[0]), v.shape),
+    "silu": _silu,
+    "sin": lambda e, v: e.node("Sin", e(v.inputs[0])),
+    "slice": lambda e, v: e.slice(e(v.inputs[0]), *(v.settings[k] for k in ("axis", "start", "stop"))),
+    "upsample": lambda e, v: upsample(e, e(v.inputs[0]), v.inputs[0].shape),
+    "upsample_conv": _upsample_conv,
+}

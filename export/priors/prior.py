@@ -1,0 +1,214 @@
+"""Priors: a folder in diffusers' layout, checked and read. Needs no framework but for pickled weights."""
+
+import difflib
+import functools
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...engines import ExportError, InputError
+from ...engines.plan import BETA_SCHEDULES, PREDICTION_TYPES, UNSAID, VARIANCE_TYPES
+from .hub import PUBLISHED, fetch
+from .weights import WEIGHT_FILES, read_weights
+
+EMBEDDED = {"celeba": Path(__file__).parent / "celeba"}
+"""Priors that ship in the package, by the name `--model` takes; it takes those of `hub.PUBLISHED` too."""
+
+FRAMING = "framing.json"
+LARGEST = 4
+"""Times the side it was trained at that a network is run at, at most: attention grows with the square of the pixels."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A pixel-space diffusion prior: the configs of its UNet2DModel and scheduler, and how its weights are read."""
+
+    name: str
+    card: str
+    licence: str
+    unet: dict[str, Any]
+    scheduler: dict[str, Any]
+    read: Callable[[], Mapping[str, Any]]
+    """The weights by diffusers' names, numpy arrays or torch tensors of any float type. Raises ExportError."""
+    channels: int
+    pixel_unshuffle: int
+    """r: the UNet sees r x r pixel-unshuffled images. Read off the config: in_channels = channels * r^2."""
+    learned_variance: bool
+    framing: dict[str, Any] | None = None
+    """Of a prior of framed faces: where the box of `runtime.framing`'s detector lies in its images, see there."""
+    sides: tuple[int, int] | None = None
+    """Height and width of the images, where they are not those it was trained on."""
+
+    @property
+    def size(self) -> int:
+        """Side of the square images it was trained on, in pixels."""
+        return self.unet["sample_size"] * self.pixel_unshuffle
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that its plan will make."""
+        return self.channels, *(self.sides or (self.size, self.size))
+
+    @property
+    def stride(self) -> int:
+        """What the sides of an image are multiples of."""
+        levels: int = len(self.unet["down_block_types"])
+        return self.pixel_unshuffle * 2 ** (levels - 1)
+
+    def at(self, height: int, width: int) -> "Prior":
+        """The same network on images of another size, within what it was trained for: it slides over them, and sees
+        them whole where it attends. Raises InputError for a size that is not a multiple of its stride.
+        """
+        if (height, width) == (self.size, self.size):
+            return self
+        if height % self.stride or width % self.stride:
+            raise InputError(
+                f"{self.name} halves its images until {self.stride} pixels are one, so both sides must be multiples of "
+                f"{self.stride}; {width}x{height} is not: take a larger one, and --fit pad"
+            )
+        if min(height, width) < self.size or max(height, width) > LARGEST * self.size:
+            raise InputError(
+                f"{self.name} was trained at {self.size}x{self.size}; its range is taken to be from there to "
+                f"{LARGEST} times the side; --tile takes larger pictures"
+            )
+        return replace(self, sides=(height, width), framing=None)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The weights by diffusers' names, float32. Raises ExportError."""
+        return {name: _float32(self.name, name, tensor) for name, tensor in sorted(self.read().items())}
+
+
+def find_prior(name: str) -> Prior:
+    """A prior by name, downloaded unless it ships in the package. Raises InputError naming those there are."""
+    if name in EMBEDDED:
+        return read_prior(EMBEDDED[name], name)
+    if name in PUBLISHED:
+        return replace(read_prior(fetch(name), name), framing=PUBLISHED[name].framing)
+    known = [*EMBEDDED, *PUBLISHED]
+    near = difflib.get_close_matches(name, known, 1)
+    raise InputError(
+        f"there is no prior {name!r}{f' (did you mean {near[0]}?)' if near else ''}; choose one of {', '.join(known)}, "
+        "or give your own: --weights DIR"
+    )
+
+
+def read_prior(folder: str | os.PathLike[str], name: str | None = None) -> Prior:
+    """The prior in `folder`: unet/config.json and weights, scheduler/scheduler_config.json, README.md, LICENSE; or the
+    same without the folders unet and scheduler, as the first diffusers saved it. Of a prior of framed faces,
+    framing.json too: {"centre": [x, y], "side": s}, of the detector's box in shares of the image's side.
+
+    Raises InputError where the folder is not such a one, ExportError where its prior is of a kind not supported.
+    """
+    root = Path(folder)
+    flat = not (root / "unet").is_dir() and (root / "config.json").is_file()
+    unet_folder, scheduler_folder = ("", "") if flat else ("unet/", "scheduler/")
+    unet = _config(root, f"{unet_folder}config.json")
+    scheduler = _config(root, f"{scheduler_folder}scheduler_config.json")
+    weights = next((path for file in WEIGHT_FILES if (path := root / unet_folder / file).is_file()), None)
+    if weights is None:
+        raise InputError(f"{root.name} holds no {unet_folder}{WEIGHT_FILES[0]}, nor a .bin of that name")
+    prior = make_prior(
+        name or root.resolve().name,
+        unet,
+        scheduler,
+        functools.partial(read_weights, weights),
+        card=_text(root / "README.md"),
+        licence=_licence(root),
+    )
+    return replace(prior, framing=_framing(root)) if (root / FRAMING).is_file() else prior
+
+
+def make_prior(
+    name: str,
+    unet: dict[str, Any],
+    scheduler: dict[str, Any],
+    read: Callable[[], Mapping[str, Any]],
+    card: str,
+    licence: str,
+) -> Prior:
+    """A prior of these configs, checked. Raises ExportError where it is of a kind not supported."""
+    if unet.get("_class_name") != "UNet2DModel":
+        raise ExportError(f"{name}: the UNet is a {unet.get('_class_name')}, only an unconditional UNet2DModel works")
+    if scheduler.get("rescale_betas_zero_snr"):
+        raise ExportError(f"{name}: schedules rescaled to zero terminal SNR are not supported")
+    for key in ("in_channels", "out_channels", "sample_size"):
+        if type(unet.get(key)) is not int or unet[key] < 1:
+            raise ExportError(f"{name}: {key} must be a whole number above 0; it is {unet.get(key)}")
+    channels, r = _pixel_layout(name, unet["in_channels"])
+    ratio = unet["out_channels"] / unet["in_channels"]
+    said = {**UNSAID, **scheduler}
+    variance = str(said["variance_type"])
+    if variance not in VARIANCE_TYPES or ratio != (2 if variance == "learned_range" else 1):
+        raise ExportError(
+            f"{name}: variance {variance} with {unet['out_channels']} output channels is not supported; "
+            "fixed variances need as many as go in, learned_range twice as many"
+        )
+    if type(scheduler.setdefault("num_train_timesteps", 1000)) is not int:
+        raise ExportError(f"{name}: num_train_timesteps must be a whole number")
+    _known(name, "prediction type", said["prediction_type"], PREDICTION_TYPES)
+    if scheduler.get("trained_betas") is None:
+        _known(name, "beta schedule", said["beta_schedule"], BETA_SCHEDULES)
+    return Prior(name, card, licence, unet, scheduler, read, channels, r, ratio == 2)
+
+
+def _float32(prior: str, name: str, tensor: Any) -> np.ndarray:
+    try:
+        return np.ascontiguousarray(tensor, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"{prior}: {name} is no array of numbers that numpy knows; save it as float32") from error
+
+
+def _known(name: str, what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ExportError(f"{name}: the {what} {value!r} is not known; {', '.join(known)} are")
+
+
+def _config(root: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads((root / name).read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{root} is not a diffusers DDPM folder: it has no readable {name}") from None
+    except ValueError as error:
+        raise InputError(f"{root.name}/{name} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{root.name}/{name} is not a JSON object")
+    return config
+
+
+def _framing(root: Path) -> dict[str, Any]:
+    framing = _config(root, FRAMING)
+    centre, side = framing.get("centre"), framing.get("side")
+    numbers = [*centre, side] if isinstance(centre, list) and len(centre) == 2 else []
+    if not numbers or not all(type(one) in (int, float) and 0 < one <= 1 for one in numbers):
+        raise InputError(f'{root.name}/{FRAMING} must hold shares of the image: {{"centre": [0.5, 0.6], "side": 0.9}}')
+    return {"centre": centre, "side": side}
+
+
+def _pixel_layout(name: str, in_channels: int) -> tuple[int, int]:
+    """Image channels and unshuffle factor: 3 r^2 for colour, 1 for grey."""
+    if in_channels == 1:
+        return 1, 1
+    r = math.isqrt(in_channels // 3)
+    if in_channels != 3 * r * r:
+        raise ExportError(f"{name}: a UNet of {in_channels} input channels is not one of pixels (3, 12, 48 or 1)")
+    return 3, r
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _licence(root: Path) -> str:
+    """The first line of LICENSE, which names it, or what the card's front matter says."""
+    lines = _text(root / "LICENSE").strip().splitlines()
+    if lines:
+        return lines[0].strip("# ")
+    front = re.match(r"---\n(?:.*\n)*?license: *(.+)\n(?:.*\n)*?---\n", _text(root / "README.md"))
+    return front[1].strip() if front else "not stated; ask whoever trained the weights"

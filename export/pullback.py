@@ -1,0 +1,192 @@
+"""The vector-Jacobian product of each traced operation in ONNX, and the loop that chains them.
+
+`reverse` is the chain rule of reverse-mode differentiation. No rule emits ScatterND, whose duplicates race in
+onnxruntime.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..engines import ExportError
+from .lowering import Emitter, shuffle, unshuffle, upsample
+from .trace import Trace, Value
+
+Cotangents = list[tuple[Value, str]]
+
+
+RECOMPUTED = {"cat", "group_norm", "mul", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "silu", "slice"}
+"""Cheap enough to compute again in the pullback; other values it needs are kept from the forward graph."""
+
+
+class PullbackEmitter(Emitter):
+    """Writes the pullback: values are computed again where that is cheap, else taken as inputs, listed in `kept`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Value] = []
+
+    def emit(self, value: Value) -> str:
+        if value.op in RECOMPUTED:
+            return super().emit(value)
+        self.kept.append(value)
+        return f"kept:{value.name}"
+
+    def normalised(self, v: Value) -> tuple[str, str]:
+        """(x - mean) / std of a group norm, (B, G, N), and 1 / std, (B, G, 1)."""
+
+        def make() -> tuple[str, str]:
+            grouped = self.reshape(self(v.inputs[0]), (None, v.settings["groups"], -1))
+            centred = self.node("Sub", grouped, self.mean(grouped))
+            variance = self.mean(self.node("Mul", centred, centred))
+            padded = self.node("Add", variance, self.constant(v.settings["eps"], np.float32))
+            inverse = self.node("Reciprocal", self.node("Sqrt", padded))
+            return self.node("Mul", centred, inverse), inverse
+
+        return self.once((v, "normalised"), make)
+
+    def mean(self, x: str) -> str:
+        return self.node("ReduceMean", x, self.ints(-1), keepdims=1)
+
+    def group_norm(self, v: Value) -> str:
+        _, weight, bias = v.inputs
+        return self.scale_shift(self.reshape(self.normalised(v)[0], v.shape), weight, bias, len(v.shape))
+
+    def pull(self, v: Value, g: str) -> Cotangents:
+        """The cotangents of v's active inputs, given that of v."""
+        if v.op not in PULL:
+            raise ExportError(f"the gradient of the operation {v.op} is not known")
+        return [(one, cotangent) for one, cotangent in PULL[v.op](self, v, g) if one.active]
+
+
+def _pull_conv(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    x, weight, *_ = v.inputs
+    size, pads = int(weight.shape[2] or 0), v.settings["pads"]
+    if v.settings["stride"] == 1:
+        back = [size - 1 - pad for pad in pads]
+        return [(x, e.node("Conv", g, e.transposed_weight(weight, flipped=True), pads=back))]
+    if any(n != 2 * (m or 0) for n, m in zip(x.shape[2:], v.shape[2:], strict=True)):
+        raise ExportError("the network halves odd sizes, which frugal-rt cannot export yet")
+    return [(x, e.transposed_conv(g, e(weight), size, pads))]
+
+
+def _pull_upsample_conv(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    return [(v.inputs[0], e.node("Conv", g, e.upsample_kernel(v.inputs[1]), strides=[2, 2], pads=[1, 1, 1, 1]))]
+
+
+def _pull_group_norm(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    """dx = (h - mean(h) - n mean(h n)) / std, with n the normalised input and h = weight g."""
+    x, weight, _ = v.inputs
+    normal, inverse = e.normalised(v)
+    scaled = e.node("Mul", g, e.each_channel(weight, len(v.shape)))
+    h = e.reshape(scaled, (None, v.settings["groups"], -1))
+    along = e.node("Mul", normal, e.mean(e.node("Mul", h, normal)))
+    centred = e.node("Sub", e.node("Sub", h, e.mean(h)), along)
+    return [(x, e.reshape(e.node("Mul", centred, inverse), x.shape))]
+
+
+def _pull_silu(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    """d silu = s (1 + x (1 - s)), s the sigmoid."""
+    x = v.inputs[0]
+    s, one = e.node("Sigmoid", e(x)), e.constant(1, np.float32)
+    slope = e.node("Mul", s, e.node("Add", e.node("Mul", e(x), e.node("Sub", one, s)), one))
+    return [(x, e.node("Mul", g, slope))]
+
+
+def _pull_attention(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    query, key, value = v.inputs
+    scores = e.softmax_scores(v)
+    d_scores = e.node("MatMul", g, e.permute(e(value), 0, 1, 3, 2))
+    total = e.node("ReduceSum", e.node("Mul", d_scores, scores), e.ints(-1), keepdims=1)
+    inner = e.node("Mul", scores, e.node("Sub", d_scores, total))
+    scaled = e.node("Mul", inner, e.constant(v.settings["scale"], np.float32))
+    return [
+        (query, e.node("MatMul", scaled, e(key))),
+        (key, e.node("MatMul", e.permute(scaled, 0, 1, 3, 2), e(query))),
+        (value, e.node("MatMul", e.permute(scores, 0, 1, 3, 2), g)),
+    ]
+
+
+def _pull_cat(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    axis, start, parts = v.settings["axis"], 0, []
+    for one in v.inputs:
+        stop = start + int(one.shape[axis] or 0)
+        parts.append((one, e.slice(g, axis, start, stop)))
+        start = stop
+    return parts
+
+
+def _pull_slice(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    x, axis, rank = v.inputs[0], v.settings["axis"], len(v.shape)
+    widths = [0] * (2 * rank)
+    widths[axis], widths[rank + axis] = v.settings["start"], int(x.shape[axis] or 0) - v.settings["stop"]
+    return [(x, e.node("Pad", g, e.ints(*widths)))]
+
+
+def _pull_mul(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    a, b = v.inputs
+    return [(one, e.node("Mul", g, e(other))) for one, other in ((a, b), (b, a)) if one.active]
+
+
+def _pull_upsample(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    x = v.inputs[0]
+    _, c, h, w = (n or 0 for n in x.shape)
+    blocks = e.reshape(g, (None, c, h, 2, w, 2))
+    return [(x, e.node("ReduceSum", blocks, e.ints(3, 5), keepdims=0))]
+
+
+def _pull_mean_pool(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    quarter = e.node("Mul", g, e.constant(0.25, np.float32))
+    return [(v.inputs[0], upsample(e, quarter, v.shape))]
+
+
+def _pull_pad(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
+    top, left, _, _ = v.settings["pads"]
+    x = v.inputs[0]
+    rows = e.slice(g, 2, top, top + int(x.shape[2] or 0))
+    return [(x, e.slice(rows, 3, left, left + int(x.shape[3] or 0)))]
+
+
+def _inverse(axes: list[int]) -> list[int]:
+    return [axes.index(i) for i in range(len(axes))]
+
+
+PULL: dict[str, Any] = {
+    "add": lambda e, v, g: [(one, g) for one in v.inputs],
+    "attention": _pull_attention,
+    "cat": _pull_cat,
+    "conv": _pull_conv,
+    "group_norm": _pull_group_norm,
+    "linear": lambda e, v, g: [(v.inputs[0], e.node("MatMul", g, e(v.inputs[1])))],
+    "mean_pool": _pull_mean_pool,
+    "mul": _pull_mul,
+    "pad": _pull_pad,
+    "permute": lambda e, v, g: [(v.inputs[0], e.permute(g, *_inverse(v.settings["axes"])))],
+    "pixel_shuffle": lambda e, v, g: [(v.inputs[0], unshuffle(e, g, v.shape, v.settings["r"]))],
+    "pixel_unshuffle": lambda e, v, g: [(v.inputs[0], shuffle(e, g, v.settings["r"]))],
+    "reshape": lambda e, v, g: [(v.inputs[0], e.reshape(g, v.inputs[0].shape))],
+    "silu": _pull_silu,
+    "slice": _pull_slice,
+    "upsample": _pull_upsample,
+    "upsample_conv": _pull_upsample_conv,
+}
+
+
+def reverse(e: PullbackEmitter, traced: Trace, v: str) -> str:
+    """The gradient of x for the cotangent v of the first output: reverse-mode differentiation.
+
+    From the last operation to the first, the cotangents of one value added up.
+    """
+    cotangents: dict[Value, list[str]] = {traced.outputs[0]: [v]}
+    for value in reversed(traced.values):
+        if value.active and value in cotangents:
+            for one, cotangent in e.pull(value, _sum(e, cotangents.pop(value))):
+                cotangents.setdefault(one, []).append(cotangent)
+    return _sum(e, cotangents[traced.x])
+
+
+def _sum(e: Emitter, names: list[str]) -> str:
+    total = names[0]
+    for name in names[1:]:
+        total = e.node("Add", total, name)
+    return total

@@ -1,0 +1,206 @@
+"""Pictures as users have them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frugal_rt import InputError
+from frugal_rt.runtime.evaluation.contact_sheet import contact_sheet
+from frugal_rt.runtime.pictures import images
+from frugal_rt.runtime.pictures.images import check_output, fit_photo, read_mask, read_photo, to_picture, write_png
+
+LEVELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+def expected(levels: np.ndarray) -> np.ndarray:
+    return (levels.transpose(2, 0, 1) if levels.ndim == 3 else levels[None]) / 127.5 - 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp", "ppm"])
+def test_colour_pictures(tmp_path, suffix):
+    Image.fromarray(LEVELS).save(tmp_path / f"a.{suffix}", lossless=True)
+    photo = read_photo(tmp_path / f"a.{suffix}")
+    np.testing.assert_allclose(photo.pixels, expected(LEVELS), atol=1e-6)
+    assert photo.missing is None
+    assert photo.size == (8, 6)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to view
+    Image.fromarray(LEVELS).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_allclose(read_photo(tmp_path / "a.png").pixels, expected(np.rot90(LEVELS, 3)), atol=1e-6)
+
+
+def test_jpeg_with_exif_turns_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(LEVELS).save(tmp_path / "a.jpg", exif=exif)
+    assert read_photo(tmp_path / "a.jpg").size == (6, 8)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "F"])
+def test_one_channel_pictures_stay_one_channel(tmp_path, mode):
+    grey = LEVELS[:, :, 0]
+    if mode == "1":
+        grey = np.where(grey > 127, 255, 0).astype(np.uint8)
+        Image.fromarray(grey).convert("1").save(tmp_path / "a.png")
+    elif mode == "L":
+        Image.fromarray(grey).save(tmp_path / "a.png")
+    elif mode == "I;16":
+        Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    else:
+        Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "a.tiff")
+    photo = read_photo(next(tmp_path.glob("a.*")))
+    np.testing.assert_allclose(photo.pixels, expected(grey), atol=1e-5)
+
+
+def test_palette_and_its_transparency(tmp_path):
+    picture = Image.fromarray(LEVELS).quantize(7)
+    picture.save(tmp_path / "a.gif", transparency=picture.getpixel((2, 1)))
+    photo = read_photo(tmp_path / "a.gif")
+    assert photo.pixels.shape == (3, 6, 8)
+    assert photo.missing is not None
+    assert photo.missing[1, 2]
+
+
+def test_cmyk_becomes_colour(tmp_path):
+    Image.new("CMYK", (8, 6), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    pixels = read_photo(tmp_path / "a.jpg").pixels
+    assert pixels[0].min() > 0.8
+    assert pixels[1:].max() < -0.6
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_pixels_are_missing(tmp_path, mode):
+    alpha = np.full((6, 8), 255, np.uint8)
+    alpha[2:4, 3:5] = 0
+    alpha[0, 0] = 127
+    picture = Image.fromarray(LEVELS).convert(mode)
+    picture.putalpha(Image.fromarray(alpha))
+    picture.save(tmp_path / "a.png")
+    photo = read_photo(tmp_path / "a.png")
+    assert np.array_equal(photo.missing, alpha < 128)
+    assert len(photo.pixels) == {"RGBA": 3, "LA": 1}[mode]
+
+
+def test_an_opaque_alpha_channel_means_nothing(tmp_path):
+    Image.fromarray(LEVELS).convert("RGBA").save(tmp_path / "a.png")
+    assert read_photo(tmp_path / "a.png").missing is None
+
+
+def test_npy_measurements_are_not_rounded_and_nan_is_missing(tmp_path):
+    array = np.random.default_rng(0).normal(size=(3, 6, 8)).astype(np.float32)
+    array[:, 1, 2] = np.nan
+    np.save(tmp_path / "a.npy", array)
+    photo = read_photo(tmp_path / "a.npy")
+    assert np.argwhere(photo.missing).tolist() == [[1, 2]]
+    np.testing.assert_array_equal(photo.pixels[:, ~photo.missing], array[:, ~photo.missing])
+
+
+def test_masks_are_true_where_white(tmp_path):
+    Image.fromarray(np.array([[0, 127], [128, 255]], np.uint8)).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[False, False], [True, True]]
+
+
+def npy_header(shape: str, kind: str = "<f4") -> bytes:
+    """The beginning of a .npy, right or not."""
+    text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def save_npy(path, array):
+    np.save(path, array, allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "sentence"),
+    [
+        ("a.png", lambda p: p.write_text("not a picture"), "not a picture this can read"),
+        ("a.png", lambda p: p.write_bytes(b""), "not a picture"),
+        ("a.png", lambda p: (Image.fromarray(LEVELS).save(p), p.write_bytes(p.read_bytes()[:60])), "broken picture"),
+        ("a.png", lambda p: p.mkdir(), "is a folder"),
+        ("a.png", lambda p: None, "there is no file"),
+        ("a.svg", lambda p: p.write_text("<svg/>"), "not a picture"),
+        ("a.npy", lambda p: p.write_text("no"), "not a .npy array"),
+        ("a.npy", lambda p: save_npy(p, np.array([{}])), "not a .npy array"),
+        ("a.npy", lambda p: p.write_bytes(npy_header("(3, 16")), "not a .npy array"),
+        ("a.npy", lambda p: p.write_bytes(npy_header("(1.0, 4, 4)") + bytes(64)), "not a .npy array"),
+        ("a.npy", lambda p: p.write_bytes(npy_header("(4, 4)", "|V2000000000")), "not a .npy array"),
+        ("a.npy", lambda p: save_npy(p, np.zeros((2, 2, 2, 2))), "must be a real array"),
+        ("a.npy", lambda p: save_npy(p, np.zeros((4, 4)) * 1j), "must be a real array"),
+        ("a.npy", lambda p: save_npy(p, np.full((4, 4), 200.0)), r"on the \[-1, 1\] scale"),
+        ("a.npy", lambda p: save_npy(p, np.full((4, 4), np.inf)), r"on the \[-1, 1\] scale"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path, name, write, sentence):
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=sentence):
+        read_photo(tmp_path / name)
+
+
+def test_limits_hold_before_decoding(tmp_path, monkeypatch):
+    Image.fromarray(LEVELS).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 47)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(InputError, match=r"^a\.png has 48 pixels; up to 47"):
+        read_photo(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    with pytest.raises(InputError, match=r"^a\.png has .* are read"):
+        read_photo(tmp_path / "a.png")
+
+
+def test_pictures_are_clipped_never_stretched():
+    ramp = np.linspace(-0.5, 0.25, 48).reshape(1, 6, 8)
+    levels = np.asarray(to_picture(ramp))
+    np.testing.assert_array_equal(levels, np.round((ramp[0] + 1) * 127.5))
+    assert np.asarray(to_picture(ramp * 100)).min() == 0
+
+
+def test_missing_pixels_survive_a_round_trip(tmp_path):
+    missing = np.zeros((6, 8), bool)
+    missing[2, 3] = True
+    write_png(tmp_path / "a.png", to_picture(expected(LEVELS), missing), {"seed": 1})
+    photo = read_photo(tmp_path / "a.png")
+    assert np.array_equal(photo.missing, missing)
+    assert Image.open(tmp_path / "a.png").text["frugal-rt"] == '{"seed": 1}'
+
+
+@pytest.mark.parametrize(
+    ("how", "row", "missing"),
+    [("crop", [2, 3, 4, 5], [True, False, False, False]), ("resize", [0.5, 2.5, 4.5, 6.5], [True, True, False, False])],
+)
+def test_fit(how, row, missing):
+    photo = images.Photo(np.tile(np.arange(8.0), (3, 4, 1)), np.tile(np.arange(8) == 2, (4, 1)))
+    fitted = fit_photo(photo, (4, 4), how)
+    assert fitted.size == (4, 4)
+    assert fitted.missing[1].tolist() == missing
+    np.testing.assert_allclose(fitted.pixels[0, ~fitted.missing], np.tile(row, (4, 1))[~fitted.missing], atol=0.3)
+
+
+def test_no_value_of_a_missing_pixel_gets_into_a_known_one():
+    missing = np.zeros((32, 32), bool)
+    missing[10:15, 7:19] = True
+    photo = images.Photo(np.where(missing, 1e6, 0.5 * np.ones((3, 32, 32))), missing)
+    fitted = fit_photo(photo, (13, 13), "resize")
+    assert 0 < fitted.missing.mean() < 0.5
+    assert np.abs(fitted.pixels[:, ~fitted.missing] - 0.5).max() < 1e-6
+
+
+def test_outputs_are_checked_before_work_is_done(tmp_path):
+    (tmp_path / "taken.png").touch()
+    for name, sentence in (("a.jpg", "must end in .png"), ("taken.png", "--force"), ("no/a.png", "does not exist")):
+        with pytest.raises(InputError, match=sentence):
+            check_output(tmp_path / name, force=False)
+    assert check_output(tmp_path / "taken.png", force=True).name == "taken.png"
+
+
+def test_contact_sheets_hold_every_picture():
+    picture = to_picture(expected(LEVELS))
+    sheet = contact_sheet(
+        [("one", [(picture, "a"), (picture.convert("RGBA"), "b")]), ("two", [(picture, "c")])], tile=48
+    )
+    assert sheet.width > 2 * 48
+    assert sheet.height > 2 * 48
+    colours = {tuple(level) for level in LEVELS.reshape(-1, 3)}
+    assert colours <= {tuple(level) for level in np.asarray(sheet).reshape(-1, 3)}
