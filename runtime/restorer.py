@@ -1,10 +1,8 @@
 """The public class: a plan loaded once, restoring many measurements."""
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,12 @@ import numpy as np
 from ..engines import DivergedError, Engine, InputError, Plan, open_engine
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .operators import Operator, Resolvable
-from .sampling.advance import advance, settle
-from .sampling.guidance import PRESETS, Guidance
-from .sampling.loop import StepEvent, _to_numpy, halved
-from .sampling.restoration import Move, Phase, Restoration, start_noise
+from .operators import Denoise, Operator
+from .sampling.advance import settle
+from .sampling.guidance import Guidance
+from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
+from .sampling.restoration import Restoration, start_noise
 from .sampling.schedule import Schedule
-from .sampling.switch import Switch
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Restorer:
     def __init__(self, plan: Plan, engine: Engine):
         self.plan = plan
         self.engine = engine
-        self._image_seconds: dict[int, float] = {}
+        self._step_seconds: dict[tuple[int, bool], float] = {}
         self._schedules: dict[int, Schedule] = {}
         self._untiled: Restorer | None = None
         """The one of single tiles, where this one's images are larger."""
@@ -125,9 +122,7 @@ class Restorer:
         """
         if batch is not None and batch < 1:
             raise InputError(f"batch must be at least 1; got {batch}")
-        rows = self.start(
-            y,
-            operator,
+        asked = Guidance(
             sigma=sigma,
             preset=preset,
             steps=steps,
@@ -139,6 +134,7 @@ class Restorer:
             seed=seed,
             sample=sample,
         )
+        rows = self.start(y, operator, asked)
         (result,) = self.results([rows], batch, on_step)
         if np.ndim(y) == 3:
             result = replace(result, image=result.image[0])
@@ -156,7 +152,7 @@ class Restorer:
         """
         rows = [row for group in groups for row in group]
         together = batch or self.fastest_batch(len(rows))
-        seconds = self.finish(rows, together, on_step)
+        seconds = run(rows, self.engine, together, on_step)
         shares = [{phase: taken * len(group) / len(rows) for phase, taken in seconds.items()} for group in groups]
         return [self.gather(group, share, together) for group, share in zip(groups, shares, strict=True)]
 
@@ -165,7 +161,7 @@ class Restorer:
 
         `seconds` by phase and `batch` are what took and shared the calls. Raises DivergedError for a constant image.
         """
-        image = np.clip(np.stack([_to_numpy(row.x) for row in rows]), -1, 1)
+        image = np.clip(np.stack([to_numpy(row.x) for row in rows]), -1, 1)
         if not np.isfinite(image).all():
             raise DivergedError("the restoration left the finite numbers; check sigma, or lower zeta or lambda")
         settle(rows)
@@ -202,65 +198,33 @@ class Restorer:
             "weights_sha256": self.plan.manifest["members"][WEIGHTS]["sha256"],
         }
 
-    def start(
-        self,
-        y: Any,
-        operator: Operator,
-        *,
-        sigma: float = 0.01,
-        preset: str = "balanced",
-        steps: int | None = None,
-        switch: str | int = "auto",
-        every: int | None = None,
-        guidance: str = "own",
-        zeta: float | None = None,
-        lam: float | None = None,
-        seed: int = 0,
-        sample: int = 0,
-    ) -> list[Restoration]:
-        """What `restore` would do, not yet begun: a row for each measurement, for `finish`, or `advance`.
+    def start(self, y: Any, operator: Operator, asked: Guidance) -> list[Restoration]:
+        """A row for each measurement, not yet begun: for `results`, or for whoever drives `advance`.
 
-        Arguments as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
+        `y` and `operator` as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
         """
-        images = self._measurement(y, operator, sigma)
-        if preset not in PRESETS:
-            raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        steps = PRESETS[preset] if steps is None else steps
-        rule = self._switch(switch, steps, operator)
-        schedule = self._schedule(steps)
-        how = Guidance.settle(operator, steps, rule, guidance, every, zeta, lam)
-        for name, value, last in (("seed", seed, seed), ("sample", sample, sample + len(images) - 1)):
-            if not 0 <= value <= last < 2**64:
-                raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
+        images = self._measurement(y, operator)
+        settled = asked.settle(operator, len(images))
+        schedule = self._schedule(settled.steps)
         return [
             Restoration(
                 operator=operator,
                 y=self.engine.asarray(one),
-                sigma=sigma,
+                sigma=asked.sigma,
                 schedule=schedule,
-                switch=rule,
-                zeta=how.zeta,
-                lam=how.lam,
-                every=how.every,
-                stride=how.stride,
-                seed=seed,
-                sample=sample + i,
-                x=self.engine.asarray(start_noise(self.image_shape, seed, sample + i)),
+                switch=settled.switch,
+                zeta=settled.zeta,
+                lam=settled.lam,
+                every=settled.every,
+                stride=settled.stride,
+                seed=asked.seed,
+                sample=sample,
+                x=self.engine.asarray(start_noise(self.image_shape, asked.seed, sample)),
             )
-            for i, one in enumerate(images)
+            for sample, one in enumerate(images, asked.sample)
         ]
 
-    @staticmethod
-    def _switch(switch: str | int, steps: int, operator: Operator) -> Switch:
-        """The rule asked for; DPS to the end where the operator has no resolvent, unless DMPS was asked for by name."""
-        if not isinstance(operator, Resolvable) and switch == "auto":
-            switch = "never"
-        rule = Switch.parse(switch, steps)
-        if not isinstance(operator, Resolvable) and rule.k_max > 0:
-            raise InputError(f"{operator.name} is not a linear operator, so DMPS cannot run; use DPS: switch='never'")
-        return rule
-
-    def _measurement(self, y: Any, operator: Operator, sigma: float) -> np.ndarray:
+    def _measurement(self, y: Any, operator: Operator) -> np.ndarray:
         batch = np.asarray(y, np.float32)
         if batch.ndim == 3:
             batch = batch[None]
@@ -273,8 +237,6 @@ class Restorer:
                 f"{operator.name} measurements of this prior are {operator.measurement_shape}, alone or in a batch; "
                 f"got {np.shape(y)}"
             )
-        if not 0 <= sigma <= 2:
-            raise InputError(f"sigma is on the [-1, 1] scale and must lie in 0..2; got {sigma}")
         batch = operator.observed(batch)
         if not np.isfinite(batch).all():
             raise InputError("the measurement holds NaN or infinity")
@@ -292,56 +254,24 @@ class Restorer:
         if rows == 1:
             return best
         for size in [size for size in (1, 2, 4, 8, 16) if size <= rows]:
-            if size not in self._image_seconds:
-                self._image_seconds[size] = self._time_forward(size) / size
-            if self._image_seconds[size] > self._image_seconds[best]:
+            if self.step_seconds(size) / size > self.step_seconds(best) / best:
                 break
             best = size
         return best
 
-    def _time_forward(self, size: int) -> float:
-        x, t = self.engine.asarray(np.zeros((size, *self.image_shape))), np.zeros(size, np.int64)
-        for _ in range(2):  # the first pays for memory and compiling
-            started = time.perf_counter()
-            float(self.engine.predict(x, t).out[0, 0, 0, 0])  # a device answers late: wait for a value
-            seconds = time.perf_counter() - started
-        return seconds
+    def step_seconds(self, batch: int, gradient: bool = False) -> float:
+        """The seconds of one step of `batch` images on this machine, with a gradient or without.
+
+        Measured once in a restorer's life, with the operator that costs least.
+        """
+        if (batch, gradient) not in self._step_seconds:
+            y, plain = np.zeros((batch, *self.image_shape), np.float32), Denoise(self.image_shape)
+            asked = Guidance(sigma=1.0, steps=TRIALS + 1, switch="never" if gradient else "always")
+            self._step_seconds[batch, gradient] = step_seconds(self.start(y, plain, asked), self.engine)
+        return self._step_seconds[batch, gradient]
 
     def _schedule(self, steps: int) -> Schedule:
         """The same one for the same number of steps, so that what is made for it serves again."""
         if steps not in self._schedules:
             self._schedules[steps] = Schedule.respaced(self.plan.manifest["schedule"], steps)
         return self._schedules[steps]
-
-    def finish(
-        self, rows: Sequence[Restoration], batch: int = 1, on_step: Callable[[StepEvent], object] | None = None
-    ) -> dict[str, float]:
-        """The plain loop over rows of one number of steps: each a step further, by calls of `batch` rows, to the end.
-
-        The seconds of each phase, "dps" and "dmps". Raises DivergedError.
-        """
-        self.engine.prepare(any(row.move.pulls for row in rows), batch)
-        seconds = {"dps": 0.0, "dmps": 0.0}
-        while rows[0].step >= 0:
-            phases = [row.phase for row in rows]
-            moves = [(row.phase, row.move) for row in rows]
-            for phase, move in product((Phase.DPS, Phase.DMPS), Move):
-                due = [row for row, now in zip(rows, moves, strict=True) if now == (phase, move)]
-                for rows_of_a_call in halved(due, batch):
-                    started = time.perf_counter()
-                    advance(rows_of_a_call, self.engine)
-                    if any(row.phase is not phase for row in rows_of_a_call):
-                        float(rows_of_a_call[0].x[0, 0, 0])  # waits for a device: the seconds are the phase's
-                    seconds[phase.value] += time.perf_counter() - started
-            if on_step is not None:
-                settle(rows)
-                on_step(
-                    StepEvent(
-                        step=rows[0].step + 1,
-                        steps=len(rows[0].schedule),
-                        phases=tuple(phase.value for phase in phases),
-                        settled=tuple(row.trace[-1] if row.trace else -np.inf for row in rows),
-                        x0hat=np.stack([_to_numpy(row.x0hat) for row in rows]),
-                    )
-                )
-        return seconds

@@ -38,7 +38,7 @@ from ...engines.plan import WEIGHTS
 from ...engines.torch.baselines import COMPILED, PEERS
 from ..restorer import Restorer
 from ..sampling.advance import advance
-from ..sampling.guidance import stride_of
+from ..sampling.guidance import Guidance, stride_of
 from ..sampling.restoration import start_noise
 from ..sampling.schedule import Schedule
 from .bench_report import figures
@@ -337,7 +337,7 @@ def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, switch: s
     """Consecutive steps from pure noise on."""
     timed = _timed(engine)
     y = np.repeat(measured.y[None], batch, axis=0)
-    rows = Restorer(plan, engine).start(y, measured.operator, sigma=SIGMA, steps=steps, switch=switch)
+    rows = Restorer(plan, engine).start(y, measured.operator, Guidance(sigma=SIGMA, steps=steps, switch=switch))
     engine.prepare(gradients=switch == "never", batch=batch)
 
     def step() -> Array:

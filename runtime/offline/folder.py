@@ -19,6 +19,7 @@ from ..pictures.damage import Damage
 from ..pictures.images import LARGEST, Metadata, Photo, decode_photo
 from ..pictures.measurement import Job, full_size, prepare
 from ..restorer import Restorer, Result
+from ..sampling.guidance import Guidance
 from ..sampling.loop import StepEvent
 
 TOGETHER = 16
@@ -199,8 +200,7 @@ def _together(
             restorer.start(
                 np.repeat(one.job.y[None], asked.samples, axis=0),
                 one.job.operator,
-                sigma=one.job.sigma,
-                **asked.settings,
+                Guidance(sigma=one.job.sigma, **asked.settings),
             )
             for one in pictures
         ]

@@ -1,14 +1,9 @@
 """The cost of a step by the size of its batch, measured."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from ..operators import Denoise
 from ..restorer import Restorer
-from ..sampling.advance import advance
 
 SIZES = (1, 2, 4, 8, 16, 32)
 """Batch sizes that calls have; between them memory is made anew, or a graph compiled."""
@@ -27,26 +22,17 @@ class Costs:
 
     @classmethod
     def measure(cls, restorer: Restorer, most: int = SIZES[-1]) -> "Costs":
-        """Measured on this machine, up to the size that no longer saves GAIN, or `most`. Also warms the engine up."""
-        return cls(cls._curve(restorer, "always", most), cls._curve(restorer, "never", most))
+        """Measure them on this machine, up to the size that no longer saves GAIN, or `most`; it warms the engine up."""
+        return cls(cls._curve(restorer, False, most), cls._curve(restorer, True, most))
 
     @staticmethod
-    def _curve(restorer: Restorer, switch: str, most: int) -> dict[int, float]:
-        operator = Denoise(restorer.image_shape)
+    def _curve(restorer: Restorer, pulls: bool, most: int) -> dict[int, float]:
         seconds: dict[int, float] = {}
         for size in (size for size in SIZES if size <= most):
-            restorer.engine.prepare(switch == "never", size)
-            y = np.zeros((size, *restorer.image_shape), np.float32)
-            rows = restorer.start(y, operator, sigma=1.0, steps=4, switch=switch)
-            taken = []
-            for _ in range(3):  # the first pays for memory
-                started = time.perf_counter()
-                advance(rows, restorer.engine)
-                float(rows[0].x[0, 0, 0])  # a device answers late: wait for a value
-                taken.append(time.perf_counter() - started)
-            if seconds and min(taken) / size > (1 - GAIN) * seconds[size // 2] / (size // 2):
+            taken = restorer.step_seconds(size, pulls)
+            if seconds and taken / size > (1 - GAIN) * seconds[size // 2] / (size // 2):
                 break
-            seconds[size] = min(taken)
+            seconds[size] = taken
         return seconds
 
     def of(self, pulls: bool) -> Mapping[int, float]:

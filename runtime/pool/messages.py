@@ -1,12 +1,12 @@
 """The messages between a pool and its workers. One of our own processes pickles them for the other, and nobody else."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...engines import FrugalError
 from ..restorer import Result
+from ..sampling.guidance import Guidance
 from .costs import Costs
 from .scheduler import Moved
 
@@ -42,8 +42,7 @@ class Submit:
     operator: bytes
     """A pickled Operator."""
     y: np.ndarray
-    settings: dict[str, Any]
-    """Those of `Restorer.start`."""
+    asked: Guidance
     priority: int
     previews: bool
     """Whether each step's estimate is sent."""

@@ -5,7 +5,6 @@ Everything but `submit` happens in one thread, the pool's event loop, so nothing
 
 import asyncio
 import atexit
-import inspect
 import itertools
 import logging
 import os
@@ -15,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -25,7 +24,8 @@ from ...engines import BusyError, DeadlineError, FrugalError, InputError, Worker
 from ...engines.machine import THREADS, cores
 from ..operators import Operator
 from ..process import how_it_ended, launch
-from ..restorer import Restorer, Result
+from ..restorer import Result
+from ..sampling.guidance import Guidance
 from .costs import Costs
 from .messages import Cancel, Ready, Refused, Report, Setup, Submit
 from .scheduler import Moved
@@ -36,7 +36,7 @@ ATTEMPTS = 2
 """How often a request is tried when the worker dies under it."""
 STARTS = 3
 """How often in a row a worker may die before it is ready."""
-SETTINGS = {*inspect.signature(Restorer.start).parameters} - {"self", "y", "operator"}
+SETTINGS = {field.name for field in fields(Guidance)}
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -222,7 +222,9 @@ class Pool:
                     max(1.0, self._images * self._image_seconds / max(1, len(self._workers))),
                 )
             self._images += images
-            submit = Submit(next(self._keys), pickled, y, settings, priority, previews and on_move is not None)
+            submit = Submit(
+                next(self._keys), pickled, y, Guidance(**settings), priority, previews and on_move is not None
+            )
             job = _Job(submit, Future(), on_move)
             expires = None if deadline is None else time.monotonic() + deadline
             self._loop.call_soon_threadsafe(self._take, job, expires)

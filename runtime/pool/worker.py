@@ -121,10 +121,10 @@ def _receive(connection: Connection, restorer: Restorer, inbox: "SimpleQueue[Any
 
     def begin(submit: Submit) -> None:
         try:
-            operator = _operator(submit.operator, submit.settings.get("switch") == "never")
+            operator = _operator(submit.operator, submit.asked.switch == "never")
             size = operator.image_shape[1:]
             mine = restorer if size == restorer.image_shape[1:] else tiled(*size)
-            inbox.put(_Begun(submit.key, mine, mine.start(submit.y, operator, **submit.settings)))
+            inbox.put(_Begun(submit.key, mine, mine.start(submit.y, operator, submit.asked)))
         except FrugalError as error:
             inbox.put(Refused(submit.key, error))
         except Exception as error:  # noqa: BLE001 (a caller's own operator may raise anything)

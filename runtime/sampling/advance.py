@@ -3,28 +3,30 @@
 On a device nothing waits for it but the test of the switch: what else the host wants to know it asks for at the end.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from ...engines import Array, DivergedError, Engine
-from ..operators import Linear, Resolvable
+from ..operators import Linear
 from .captured import recording
 from .equations import (
+    ancestral,
+    ddrm_transition,
     dmps_step,
     dps_step,
+    estimate,
+    gradient_at_x_t,
+    hybrid_step,
     likelihood_score,
     residual_gradient,
-    resolved,
-    spectral,
-    spectral_step,
-    steered_step,
+    resolvent_transition,
 )
 from .psnr import decibels, mean_square
-from .restoration import Move, Restoration
+from .restoration import Group, Move, Restoration
 from .schedule import Coefficients, Schedule, sent
 
 
@@ -35,6 +37,7 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
     Raises DivergedError when a row has left the finite numbers: at once where the host computes, and before anything is
     done; on a device, at the call after the next one in which estimates are compared.
     """
+    rows = _by_operator(rows)
     lost = next((row for row in rows if row.diverged), None)
     if lost is not None:
         raise DivergedError(_left(lost))
@@ -70,37 +73,41 @@ def settle(rows: Iterable[Restoration]) -> None:
 def move(
     kind: Move,
     engine: Engine,
-    operators: "PerOperator",
+    groups: Sequence[Group],
     c: Coefficients,
     x: Array,
     z: Array,
     sigma: Array,
     constant: Array,
 ) -> tuple[Array, Array]:
-    """x_{t-1} and x0hat, (B, C, H, W): the equation `kind` for rows whose coefficients are `c`.
+    """x_{t-1} and the unguided x0hat, (B, C, H, W): one network call, then `kind`'s equation for each operator's rows.
 
-    `sigma` and `constant` are (B, 1, 1, 1), the latter as of `Restoration.constant`, NaN for None.
+    `c` holds the rows' coefficients. `sigma` and `constant` are (B, 1, 1, 1), the latter as of `Restoration.constant`,
+    NaN for None.
     """
-
-    def gradient(x0hat: Array) -> tuple[Array, ...]:
-        return operators(lambda operator, y, pick: residual_gradient(operator, y, pick(x0hat), pick(sigma)))
-
-    def transition(x0hat: Array) -> Array:
-        def of(operator: Resolvable, y: Array, pick: Pick) -> tuple[Array]:
-            known = y, pick(x), pick(x0hat), pick(z), pick(sigma), c.pick(pick)
-            return (spectral(operator, *known) if isinstance(operator, Linear) else resolved(operator, *known),)
-
-        return operators(of)[0]
-
+    if kind.pulls:
+        (out, variance), pull = engine.pullback(x, c.t)
+    else:
+        out, variance = engine.predict(x, c.t)
+    x0hat, unclipped = estimate(x, out, c)
+    if kind.pulls:
+        parts = [residual_gradient(one.operator, one.y, x0hat[one.rows], sigma[one.rows]) for one in groups]
+        gradient, excess = (_joined(of_groups) for of_groups in zip(*parts, strict=True))
+        gradient, polyak = gradient_at_x_t(gradient, excess, unclipped, pull, c)
     match kind:
         case Move.DPS:
-            return dps_step(x, z, c, engine.pullback, gradient, constant)
-        case Move.STEERED:
-            return steered_step(x, c, engine.pullback, gradient, transition, constant)
+            return dps_step(ancestral(x, x0hat, variance, z, c), gradient, polyak, constant, c), x0hat
         case Move.DMPS:
-            score = operators(lambda op, y, pick: (likelihood_score(op, y, *map(pick, (x, sigma, c.abar))),))[0]
-            return dmps_step(x, z, c, engine.predict, constant, score)
-    return spectral_step(x, c, engine.predict, transition)
+            scores = []
+            for operator, y, rows in groups:
+                scores.append(likelihood_score(operator, y, x[rows], sigma[rows], c.rows(rows).abar))
+            return dmps_step(ancestral(x, x0hat, variance, z, c), _joined(scores), constant, c), x0hat
+    draws = []
+    for operator, y, rows in groups:
+        transition = ddrm_transition if isinstance(operator, Linear) else resolvent_transition
+        draws.append(transition(operator, y, x[rows], x0hat[rows], z[rows], sigma[rows], c.rows(rows)))
+    drawn = _joined(draws)
+    return (hybrid_step(drawn, gradient, polyak, constant, c) if kind is Move.HYBRID else drawn), x0hat
 
 
 def _move(rows: Sequence[Restoration], engine: Engine) -> tuple[Array, Array]:
@@ -109,7 +116,31 @@ def _move(rows: Sequence[Restoration], engine: Engine) -> tuple[Array, Array]:
     z = _stack([row.noise(engine.ahead)() for row in rows], xp)
     c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
     sigma, constant = (_column([getattr(row, name) for row in rows], x, xp) for name in ("sigma", "constant"))
-    return move(rows[0].move, engine, _by_operator(rows, xp), c, x, z, sigma, constant)
+    return move(rows[0].move, engine, _groups(rows, xp), c, x, z, sigma, constant)
+
+
+def _by_operator(rows: Sequence[Restoration]) -> list[Restoration]:
+    """`rows` with those of one operator side by side, otherwise in their order."""
+    first: dict[int, int] = {}
+    for i, row in enumerate(rows):
+        first.setdefault(id(row.operator), i)
+    return sorted(rows, key=lambda row: first[id(row.operator)])
+
+
+def _groups(rows: Sequence[Restoration], xp: Any) -> list[Group]:
+    """The groups of rows that `_by_operator` has put in order."""
+    groups, start = [], 0
+    for _, of_one in groupby(rows, key=lambda row: id(row.operator)):
+        together = list(of_one)
+        stop = start + len(together)
+        groups.append(Group(together[0].operator, _stack([row.y for row in together], xp), slice(start, stop)))
+        start = stop
+    return groups
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """Arrays of groups as one of all rows; a single one is not copied."""
+    return array_namespace(parts[0]).concat(parts, axis=0) if len(parts) > 1 else parts[0]
 
 
 def _compared(rows: Sequence[Restoration], x0hat: Array) -> dict[int, Array]:
@@ -139,33 +170,3 @@ def _stack(arrays: Sequence[Array], xp: Any) -> Array:
 def _column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
     """(B, 1, 1, 1), NaN for None."""
     return sent(tuple(values), np.float64, like.dtype, like.device, xp)[:, None, None, None]
-
-
-Pick = Callable[[Array], Array]
-PerOperator = Callable[[Callable[[Any, Array, Pick], tuple[Array, ...]]], tuple[Array, ...]]
-"""Evaluates `f(operator, y, pick)` once an operator and puts the rows of what it gives in order; `pick(a)` takes an
-operator's rows out of a batch `a`. The operator is a Resolvable one but in DPS."""
-
-
-def _by_operator(rows: Sequence[Restoration], xp: Any) -> PerOperator:
-    groups: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(id(row.operator), []).append(i)
-    measurements = [_stack([rows[i].y for i in group], xp) for group in groups.values()]
-
-    def each(f: Callable[[Any, Array, Pick], tuple[Array, ...]]) -> tuple[Array, ...]:
-        if len(groups) == 1:
-            return f(rows[0].operator, measurements[0], lambda a: a)
-
-        def pick(group: list[int], a: Array) -> Array:
-            return a if a.shape[0] == 1 else _stack([a[i, ...] for i in group], xp)  # one row stands for all
-
-        parts = [
-            f(rows[group[0]].operator, y, partial(pick, group))
-            for group, y in zip(groups.values(), measurements, strict=True)
-        ]
-        order = [i for group in groups.values() for i in group]
-        mixed = (xp.concat(values, axis=0) for values in zip(*parts, strict=True))
-        return tuple(_stack([values[order.index(i), ...] for i in range(len(rows))], xp) for values in mixed)
-
-    return each

@@ -21,7 +21,7 @@ from array_api_compat import array_namespace
 
 from ...engines import Array, Engine
 from ...engines.machine import cores
-from .restoration import Fetch, Move, Restoration
+from .restoration import Fetch, Group, Move, Restoration
 from .schedule import Coefficients, Schedule
 
 KEPT = 16
@@ -151,12 +151,8 @@ class Loaded:
         c = Coefficients(t=xp.take(self._timesteps, self._step, axis=0), **columns)
         z = self._noise[self._order, self._step % BLOCK]
         sigma, zeta, every, lam = (self._numbers[i, ...] for i in range(len(NUMBERS)))
-
-        def operators(f: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
-            return f(self._operator, self._y, lambda a: a)
-
-        constant = {Move.DPS: zeta, Move.STEERED: every}.get(kind, lam)
-        x, x0hat = move(kind, engine, operators, c, self._x, z, sigma, constant)
+        constant = {Move.DPS: zeta, Move.HYBRID: every}.get(kind, lam)
+        x, x0hat = move(kind, engine, [Group(self._operator, self._y, slice(None))], c, self._x, z, sigma, constant)
         self._x[...], self._x0hat[...] = x, x0hat
         self._step[...] = xp.clip(self._step - 1, 0, None)
 

@@ -4,25 +4,24 @@ Pure functions over a batch (B, C, H, W); `c` holds each row's coefficients. Not
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from array_api_compat import array_namespace
 
-from ...engines import Array, Prediction, Pull
+from ...engines import Array, Pull
 from ..operators import Linear, Operator, Resolvable
 from .schedule import Coefficients
 
 TINY = 1e-12
-TRUST = 0.3
+DPS_MAX_STEP = 0.3
 """DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
-REACH = 0.35
+HYBRID_MAX_STEP = 0.35
 """The hybrid's gradient never moves x further than this multiple of the deviation of the ancestral steps that it stands
 for, root mean square over the image."""
-BELIEF = 0.5
+CORRELATION_POWER = 0.5
 """How the closed form weighs a measurement noisier than x_{t-1}: 1 as Bayes does, 0 as if it were no noisier."""
 
-DOUBT = 0.01
+MIN_SIGMA_RATIO = 0.01
 """Where there is no basis, y's deviation is taken for no less than this share of what x0's may still be."""
 
 
@@ -71,7 +70,9 @@ def likelihood_score(operator: Resolvable, y: Array, x: Array, sigma: Any, abar:
     return operator.V(operator.filter(sigma, scale, s) * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
 
 
-def spectral(operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
+def ddrm_transition(
+    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+) -> Array:
     """A draw of x_{t-1} that knows y, in closed form: DDRM (Kawar et al., 2022, eq. 7 and 8), but for the third line.
 
     With s' = sqrt(1 - abar_{t-1}), kept = sqrt(1 - eta^2), eta = c.fresh, and eps the noise that x0hat leaves in x_t,
@@ -84,7 +85,7 @@ def spectral(operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma
     The noises compared are those of sqrt(abar') y / s and of x_{t-1}; n = (U^T y / s - x0hat) s / sigma is the first,
     in its deviations. So where y knows more it stands in for x0hat; where it knows less, x_{t-1}'s noise goes on as in
     the first line, but around q n instead of 0. If y is taken for a noisier x_{t-1}, their noises have a correlation of
-    rho, the ratio of their deviations, and q = rho is the law of x_{t-1} given x0 and y; here q = rho^BELIEF
+    rho, the ratio of their deviations, and q = rho is the law of x_{t-1} given x0 and y; here q = rho^CORRELATION_POWER
     (docs/method.md). DDRM's is kept n + eta z, in which y is believed the more, the more steps there are.
     """
     xp = array_namespace(x)
@@ -99,25 +100,27 @@ def spectral(operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma
     estimate, drawn, eps = root * operator.Vt(x0hat), operator.Vt(z), operator.Vt(eps)
     gap = root * operator.Ut(y) / s - estimate
     near = estimate + gap + xp.sqrt(xp.clip(left**2 - noise**2, 0.0, None)) * drawn
-    q = xp.clip(left / (noise + TINY), None, 1.0) ** BELIEF
+    q = xp.clip(left / (noise + TINY), None, 1.0) ** CORRELATION_POWER
     centre = q * gap / (noise + TINY)
     far = estimate + left * (centre + kept * (eps - centre) + c.fresh * xp.sqrt(1 - q**2) * drawn)
     return unseen + operator.V(seen * (xp.where(noise <= left, near, far) - operator.Vt(unseen)))
 
 
-def resolved(operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
-    """`spectral` without a basis: a draw of x_{t-1} that knows y, by one resolvent.
+def resolvent_transition(
+    operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+) -> Array:
+    """`ddrm_transition` without a basis: a draw of x_{t-1} that knows y, by one resolvent.
 
     In a direction of singular value s, with s', kept, eta and eps as there, rho = s' s / (sqrt(abar') sigma), and
     w = 4 rho^2 / (1 + 4 rho^2), from 0 where y is noise to 1 where it is exact:
 
         sqrt(abar') (x0hat + w (y / s - x0hat)) + s' (kept (eps - q n) + eta (1 - 2 w) z)
 
-    where q n = sqrt(abar / (1 - abar)) w (y / s - x0hat). It is the third line of `spectral` throughout, with
+    where q n = sqrt(abar / (1 - abar)) w (y / s - x0hat). It is the third line of `ddrm_transition` throughout, with
     q = 4 rho / (1 + 4 rho^2) for the correlation of the two noises: sqrt(1 - q^2) is then |1 - 2 w|, and w is all that
     has to be computed: w (y / s - x0hat) = c A^T (sigma^2 I + c A A^T)^{-1} (y - A x0hat), c = 4 (1 - abar') / abar'.
-    The two terms in w are one such solution. sigma is DOUBT sqrt(c) at least, so that the system has a condition number
-    of 1 / DOUBT^2 at most, and what A all but loses stays x0hat's.
+    The two terms in w are one such solution. sigma is MIN_SIGMA_RATIO sqrt(c) at least, so that the system has a
+    condition number of 1 / MIN_SIGMA_RATIO^2 at most, and what A all but loses stays x0hat's.
     """
     xp = array_namespace(x)
     root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
@@ -126,93 +129,59 @@ def resolved(operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, s
     ahead = root - left * kept * (c.abar / (1 - c.abar)) ** 0.5
     scale = 4 * (1 - c.abar_prev) / c.abar_prev + TINY  # above 0 where there is no noise left, nor any in y
     asked = ahead * (y - operator.A(x0hat)) - 2 * left * c.fresh * operator.A(z)
-    known = operator.resolvent(asked, xp.maximum(sigma + 0 * scale, DOUBT * scale**0.5 + 0 * sigma), scale)
+    known = operator.resolvent(asked, xp.maximum(sigma + 0 * scale, MIN_SIGMA_RATIO * scale**0.5 + 0 * sigma), scale)
     return root * x0hat + left * (kept * eps + c.fresh * z) + scale * operator.AT(known)
 
 
-def dps_step(
-    x: Array,
-    z: Array,
-    c: Coefficients,
-    pullback: Callable[[Array, Array], tuple[Prediction, Pull]],
-    gradient: Callable[[Array], tuple[Array, Array]],
-    zeta: Array,
+def gradient_at_x_t(
+    gradient: Array, excess: Array, unclipped: Array, pull: Pull, c: Coefficients
 ) -> tuple[Array, Array]:
-    """x_{t-1} and x0hat. DPS, Algorithm 1: x_{t-1} = x' - zeta grad_{x_t} || y - A(x0hat(x_t)) ||_2.
+    """The residual's gradient at x_t, (B, C, H, W), from the one at x0hat; and Polyak's step along it, (B, 1, 1, 1).
 
-    `gradient(x0hat)` is `residual_gradient`; the pullback takes it through the clip and the network. zeta (B, 1, 1, 1)
-    is the paper's constant, or NaN for a step of its own: kappa = beta / (1 - abar), the share of x_t's noise that this
-    step removes, of Polyak's.
+    `gradient` and `excess` are `residual_gradient`'s, `unclipped` is `estimate`'s, `pull` the network's
+    vector-Jacobian product. Polyak's step, excess / |grad|^2, would bring the residual down to the noise at once, to
+    first order. It is weighed by the share of the gradient that the clip lets through.
     """
-    xp = array_namespace(x)
-    x0hat, variance, pulled, polyak = _pulled(x, c, pullback, gradient)
-    own = _bounded(c.beta / (1 - c.abar) * polyak, pulled, TRUST * c.beta**0.5)
-    step = xp.where(xp.isnan(zeta), own, zeta)
-    return ancestral(x, x0hat, variance, z, c) - step * pulled, x0hat
+    cotangent = unclipped * gradient
+    at_x_t = c.x0_x * cotangent - pull(c.x0_out * cotangent)
+    passed = _square_sum(cotangent) / (_square_sum(gradient) + TINY)
+    return at_x_t, passed * excess / (_square_sum(at_x_t) + TINY)
 
 
-def dmps_step(
-    x: Array, z: Array, c: Coefficients, predict: Callable[[Array, Array], Prediction], lam: Array, score: Array
-) -> tuple[Array, Array]:
-    """x_{t-1} and the unguided x0hat. DMPS, Algorithm 1: x_{t-1} = x' + lambda beta / sqrt(alpha) g(x_t).
+def dps_step(x_prime: Array, gradient: Array, polyak: Array, zeta: Array, c: Coefficients) -> Array:
+    """x_{t-1} = x' - zeta grad_{x_t} || y - A(x0hat(x_t)) ||_2: DPS, Algorithm 1; x' is the ancestral draw.
+
+    `gradient` and `polyak` are `gradient_at_x_t`'s. zeta (B, 1, 1, 1) is the paper's constant, or NaN for a step of its
+    own: kappa = beta / (1 - abar), the share of x_t's noise that this step removes, of Polyak's.
+    """
+    xp = array_namespace(gradient)
+    own = limited_step(c.beta / (1 - c.abar) * polyak, gradient, DPS_MAX_STEP * c.beta**0.5)
+    return x_prime - xp.where(xp.isnan(zeta), own, zeta) * gradient
+
+
+def dmps_step(x_prime: Array, score: Array, lam: Array, c: Coefficients) -> Array:
+    """x_{t-1} = x' + lambda beta / sqrt(alpha) g(x_t): DMPS, Algorithm 1; x' is the ancestral draw.
 
     `score` is `likelihood_score`, g at x_t.
     """
-    out, variance = predict(x, c.t)
-    x0hat, _ = estimate(x, out, c)
-    return ancestral(x, x0hat, variance, z, c) + lam * c.beta / c.alpha**0.5 * score, x0hat
+    return x_prime + lam * c.beta / c.alpha**0.5 * score
 
 
-def spectral_step(
-    x: Array, c: Coefficients, predict: Callable[[Array, Array], Prediction], transition: Callable[[Array], Array]
-) -> tuple[Array, Array]:
-    """x_{t-1} and the unguided x0hat, by forward calls only. `transition(x0hat)` is `spectral`, or `resolved`."""
-    x0hat, _ = estimate(x, predict(x, c.t).out, c)
-    return transition(x0hat), x0hat
+def hybrid_step(transition: Array, gradient: Array, polyak: Array, every: Array, c: Coefficients) -> Array:
+    """x_{t-1}: the closed form's draw, moved along DPS's gradient for what the operator does not see.
 
-
-def steered_step(
-    x: Array,
-    c: Coefficients,
-    pullback: Callable[[Array, Array], tuple[Prediction, Pull]],
-    gradient: Callable[[Array], tuple[Array, Array]],
-    transition: Callable[[Array], Array],
-    every: Array,
-) -> tuple[Array, Array]:
-    """x_{t-1} and x0hat: `spectral_step`, and DPS's gradient for what the operator does not see.
-
-    One such step stands for `every` (B, 1, 1, 1), and takes Polyak's step whole, relaxed by 1 + abar: for a linear
-    residual any factor below 2 converges, and the less noise is left, the more linear it is.
+    `transition` is `ddrm_transition` or `resolvent_transition`, `gradient` and `polyak` are `gradient_at_x_t`'s. One
+    such step stands for `every` (B, 1, 1, 1), and takes Polyak's step whole, relaxed by 1 + abar: for a linear residual
+    any factor below 2 converges, and the less noise is left, the more linear it is.
     """
-    x0hat, _, pulled, polyak = _pulled(x, c, pullback, gradient)
     deviation = (every * c.beta * (1 - c.abar_prev) / (1 - c.abar)) ** 0.5  # of so many ancestral steps
-    return transition(x0hat) - _bounded((1 + c.abar) * polyak, pulled, REACH * deviation) * pulled, x0hat
+    return transition - limited_step((1 + c.abar) * polyak, gradient, HYBRID_MAX_STEP * deviation) * gradient
 
 
-def _pulled(
-    x: Array,
-    c: Coefficients,
-    pullback: Callable[[Array, Array], tuple[Prediction, Pull]],
-    gradient: Callable[[Array], tuple[Array, Array]],
-) -> tuple[Array, Array | None, Array, Array]:
-    """x0hat, the learned variance, the residual's gradient at x_t, and Polyak's step along it.
-
-    Polyak's, excess / |grad|^2, would bring the residual down to the noise at once, to first order. It is weighed by
-    the share of the gradient that the clip lets through.
-    """
-    (out, variance), pull = pullback(x, c.t)
-    x0hat, unclipped = estimate(x, out, c)
-    reach, excess = gradient(x0hat)
-    cotangent = unclipped * reach
-    pulled = c.x0_x * cotangent - pull(c.x0_out * cotangent)
-    passed = _square_sum(cotangent) / (_square_sum(reach) + TINY)
-    return x0hat, variance, pulled, passed * excess / (_square_sum(pulled) + TINY)
-
-
-def _bounded(step: Array, pulled: Array, longest: Array) -> Array:
-    """`step`, or what moves x by `longest`, root mean square over the image, along `pulled` where that is less."""
-    size = math.prod(pulled.shape[1:])
-    return array_namespace(pulled).minimum(step, longest * (size / (_square_sum(pulled) + TINY)) ** 0.5)
+def limited_step(step: Array, gradient: Array, longest: Array) -> Array:
+    """`step`, but no more than moves x along `gradient` by `longest`, root mean square over the image."""
+    size = math.prod(gradient.shape[1:])
+    return array_namespace(gradient).minimum(step, longest * (size / (_square_sum(gradient) + TINY)) ** 0.5)
 
 
 def _square_sum(a: Array) -> Array:

@@ -1,19 +1,25 @@
 """The plain loop that takes rows of one schedule from pure noise to images."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeVar
 
 import numpy as np
 
-from ...engines import Array
+from ...engines import Array, Engine
+from .advance import advance, settle
+from .restoration import Move, Phase, Restoration
 
 T = TypeVar("T")
+TRIALS = 3
+"""Steps that are timed for one figure."""
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """What `on_step` is told after every step of the loop."""
+    """The state of the loop after a step, for `on_step`."""
 
     step: int
     """Steps left, T-1 .. 0."""
@@ -26,9 +32,64 @@ class StepEvent:
     """(B, C, H, W) on [-1, 1]: the current estimates, for a preview."""
 
 
+def run(
+    rows: Sequence[Restoration],
+    engine: Engine,
+    batch: int = 1,
+    on_step: Callable[[StepEvent], object] | None = None,
+) -> dict[str, float]:
+    """Take rows of one number of steps to their end, a step at a time, by network calls of `batch` rows.
+
+    Returns the seconds of each phase, "dps" and "dmps". Raises DivergedError, and what `on_step` raises.
+    """
+    engine.prepare(any(row.move.pulls for row in rows), batch)
+    seconds = {"dps": 0.0, "dmps": 0.0}
+    while rows[0].step >= 0:
+        phases = [row.phase for row in rows]
+        moves = [(row.phase, row.move) for row in rows]
+        for phase, move in product((Phase.DPS, Phase.DMPS), Move):
+            due = [row for row, now in zip(rows, moves, strict=True) if now == (phase, move)]
+            for rows_of_a_call in halved(due, batch):
+                started = time.perf_counter()
+                advance(rows_of_a_call, engine)
+                if any(row.phase is not phase for row in rows_of_a_call):
+                    float(rows_of_a_call[0].x[0, 0, 0])  # waits for a device: the seconds are the phase's
+                seconds[phase.value] += time.perf_counter() - started
+        if on_step is not None:
+            settle(rows)
+            on_step(
+                StepEvent(
+                    step=rows[0].step + 1,
+                    steps=len(rows[0].schedule),
+                    phases=tuple(phase.value for phase in phases),
+                    settled=tuple(row.trace[-1] if row.trace else -np.inf for row in rows),
+                    x0hat=np.stack([to_numpy(row.x0hat) for row in rows]),
+                )
+            )
+    return seconds
+
+
+def step_seconds(rows: Sequence[Restoration], engine: Engine) -> float:
+    """Return the least seconds of one step of `rows` together, of TRIALS; the first pays for memory and compiling.
+
+    The rows share a move and have more than TRIALS steps left.
+    """
+    engine.prepare(rows[0].move.pulls, len(rows))
+    taken = []
+    for _ in range(TRIALS):
+        started = time.perf_counter()
+        advance(rows, engine)
+        float(rows[0].x[0, 0, 0])  # a device answers late: wait for a value
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
 def halved(rows: Sequence[T], batch: int) -> Iterator[Sequence[T]]:
-    """`rows` in pieces of `batch`, what is left in halves of it: rows that switch at steps of their own leave groups of
-    any size, and engines compile, or keep memory, for each size of a call."""
+    """Yield `rows` in pieces of `batch`, and what is left in pieces of a half of it, a quarter, and so on.
+
+    Rows that switch at steps of their own leave groups of any size, and engines compile, or keep memory, for each size
+    of a call.
+    """
     while rows:
         while batch > len(rows):
             batch //= 2
@@ -36,5 +97,6 @@ def halved(rows: Sequence[T], batch: int) -> Iterator[Sequence[T]]:
         rows = rows[batch:]
 
 
-def _to_numpy(array: Array) -> np.ndarray:
+def to_numpy(array: Array) -> np.ndarray:
+    """Return a numpy or torch array as numpy, waiting for a device where it must."""
     return np.asarray(array.cpu() if hasattr(array, "cpu") else array)

@@ -6,6 +6,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,17 +32,17 @@ class Phase(Enum):
 
 
 class Move(Enum):
-    """Which equation of sampler.py makes a step. Rows of one network call share it."""
+    """The equation of equations.py that makes a step. Rows of one network call share it."""
 
     DPS = "dps_step"
     DMPS = "dmps_step"
-    STEERED = "steered_step"
-    SPECTRAL = "spectral_step"
+    HYBRID = "hybrid_step"
+    CLOSED_FORM = "closed_form"
 
     @property
     def pulls(self) -> bool:
         """Whether it takes a gradient through the network."""
-        return self in (Move.DPS, Move.STEERED)
+        return self in (Move.DPS, Move.HYBRID)
 
 
 @dataclass
@@ -96,8 +97,8 @@ class Restoration:
         if self.phase is Phase.DPS and self.every is None:
             return Move.DPS
         if self.phase is Phase.DPS and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0:
-            return Move.STEERED
-        return Move.SPECTRAL if self.lam is None or self.phase is Phase.DPS else Move.DMPS
+            return Move.HYBRID
+        return Move.CLOSED_FORM if self.lam is None or self.phase is Phase.DPS else Move.DMPS
 
     @property
     def compares(self) -> bool:
@@ -111,8 +112,8 @@ class Restoration:
 
     @property
     def constant(self) -> float | None:
-        """The number that is the next move's: DPS's zeta, DMPS's lambda, or how many steps a steered one stands for."""
-        return {Move.DPS: self.zeta, Move.STEERED: self.every}.get(self.move, self.lam)
+        """The number that is the next move's: DPS's zeta, DMPS's lambda, or how many steps a hybrid one stands for."""
+        return {Move.DPS: self.zeta, Move.HYBRID: self.every}.get(self.move, self.lam)
 
     @property
     def asks(self) -> bool:
@@ -177,3 +178,13 @@ Fetch = Callable[[], Array]
 def start_noise(shape: tuple[int, ...], seed: int, sample: int) -> np.ndarray:
     """x at step T-1: standard normal, (C, H, W) float32."""
     return normal(shape, seed, sample, Use.START)
+
+
+class Group(NamedTuple):
+    """Rows of a call that share an operator: the slice `rows` of the call's batch."""
+
+    operator: Any
+    """A Resolvable one but in DPS."""
+    y: Array
+    """(b, c, h, w): their measurements."""
+    rows: slice

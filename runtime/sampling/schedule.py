@@ -1,6 +1,6 @@
 """Noise schedules, and the coefficients a step needs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any
@@ -48,9 +48,15 @@ class Coefficients:
     noise: Any
     """1, but 0 at the last step."""
 
-    def pick(self, rows: Callable[[Any], Any]) -> "Coefficients":
-        """Those of some rows: `rows` takes them out of an array of all."""
-        return Coefficients(**{field.name: rows(getattr(self, field.name)) for field in fields(self)})
+    def rows(self, rows: slice) -> "Coefficients":
+        """Those of some rows; what is one for all stays as it is."""
+        return Coefficients(
+            **{
+                field.name: array if array.shape[0] == 1 else array[rows, ...]
+                for field in fields(self)
+                for array in [getattr(self, field.name)]
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import inspect
 import math
 import multiprocessing
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from frugal_rt import BackendError, DivergedError, InputError, Restorer, operato
 from frugal_rt.engines import Prediction
 from frugal_rt.runtime.sampling.advance import advance
 from frugal_rt.runtime.sampling.guidance import OFFICIAL_LAMBDA, OFFICIAL_ZETA, PRESETS, Guidance, stride_of
-from frugal_rt.runtime.sampling.loop import halved
+from frugal_rt.runtime.sampling.loop import halved, run
 from frugal_rt.runtime.sampling.restoration import Move
 from frugal_rt.runtime.sampling.switch import EARLIEST, LATEST, Switch
 
@@ -102,7 +103,7 @@ def test_a_preset_names_the_steps_and_every_so_manieth_before_the_switch_takes_a
         "pullback": result.pullbacks[0],
         "pulled": result.pullbacks[0],
     }
-    assert len(restorer.start(measurement(operator)[0], operator, preset=preset, steps=13)[0].schedule) == 13
+    assert len(restorer.start(measurement(operator)[0], operator, Guidance(preset=preset, steps=13))[0].schedule) == 13
 
 
 @pytest.mark.parametrize(("steps", "every"), [(50, None), (100, None), (20, None), (50, 3)])
@@ -129,15 +130,16 @@ def test_what_is_started_and_advanced_is_what_restore_gives(restorer, operator, 
     y = measurement(operator, 3)
     how = {"sigma": 0.05, "steps": 20, "every": 3, "seed": 5, "sample": 2}
     result = restorer.restore(y, operator, **how)
-    rows = restorer.start(y, operator, **how)
+    rows = restorer.start(y, operator, Guidance(**how))
     assert [(row.step, row.k, row.pullbacks) for row in rows] == [(19, None, 0)] * 3
     finish(rows, restorer.engine)
     assert np.array_equal(np.clip([row.x for row in rows], -1, 1), result.image)
     assert tuple(row.k for row in rows) == result.k
     assert tuple(row.pullbacks for row in rows) == result.pullbacks
     assert tuple(tuple(row.trace) for row in rows) == result.trace
-    missing = set(inspect.signature(restorer.restore).parameters) - set(inspect.signature(restorer.start).parameters)
-    assert missing == {"batch", "on_step"}
+    asked = {name: one.default for name, one in inspect.signature(restorer.restore).parameters.items()}
+    assert asked.keys() - {field.name for field in fields(Guidance)} == {"y", "operator", "batch", "on_step"}
+    assert all(asked[field.name] == field.default for field in fields(Guidance))
 
 
 @pytest.mark.parametrize("switch", ["never", 4, "always"])
@@ -232,7 +234,7 @@ def test_rows_of_different_operators_moves_and_lengths_share_calls(restorer, fin
 
     def rows():
         return [
-            restorer.start(measurement(operator, 1)[0], operator, seed=1, sample=i, **how)[0]
+            restorer.start(measurement(operator, 1)[0], operator, Guidance(seed=1, sample=i, **how))[0]
             for i, (operator, how) in enumerate(mixed)
         ]
 
@@ -372,10 +374,9 @@ def test_a_gradient_now_and_then_for_a_degradation_that_is_not_linear_is_refused
     custom = operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: r)
     with pytest.raises(InputError, match=EVERY):
         restorer.restore(np.zeros(SHAPE), custom, steps=10, every=4, switch=switch)
-    for rule in (Switch.parse("auto", 10), Switch(0, 0)):
-        with pytest.raises(InputError, match=EVERY):
-            Guidance.settle(custom, 10, rule, every=4)
-    assert Guidance.settle(custom, 10, Switch(0, 0)) == (None, None, None, 2)
+    with pytest.raises(InputError, match=EVERY):
+        Guidance(steps=10, every=4, switch=switch).settle(custom)
+    assert Guidance(steps=10, switch=switch).settle(custom) == (10, Switch(0, 0), None, None, None, 2)
 
 
 def test_a_step_that_failed_can_be_made_again(restorer, operator, monkeypatch):
@@ -390,7 +391,7 @@ def test_a_step_that_failed_can_be_made_again(restorer, operator, monkeypatch):
         return real(x, t)
 
     how = {"steps": 8, "switch": "always", "seed": 3}
-    whole, retried = (restorer.start(y, operator, **how) for _ in range(2))
+    whole, retried = (restorer.start(y, operator, Guidance(**how)) for _ in range(2))
     for _ in range(8):
         advance(whole, restorer.engine)
     monkeypatch.setattr(restorer.engine, "predict", interrupted)
@@ -434,7 +435,7 @@ def test_a_process_forked_after_a_restoration_can_restore(restorer, operator):
     y = measurement(operator, 1)[0]
     restorer.restore(y, operator, steps=3, switch="always")
     child = multiprocessing.get_context("fork").Process(
-        target=lambda: restorer.start(y, operator, steps=3, switch="always")[0].noise(restorer.engine.ahead)
+        target=lambda: restorer.start(y, operator, Guidance(steps=3, switch="always"))[0].noise(restorer.engine.ahead)
     )
     child.start()
     child.join(30)
@@ -461,6 +462,6 @@ def test_rows_that_switch_at_their_own_steps_make_calls_of_few_sizes(restorer, o
         monkeypatch.setattr(restorer.engine, name, lambda x, t, call=call: (sizes.append(len(x)), call(x, t))[1])
     switches = (2, 4, 6, 8, 9, 10, 11)
     y = measurement(operator, 1)
-    rows = [row for k in switches for row in restorer.start(y, operator, steps=20, switch=k)]
-    restorer.finish(rows, batch=4)
+    rows = [row for k in switches for row in restorer.start(y, operator, Guidance(steps=20, switch=k))]
+    run(rows, restorer.engine, batch=4)
     assert set(sizes) == {1, 2, 4}

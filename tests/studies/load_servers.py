@@ -17,6 +17,7 @@ import click
 from frugal_rt import Restorer
 from frugal_rt.runtime.pictures.images import decode_photo, encode_png, to_picture
 from frugal_rt.runtime.pictures.measurement import prepare
+from frugal_rt.runtime.sampling.guidance import Guidance
 from frugal_rt.runtime.service.parameters import Parameters
 
 try:
@@ -52,7 +53,7 @@ class API(LitAPI):  # type: ignore[misc, valid-type]
     def predict(self, inputs: Any) -> Any:
         asked = inputs if isinstance(inputs, list) else [inputs]
         groups = [
-            self.restorer.start(job.y, job.operator, sigma=job.sigma, **parameters.settings())
+            self.restorer.start(job.y, job.operator, Guidance(sigma=job.sigma, **parameters.settings()))
             for _, job, parameters in asked
         ]
         images = [

@@ -25,7 +25,7 @@ from frugal_rt.runtime.evaluation.suite import measure
 from frugal_rt.runtime.operators import Circular, Linear, Partial, Resolvable, Shape
 from frugal_rt.runtime.operators.dense import ValidMatrix
 from frugal_rt.runtime.operators.kernels import valid_part
-from frugal_rt.runtime.sampling import equations, restoration
+from frugal_rt.runtime.sampling import advance, equations
 from frugal_rt.runtime.sampling.psnr import psnr
 from frugal_rt.runtime.sampling.schedule import Coefficients
 
@@ -59,7 +59,7 @@ def linear(belief: float, corrected: bool = True) -> Move:
         xp = array_namespace(x)
         root, left, kept = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5, (1 - c.fresh**2) ** 0.5
         scale = belief * (1 - c.abar_prev) / c.abar_prev + equations.TINY
-        noise = xp.maximum(sigma + 0 * scale, equations.DOUBT * scale**0.5 + 0 * sigma)
+        noise = xp.maximum(sigma + 0 * scale, equations.MIN_SIGMA_RATIO * scale**0.5 + 0 * sigma)
         moved = x0hat + scale * operator.AT(operator.resolvent(y - operator.A(x0hat), noise, scale))
         eps = (x - c.abar**0.5 * (moved if corrected else x0hat)) / (1 - c.abar) ** 0.5
         return root * moved + left * (kept * eps + c.fresh * z)
@@ -68,7 +68,7 @@ def linear(belief: float, corrected: bool = True) -> Move:
 
 
 MOVES: dict[str, Move] = {
-    "`resolved`": equations.resolved,
+    "`resolvent_transition`": equations.resolvent_transition,
     "x0hat moved, noise kept about it (DiffPIR)": linear(1.0),
     "x0hat moved by 4 times its variance": linear(4.0),
     "x0hat moved, noise kept about x0hat (PiGDM)": linear(1.0, corrected=False),
@@ -91,7 +91,7 @@ class Iterations(logging.Handler):
 @click.option("--count", default=4)
 @click.option("--steps", default=50)
 @click.option("--method", type=click.Choice(["dmps", "hybrid"]), default="dmps")
-@click.option("--moves", default="", help="Only those whose names hold this; 'spectral' is the basis's.")
+@click.option("--moves", default="", help="Only those whose names hold this; 'ddrm_transition' is the basis's.")
 @click.option("--tasks", "wanted", default="", help="Only those whose names hold this.")
 def main(engine: Path, images: Path, lpips: Path, count: int, steps: int, method: str, moves: str, wanted: str) -> None:
     restorer, distance = Restorer.load(engine), Lpips(lpips)
@@ -113,12 +113,12 @@ def main(engine: Path, images: Path, lpips: Path, count: int, steps: int, method
         )
         return f"{psnr(image, clean).mean():.2f} / {distance(image, clean).mean():.4f}"
 
-    if moves in "spectral":
+    if moves in "ddrm_transition":
         cells = [cell(basis(), sigma) for basis, _ in chosen.values() for sigma in SIGMAS]
-        click.echo(f"| `spectral`, by a basis | {' | '.join(cells)} |")
+        click.echo(f"| `ddrm_transition`, by a basis | {' | '.join(cells)} |")
     for name, move in MOVES.items():
         if moves in name:
-            with patch.object(restoration, "resolved", move):
+            with patch.object(advance, "resolvent_transition", move):
                 cells = [cell(operator, sigma) for _, operator in chosen.values() for sigma in SIGMAS]
             click.echo(f"| {name} | {' | '.join(cells)} |")
 

@@ -35,7 +35,8 @@ from frugal_rt.runtime.evaluation.suite import TASKS, measure
 from frugal_rt.runtime.operators import Linear, Operator
 from frugal_rt.runtime.pictures.images import PORTRAIT, read_photo, to_picture, write_png
 from frugal_rt.runtime.sampling import schedule
-from frugal_rt.runtime.sampling.guidance import PRESETS
+from frugal_rt.runtime.sampling.guidance import PRESETS, Guidance
+from frugal_rt.runtime.sampling.loop import run
 from frugal_rt.runtime.sampling.psnr import psnr
 from frugal_rt.runtime.sampling.switch import METHODS
 
@@ -54,7 +55,7 @@ class WarmStart(Method):
         self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
     ) -> Outcome:
         assert isinstance(operator, Linear)
-        rows = self.restorer.start(y, operator, sigma=sigma, seed=seed, sample=sample, **self.settings)
+        rows = self.restorer.start(y, operator, Guidance(sigma=sigma, seed=seed, sample=sample, **self.settings))
         s = operator.spectrum(y)
         seen = s > 0
         guess = operator.V(seen * operator.Ut(y) / np.where(seen, s, 1))
@@ -62,7 +63,7 @@ class WarmStart(Method):
             abar = np.float32(row.schedule.abar[self.left - 1])
             row.x = abar**0.5 * image + (1 - abar) ** 0.5 * row.x
             row.step = self.left - 1
-        seconds = self.restorer.finish(rows, self.restorer.fastest_batch(len(rows)), on_step)
+        seconds = run(rows, self.restorer.engine, self.restorer.fastest_batch(len(rows)), on_step)
         return Outcome(
             np.clip(np.stack([row.x for row in rows]), -1, 1),
             [row.k or 0 for row in rows],

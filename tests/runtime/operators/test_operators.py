@@ -15,7 +15,12 @@ from frugal_rt.runtime.operators import GREY_WEIGHTS, Linear, Operator, Partial,
 from frugal_rt.runtime.operators.kernels import valid_part
 from frugal_rt.runtime.pictures.images import PORTRAIT, fit_photo, read_photo
 from frugal_rt.runtime.sampling import equations
-from frugal_rt.runtime.sampling.equations import likelihood_score, residual_gradient, resolved, spectral
+from frugal_rt.runtime.sampling.equations import (
+    ddrm_transition,
+    likelihood_score,
+    residual_gradient,
+    resolvent_transition,
+)
 from frugal_rt.runtime.sampling.schedule import Schedule
 
 
@@ -275,7 +280,7 @@ CASES = [(step, sigma) for step in (45, 10, 0) for sigma in (0.0, 0.05, 1.5)]
 
 
 def spectral_case(operator: Operator, array: Callable[[np.ndarray], object] = np.asarray):
-    """A row for each of CASES: y, x, x0hat, z, sigma and the coefficients, as `spectral` takes them."""
+    """A row for each of CASES: y, x, x0hat, z, sigma and the coefficients, as `ddrm_transition` takes them."""
     schedule, rows = Schedule.respaced({}, 50), len(CASES)
     x, x0hat, z, truth = (normal((rows, *operator.image_shape), seed) for seed in range(4))
     sigma = np.array([sigma for _, sigma in CASES])[:, None, None, None]
@@ -314,7 +319,7 @@ def test_spectral_is_its_equation_by_a_dense_decomposition(decomposed, array):
     of_rows = (a.reshape(len(CASES), -1) for a in (y, x, x0hat, z))
     numbers = (np.ravel(a) for a in (sigma, c.abar, c.abar_prev, c.fresh))
     expected = [closed_form(matrix, *row) for row in zip(*of_rows, *numbers, strict=True)]
-    ours = np.asarray(spectral(decomposed, *spectral_case(decomposed, array)))
+    ours = np.asarray(ddrm_transition(decomposed, *spectral_case(decomposed, array)))
     np.testing.assert_allclose(ours.reshape(len(CASES), -1), expected, rtol=1e-9, atol=1e-9)
     exact = CASES.index((0, 0.0))
     np.testing.assert_allclose(decomposed.A(ours[exact : exact + 1]), y[exact : exact + 1], atol=1e-10)
@@ -337,14 +342,17 @@ def test_spectral_leaves_the_noise_of_the_next_step_in_every_direction(decompose
 
         below = decomposed.spectrum(x0) * (1 - one.abar_prev) ** 0.5  # of sqrt(abar') sigma, where y is the noisier
         above = one.abar_prev**0.5 * sigma[row]
-        q = np.where((below > 0) & (below < above), below / np.maximum(above, 1e-300), 0.0) ** equations.BELIEF
+        q = (
+            np.where((below > 0) & (below < above), below / np.maximum(above, 1e-300), 0.0)
+            ** equations.CORRELATION_POWER
+        )
 
         def after(w, z, n, row=row, one=one, q=q):
             w, z, n = (noise.reshape(-1, *shape) for noise, shape in zip((w, z, n), shapes, strict=True))
             y = decomposed.A(x0[row : row + 1]) + sigma[row] * n
             eps = w + decomposed.V(q * decomposed.Ut(n) + ((1 - q**2) ** 0.5 - 1) * decomposed.Vt(w))
             x = one.abar**0.5 * x0[row] + (1 - one.abar) ** 0.5 * eps
-            return spectral(decomposed, y, x, x0[row : row + 1] + 0 * x, z, sigma[row], one).reshape(len(x), -1)
+            return ddrm_transition(decomposed, y, x, x0[row : row + 1] + 0 * x, z, sigma[row], one).reshape(len(x), -1)
 
         mean = after(*(0 * part[:1] for part in (w, z, n)))
         np.testing.assert_allclose(mean[0], one.abar_prev[0, 0, 0, 0] ** 0.5 * x0[row].reshape(-1), atol=1e-10)
@@ -354,7 +362,7 @@ def test_spectral_leaves_the_noise_of_the_next_step_in_every_direction(decompose
 
 
 def test_spectral_stays_finite_and_of_its_type_in_float32(decomposed, array):
-    after = spectral(decomposed, *spectral_case(decomposed, lambda a: array(a.astype("f"))))
+    after = ddrm_transition(decomposed, *spectral_case(decomposed, lambda a: array(a.astype("f"))))
     assert after.dtype == array(np.zeros(1, "f")).dtype
     assert np.isfinite(np.asarray(after)).all()
 
@@ -648,11 +656,11 @@ def test_the_score_by_conjugate_gradients_is_the_dense_one(iterative):
 
 
 def smooth_form(matrix, y, x, x0hat, z, sigma: float, abar: float, abar_prev: float, eta: float) -> np.ndarray:
-    """x_{t-1} by the equation of `resolved`, direction by direction of a dense SVD, for x / sqrt(abar)."""
+    """x_{t-1} by the equation of `resolvent_transition`, direction by direction of a dense SVD, for x / sqrt(abar)."""
     U, singular, Vt = np.linalg.svd(matrix)
     now, left = ((1 - a) ** 0.5 / a**0.5 for a in (abar, abar_prev))
     x, x0hat, z, y = Vt @ x / abar**0.5, Vt @ x0hat, Vt @ z, U.T @ y
-    sigma = max(sigma, 2 * left * equations.DOUBT)
+    sigma = max(sigma, 2 * left * equations.MIN_SIGMA_RATIO)
     after = np.empty_like(x)
     for i in range(len(x)):
         s = singular[i] if i < len(singular) and singular[i] > 1e-9 else 0.0
@@ -669,15 +677,15 @@ def test_resolved_is_its_equation_by_a_dense_decomposition(ended, array):
     of_rows = (a[rows].reshape(len(rows), -1) for a in (y, x, x0hat, z))
     numbers = (np.ravel(a)[rows] for a in (sigma, c.abar, c.abar_prev, c.fresh))
     expected = [smooth_form(matrix, *row) for row in zip(*of_rows, *numbers, strict=True)]
-    ours = np.asarray(resolved(ended, *spectral_case(ended, array)))[rows]
+    ours = np.asarray(resolvent_transition(ended, *spectral_case(ended, array)))[rows]
     np.testing.assert_allclose(ours.reshape(len(rows), -1), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_resolved_meets_a_measurement_without_noise(ended):
-    """As near as DOUBT lets it: where nothing but y is left, in the directions that A sees well."""
+    """As near as MIN_SIGMA_RATIO lets it: where nothing but y is left, in the directions that A sees well."""
     y, *rest = spectral_case(ended)
     exact = CASES.index((0, 0.0))
-    ours = resolved(ended, y, *rest)[exact : exact + 1]
+    ours = resolvent_transition(ended, y, *rest)[exact : exact + 1]
     U, s, _ = np.linalg.svd(dense(ended))
     apart = U.T @ (ended.A(ours) - y[exact : exact + 1]).reshape(-1)
     assert np.abs(apart[: len(s)][s > 0.3]).max(initial=0) < 0.02
@@ -707,7 +715,7 @@ def test_resolved_leaves_the_noise_of_the_next_step_in_every_direction(ended):
             x = one.abar**0.5 * (x0[row] + weighed(measured)) + (1 - one.abar) ** 0.5 * (
                 drawn - 2 * weighed(ended.A(drawn))
             )
-            return resolved(ended, y, x, x0[row : row + 1] + 0 * x, z, noise, one).reshape(len(x), -1)
+            return resolvent_transition(ended, y, x, x0[row : row + 1] + 0 * x, z, noise, one).reshape(len(x), -1)
 
         mean = after(*(0 * part[:1] for part in (drawn, z, n)))
         np.testing.assert_allclose(mean[0], one.abar_prev[0, 0, 0, 0] ** 0.5 * x0[row].reshape(-1), atol=1e-8)
@@ -716,7 +724,7 @@ def test_resolved_leaves_the_noise_of_the_next_step_in_every_direction(ended):
 
 
 def test_resolved_stays_finite_and_of_its_type_in_float32(iterative, array):
-    after = resolved(iterative, *spectral_case(iterative, lambda a: array(a.astype("f"))))
+    after = resolvent_transition(iterative, *spectral_case(iterative, lambda a: array(a.astype("f"))))
     assert after.dtype == array(np.zeros(1, "f")).dtype
     assert np.isfinite(np.asarray(after)).all()
 

@@ -7,6 +7,7 @@ from frugal_rt import DivergedError, InputError, Restorer, operators
 from frugal_rt.runtime.operators import Custom
 from frugal_rt.runtime.pool.costs import Costs
 from frugal_rt.runtime.pool.scheduler import PATIENCE, QUANTUM, Scheduler
+from frugal_rt.runtime.sampling.guidance import Guidance
 
 SHAPE = (3, 16, 16)
 ROOMY = Costs({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, {1: 2.0, 2: 2.0, 4: 2.0, 8: 2.0})
@@ -36,7 +37,7 @@ def measurement(operator, rows=1):
 
 
 def add(scheduler, key, restorer, operator, rows=1, priority=0, **settings):
-    scheduler.add(key, restorer, restorer.start(measurement(operator, rows), operator, **settings), priority)
+    scheduler.add(key, restorer, restorer.start(measurement(operator, rows), operator, Guidance(**settings)), priority)
 
 
 def drain(scheduler):
@@ -188,15 +189,16 @@ def test_images_in_tiles_are_restored_beside_others(restorer, tasks):
     assert finished[1].image.shape == (1, *SHAPE)
 
 
-def test_costs_are_measured_to_the_size_that_gains_nothing(restorer, monkeypatch):
+def test_costs_are_measured_to_the_size_that_gains_nothing(tiny_plan, monkeypatch):
+    restorer = Restorer.load(tiny_plan)  # one that has measured nothing
     seconds = {False: {1: 1.0, 2: 1.2, 4: 2.35}, True: {1: 1.0, 2: 1.99}}  # 4 saves 2%, and 2 half a per cent
     clock = [0.0]
 
     def advance(rows, engine):
         clock[0] += seconds[rows[0].move.pulls][len(rows)]
 
-    monkeypatch.setattr("frugal_rt.runtime.pool.scheduler.advance", advance)
-    monkeypatch.setattr("frugal_rt.runtime.pool.scheduler.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("frugal_rt.runtime.sampling.loop.advance", advance)
+    monkeypatch.setattr("frugal_rt.runtime.sampling.loop.time.perf_counter", lambda: clock[0])
     costs = Costs.measure(restorer)
     assert {size: round(taken, 6) for size, taken in costs.forward.items()} == {1: 1.0, 2: 1.2}
     assert {size: round(taken, 6) for size, taken in costs.pullback.items()} == {1: 1.0}

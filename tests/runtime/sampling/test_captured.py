@@ -14,6 +14,7 @@ from frugal_rt.runtime.restorer import Restorer
 from frugal_rt.runtime.sampling import advance as advancing
 from frugal_rt.runtime.sampling import captured
 from frugal_rt.runtime.sampling.advance import advance
+from frugal_rt.runtime.sampling.guidance import Guidance
 
 SHAPE = (3, 8, 8)
 
@@ -186,7 +187,9 @@ def test_rows_leave_with_what_is_theirs():
     operator = operators.Denoise(SHAPE)
     y = measurement(operator, 4)
     engine = Recorder()
-    ours, plain = (Restorer(Plan(), one).start(y, operator, steps=9, switch="always") for one in (engine, Toy()))
+    ours, plain = (
+        Restorer(Plan(), one).start(y, operator, Guidance(steps=9, switch="always")) for one in (engine, Toy())
+    )
     for groups in ([(0, 1), (2, 3)], [(0, 1), (2, 3)], [(0, 2), (1,), (3,)], [(3, 1), (0, 2)]):
         for rows, with_ in ((ours, engine), (plain, Toy())):
             for group in groups:
@@ -228,7 +231,7 @@ def test_an_engine_goes_with_what_was_recorded_of_it():
 def test_what_was_recorded_goes_at_once():
     """With the GPU's memory, and not when garbage is collected: a row that is held does not hold what holds it."""
     engine, operator = Alone(), hole()
-    rows = Restorer(Plan(), engine).start(measurement(operator, 2), operator, steps=20, switch="always")
+    rows = Restorer(Plan(), engine).start(measurement(operator, 2), operator, Guidance(steps=20, switch="always"))
     advance(rows, engine)
     (last,) = map(weakref.ref, captured._kept(engine).values())
     gc.disable()
@@ -265,11 +268,11 @@ def test_on_a_device_nothing_is_asked_but_by_the_switch(monkeypatch):
     steps = 20
     for switch, expected in ((5, [0]), ("always", [0])):
         asked.clear()
-        rows = Restorer(Plan(), Toy()).start(y, operator, steps=steps, switch=switch)
+        rows = Restorer(Plan(), Toy()).start(y, operator, Guidance(steps=steps, switch=switch))
         while rows[0].step >= 0:
             advance(rows, Toy())
         assert asked == expected
-    rows = Restorer(Plan(), Toy()).start(y, operator, steps=steps, switch="auto")
+    rows = Restorer(Plan(), Toy()).start(y, operator, Guidance(steps=steps, switch="auto"))
     asked.clear()
     while any(row.k is None for row in rows):
         advance(rows, Toy())
@@ -280,7 +283,7 @@ def test_on_a_device_nothing_is_asked_but_by_the_switch(monkeypatch):
 def test_on_a_device_a_row_that_diverges_is_found_and_stops_no_other(monkeypatch):
     monkeypatch.setattr(advancing, "_on_host", lambda array: False)
     operator = operators.Denoise(SHAPE)
-    rows = Restorer(Plan(), Toy()).start(measurement(operator, 2), operator, steps=20, switch="auto")
+    rows = Restorer(Plan(), Toy()).start(measurement(operator, 2), operator, Guidance(steps=20, switch="auto"))
     rows[1].x = rows[1].x * np.nan
     while not rows[1].diverged:
         advance(rows, Toy())
@@ -298,7 +301,7 @@ def test_on_a_device_a_row_that_diverges_late_is_no_result(monkeypatch):
     monkeypatch.setattr(advancing, "_on_host", lambda array: False)
     operator = operators.Denoise(SHAPE)
     restorer = Restorer(Plan(), Toy())
-    rows = restorer.start(measurement(operator, 1), operator, steps=4, switch="always")
+    rows = restorer.start(measurement(operator, 1), operator, Guidance(steps=4, switch="always"))
     rows[0].x = rows[0].x * np.nan
     while rows[0].step >= 0:
         advance(rows, Toy())

@@ -9,21 +9,11 @@ import torch
 from frugal_rt import operators
 from frugal_rt.engines import OnHost, Prediction
 from frugal_rt.runtime.sampling import equations
-from frugal_rt.runtime.sampling.advance import advance
-from frugal_rt.runtime.sampling.equations import (
-    REACH,
-    dmps_step,
-    dps_step,
-    likelihood_score,
-    residual_gradient,
-    spectral,
-    spectral_step,
-    steered_step,
-)
+from frugal_rt.runtime.sampling.advance import advance, move
+from frugal_rt.runtime.sampling.equations import HYBRID_MAX_STEP, ddrm_transition, likelihood_score
 from frugal_rt.runtime.sampling.guidance import Guidance
-from frugal_rt.runtime.sampling.restoration import Move, Restoration
+from frugal_rt.runtime.sampling.restoration import Group, Move, Restoration
 from frugal_rt.runtime.sampling.schedule import Schedule
-from frugal_rt.runtime.sampling.switch import Switch
 
 SHAPE = (1, 4, 4)
 
@@ -59,11 +49,17 @@ class Guided:
         out = self.network(leaf)
         return Prediction(out.detach(), None), lambda v: torch.autograd.grad(out, leaf, v)[0]
 
-    def to_x0hat(self, x0hat):
-        return residual_gradient(self.operator, self.y, x0hat, self.sigma)
+    def predict(self, x, t):
+        return self.pullback(x, t)[0]
 
-    def transition(self, x0hat):
-        return spectral(self.operator, self.y, self.x, x0hat, self.z, self.sigma, self.c)
+    def after(self, kind, constant):
+        """x_{t-1} and x0hat of a move; this is the engine."""
+        constant = torch.tensor(constant, dtype=torch.float64)[:, None, None, None]
+        groups = [Group(self.operator, self.y, slice(0, 3))]
+        return move(kind, self, groups, self.c, self.x, self.z, self.sigma, constant)
+
+    def transition(self):
+        return ddrm_transition(self.operator, self.y, self.x, self.x0hat, self.z, self.sigma, self.c)
 
     def polyak(self):
         """excess / |grad|^2, weighed by what the clip lets through; 0 where that is nothing, as in the first row."""
@@ -76,8 +72,7 @@ def test_a_dps_step_subtracts_autograd_s_gradient_through_clip_and_network():
     c = case.c
 
     def step(zeta):
-        zeta = torch.tensor(zeta, dtype=torch.float64)[:, None, None, None]
-        return dps_step(case.x, case.z, c, case.pullback, case.to_x0hat, zeta)
+        return case.after(Move.DPS, zeta)
 
     guided, plain = step([0.7] * 3), step([0.0] * 3)
     torch.testing.assert_close(guided[1], case.x0hat)
@@ -92,25 +87,26 @@ def test_a_dps_step_subtracts_autograd_s_gradient_through_clip_and_network():
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 5.0])
-def test_a_steered_step_takes_the_relaxed_and_bounded_polyak_step_off_the_closed_form(sigma):
+def test_a_hybrid_step_takes_the_relaxed_and_bounded_polyak_step_off_the_closed_form(sigma):
     """In autograd's gradient. The rows are bounded and free ones; sigma = 5 explains every residual: no gradient."""
     case = Guided(sigma)
     c = case.c
-    every = torch.tensor([2.0, 4.0, 4.0], dtype=torch.float64)[:, None, None, None]
-    after, x0hat = steered_step(case.x, c, case.pullback, case.to_x0hat, case.transition, every)
+    steps = [2.0, 4.0, 4.0]
+    every = torch.tensor(steps, dtype=torch.float64)[:, None, None, None]
+    after, x0hat = case.after(Move.HYBRID, steps)
     torch.testing.assert_close(x0hat, case.x0hat)
     moved = (1 + c.abar) * case.polyak() * case.gradient
     deviation = (every * c.beta * (1 - c.abar_prev) / (1 - c.abar)).sqrt()  # of DDPM's posterior, eq. 7, times `every`
-    share = REACH * deviation / moved.square().mean((1, 2, 3), keepdim=True).sqrt()
+    share = HYBRID_MAX_STEP * deviation / moved.square().mean((1, 2, 3), keepdim=True).sqrt()
     if sigma == 5:
         assert not moved.any()
     else:
         assert (share < 1).any()
         assert (share > 1).any()
-    expected = case.transition(case.x0hat) - share.clamp(max=1) * moved
+    expected = case.transition() - share.clamp(max=1) * moved
     torch.testing.assert_close(after, expected, rtol=1e-9, atol=1e-9)
-    forward = spectral_step(case.x, c, lambda x, t: case.pullback(x, t)[0], case.transition)
-    torch.testing.assert_close(forward, (case.transition(case.x0hat), case.x0hat))
+    forward = case.after(Move.CLOSED_FORM, [float("nan")] * 3)
+    torch.testing.assert_close(forward, (case.transition(), case.x0hat))
 
 
 def test_rows_by_conjugate_gradients_come_out_as_each_would_alone():
@@ -131,12 +127,12 @@ def test_rows_by_conjugate_gradients_come_out_as_each_would_alone():
     def after(moves, picked):
         rows = [start(operator, operator.observed(y), x, 50, 20, sigma=s)[i] for i, s in enumerate((0.01, 0.3, 1.0))]
         rows = [rows[i] for i in picked]
-        for move in moves:
-            assert {row.move for row in rows} == {move}
+        for kind in moves:
+            assert {row.move for row in rows} == {kind}
             advance(rows, Engine())
         return np.stack([row.x for row in rows])
 
-    moves = (Move.STEERED, Move.SPECTRAL)
+    moves = (Move.HYBRID, Move.CLOSED_FORM)
     together = after(moves, (0, 1, 2))
     assert together.dtype == np.float32
     for i in range(3):
@@ -149,13 +145,15 @@ def test_dps_stops_pulling_once_the_residual_is_noise():
     c = Schedule.gather([schedule], [0], x, np)
     nan = np.full((1, 1, 1, 1), np.nan)
 
-    def engine(x, t):
-        return Prediction(np.zeros_like(x), None), lambda v: 0 * v
+    class Engine(OnHost):
+        @staticmethod
+        def pullback(x, t):
+            return Prediction(np.zeros_like(x), None), lambda v: 0 * v
 
     for offset, moves in ((0.05, False), (0.2, True)):
         y = x / c.abar**0.5 + offset
         sigma = np.full((1, 1, 1, 1), 0.1)
-        after, x0hat = dps_step(x, 0 * x, c, engine, lambda x0: residual_gradient(operator, y, x0, sigma), nan)  # noqa: B023
+        after, x0hat = move(Move.DPS, Engine(), [Group(operator, y, slice(0, 1))], c, x, 0 * x, sigma, nan)
         assert (np.abs(after - x0hat).max() > 1e-3) == moves
 
 
@@ -170,13 +168,10 @@ def case():
 
 def start(operator, y, x, steps, switch, sigma=0.05, **guidance):
     """A row for each start x, of one measurement or each of its own."""
-    rule = Switch.parse(switch, steps)
-    how = Guidance.settle(operator, steps, rule, **guidance)
+    how = Guidance(steps=steps, switch=switch, **guidance).settle(operator)._asdict()
+    how.pop("steps")
     schedule, each = Schedule.respaced({}, steps), np.broadcast_to(y, (len(x), *operator.measurement_shape))
-    return [
-        Restoration(operator, each[i], sigma, schedule, rule, **how._asdict(), seed=1, sample=i, x=x[i])
-        for i in range(len(x))
-    ]
+    return [Restoration(operator, each[i], sigma, schedule, **how, seed=1, sample=i, x=x[i]) for i in range(len(x))]
 
 
 def test_a_constant_lambda_adds_lambda_beta_over_root_alpha_times_the_score(case):
@@ -208,10 +203,10 @@ def test_where_the_measurement_knows_better_the_estimate_is_brought_to_it(case):
     x0hat = np.clip(out, -1, 1)
 
     def mean(y, sigma):
-        return spectral(operator, y, x, x0hat, 0 * x, np.full((2, 1, 1, 1), sigma), c)
+        return ddrm_transition(operator, y, x, x0hat, 0 * x, np.full((2, 1, 1, 1), sigma), c)
 
     np.testing.assert_allclose(operator.A(mean(y, 0.0)), c.abar_prev**0.5 * y, atol=1e-12)
-    np.testing.assert_allclose(mean(y, 1e9), spectral(BLIND, 0 * x, x, x0hat, 0 * x, 0.1, c), atol=1e-6)
+    np.testing.assert_allclose(mean(y, 1e9), ddrm_transition(BLIND, 0 * x, x, x0hat, 0 * x, 0.1, c), atol=1e-6)
     for sigma, sensitive in ((0.0, 1.0), (1e9, 0.0)):
         change = operator.A(mean(y + 1, sigma) - mean(y, sigma))
         np.testing.assert_allclose(change, sensitive * c.abar_prev**0.5 + 0 * y, atol=1e-6)
@@ -240,7 +235,7 @@ def sample(finish):
     return sample
 
 
-def law(engine, move, steps):
+def law(engine, kind, steps):
     """The covariance of what a move by forward calls draws without a measurement, exactly: it is linear in x and z."""
     schedule, drawn, still = Schedule.respaced({}, steps), np.eye(16), np.zeros((16, *SHAPE))
     unit = 1e-3 * np.eye(16).reshape(still.shape)  # nothing is clipped
@@ -248,27 +243,27 @@ def law(engine, move, steps):
     for step in reversed(range(steps)):
         c = Schedule.gather([schedule], [step], x, np)
         c = replace(c, t=np.repeat(c.t, len(x)))
-        if move is Move.DMPS:
-            after, _ = dmps_step(x, z, c, engine.predict, 0.0, 0.0)
-        else:
-            after, _ = spectral_step(x, c, engine.predict, lambda x0: spectral(BLIND, 0 * x, x, x0, z, 0.1, c))  # noqa: B023
+        sigma, lam = np.full((len(x), 1, 1, 1), 0.1), 0.0
+        after, _ = move(kind, engine, [Group(BLIND, 0 * x, slice(0, len(x)))], c, x, z, sigma, lam)
         of_x, of_z = 1e3 * after.reshape(2, 16, 16)
         drawn = of_x.T @ drawn @ of_x + of_z.T @ of_z
     return drawn
 
 
-@pytest.mark.parametrize(("move", "lam", "bounds"), [(Move.DMPS, 0.0, (0.3, 0.05)), (Move.SPECTRAL, None, (0.4, 0.15))])
+@pytest.mark.parametrize(
+    ("kind", "lam", "bounds"), [(Move.DMPS, 0.0, (0.3, 0.05)), (Move.CLOSED_FORM, None, (0.4, 0.15))]
+)
 def test_without_a_measurement_the_sampler_draws_from_the_prior_as_steps_shrink(
-    gaussian, gaussian_engine, sample, move, lam, bounds
+    gaussian, gaussian_engine, sample, kind, lam, bounds
 ):
     """The law of a move nears the prior with T, and rows through `advance` have that law."""
     mean, covariance, abar = gaussian
     centred = gaussian_engine(np.zeros(16), covariance, abar)
-    off = [np.abs(law(centred, move, steps) - covariance).max() / 0.2**2 for steps in (50, 200, 1000)]
-    print(move, off)
+    off = [np.abs(law(centred, kind, steps) - covariance).max() / 0.2**2 for steps in (50, 200, 1000)]
+    print(kind, off)
     assert bounds[0] > off[0] > 1.3 * off[1] > 1.3**2 * off[2]
     assert off[2] < bounds[1]
-    exact, rows = law(centred, move, 50), 500
+    exact, rows = law(centred, kind, 50), 500
     draws = sample(gaussian_engine(*gaussian), BLIND, np.zeros(SHAPE), "always", 50, rows, lam=lam)
     deviation = np.diag(exact) ** 0.5
     assert np.abs((draws.mean(0) - mean) / deviation).max() < 4 / np.sqrt(rows)
@@ -350,5 +345,5 @@ def test_more_steps_do_not_believe_strong_noise_more(gaussian, gaussian_engine, 
     few, many = left(50), left(400)
     print(few, many)
     assert abs(many - few) < 0.25
-    monkeypatch.setattr(equations, "BELIEF", 1.0)
+    monkeypatch.setattr(equations, "CORRELATION_POWER", 1.0)
     assert max(left(50), left(400)) < 0.35

@@ -22,6 +22,7 @@ from frugal_rt.runtime.operators import Linear
 from frugal_rt.runtime.restorer import Restorer
 from frugal_rt.runtime.sampling import captured
 from frugal_rt.runtime.sampling.advance import advance
+from frugal_rt.runtime.sampling.guidance import Guidance
 
 SHAPE = (3, 16, 16)
 KERNEL = np.random.default_rng(0).random((5, 5))
@@ -120,7 +121,7 @@ SETTINGS = [
 @pytest.mark.parametrize("name", OPERATORS)
 def test_recorded_steps_keep_off_the_host(engine, restorer, name, settings):
     operator = OPERATORS[name]()
-    rows = restorer.start(np.zeros((2, *operator.measurement_shape)), operator, steps=6, **settings)
+    rows = restorer.start(np.zeros((2, *operator.measurement_shape)), operator, Guidance(steps=6, **settings))
     moves = set()  # all but the last step, after which the host asks for the result
     while rows[0].step > 0:
         moves.add(rows[0].move)
@@ -138,7 +139,9 @@ def test_steps_that_are_not_recorded_send_what_they_need_once(engine, restorer, 
 
     def restore(how: AbstractContextManager[object]) -> None:
         rows = [
-            row for one in known for row in restorer.start(np.zeros(one.measurement_shape), one, steps=6, **settings)
+            row
+            for one in known
+            for row in restorer.start(np.zeros(one.measurement_shape), one, Guidance(steps=6, **settings))
         ]
         with how:
             advance(rows[1:], engine)
@@ -170,6 +173,6 @@ def test_it_would_be_noticed(engine, restorer, wrong):
         def Vt(self, x):
             return wrong(x)
 
-    (row,) = restorer.start(np.zeros(SHAPE), Asking(SHAPE), steps=6, switch="always")
+    (row,) = restorer.start(np.zeros(SHAPE), Asking(SHAPE), Guidance(steps=6, switch="always"))
     with pytest.raises((RuntimeError, AssertionError)):
         advance([row], engine)

@@ -1,0 +1,73 @@
+"""The default method on one page: one image, float64, an operator with an SVD, a switch at a given step.
+
+DDRM's closed form at each step, with DPS's gradient at every M-th until k steps are left. Nothing runs this; a test
+holds `Restorer` equal to it. docs/method.md has the reasons, docs/equations.md the symbols.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..operators import Linear
+from .noise import Use, normal
+
+Vjp = Callable[[np.ndarray], np.ndarray]
+
+
+def restore(
+    predict: Callable[[np.ndarray, int], np.ndarray],
+    pullback: Callable[[np.ndarray, int], tuple[np.ndarray, Vjp]],
+    operator: Linear,
+    y: np.ndarray,
+    sigma: float,
+    train_betas: np.ndarray,
+    steps: int,
+    k: int,
+    every: int,
+    seed: int = 0,
+) -> np.ndarray:
+    """The image x0, (1, C, H, W) on [-1, 1], that y (1, c, h, w) = A x0 + sigma n measures.
+
+    predict(x_t, t) is eps of a network; pullback(x_t, t) is eps and its vector-Jacobian product with respect to x_t.
+    """
+    timesteps = np.round(np.linspace(0, len(train_betas) - 1, steps)).astype(int)
+    abars = np.cumprod(1 - train_betas)[timesteps]
+    shape, s, Uty = operator.image_shape, np.float64(operator.spectrum(y)), operator.Ut(y)
+    seen = s > 0
+    s = np.where(seen, s, 1.0)
+    x = np.float64(normal(shape, seed, 0, Use.START))[None]
+    for step in reversed(range(steps)):
+        t, abar, abar_prev = int(timesteps[step]), abars[step], abars[step - 1] if step else 1.0
+        beta, z = 1 - abar / abar_prev, np.float64(normal(shape, seed, 0, Use.STEP, step))[None]
+        takes_gradient = step >= k and (steps - 1 - step) % every == 0
+        eps, vjp = pullback(x, t) if takes_gradient else (predict(x, t), None)
+        tweedie = (x - (1 - abar) ** 0.5 * eps) / abar**0.5  # E[x0 | x_t]
+        x0hat = np.clip(tweedie, -1, 1)
+
+        # A draw of x_{t-1} that knows y, direction by direction of the SVD: DDRM, eq. 7 and 8 (`ddrm_transition`).
+        root, left = abar_prev**0.5, (1 - abar_prev) ** 0.5  # what x_{t-1} has of x0, and of noise
+        eta = min(0.85, (1 - (1 - beta / (1 - abar)) ** (1.5 + 6.5 * abar)) ** 0.5)  # the share of noise drawn anew
+        old = (x - abar**0.5 * x0hat) / (1 - abar) ** 0.5
+        unseen = root * x0hat + left * ((1 - eta**2) ** 0.5 * old + eta * z)
+        noise = root * sigma / s  # of sqrt(abar_prev) y, in x0's units
+        gap = root * (Uty / s - operator.Vt(x0hat))
+        near = gap + np.maximum(left**2 - noise**2, 0) ** 0.5 * operator.Vt(z)
+        q = np.minimum(left / (noise + 1e-12), 1) ** 0.5  # how far y's noise and x_{t-1}'s go together
+        centre = q * gap / (noise + 1e-12)
+        kept = (1 - eta**2) ** 0.5 * (operator.Vt(old) - centre)
+        far = left * (centre + kept + eta * (1 - q**2) ** 0.5 * operator.Vt(z))
+        known = root * operator.Vt(x0hat) + np.where(noise <= left, near, far)
+        x_prev = unseen + operator.V(seen * (known - operator.Vt(unseen)))
+
+        if vjp is not None:  # DPS: the gradient of ||y - A x0hat||_2 at x_t, for what the operator does not see
+            r = y - operator.A(x0hat)
+            norm = np.linalg.norm(r)
+            excess = max(norm - sigma * operator.measured**0.5, 0)  # above the noise's: Morozov's discrepancy
+            descent = -operator.AT(r) / (norm + 1e-12)
+            inside = descent * (tweedie == x0hat)
+            g = (inside - vjp((1 - abar) ** 0.5 * inside)) / abar**0.5
+            polyak = excess / (np.sum(g**2) + 1e-12) * np.sum(inside**2) / (np.sum(descent**2) + 1e-12)
+            longest = 0.35 * (every * beta * (1 - abar_prev) / (1 - abar)) ** 0.5 / (np.mean(g**2) ** 0.5 + 1e-12)
+            x_prev = x_prev - min((1 + abar) * polyak, longest) * g
+        x = x_prev
+    return np.clip(x, -1, 1)

@@ -1,0 +1,103 @@
+"""`Restorer` gives what the page of `reference.py` says."""
+
+import numpy as np
+import pytest
+
+from frugal_rt import Restorer, operators
+from frugal_rt.engines.betas import train_betas
+from frugal_rt.runtime.sampling import reference
+from frugal_rt.runtime.sampling.guidance import Guidance, stride_of
+from frugal_rt.runtime.sampling.loop import run
+from frugal_rt.runtime.sampling.restoration import Restoration, start_noise
+from frugal_rt.runtime.sampling.schedule import Schedule
+
+BETAS = np.linspace(1e-4, 0.02, 1000)
+
+
+def by_reference(engine, operator, y, sigma, schedule, k, seed):
+    """The reference with an engine whose network predicts eps or, with the embedded prior, v."""
+    betas, steps = train_betas(schedule), schedule["steps"]
+    abar = np.cumprod(1 - betas)
+    of_v = schedule.get("prediction_type") == "v_prediction"
+
+    def predict(x, t, pulls=False):
+        call = engine.pullback if pulls else engine.predict
+        answer = call(engine.asarray(x), np.array([t]))
+        out, pull = (answer[0].out, answer[1]) if pulls else (answer.out, None)
+        if of_v:  # eps = sqrt(abar) v + sqrt(1 - abar) x_t
+            out = abar[t] ** 0.5 * np.float64(out) + (1 - abar[t]) ** 0.5 * x
+        return (out, pull) if pulls else out
+
+    def pullback(x, t):
+        eps, pull = predict(x, t, pulls=True)
+
+        def vjp(cotangent):
+            if not of_v:
+                return pull(cotangent)
+            through = np.float64(pull(engine.asarray(abar[t] ** 0.5 * cotangent)))
+            return through + (1 - abar[t]) ** 0.5 * cotangent
+
+        return eps, vjp
+
+    every = stride_of(steps)
+    return reference.restore(predict, pullback, operator, y[None], sigma, betas, steps, k, every, seed)[0]
+
+
+def kinds(shape):
+    missing = np.random.default_rng(3).random(shape[1:]) < 0.3
+    return {
+        "inpaint": operators.Inpaint(shape, missing),
+        "sr": operators.SuperResolution(shape, 2),
+        "blur": operators.Deblur.gaussian(shape, 0.8),
+        "noise": operators.Denoise(shape),
+    }
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.6])
+@pytest.mark.parametrize("kind", kinds((1, 4, 4)))
+def test_a_gaussian_prior_in_float64_exactly(gaussian_engine, kind, sigma):
+    shape, steps, k, seed = (1, 4, 4), 30, 9, 7
+    random = np.random.default_rng(0)
+    factor = random.standard_normal((16, 16)) / 6
+    engine = gaussian_engine(
+        0.2 * random.standard_normal(16), factor @ factor.T + 0.01 * np.eye(16), np.cumprod(1 - BETAS)
+    )
+    operator = kinds(shape)[kind]
+    y = operator.observed(0.8 * random.standard_normal(operator.measurement_shape))
+    how = Guidance(steps=steps, switch=k, sigma=sigma).settle(operator)
+    row = Restoration(
+        operator,
+        y,
+        sigma,
+        Schedule.respaced({}, steps),
+        how.switch,
+        how.zeta,
+        how.lam,
+        how.every,
+        how.stride,
+        seed,
+        0,
+        x=np.float64(start_noise(shape, seed, 0)),
+    )
+    run([row], engine)
+    assert row.k == k
+    assert row.pullbacks == 11
+    expected = by_reference(engine, operator, y, sigma, {"steps": steps}, k, seed)
+    np.testing.assert_allclose(np.clip(row.x, -1, 1), expected, rtol=0, atol=1e-10)
+    assert np.ptp(expected) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["inpaint", "sr", "blur"])
+def test_the_embedded_prior_within_float32(celeba_plan, kind):
+    steps, k, sigma, seed = 20, 6, 0.05, 1
+    restorer = Restorer.load(celeba_plan, "cpu")
+    operator = kinds(restorer.image_shape)[kind]
+    random = np.random.default_rng(0)
+    clean = np.tanh(np.cumsum(np.cumsum(random.standard_normal(restorer.image_shape), 1), 2) / 20)
+    y = operator.A(clean[None])[0] + sigma * random.standard_normal(operator.measurement_shape)
+    y = operator.observed(np.float32(y))
+    ours = restorer.restore(y, operator, sigma=sigma, steps=steps, switch=k, seed=seed)
+    schedule = {**restorer.plan.manifest["schedule"], "steps": steps}
+    expected = by_reference(restorer.engine, operator, y, sigma, schedule, k, seed)
+    assert ours.pullbacks == (7,)
+    np.testing.assert_allclose(ours.image, expected, rtol=0, atol=1e-3)
