@@ -27,12 +27,13 @@ test-gpu: $(GPU_READY)
 	$(GPU_BIN)/frugal-rt export --model celeba --no-build -o .cache/gpu.plan --force
 	$(GPU_BIN)/python tests/gpu/figures.py --engine .cache/gpu.plan -o .cache/gpu
 
-# Style and types. mypy sees the tree through a link, because the package's root is the repository's.
+# Style, types, and which way imports go. mypy and import-linter see the tree through a link, because the package's root is the repository's.
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p .cache && ln -sfn .. .cache/frugal_rt
 	$(BIN)/python -m mypy
+	cd .cache && $(abspath $(BIN))/lint-imports ../pyproject.toml --no-cache --no-logo
 
 # The site, into .cache/site: a link or an anchor that leads nowhere fails. The sources are copied so that .venv is not read with them.
 docs: $(READY)
