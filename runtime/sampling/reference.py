@@ -32,13 +32,13 @@ def restore(
     """
     timesteps = np.round(np.linspace(0, len(train_betas) - 1, steps)).astype(int)
     abars = np.cumprod(1 - train_betas)[timesteps]
-    shape, s, Uty = operator.image_shape, np.float64(operator.spectrum(y)), operator.Ut(y)
+    shape, s, Uty = operator.image_shape, np.asarray(operator.spectrum(y), np.float64), operator.Ut(y)
     seen = s > 0
     s = np.where(seen, s, 1.0)
-    x = np.float64(normal(shape, seed, 0, Use.START))[None]
+    x = np.asarray(normal(shape, seed, 0, Use.START)[None], np.float64)
     for step in reversed(range(steps)):
         t, abar, abar_prev = int(timesteps[step]), abars[step], abars[step - 1] if step else 1.0
-        beta, z = 1 - abar / abar_prev, np.float64(normal(shape, seed, 0, Use.STEP, step))[None]
+        beta, z = 1 - abar / abar_prev, np.asarray(normal(shape, seed, 0, Use.STEP, step)[None], np.float64)
         takes_gradient = step >= k and (steps - 1 - step) % every == 0
         eps, vjp = pullback(x, t) if takes_gradient else (predict(x, t), None)
         tweedie = (x - (1 - abar) ** 0.5 * eps) / abar**0.5  # E[x0 | x_t]
