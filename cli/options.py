@@ -19,7 +19,7 @@ PATH = click.Path(path_type=Path)
 engine = click.option("-e", "--engine", metavar="PLAN", type=PATH, required=True, help="The plan to run.")
 
 
-class Backend(click.Choice):
+class Backend(click.Choice[str]):
     """One of BACKENDS, and after a colon what it is to compute in."""
 
     name = "backend"

@@ -1,7 +1,8 @@
 """Plans, and the backends that run them. Importing it brings in no framework."""
 
+from .array_api import Array
 from .backends import BACKENDS, NEED_GPU, ON_CPU, gpu_backend, open_engine, parse_backend
-from .base import PRECISIONS, Array, Engine, OnHost, Prediction, Pull
+from .base import PRECISIONS, Engine, OnHost, Prediction, Pull
 from .errors import (
     BackendError,
     BusyError,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-Array = Any  # numpy.ndarray or torch.Tensor; the array API has no common static type
+from .array_api import Array
 
 
 class Prediction(NamedTuple):

@@ -25,5 +25,5 @@ def train_betas(config: Mapping[str, Any]) -> np.ndarray:
         return np.linspace(start**0.5, end**0.5, count) ** 2
     if kind == "squaredcos_cap_v2":  # Nichol and Dhariwal, 2021, eq. 17
         edges = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
-        return np.minimum(1 - edges[1:] / edges[:-1], 0.999)
+        return np.asarray(np.minimum(1 - edges[1:] / edges[:-1], 0.999))
     raise InputError(f"the beta schedule {kind!r} is not known; {', '.join(BETA_SCHEDULES)} are")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .base import Array
+from .array_api import Array
 
 
 class Embeddings:
@@ -16,7 +16,7 @@ class Embeddings:
 
     def __call__(self, t: Array) -> np.ndarray:
         """(B, K) for t (B,)."""
-        steps = [int(one) for one in t]
+        steps = [int(float(t[i])) for i in range(len(t))]
         new = sorted(set(steps) - self._rows.keys())
         if new:
             self._rows.update(zip(new, self._compute(np.asarray(new, np.int64)), strict=True))

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import ANSWERS, Array, OnHost, Prediction, Pull
+from .array_api import Array
+from .base import ANSWERS, OnHost, Prediction, Pull
 from .embeddings import Embeddings
 from .errors import BackendError, MissingExtra, PlanError
 from .machine import cores
@@ -65,7 +66,7 @@ class OpenVinoEngine(OnHost):
         for graph, outputs in [("forward", "answers"), *([("forward", "all"), ("pullback", "all")] * gradients)]:
             self._compiled(graph, outputs, batch)
 
-    def asarray(self, x: Any) -> Array:
+    def asarray(self, x: Any) -> np.ndarray:
         return np.ascontiguousarray(x, dtype=np.float32)
 
     def predict(self, x: Array, t: Array) -> Prediction:
@@ -85,13 +86,13 @@ class OpenVinoEngine(OnHost):
                 wanted = self._entries["pullback"]["inputs"]
                 kept = {name: forward.get_tensor(name) for name in wanted if name not in known}
                 _infer(request, **kept, **{name: known[name] for name in known if name in wanted})
-                return request.get_tensor("gradient").data.copy()
+                return _copied(request, "gradient")
 
         return self._prediction(forward), pull
 
     def _prediction(self, request: Any) -> Prediction:
         there = self._entries["forward"]["outputs"]
-        return Prediction(*(request.get_tensor(name).data.copy() if name in there else None for name in ANSWERS))
+        return Prediction(_copied(request, "out"), _copied(request, "variance") if "variance" in there else None)
 
     @contextlib.contextmanager
     def _request(self, graph: str, outputs: str, batch: int) -> Iterator[Any]:
@@ -112,7 +113,12 @@ def _infer(request: Any, **values: Any) -> None:
 def _embed(compiled: Any, t: np.ndarray) -> np.ndarray:
     request = compiled.create_infer_request()
     _infer(request, t=t)
-    return request.get_tensor("embedding").data.copy()
+    return _copied(request, "embedding")
+
+
+def _copied(request: Any, name: str) -> np.ndarray:
+    """Return a result in memory of its own: the request's is overwritten by its next call."""
+    return np.array(request.get_tensor(name).data)
 
 
 def _compile(

@@ -230,7 +230,8 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
     wrong = _mismatch(manifest, _SHAPE) or _wrong_mixed(manifest.get("mixed", {})) or _unlisted(manifest)
     if wrong:
         raise PlanError(f"{source}: its {MANIFEST} has no valid {wrong}; it was not written by frugal-rt")
-    return manifest
+    checked: dict[str, Any] = manifest
+    return checked
 
 
 def _wrong_mixed(mixed: Any) -> str:

@@ -10,9 +10,9 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from .base import Array, Engine, OnHost, Prediction, Pull
+from .array_api import Array, array_namespace
+from .base import Engine, OnHost, Prediction, Pull
 from .errors import InputError
 
 OVERLAP = 0.5
@@ -101,13 +101,14 @@ class Tiled(OnHost):
         return self._blended(x, self._counted(chunks, passes=2), call), pull
 
     def _blended(self, x: Array, chunks: Iterable[Chunk], call: Callable[[Chunk], Prediction]) -> Prediction:
-        images: list[Array | None] = [None] * len(Prediction._fields)
+        images: dict[str, Array] = {}
         for chunk in chunks:
-            for i, part in enumerate(call(chunk)):
+            for name, part in call(chunk)._asdict().items():
                 if part is not None:
-                    images[i] = array_namespace(x).zeros_like(x) if images[i] is None else images[i]
-                    self._add(images[i], chunk, part * self._shares(part, chunk))
-        return Prediction(*images)
+                    if name not in images:
+                        images[name] = array_namespace(x).zeros_like(x)
+                    self._add(images[name], chunk, part * self._shares(part, chunk))
+        return Prediction(images["out"], images.get("variance"))
 
     def _chunks(self, x: Array) -> list[Chunk]:
         """Every tile of a batch, as many to a call as `prepare` was told."""

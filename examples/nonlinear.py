@@ -34,7 +34,7 @@ def hdr(shape: Shape, gain: float = 2.0) -> operators.Custom:
         shape,
         shape,
         apply=lambda x: (gain * x).clip(-1.0, 1.0),
-        vjp=lambda x, r: gain * r * (abs(gain * x) < 1),
+        vjp=lambda x, r: gain * r * (gain * x < 1) * (gain * x > -1),
         name="hdr",
     )
 
@@ -95,7 +95,7 @@ def main() -> None:
     clean = fit_photo(read_photo(asked.picture), (width, height), "crop").pixels
     operator = EXAMPLES[asked.example](restorer.image_shape)
     noise = normal(operator.measurement_shape, 0, 0, Use.MEASUREMENT)
-    y = operator.A(clean[None])[0] + np.float32(asked.sigma) * noise
+    y = np.asarray(operator.A(clean[None])[0]) + np.float32(asked.sigma) * noise
     result = restorer.restore(y, operator, sigma=asked.sigma, steps=asked.steps)
     shown = y if y.shape == clean.shape else np.clip(y * 2 - 1, -1, 1)
     cells: list[tuple[Image.Image, str]] = [

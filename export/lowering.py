@@ -1,6 +1,8 @@
 """Each traced operation in ONNX. An `Emitter` writes values as nodes of a graph, as they are asked for."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -8,6 +10,7 @@ from ..engines import ExportError
 from .trace import Shape, Value
 
 OPSET = 18
+T = TypeVar("T")
 
 
 class Emitter:
@@ -49,16 +52,16 @@ class Emitter:
         if key not in self._memo:
             self._memo[key] = f"constant:{len(self.constants)}"
             self.constants[self._memo[key]] = array
-        return self._memo[key]
+        return cast(str, self._memo[key])
 
     def ints(self, *values: int) -> str:
         return self.constant(values, np.int64)
 
-    def once(self, key: Any, make: Any) -> Any:
+    def once(self, key: Any, make: Callable[[], T]) -> T:
         """What `make()` gave the first time it was asked for under `key`."""
         if key not in self._memo:
             self._memo[key] = make()
-        return self._memo[key]
+        return cast(T, self._memo[key])
 
     def reshape(self, x: str, shape: Shape) -> str:
         """x (batch, ...) to `shape`, whose first dimension is the batch."""
@@ -132,6 +135,11 @@ class Emitter:
 
         return self.once((weight, "upsample"), make)
 
+    def _phase_kernel(self, kernel: str, first: list[int], ends: list[int]) -> str:
+        """Every other row and column of a kernel (I, O, ...), backwards from `first` to before `ends`: (O, I, ...)."""
+        taken = self.node("Slice", kernel, self.ints(*first), self.ints(*ends), self.ints(2, 3), self.ints(-2, -2))
+        return self.permute(taken, 1, 0, 2, 3)
+
     def transposed_conv(self, x: str, kernel: str, size: int, pads: list[int], bias: str | None = None) -> str:
         """Transposed convolution of stride 2, (B, I, H, W) by (I, O, size, size) to (B, O, 2H, 2W).
 
@@ -153,15 +161,7 @@ class Emitter:
                     end.append(max(offsets))
                 if min(begin + end) < 0:
                     raise ExportError(f"a convolution of stride 2 padded by {pads} cannot be turned round yet")
-                part = self.once(
-                    (kernel, i, j),
-                    lambda first=first, ends=ends: self.permute(
-                        self.node(
-                            "Slice", kernel, self.ints(*first), self.ints(*ends), self.ints(2, 3), self.ints(-2, -2)
-                        ),
-                        *(1, 0, 2, 3),
-                    ),
-                )
+                part = self.once((kernel, i, j), partial(self._phase_kernel, kernel, first, ends))
                 phases.append(self.node("Conv", x, part, *([bias] if bias else []), pads=[*begin, *end]))
         return self.node("DepthToSpace", self.node("Concat", *phases, axis=1), blocksize=2, mode="DCR")
 
@@ -214,7 +214,7 @@ def shuffle(e: Emitter, x: str, r: int) -> str:
     return e.node("DepthToSpace", x, blocksize=r, mode="CRD")
 
 
-FORWARD: dict[str, Any] = {
+FORWARD: dict[str, Callable[[Emitter, Value], str]] = {
     "add": lambda e, v: e.node("Add", *map(e, v.inputs)),
     "attention": _attention,
     "cast": lambda e, v: e.node("Cast", e(v.inputs[0]), to=1),

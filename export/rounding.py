@@ -74,7 +74,7 @@ def _smooth(shape: tuple[int, int, int], random: np.random.Generator) -> np.ndar
     """A sum of the four lowest cosines along each side, largest magnitude 1."""
     rows, columns = (np.cos(np.pi * (np.arange(n)[:, None] + 0.5) / n * np.arange(4)) for n in shape[1:])
     picture = np.einsum("hi,cij,wj->chw", rows, random.standard_normal((shape[0], 4, 4)), columns)
-    return picture / np.abs(picture).max()
+    return np.asarray(picture / np.abs(picture).max())
 
 
 def _answers(plan: Plan, keep: bool) -> list[dict[str, np.ndarray]]:
@@ -182,7 +182,7 @@ def rounded(data: bytes, precision: str, weights: Collection[str] = ()) -> bytes
     graph.node.extend(nodes)
     graph.initializer.extend(_constants(precision))
     model.opset_import[0].version = OPSET
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _constants(precision: str) -> list[Any]:

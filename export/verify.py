@@ -103,7 +103,7 @@ def in_onnxruntime(plan: Plan, runs: int) -> list[dict[str, np.ndarray]]:
 def evaluate(engine: Engine, x: np.ndarray, t: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
     """An engine's outputs, (B, C or 2C, H, W), and the gradient for the cotangent v."""
     (out, variance), pull = engine.pullback(x, t)
-    return {"output": _stack((out, variance)), "gradient": pull(v)}
+    return {"output": _stack((out, variance)), "gradient": np.asarray(pull(v))}
 
 
 def network(plan: Plan, dtype: str) -> "torch.nn.Module":
@@ -115,7 +115,9 @@ def network(plan: Plan, dtype: str) -> "torch.nn.Module":
     load_weights(module, plan.tensors(), plan.source)
     if max(plan.image_shape[1:]) > LARGE:
         module.unet.enable_gradient_checkpointing()
-    return module.to(getattr(torch, dtype), memory_format=torch.channels_last)  # as the torch backend runs it
+    module = module.to(getattr(torch, dtype), memory_format=torch.channels_last)  # as the torch backend runs it
+    placed: torch.nn.Module = module
+    return placed
 
 
 def row_by_row(module: "torch.nn.Module", x: np.ndarray, t: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from .. import nvidia
-from ..base import ANSWERS, Array, Engine, Prediction, Pull
+from ..array_api import Array
+from ..base import ANSWERS, Engine, Prediction, Pull
 from ..errors import BackendError
 from ..extras import version
 from ..plan import Plan
-from ..torch.arrays import OnTorch, TorchArrays, like, streams
+from ..torch.arrays import OnTorch, Tensor, TorchArrays, like, streams
 from .engine import OnnxRuntimeEngine
 from .sessions import Sessions, import_onnxruntime
 
@@ -91,7 +92,7 @@ class OnnxRuntimeCudaEngine(OnTorch):
         steps = self._arrays.torch.as_tensor(t, dtype=self._arrays.torch.int64, device="cuda")
         return {"x": self.asarray(x), "embedding": self._embeddings[steps]}
 
-    def _run(self, session: Any, graph: str, wanted: tuple[str, ...] | None, **inputs: Array) -> dict[str, Array]:
+    def _run(self, session: Any, graph: str, wanted: tuple[str, ...] | None, **inputs: Tensor) -> dict[str, Tensor]:
         """The graph's outputs, all or those `wanted`, for inputs on the device."""
         torch, binding = self._arrays.torch, session.io_binding()
         batch = len(next(iter(inputs.values())))
@@ -107,7 +108,7 @@ class OnnxRuntimeCudaEngine(OnTorch):
             self._launch(session, binding, inputs, found)
         return found
 
-    def _launch(self, session: Any, binding: Any, inputs: dict[str, Array], found: dict[str, Array]) -> None:
+    def _launch(self, session: Any, binding: Any, inputs: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         try:
             for arrays, bind in ((inputs, binding.bind_input), (found, binding.bind_output)):
                 for name, array in arrays.items():

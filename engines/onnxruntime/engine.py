@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..base import ANSWERS, Array, OnHost, Prediction, Pull
+from ..array_api import Array
+from ..base import ANSWERS, OnHost, Prediction, Pull
 from ..embeddings import Embeddings
 from ..memory import Free
 from ..plan import Plan
@@ -40,7 +41,7 @@ class OnnxRuntimeEngine(OnHost):
         if gradients:
             _ = self._pullback
 
-    def asarray(self, x: Any) -> Array:
+    def asarray(self, x: Any) -> np.ndarray:
         return np.ascontiguousarray(x, dtype=np.float32)
 
     def predict(self, x: Array, t: Array) -> Prediction:
@@ -49,22 +50,22 @@ class OnnxRuntimeEngine(OnHost):
             binding.bind_output(name)
         run_bound(self._forward, binding, x=self.asarray(x), embedding=self._embed(t))
         found = dict(zip(self._answers, binding.get_outputs(), strict=True))
-        return Prediction(*(found[name].numpy() if name in found else None for name in ANSWERS))
+        return Prediction(found["out"].numpy(), found["variance"].numpy() if "variance" in found else None)
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
         work = self._free.take(len(x)) or _Workspace(self, len(x))
         embedding = self._embed(t)
         run_bound(self._forward, work.forward, x=self.asarray(x), embedding=embedding)
-        out, variance = (work.values[name].numpy().copy() if name in work.values else None for name in ANSWERS)
+        prediction = Prediction(work.copy("out"), work.copy("variance") if "variance" in work.values else None)
 
         def pull(cotangent: Array) -> Array:
             known = {"embedding": embedding} if "embedding" in work.inputs else {}
             run_bound(self._pullback, work.pullback, v=self.asarray(cotangent), **known)
-            gradient = work.values["gradient"].numpy().copy()
+            gradient = work.copy("gradient")
             self._free.give(len(x), work)
             return gradient
 
-        return Prediction(out, variance), pull
+        return prediction, pull
 
     @functools.cached_property
     def _pullback(self) -> Any:
@@ -90,3 +91,7 @@ class _Workspace:
         for name in self.inputs.keys() & self.values.keys():
             self.pullback.bind_ortvalue_input(name, self.values[name])
         self.pullback.bind_ortvalue_output("gradient", self.values["gradient"])
+
+    def copy(self, name: str) -> np.ndarray:
+        """Return an output of the last call in memory of its own."""
+        return np.array(self.values[name].numpy())

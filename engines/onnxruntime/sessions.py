@@ -137,4 +137,4 @@ def _embed(session: Any, t: np.ndarray) -> np.ndarray:
     binding = session.io_binding()
     binding.bind_output("embedding")
     run_bound(session, binding, t=t)
-    return binding.get_outputs()[0].numpy()
+    return np.asarray(binding.get_outputs()[0].numpy())

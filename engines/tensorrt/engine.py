@@ -5,11 +5,12 @@ import logging
 from typing import Any
 
 from .. import cache
-from ..base import ANSWERS, Array, Prediction, Pull
+from ..array_api import Array
+from ..base import ANSWERS, Prediction, Pull
 from ..errors import BackendError
 from ..onnxruntime.sessions import Sessions
 from ..plan import Plan
-from ..torch.arrays import OnTorch, TorchArrays, like
+from ..torch.arrays import OnTorch, Tensor, TorchArrays, like
 from . import library, store
 from .library import TensorRT
 
@@ -81,11 +82,11 @@ class TensorRTEngine(OnTorch):
     def _load(self, name: str) -> "_Graph":
         return _Graph(self._rt, self._arrays, self._built, name)
 
-    def _embedded(self, t: Array) -> Array:
+    def _embedded(self, t: Array) -> Tensor:
         torch = self._arrays.torch
         return self._embeddings[torch.as_tensor(t, dtype=torch.int64, device=self._arrays.device)]
 
-    def _pieces(self, *arrays: Array) -> list[tuple[Array, ...]]:
+    def _pieces(self, *arrays: Tensor) -> list[tuple[Tensor, ...]]:
         """The rows of each array, as many at once as an engine takes."""
         starts = range(0, len(arrays[0]), self._most)
         return [tuple(_aligned(array[i : i + self._most].contiguous()) for array in arrays) for i in starts]
@@ -98,7 +99,7 @@ class TensorRTEngine(OnTorch):
         return Prediction(found["out"], found.get("variance"))
 
 
-def _aligned(array: Array) -> Array:
+def _aligned(array: Tensor) -> Tensor:
     """A view of a batch may begin where TensorRT takes no array."""
     return array if array.data_ptr() % ALIGNMENT == 0 else array.clone()
 

@@ -12,11 +12,12 @@ from weakref import WeakSet
 
 import numpy as np
 
-from ..base import Array
+from ..array_api import Array
 from ..errors import BackendError
 from ..extras import import_torch
 
 logger = logging.getLogger(__name__)
+Tensor = Any  # torch.Tensor, where torch may be missing
 WARM = 2
 """Times that work runs before it is recorded: the first pays for plans, workspaces and memory."""
 UNDERWAY = 2
@@ -53,7 +54,7 @@ class TorchArrays:
             self._recordings: WeakSet[Any] = WeakSet()
             self._replayed_on: Any = None
 
-    def asarray(self, x: Any) -> Array:
+    def asarray(self, x: Any) -> Tensor:
         return self.torch.as_tensor(x, dtype=self.torch.float32, device=self.device)
 
     def ahead(self, array: np.ndarray) -> Callable[[], Array]:
@@ -67,7 +68,7 @@ class TorchArrays:
             tensor = pinned.to("cuda", non_blocking=True)
             done = self._uploads.record_event()
 
-        def wait() -> Array:
+        def wait() -> Tensor:
             here = torch.cuda.current_stream()
             here.wait_event(done)
             tensor.record_stream(here)
@@ -179,7 +180,8 @@ class OnTorch:
         return self._arrays.waited
 
 
-def like(result: Array, given: Array) -> Array:
+def like(result: Tensor, given: Array) -> Array:
     """A torch result in the memory order of an image batch, as numpy where that was given."""
     result = result.contiguous()
-    return result.cpu().numpy() if isinstance(given, np.ndarray) else result
+    array: Array = result.cpu().numpy() if isinstance(given, np.ndarray) else result
+    return array

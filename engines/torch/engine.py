@@ -5,10 +5,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ..base import Array, Prediction, Pull
+from ..array_api import Array
+from ..base import Prediction, Pull
 from ..errors import BackendError
 from ..plan import Plan
-from .arrays import OnTorch, TorchArrays, like
+from .arrays import OnTorch, Tensor, TorchArrays, like
 from .network import build_network, load_weights
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class TorchEngine(OnTorch):
 
         return self._answer(prediction, x), pull
 
-    def _call(self, x: Array, t: Array) -> Prediction:
+    def _call(self, x: Tensor, t: Array) -> Prediction:
         t = self._torch.as_tensor(t, dtype=self._torch.int64, device=self._device)
         with self._autocast:
             out = self._module(x.contiguous(memory_format=self._format), t)
@@ -92,7 +93,8 @@ class TorchEngine(OnTorch):
 
     @staticmethod
     def _answer(prediction: Prediction, x: Array) -> Prediction:
-        out, variance = prediction
+        out: Tensor = prediction.out
+        variance: Tensor = prediction.variance
         return Prediction(like(out.detach(), x), None if variance is None else like(variance.detach(), x))
 
 

@@ -37,7 +37,9 @@ def build_network(network: Mapping[str, Any]) -> "torch.nn.Module":
             return torch.chunk(out, 2, dim=1) if network["learned_variance"] else out
 
     with torch.device("meta"):
-        return PixelUNet().eval().requires_grad_(False)
+        module: Any = PixelUNet()
+    on_no_device: torch.nn.Module = module.eval().requires_grad_(False)  # type: ignore[name-defined]
+    return on_no_device
 
 
 def load_weights(module: "torch.nn.Module", tensors: Mapping[str, Any], source: str) -> None:

@@ -49,7 +49,8 @@ class Prior:
     @property
     def size(self) -> int:
         """Side of the square images it was trained on, in pixels."""
-        return self.unet["sample_size"] * self.pixel_unshuffle
+        side: int = self.unet["sample_size"]
+        return side * self.pixel_unshuffle
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -60,7 +61,7 @@ class Prior:
     def stride(self) -> int:
         """What the sides of an image are multiples of."""
         levels: int = len(self.unet["down_block_types"])
-        return self.pixel_unshuffle * 2 ** (levels - 1)
+        return self.pixel_unshuffle << (levels - 1)
 
     def at(self, height: int, width: int) -> "Prior":
         """The same network on images of another size, within what it was trained for: it slides over them, and sees

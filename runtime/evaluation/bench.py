@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ...engines import (
     BACKENDS,
@@ -32,6 +31,7 @@ from ...engines import (
     open_engine,
     parse_backend,
 )
+from ...engines.array_api import array_namespace
 from ...engines.flops import network_flops
 from ...engines.machine import cores, gpu, peak_flops, processor, torch_threads, versions
 from ...engines.plan import WEIGHTS
@@ -62,6 +62,7 @@ class Sample(NamedTuple):
     """How many the host was busy with it, where a device computes: what it waited for that is not counted."""
 
 
+T = TypeVar("T")
 Cell = Callable[[bool], Sample]
 """Takes a sample; told True, it makes the first calls only, as few as warm everything up."""
 
@@ -105,7 +106,7 @@ class Timed(OnHost):
         prediction, pull = self._add(lambda: self._engine.pullback(x, t), lambda answer: answer[0].out)
         return prediction, lambda cotangent: self._add(lambda: pull(cotangent), lambda gradient: gradient)
 
-    def _add(self, call: Callable[[], Any], result: Callable[[Any], Array]) -> Any:
+    def _add(self, call: Callable[[], T], result: Callable[[T], Array]) -> T:
         started = time.perf_counter()
         answer = call()
         float(result(answer)[0, 0, 0, 0])  # waits for a device that answers before it has computed
@@ -321,8 +322,8 @@ def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured
 def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
     timed = _timed(engine)
     x = engine.asarray(np.stack([start_noise(plan.image_shape, 0, i) for i in range(batch)]))
-    t = np.full(batch, plan.manifest["schedule"]["num_train_timesteps"] // 2)
-    t = array_namespace(x).asarray(t, device=x.device)  # or every call would wait for it to come
+    middle = np.full(batch, plan.manifest["schedule"]["num_train_timesteps"] // 2)
+    t = array_namespace(x).asarray(middle, device=x.device)  # or every call would wait for it to come
     engine.prepare(gradients=False, batch=batch)
 
     def forward() -> Array:

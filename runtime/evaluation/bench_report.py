@@ -74,7 +74,8 @@ def flops(report: Report, row: Mapping[str, Any]) -> int | None:
     network = report["network_flops"]
     if network is None:
         return None
-    return row["batch"] * (row["forwards"] * network["forward"] + row["gradients"] * network["gradient"])
+    total: int = row["batch"] * (row["forwards"] * network["forward"] + row["gradients"] * network["gradient"])
+    return total
 
 
 def peak(report: Report, label: str) -> float | None:

@@ -37,7 +37,8 @@ def draw(
         squares += apart * (taken[-1].images - mean)
 
     def total(figure: str) -> list[float]:
-        return np.sum([getattr(outcome, figure) for outcome in taken], axis=0).tolist()
+        sums: list[float] = np.sum([getattr(outcome, figure) for outcome in taken], axis=0).tolist()
+        return sums
 
     k = None if taken[0].k[0] is None else [value / samples for value in total("k")]
     outcome = Outcome(

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ...engines import Array, BackendError, InputError, Plan
+from ...engines.array_api import array_namespace
 from ...engines.betas import train_betas
 from ...engines.extras import import_torch
 from ...engines.plan import UNSAID
@@ -37,7 +37,8 @@ is below."""
 
 def to_unit_range(y: np.ndarray, operator: Linear) -> np.ndarray:
     """A batch of measurements (B, c, h, w) of pictures on [-1, 1] as that of the same pictures on [0, 1]."""
-    return ((y + operator.A(np.ones((1, *operator.image_shape), np.float32))) / 2).astype(np.float32)
+    white = np.asarray(operator.A(np.ones((1, *operator.image_shape), np.float32)))
+    return np.asarray((y + white) / 2, np.float32)
 
 
 class Basis:
@@ -59,20 +60,20 @@ class Basis:
         return self._padded(self._operator.spectrum(like) + like)
 
     def U(self, s: Array) -> Array:
-        return self._operator.U(s[:, : self._m].reshape(-1, *self._seen))
+        return self._operator.U(s[:, : self._m].reshape((-1, *self._seen)))
 
     def U_adjoint(self, y: Array) -> Array:
         return self._padded(self._operator.Ut(y))
 
     def V(self, s: Array) -> Array:
-        x = self._operator.V(s[:, : self._m].reshape(-1, *self._seen))
-        return x + self._project(s[:, self._m :].reshape(-1, *self._image)) if self._rest else x
+        x = self._operator.V(s[:, : self._m].reshape((-1, *self._seen)))
+        return x + self._project(s[:, self._m :].reshape((-1, *self._image))) if self._rest else x
 
     def V_adjoint(self, x: Array) -> Array:
-        seen = self._operator.Vt(x).reshape(len(x), -1)
+        seen = self._operator.Vt(x).reshape((len(x), -1))
         if not self._rest:
             return seen
-        return array_namespace(x).concat([seen, self._project(x).reshape(len(x), -1)], axis=1)
+        return array_namespace(x).concat([seen, self._project(x).reshape((len(x), -1))], axis=1)
 
     def _project(self, x: Array) -> Array:
         return x - self._operator.V(self._operator.Vt(x))
@@ -81,7 +82,7 @@ class Basis:
         """A copy, since DDRM writes into it."""
         xp, rows = array_namespace(seen), len(seen)
         nothing = xp.zeros((rows, self._rest), dtype=seen.dtype, device=seen.device)
-        return xp.concat([seen.reshape(rows, -1), nothing], axis=1)
+        return xp.concat([seen.reshape((rows, -1)), nothing], axis=1)
 
 
 class DeepInv:

@@ -1,6 +1,7 @@
 """Structural similarity, by scikit-image."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +19,12 @@ def load_ssim() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     except ImportError as error:
         raise MissingExtra("Measuring SSIM", "scikit-image", "eval") from error
 
+    similarity: Any = structural_similarity
+
     def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         side = min(7, *a.shape[2:])
         window = side if side % 2 else side - 1
         pairs = zip(np.clip(a, -1, 1), np.clip(b, -1, 1), strict=True)
-        return np.array(
-            [structural_similarity(x, y, win_size=window, data_range=2, channel_axis=0) for x, y in pairs], np.float64
-        )
+        return np.array([similarity(x, y, win_size=window, data_range=2, channel_axis=0) for x, y in pairs], np.float64)
 
     return ssim

@@ -58,4 +58,4 @@ def choose(text: str, known: list[str], what: str) -> list[str]:
 def measure(operator: Operator, images: np.ndarray, sigma: float, seed: int) -> np.ndarray:
     """y = A x + sigma n of a batch (N, C, H, W): (N, c, h, w), the noise of image i keyed by (seed, i)."""
     noise = [normal(operator.measurement_shape, seed, i, Use.MEASUREMENT) for i in range(len(images))]
-    return operator.observed(operator.A(images) + np.float32(sigma) * np.stack(noise))
+    return operator.observed(np.asarray(operator.A(images)) + np.float32(sigma) * np.stack(noise))

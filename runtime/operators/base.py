@@ -13,9 +13,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ...engines import Array, InputError
+from ...engines.array_api import array_namespace
 
 Shape = tuple[int, int, int]
 
@@ -95,7 +95,8 @@ class Custom(Operator):
         torch = import_torch("An operator from a torch function")
 
         def like(tensor: Any, given: Array) -> Array:
-            return tensor.numpy().astype(given.dtype) if isinstance(given, np.ndarray) else tensor
+            array: Array = tensor.numpy().astype(given.dtype) if isinstance(given, np.ndarray) else tensor
+            return array
 
         def apply(x: Array) -> Array:
             with torch.no_grad():

@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ...engines import Array, InputError
+from ...engines.array_api import array_namespace
 from .base import Linear, Shape, reduced
 from .kernels import check_fits, kernel_settings, normalised
 
@@ -35,8 +35,10 @@ class Circular(Linear):
         placed = np.zeros((height, width))
         placed[: self.kernel.shape[0], : self.kernel.shape[1]] = self.kernel
         transfer = np.fft.fft2(np.roll(placed, [-(n // 2) for n in self.kernel.shape], axis=(0, 1)))[None, None]
-        transfer = (transfer + np.conj(_opposite(transfer))) / 2  # so that V is orthonormal whatever was rounded
-        lengths = np.sqrt(self._fold(np.abs(transfer) ** 2))
+        transfer = (
+            transfer + np.conj(np.asarray(_opposite(transfer)))
+        ) / 2  # so that V is orthonormal whatever was rounded
+        lengths = np.sqrt(np.asarray(self._fold(np.abs(transfer) ** 2)))
         self._s = lengths / scale
         lengths = np.tile(lengths, (1, 1, scale, scale))
         seen = lengths > 1e-100  # for the others, any unit vector with the symmetry of a real image
@@ -108,7 +110,7 @@ def _inwards(taps: np.ndarray, n: int) -> np.ndarray:
         return np.ones(n)
     falls = np.correlate(taps, taps, "full")[len(taps) - 1 :]
     distance = np.minimum(np.arange(n), n - np.arange(n))
-    return 1 - np.interp(distance, np.arange(len(taps)), falls / falls[0], right=0)
+    return 1 - np.asarray(np.interp(distance, np.arange(len(taps)), falls / falls[0], right=0))
 
 
 def _hartley(x: Array) -> Array:
@@ -181,6 +183,6 @@ def is_mirrored(kernel: np.ndarray) -> bool:
 
 def _cosines(n: int) -> np.ndarray:
     """(n, n): the orthonormal discrete cosine transform of type II, a row each frequency."""
-    basis = np.cos(np.pi / n * np.outer(np.arange(n), np.arange(n) + 0.5)) * np.sqrt(2 / n)
+    basis: np.ndarray = np.cos(np.pi / n * np.outer(np.arange(n), np.arange(n) + 0.5)) * np.sqrt(2 / n)
     basis[0] /= np.sqrt(2)
     return basis

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 from safetensors.numpy import load, save_file
 
 from ...engines import Array, InputError, cache
+from ...engines.array_api import array_namespace
 from .base import Linear, Operator, Resolvable, Shape
 from .circular import Circular
 from .iterative import Partial
@@ -116,7 +116,7 @@ class Matrix(Linear):
         """`matrix` times each channel, or the whole, of every row of `x`, as arrays of `shape`."""
         xp = array_namespace(x)
         flat = xp.reshape(x, (x.shape[0], self._channels, matrix.shape[1]))
-        return xp.reshape(flat @ self.place(key, matrix, x).T, (x.shape[0], *shape))
+        return xp.reshape(flat @ self.place(key, matrix.T, x), (x.shape[0], *shape))
 
 
 def _decomposed(matrix: np.ndarray, digest: str) -> Decomposition:
@@ -214,5 +214,5 @@ def matrix_of(operator: Resolvable) -> np.ndarray:
     matrix = np.empty((rows, columns))
     for first in range(0, columns, 512):
         some = np.eye(min(512, columns - first), columns, first).reshape(-1, *operator.image_shape)
-        matrix[:, first : first + 512] = operator.A(some).reshape(len(some), rows).T
+        matrix[:, first : first + 512] = np.asarray(operator.A(some)).reshape(len(some), rows).T
     return matrix

@@ -4,9 +4,9 @@ import logging
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ...engines import Array
+from ...engines.array_api import array_namespace
 from .base import Linear, Resolvable, Shape, reciprocal
 from .masks import check_mask, mask_settings
 
@@ -113,4 +113,4 @@ class Partial(Iterative):
 
 def _dot(a: Array, b: Array) -> Array:
     """Of each row, (B, 1, 1, 1)."""
-    return (a * b).reshape(a.shape[0], -1).sum(1)[:, None, None, None]
+    return (a * b).reshape((a.shape[0], -1)).sum(1)[:, None, None, None]

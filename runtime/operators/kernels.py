@@ -80,7 +80,7 @@ def normalised(kernel: np.ndarray) -> np.ndarray:
     kernel = kernel.astype(np.float64)
     if not np.isfinite(kernel).all() or not kernel.sum() > 1e-6 * np.abs(kernel).max():
         raise InputError("a kernel's weights must be finite and sum to more than 0")
-    return kernel / kernel.sum()
+    return np.asarray(kernel / kernel.sum())
 
 
 def parse_kernel(text: str) -> np.ndarray:

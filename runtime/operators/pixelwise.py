@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ...engines import Array, InputError
+from ...engines.array_api import array_namespace
 from .base import Linear, Shape, reduced
 
 GREY_WEIGHTS = {

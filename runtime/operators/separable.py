@@ -75,7 +75,7 @@ def _bicubic(n: int, scale: int) -> np.ndarray:
     a = -0.5
     d = np.abs(np.arange(n * scale) + 0.5 - scale * (np.arange(n)[:, None] + 0.5)) / scale
     weights = np.where(d < 1, ((a + 2) * d - (a + 3)) * d**2 + 1, a * (((d - 5) * d + 8) * d - 4)) * (d < 2)
-    return weights / weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 class Deblur(Separable):

@@ -235,4 +235,5 @@ def _detector() -> Any:
         from skimage.feature import Cascade
     except ImportError as error:
         raise MissingExtra("Finding faces", "scikit-image", "align") from error
-    return Cascade(lbp_frontal_face_cascade_filename())
+    trained: Any = lbp_frontal_face_cascade_filename
+    return Cascade(trained())

@@ -209,7 +209,7 @@ def missing_pixels(task: str, shape: Shape, damage: Damage, missing: np.ndarray 
             raise InputError(
                 f"the mask is {mask.shape[1]}x{mask.shape[0]} but the image is {shape[2]}x{shape[1]}; make them equal"
             )
-    return np.logical_or.reduce(masks)
+    return np.asarray(np.logical_or.reduce(masks))
 
 
 def refuse_unread(task: str, damage: Damage, missing: np.ndarray | None) -> None:

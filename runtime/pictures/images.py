@@ -120,7 +120,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
 
 def as_mask(photo: Photo) -> np.ndarray:
     """(H, W) bool, True where `photo` is white."""
-    return photo.pixels.mean(axis=0) >= MASK_LEVEL / 127.5 - 1
+    return np.asarray(photo.pixels.mean(axis=0) >= MASK_LEVEL / 127.5 - 1)
 
 
 def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
@@ -129,7 +129,7 @@ def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
     photo = decode_photo(data, name, math.inf)
     if photo.missing is not None:
         raise InputError(f"{name}: a kernel must not have transparent or NaN pixels")
-    kernel = photo.pixels.mean(axis=0, dtype=np.float64)
+    kernel: np.ndarray = photo.pixels.mean(axis=0, dtype=np.float64)
     return kernel if name.lower().endswith(".npy") else (kernel + 1) / 2
 
 

@@ -20,7 +20,7 @@ def estimate_sigma(pixels: np.ndarray) -> float:
 
     def details(a: np.ndarray) -> np.ndarray:
         windows = np.lib.stride_tricks.sliding_window_view(a, 4, axis=-1)[..., ::2, :]
-        return (windows @ high).swapaxes(-1, -2)
+        return np.asarray((windows @ high).swapaxes(-1, -2))
 
     diagonal = details(details(np.asarray(pixels, np.float64)))
     return float(np.mean(np.median(np.abs(diagonal), axis=(-2, -1)) / 0.6745))

@@ -41,5 +41,7 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
     refuse_unread(damage.task, damage, missing)
     operator = without(whole, damage.task, shape, damage, missing)
     sigma = SIGMA if damage.sigma is None else damage.sigma
-    y = operator.A(clean[None])[0] + np.float32(sigma) * normal(operator.measurement_shape, seed, 0, Use.MEASUREMENT)
+    y = np.asarray(operator.A(clean[None])[0]) + np.float32(sigma) * normal(
+        operator.measurement_shape, seed, 0, Use.MEASUREMENT
+    )
     return operator.observed(y), operator.missing, operator

@@ -36,8 +36,8 @@ class Moved:
     """"dps" or "dmps"."""
     settled: float
     """PSNR in dB between the last two estimates compared; -inf before."""
-    x0hat: Array
-    """(C, H, W) on [-1, 1]: the current estimate."""
+    x0hat: Array | None
+    """(C, H, W) on [-1, 1]: the current estimate; None where nobody asked for it."""
 
 
 @dataclass(frozen=True)

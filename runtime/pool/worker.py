@@ -23,6 +23,7 @@ from ...engines import FrugalError, PlanError
 from ...engines.plan import WEIGHTS
 from ..operators import Operator
 from ..restorer import Restorer
+from ..sampling.loop import to_numpy
 from ..sampling.restoration import Restoration
 from .costs import Costs
 from .messages import Cancel, Ready, Refused, Report, Setup, Submit
@@ -110,9 +111,7 @@ def _serve(connection: Connection, inbox: "SimpleQueue[Any]", scheduler: Schedul
 
 
 def _preview(moved: Moved, asked: Submit) -> np.ndarray | None:
-    if not asked.previews:
-        return None
-    return np.asarray(moved.x0hat.cpu() if hasattr(moved.x0hat, "cpu") else moved.x0hat)
+    return to_numpy(moved.x0hat) if asked.previews and moved.x0hat is not None else None
 
 
 def _receive(connection: Connection, restorer: Restorer, inbox: "SimpleQueue[Any]") -> None:

@@ -5,12 +5,11 @@ On a device nothing waits for it but the test of the switch: what else the host 
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ...engines import Array, DivergedError, Engine
+from ...engines.array_api import Namespace, array_namespace
 from ..operators import Linear
 from .captured import recording
 from .equations import (
@@ -127,7 +126,7 @@ def _by_operator(rows: Sequence[Restoration]) -> list[Restoration]:
     return sorted(rows, key=lambda row: first[id(row.operator)])
 
 
-def _groups(rows: Sequence[Restoration], xp: Any) -> list[Group]:
+def _groups(rows: Sequence[Restoration], xp: Namespace) -> list[Group]:
     """The groups of rows that `_by_operator` has put in order."""
     groups, start = [], 0
     for _, of_one in groupby(rows, key=lambda row: id(row.operator)):
@@ -150,7 +149,7 @@ def _compared(rows: Sequence[Restoration], x0hat: Array) -> dict[int, Array]:
         return {}
     xp = array_namespace(x0hat)
     now = x0hat if len(compare) == len(rows) else _stack([x0hat[i, ...] for i in compare], xp)
-    apart = mean_square(now, _stack([rows[i].earlier for i in compare], xp))
+    apart = mean_square(now, _stack([earlier for i in compare if (earlier := rows[i].earlier) is not None], xp))
     return {i: apart[n, ...] for n, i in enumerate(compare)}
 
 
@@ -162,7 +161,7 @@ def _on_host(array: Array) -> bool:
     return str(array.device) == "cpu"
 
 
-def _stack(arrays: Sequence[Array], xp: Any) -> Array:
+def _stack(arrays: Sequence[Array], xp: Namespace) -> Array:
     """Arrays as the rows of one; a single one is not copied."""
     return xp.stack(arrays) if len(arrays) > 1 else arrays[0][None, ...]
 

@@ -17,9 +17,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ...engines import Array, Engine
+from ...engines.array_api import array_namespace
 from ...engines.machine import cores
 from .restoration import Fetch, Group, Move, Restoration
 from .schedule import Coefficients, Schedule

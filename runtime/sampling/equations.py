@@ -6,9 +6,8 @@ Pure functions over a batch (B, C, H, W); `c` holds each row's coefficients. Not
 import math
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from ...engines import Array, Pull
+from ...engines.array_api import array_namespace
 from ..operators import Linear, Operator, Resolvable
 from .schedule import Coefficients
 
@@ -186,5 +185,5 @@ def limited_step(step: Array, gradient: Array, longest: Array) -> Array:
 
 def _square_sum(a: Array) -> Array:
     """The sum of squares of each row, (B, 1, 1, 1)."""
-    flat = a.reshape(a.shape[0], -1)
+    flat = a.reshape((a.shape[0], -1))
     return (flat * flat).sum(1)[:, None, None, None]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class StepEvent:
     """"dps" or "dmps" for each row: the phase of the step just made."""
     settled: tuple[float, ...]
     """PSNR in dB between the last two estimates compared, for each row; -inf before."""
-    x0hat: Array
+    x0hat: np.ndarray
     """(B, C, H, W) on [-1, 1]: the current estimates, for a preview."""
 
 
@@ -63,7 +63,7 @@ def run(
                     steps=len(rows[0].schedule),
                     phases=tuple(phase.value for phase in phases),
                     settled=tuple(row.trace[-1] if row.trace else -np.inf for row in rows),
-                    x0hat=np.stack([to_numpy(row.x0hat) for row in rows]),
+                    x0hat=np.stack([to_numpy(row.x0hat) for row in rows if row.x0hat is not None]),
                 )
             )
     return seconds
@@ -99,4 +99,5 @@ def halved(rows: Sequence[T], batch: int) -> Iterator[Sequence[T]]:
 
 def to_numpy(array: Array) -> np.ndarray:
     """Return a numpy or torch array as numpy, waiting for a device where it must."""
-    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
+    on_host: Any = array
+    return np.asarray(on_host.cpu() if hasattr(array, "cpu") else on_host)

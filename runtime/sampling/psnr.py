@@ -10,12 +10,13 @@ def psnr(a: Array, b: Array) -> np.ndarray:
 
     10 log10(peak^2 / MSE) with peak 2, the same figure as on [0, 1] with peak 1.
     """
-    return decibels(np.asarray([float(row) for row in mean_square(a, b)]))
+    apart = mean_square(a, b)
+    return decibels(np.asarray([float(apart[i]) for i in range(len(a))]))
 
 
 def mean_square(a: Array, b: Array) -> Array:
     """The mean of (a - b)^2 over each row of two batches, (B,), where they are."""
-    apart = (a - b).reshape(a.shape[0], -1)
+    apart = (a - b).reshape((a.shape[0], -1))
     return (apart * apart).mean(1)
 
 

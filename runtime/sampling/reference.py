@@ -63,7 +63,7 @@ def restore(
             r = y - operator.A(x0hat)
             norm = np.linalg.norm(r)
             excess = max(norm - sigma * operator.measured**0.5, 0)  # above the noise's: Morozov's discrepancy
-            descent = -operator.AT(r) / (norm + 1e-12)
+            descent = np.asarray(-operator.AT(r)) / (norm + 1e-12)
             inside = descent * (tweedie == x0hat)
             g = (inside - vjp((1 - abar) ** 0.5 * inside)) / abar**0.5
             polyak = excess / (np.sum(g**2) + 1e-12) * np.sum(inside**2) / (np.sum(descent**2) + 1e-12)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...engines import InputError
+from ...engines import Array, InputError
+from ...engines.array_api import Namespace
 from ...engines.betas import train_betas
 from ...engines.plan import UNSAID
 
@@ -22,30 +23,31 @@ def fresh_share(abar: np.ndarray, beta: np.ndarray) -> np.ndarray:
     The ancestral step keeps it to the power 1. A power means the same whatever the number of steps.
     """
     rate = EARLY_RATE + (LATE_RATE - EARLY_RATE) * abar
-    return np.minimum(MOST_FRESH, np.sqrt(1 - (1 - beta / (1 - abar)) ** rate))
+    share: np.ndarray = np.minimum(MOST_FRESH, np.sqrt(1 - (1 - beta / (1 - abar)) ** rate))
+    return share
 
 
 @dataclass(frozen=True)
 class Coefficients:
     """What one step needs, for a batch of rows: each (B, 1, 1, 1), or (1, 1, 1, 1) for all, but `t` (B,)."""
 
-    t: Any
-    abar: Any
-    abar_prev: Any
-    beta: Any
-    alpha: Any
-    fresh: Any
+    t: Array
+    abar: Array
+    abar_prev: Array
+    beta: Array
+    alpha: Array
+    fresh: Array
     """eta: the share of x_{t-1}'s noise, in amplitude, that the closed form draws anew."""
-    x0_x: Any
+    x0_x: Array
     """x0hat = x0_x * x - x0_out * out, whatever the network predicts."""
-    x0_out: Any
-    mean_x0: Any
+    x0_out: Array
+    mean_x0: Array
     """Ancestral mean = mean_x0 * x0hat + mean_x * x."""
-    mean_x: Any
-    log_var: Any
-    log_var_max: Any
+    mean_x: Array
+    log_var: Array
+    log_var_max: Array
     """The learned range goes from log_var (the posterior's) to log_var_max (log beta)."""
-    noise: Any
+    noise: Array
     """1, but 0 at the last step."""
 
     def rows(self, rows: slice) -> "Coefficients":
@@ -88,7 +90,7 @@ class Schedule:
         )
 
     @cached_property
-    def _placed(self) -> dict[Any, dict[str, Any]]:
+    def _placed(self) -> dict[Any, dict[str, Array]]:
         return {}
 
     def __len__(self) -> int:
@@ -124,7 +126,7 @@ class Schedule:
             "noise": (np.arange(len(abar)) > 0).astype(np.float64),
         }
 
-    def at(self, step: int, like: Any, xp: Any) -> dict[str, Any]:
+    def at(self, step: int, like: Array, xp: Namespace) -> dict[str, Array]:
         """Every coefficient of one step, (1, 1, 1, 1) in the namespace, type and device of `like`; the same object for
         the same step."""
         key = (step, type(like), like.dtype, str(like.device))
@@ -133,7 +135,7 @@ class Schedule:
             self._placed[key] = {name: xp.reshape(table[step, ...], (1, 1, 1, 1)) for name, table in tables.items()}
         return self._placed[key]
 
-    def _tables_at(self, like: Any, xp: Any) -> dict[str, Any]:
+    def _tables_at(self, like: Array, xp: Namespace) -> dict[str, Array]:
         """The tables where `like` is, and the timesteps; sent there once."""
         key = (type(like), like.dtype, str(like.device))
         if key not in self._placed:
@@ -143,7 +145,7 @@ class Schedule:
         return self._placed[key]
 
     @staticmethod
-    def gather(schedules: Sequence["Schedule"], steps: Sequence[int], like: Any, xp: Any) -> Coefficients:
+    def gather(schedules: Sequence["Schedule"], steps: Sequence[int], like: Array, xp: Any) -> Coefficients:
         """The coefficients of each row's own step, in the namespace, type and device of `like`."""
         pairs = list(zip(schedules, steps, strict=True))
         timesteps = tuple(int(schedule.timesteps[step]) for schedule, step in pairs)
@@ -155,7 +157,8 @@ class Schedule:
 
 
 @lru_cache(4096)
-def sent(numbers: tuple[float | None, ...], kind: type, dtype: Any, device: Any, xp: Any) -> Any:
+def sent(numbers: tuple[float | None, ...], kind: type, dtype: Any, device: Any, xp: Any) -> Array:
     """`numbers`, NaN for None, as numpy's `kind` and then as `dtype`: one array for all who ask for the same ones, as a
     device would be waited for to take them."""
-    return xp.asarray(np.array(numbers, kind), dtype=dtype, device=device)
+    array: Array = xp.asarray(np.array(numbers, kind), dtype=dtype, device=device)
+    return array

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from ... import __version__
 from ...engines import FrugalError
 from ..pictures.images import Metadata, Photo, encode_png, to_picture
@@ -122,7 +124,7 @@ class Job:
             about |= {"left": moved.left, "steps": moved.steps, "phase": moved.phase}
             about["settled"] = moved.settled if math.isfinite(moved.settled) else None
             if preview and moved.x0hat is not None:
-                png = encode_png(to_picture(moved.x0hat[(..., *self.inside)]))
+                png = encode_png(to_picture(np.asarray(moved.x0hat[(..., *self.inside)])))
                 about["preview"] = "data:image/png;base64," + base64.b64encode(png).decode()
         if self.error is not None:
             about["error"] = sentence(self.error)
