@@ -5,6 +5,7 @@ On a device nothing waits for it but the test of the switch: what else the host 
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
