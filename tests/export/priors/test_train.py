@@ -15,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors import safe_open
 
 from frugal_rt.engines import InputError
 from frugal_rt.export import read_prior
@@ -134,7 +135,11 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert len(steps) == 3
     monkeypatch.undo()
     monkeypatch.setattr(denoising, "PAIRS", 6)
-    trained(data, tmp_path / "parts", "--crops", "24")
+    with safe_open(tmp_path / "parts" / CHECKPOINT, "pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+    assert progress["step"] == 3
+    resumed = trained(data, tmp_path / "parts", "--crops", "24")
+    assert f"going on from crop {progress['crops']} " in resumed.output
     trained(data, tmp_path / "parts", "--cool-down", "24", "--crops", "34")
     trained(data, tmp_path / "parts")
     assert (tmp_path / "parts" / CHECKPOINT).read_bytes() == (tmp_path / "whole" / CHECKPOINT).read_bytes()
