@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 import numpy as np
 from PIL import Image
-from train import read_shard
 
 from frugal_rt import Restorer, operators
+from frugal_rt.export.priors.training.pictures import read_pictures
 from frugal_rt.runtime.pictures.images import to_picture, write_png
 
 COLUMNS = 8
@@ -37,11 +37,17 @@ def distances(images: np.ndarray, data: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _photographs(data: Path) -> Iterator[np.ndarray]:
     for path in sorted(data.glob("train-*.tar")):
-        shard = read_shard(path)
+        shard = _shard(path)
         for first in range(0, len(shard), 2000):
-            chunk = shard[first : first + 2000].astype(np.float32) / 127.5 - 1
+            chunk = shard[first : first + 2000]
             yield chunk
             yield np.ascontiguousarray(chunk[..., ::-1])
+
+
+def _shard(path: Path) -> np.ndarray:
+    """The photographs of a tar file, (N, 3, H, W) on [-1, 1]."""
+    pictures = np.stack([picture for _, picture in read_pictures(path)])
+    return pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
 
 
 def sheet(images: np.ndarray) -> Image.Image:
@@ -69,7 +75,7 @@ def main(engine: Path, data: Path, count: int, steps: int, seed: int, output: Pa
     operator = operators.Denoise(restorer.image_shape)
     drawn = restorer.restore(nothing, operator, sigma=2.0, steps=steps, switch="always", lam=0.0, seed=seed).image
     write_png(output, sheet(drawn))
-    held_out = read_shard(data / "tune-100.tar").astype(np.float32) / 127.5 - 1
+    held_out = _shard(data / "tune-100.tar")
     ours, nearest = distances(drawn, data)
     theirs, _ = distances(held_out, data)
     for name, values in ((f"{count} samples", ours), (f"{len(held_out)} held-out photographs", theirs)):

@@ -1,0 +1,196 @@
+"""The trainer of the embedded priors.
+
+    python export/priors/train.py export/priors/photo/recipe.json --data DIR --out DIR
+
+trains an unconditional DDPM by v-prediction as the recipe says: on a CUDA device where torch sees one, else the CPU.
+Interrupted, the same command goes on from OUT's checkpoint and arrives at the same weights: what a step draws depends
+on the seed and the step alone. The learning rate stays as it is until --cool-down brings it to zero, from any crop on;
+for a cool-down beside a training that goes on, copy OUT's checkpoint into another folder first. OUT is a prior in
+diffusers' layout at every checkpoint: the average of the weights, in float16.
+"""
+
+import json
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from frugal_rt.engines.errors import FrugalError, InputError
+from frugal_rt.engines.files import make_folder
+from frugal_rt.export.priors.training.denoising import as_input, errors, psnr
+from frugal_rt.export.priors.training.pictures import Pictures, read_pictures
+from frugal_rt.export.priors.training.recipe import Recipe, read_recipe
+from frugal_rt.export.priors.training.state import CHECKPOINT, Training, build_network
+
+LOG = "log.jsonl"
+CHECKPOINT_SECONDS = 600
+
+
+@dataclass
+class Meter:
+    """Loss and speed since the last line of the log."""
+
+    device: str
+    steps: int = 0
+    crops: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.loss = torch.zeros((), device=self.device)
+
+    def add(self, loss: torch.Tensor, crops: int) -> None:
+        """Count a step; the loss is added up on its device, so that nothing waits for it."""
+        self.loss += loss
+        self.steps, self.crops = self.steps + 1, self.crops + crops
+
+    def row(self) -> dict[str, float]:
+        """Mean loss and crops a second. Raises FrugalError where the loss is not a finite number."""
+        if not torch.isfinite(self.loss):
+            raise FrugalError("the loss is not a finite number any more; go on from the checkpoint at a lower rate")
+        seconds = time.monotonic() - self.began
+        return {"loss": self.loss.item() / max(1, self.steps), "crops_per_second": self.crops / seconds}
+
+
+def figures(network: Any, recipe: Recipe, held_out: list[np.ndarray], device: str) -> dict[str, float]:
+    """Errors and one-shot denoising of the held-out photographs."""
+    r = recipe.unshuffle
+    return psnr(network, held_out, r, device) | errors(network, held_out, recipe.batches[0].side, r, device)
+
+
+def run(
+    training: Training,
+    pictures: Pictures,
+    held_out: list[np.ndarray],
+    out: Path,
+    seed: int,
+    last: int | None,
+    every: int,
+) -> None:
+    """Train until `last` crops are seen, SIGTERM or Ctrl-C; measure every `every` crops and at the last.
+
+    Raises FrugalError where the loss is not finite any more; the checkpoint before that stays.
+    """
+    recipe, progress, device = training.recipe, training.progress, training.device
+    shadow = build_network(recipe, device).eval().requires_grad_(False)
+    signals: list[int] = []
+    handlers = {one: signal.signal(one, lambda number, _: signals.append(number)) for one in (SIGTERM, SIGINT)}
+    meter, saved_at, saved = Meter(device), time.monotonic(), progress.step
+    try:
+        while not signals and (last is None or progress.crops < last):
+            draw, before = pictures.draw(seed, progress.step), progress.crops
+            x0 = as_input(draw.crops, device)
+            noise = torch.randn(x0.shape, generator=torch.Generator(device).manual_seed(draw.noise_seed), device=device)
+            meter.add(training.step(x0, torch.from_numpy(draw.t), noise), len(x0))
+            ended = last is not None and progress.crops >= last
+            measured = ended or progress.crops // every > before // every
+            if measured or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                row = {"crops": progress.crops, "rate": progress.rate(recipe, len(x0)), **meter.row()}
+                training.save(out)
+                saved_at, saved = time.monotonic(), progress.step
+            if measured:
+                shadow.load_state_dict(training.average)
+                _log(out / LOG, row | figures(shadow, recipe, held_out, device))
+                meter = Meter(device)
+        if progress.step != saved:
+            meter.row()
+            training.save(out)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _held_out(path: Path, recipe: Recipe) -> list[np.ndarray]:
+    """The photographs of a folder or tar file, (H, W, 3) uint8, their sides cut to multiples of the stride."""
+    stride, smallest = recipe.stride, recipe.batches[0].side
+    cut = []
+    for name, picture in read_pictures(path):
+        height, width = (side - side % stride for side in picture.shape[:2])
+        if min(height, width) < smallest:
+            raise InputError(f"{name} is smaller than the {smallest} pixels that the network is measured on")
+        cut.append(picture[:height, :width])
+    return cut
+
+
+def _log(path: Path, row: dict[str, float]) -> None:
+    line = json.dumps({name: value if isinstance(value, int) else float(f"{value:.5g}") for name, value in row.items()})
+    with path.open("a") as file:
+        file.write(line + "\n")
+    click.echo(line)
+
+
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.command()
+@click.argument("recipe_path", metavar="RECIPE", type=click.Path(path_type=Path))
+@click.option("--data", type=FOLDER, required=True, help="Folder of the photographs that the recipe names.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for checkpoint, log, prior and decoded pictures.")
+@click.option("--init", type=FOLDER, help="Prior of the same network to start from.  [default: random weights]")
+@click.option("--seen", type=click.IntRange(0), default=0, help="Crops that the weights of --init have seen.")
+@click.option("--crops", type=click.IntRange(1), help="Crops to see in all.  [default: until stopped, or at rate zero]")
+@click.option("--cool-down", type=click.IntRange(1), help="Bring the rate to zero over so many crops from here.")
+@click.option("--every", type=click.IntRange(1), default=25_600, show_default=True, help="Crops between measurements.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="torch threads on the CPU.  [default: torch's]")
+@click.option("--bf16/--fp32", default=None, help="Precision of the network.  [default: bf16 on CUDA and with AMX]")
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile: pays on CUDA, not on two CPU cores.")
+@click.option("--evaluate", type=FOLDER, help="Only measure the prior in this folder.")
+@click.option("--held-out", help="Photographs in DATA to measure on.  [default: the recipe's]")
+def main(
+    recipe_path: Path,
+    data: Path,
+    out: Path | None,
+    init: Path | None,
+    seen: int,
+    crops: int | None,
+    cool_down: int | None,
+    every: int,
+    seed: int,
+    threads: int | None,
+    bf16: bool | None,
+    compiled: bool,
+    evaluate: Path | None,
+    held_out: str | None,
+) -> None:
+    """Train a prior by RECIPE, or go on where OUT's checkpoint stopped."""
+    if threads:
+        torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if bf16 is None:  # measured: without AMX bfloat16 convolutions take longer than float32 ones
+        bf16 = device == "cuda" or torch.cpu._is_amx_tile_supported()
+    torch.manual_seed(seed)
+    try:
+        recipe = read_recipe(recipe_path)
+        measured = _held_out(data / (held_out or recipe.held_out), recipe)
+        training = Training(recipe, device, bf16, compiled)
+        if evaluate is not None:
+            training.start_from(evaluate, seen)
+            click.echo(json.dumps(figures(training.network.eval(), recipe, measured, device)))
+            return
+        if out is None:
+            raise InputError("a training needs a folder to write to: --out DIR")
+        make_folder(out)
+        pictures = Pictures(data, recipe, out)
+        if (out / CHECKPOINT).exists():
+            training.load(out)
+        elif init is not None:
+            training.start_from(init, seen)
+        if cool_down is not None and recipe.cosine is not None:
+            raise InputError("the recipe's rate falls along a cosine; leave out --cool-down")
+        if cool_down is not None:
+            training.progress.begin_cool_down(cool_down)
+        ends = [end for end in (crops, training.progress.end(recipe)) if end is not None]
+        click.echo(f"{len(pictures)} photographs; going on from crop {training.progress.crops} on {device}")
+        run(training, pictures, measured, out, seed, min(ends, default=None), every)
+    except FrugalError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The state of a training: weights, their average, AdamW's moments and how far it is, kept in one safetensors file."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+
+from ....engines.errors import InputError
+from ....engines.files import atomic_write, make_folder
+from .denoising import SCHEDULER, loss_of
+from .recipe import Recipe
+
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+
+
+@dataclass
+class Progress:
+    """How far a training is, in steps and crops."""
+
+    step: int = 0
+    crops: int = 0
+    """Crops seen, those that the first weights had seen included."""
+    start: int = 0
+    """Crops that the first weights had seen."""
+    cool_from: int | None = None
+    """Crops seen when the cool-down began."""
+    cool_down: int = 0
+    """Crops over which it lasts."""
+
+    def begin_cool_down(self, crops: int) -> None:
+        """Begin a cool-down of `crops` crops, or go on with it. Raises InputError where another has begun."""
+        if self.cool_from is None:
+            self.cool_from, self.cool_down = self.crops, crops
+        elif self.cool_down != crops:
+            raise InputError(f"a cool-down of {self.cool_down} crops began at crop {self.cool_from}; go on with that")
+
+    def end(self, recipe: Recipe) -> int | None:
+        """Crops after which the learning rate is zero, if it ever is."""
+        if self.cool_from is not None:
+            return self.cool_from + self.cool_down
+        return recipe.cosine
+
+    def rate(self, recipe: Recipe, batch: int) -> float:
+        """Learning rate of the next step, of `batch` crops.
+
+        A cool-down lets it fall by 1 - sqrt(share of the cool-down), as Hägele et al. (2024) found best.
+        """
+        rate = recipe.rate * min(1.0, (self.crops - self.start + batch) / recipe.warm_up)
+        if recipe.cosine is not None:
+            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, self.crops / recipe.cosine)))
+        if self.cool_from is not None:
+            rate *= 1 - math.sqrt(min(1.0, (self.crops - self.cool_from) / self.cool_down))
+        return rate
+
+    def average_share(self, recipe: Recipe, batch: int) -> float:
+        """s of the average after a step of `batch` crops, w <- (1 - s) w + s w_now.
+
+        s = n B / (n B + B + crops) spans an n-th of the crops seen, s = B / limit as many as the limit.
+        """
+        part = recipe.average_part * batch
+        share = part / (part + batch + self.crops)
+        return share if recipe.average_limit is None else max(share, batch / recipe.average_limit)
+
+
+class Training:
+    """A network in training by a recipe, on one device."""
+
+    def __init__(self, recipe: Recipe, device: str, bf16: bool, compiled: bool = False):
+        self.recipe, self.device, self.bf16 = recipe, device, bf16
+        self.network = build_network(recipe, device)
+        self.called = torch.compile(self.network) if compiled else self.network
+        self.weights = dict(self.network.named_parameters())
+        self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.optimiser = torch.optim.AdamW(
+            self.weights.values(), lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
+        )
+        self.progress = Progress()
+
+    def start_from(self, folder: Path, seen: int) -> None:
+        """Take the weights of a prior in diffusers' layout, which had seen `seen` crops. Raises InputError."""
+        self._copy(read_prior_weights(folder), self.weights, folder.name)
+        self._copy(self.weights, self.average, folder.name)
+        self.progress = Progress(crops=seen, start=seen)
+
+    def step(self, x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Train on a batch x0 (B, 3, H, W) at timesteps t (B,), on the CPU; return its loss, on the device."""
+        recipe, progress, batch = self.recipe, self.progress, len(x0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = progress.rate(recipe, batch)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            loss = loss_of(self.called, x0, t, noise, recipe.unshuffle, recipe.loss_floor)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        progress.step, progress.crops = progress.step + 1, progress.crops + batch
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                [*self.average.values()], [*self.weights.values()], progress.average_share(recipe, batch)
+            )
+        return loss.detach()
+
+    def save(self, out: Path) -> None:
+        """Write the checkpoint, and the average beside it as a prior in diffusers' layout."""
+        tensors = {}
+        for name, weight in self.weights.items():
+            kept = self.optimiser.state[weight]
+            tensors[f"network.{name}"], tensors[f"average.{name}"] = weight.detach(), self.average[name]
+            tensors |= {f"{moment}.{name}": kept[moment] for moment in ("exp_avg", "exp_avg_sq")}
+        whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        _write(out / CHECKPOINT, save(whole, {"progress": json.dumps(asdict(self.progress))}))
+        write_prior(out, self.network, self.average)
+
+    def load(self, out: Path) -> None:
+        """Go on from the checkpoint in `out`. Raises InputError where it is of another network or damaged."""
+        saved = _tensors(out / CHECKPOINT)
+        with safe_open(out / CHECKPOINT, "pt") as file:
+            self.progress = Progress(**json.loads(file.metadata()["progress"]))
+        for name, tensors in (("network", self.weights), ("average", self.average)):
+            self._copy(_part(saved, name), tensors, CHECKPOINT)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            for name, tensor in _part(saved, moment).items():
+                weight = self.weights[name]
+                # in the weight's memory format: the fused AdamW pairs elements by their place in memory
+                self.optimiser.state[weight][moment] = torch.empty_like(weight, requires_grad=False).copy_(tensor)
+        for weight in self.weights.values():
+            self.optimiser.state[weight]["step"] = torch.tensor(float(self.progress.step), device=self.device)
+
+    def _copy(self, source: dict[str, torch.Tensor], target: dict[str, torch.Tensor], what: str) -> None:
+        if {n: t.shape for n, t in source.items()} != {n: t.shape for n, t in target.items()}:
+            raise InputError(f"the weights in {what} are of another network than the recipe's")
+        with torch.no_grad():
+            for name, tensor in target.items():
+                tensor.copy_(source[name])
+
+
+def build_network(recipe: Recipe, device: str) -> Any:
+    """The recipe's UNet2DModel with random weights, channels last. Raises InputError where diffusers refuses it."""
+    try:
+        network: Any = UNet2DModel(**recipe.network)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"the recipe's network is not one that UNet2DModel builds: {error}") from error
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def read_prior_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a prior of v in diffusers' layout. Raises InputError."""
+    try:
+        prediction = json.loads((folder / SCHEDULER_CONFIG).read_text()).get("prediction_type")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no readable {SCHEDULER_CONFIG}: {error}") from error
+    if prediction != "v_prediction":
+        raise InputError(f"{folder.name} predicts {prediction}; only a v_prediction can be trained on")
+    return _tensors(folder / WEIGHTS)
+
+
+def write_prior(out: Path, network: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Write the folder that `frugal-rt export --weights` reads: float16 weights and the configs."""
+    half = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()}
+    index: dict[str, Any] = {
+        "_class_name": "DDPMPipeline",
+        "unet": ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+    }
+    _write(out / WEIGHTS, save(half))
+    _write(out / "unet/config.json", network.to_json_string().encode())
+    _write(out / SCHEDULER_CONFIG, _json(SCHEDULER))
+    _write(out / "model_index.json", _json(index))
+
+
+def _part(saved: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `name` and a point, without these."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in saved.items() if key.startswith(f"{name}.")}
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read the weights {path}: {error}") from error
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def _write(path: Path, content: bytes) -> None:
+    make_folder(path.parent)
+    with atomic_write(path) as file:
+        file.write(content)
