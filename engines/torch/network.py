@@ -1,16 +1,16 @@
 """The prior's network as a torch module, rebuilt from a plan's manifest. Imports torch and diffusers when called."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import MissingExtra, PlanError
 from ..extras import import_torch
 
 if TYPE_CHECKING:
-    import torch
+    from torch.nn import Module
 
 
-def build_network(network: Mapping[str, Any]) -> "torch.nn.Module":
+def build_network(network: Mapping[str, Any]) -> "Module":
     """The module `(x (B,C,H,W), t (B,)) -> out`, or `-> (out, variance)` where the variance is learned; on no device.
 
     `network` is the manifest's entry: the diffusers config of a UNet2DModel, the pixel-unshuffle factor, whether
@@ -38,11 +38,11 @@ def build_network(network: Mapping[str, Any]) -> "torch.nn.Module":
 
     with torch.device("meta"):
         module: Any = PixelUNet()
-    on_no_device: torch.nn.Module = module.eval().requires_grad_(False)  # type: ignore[name-defined]
-    return on_no_device
+    module.eval().requires_grad_(False)
+    return cast("Module", module)
 
 
-def load_weights(module: "torch.nn.Module", tensors: Mapping[str, Any], source: str) -> None:
+def load_weights(module: "Module", tensors: Mapping[str, Any], source: str) -> None:
     """Give the module the tensors, without a copy where they are numpy arrays. Raises PlanError if they do not fit."""
     torch = import_torch("The torch backend")
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}

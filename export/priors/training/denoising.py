@@ -89,7 +89,7 @@ def errors(network: Any, pictures: Sequence[np.ndarray], side: int, r: int, devi
     steps = torch.linspace(0, 999, PAIRS).long()
     noise = torch.randn((PAIRS, 3, side, side), generator=torch.Generator().manual_seed(20))
     eps_errors, x0_errors = [], []
-    for rows in torch.arange(PAIRS).split(ROWS):
+    for rows in torch.split(torch.arange(PAIRS), ROWS):
         x0, eps = as_input(crops[rows.numpy()], device), noise[rows].to(device)
         xt, _, abar = diffuse(x0, steps[rows], eps)
         v = predict_v(network, xt, steps[rows].to(device), r)

@@ -144,7 +144,8 @@ def _decoded(shards: list[Path], folder: Path) -> list[tuple[str, int, int, int]
     if table.exists():
         kept = json.loads(table.read_text())
         if kept["sources"] == sources:
-            return kept["pictures"]
+            listed: list[tuple[str, int, int, int]] = kept["pictures"]
+            return listed
     rows, place = [], 0
     with atomic_write(folder / PIXELS) as file:
         for shard in shards:

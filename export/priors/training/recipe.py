@@ -101,7 +101,7 @@ class Recipe:
     @property
     def stride(self) -> int:
         """Pixels that the sides of a picture are multiples of."""
-        return self.unshuffle * 2 ** (len(self.network["down_block_types"]) - 1)
+        return self.unshuffle << (len(self.network["down_block_types"]) - 1)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -97,7 +97,7 @@ class Training:
             group["lr"] = progress.rate(recipe, batch)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             loss = loss_of(self.called, x0, t, noise, recipe.unshuffle, recipe.loss_floor)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
