@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from .engines.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ..runtime.restorer import Restorer, Result
-    from ..runtime.sampling.loop import StepEvent
     from .engines import (
         BackendError,
         BusyError,
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
     from .export import export_plan
     from .runtime import operators
     from .runtime.pool import Pool
+    from .runtime.restorer import Restorer, Result
+    from .runtime.sampling.loop import StepEvent
 
 __all__ = [
     "BackendError",
@@ -55,7 +55,9 @@ __all__ = [
 
 
 _HOMES = {
-    **dict.fromkeys(("Restorer", "Result", "StepEvent"), ".runtime.restorer"),
+    "Restorer": ".runtime.restorer",
+    "Result": ".runtime.restorer",
+    "StepEvent": ".runtime.sampling.loop",
     "Pool": ".runtime.pool",
     "export_plan": ".export",
 }

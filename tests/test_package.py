@@ -1,6 +1,7 @@
 """The package's shape: what it imports, which way, and what the wheel holds."""
 
 import ast
+import os
 import subprocess
 import sys
 import time
@@ -74,3 +75,23 @@ def test_the_package_list_matches_the_folders():
         if path.parts[len(ROOT.parts)] in LAYERS
     }
     assert set(setup["packages"]) == {"frugal_rt"} | ours
+
+
+def test_a_caller_s_types_are_checked_also_where_the_install_is_editable(tmp_path):
+    """By what is installed here: `make` installs it editable, a wheel brings py.typed."""
+    caller = tmp_path / "caller.py"
+    caller.write_text(
+        "import numpy as np\n"
+        "from frugal_rt import Restorer, operators\n"
+        "restorer = Restorer.load('celeba.plan')\n"
+        "result = restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)), sigma=0.1)\n"
+        "reveal_type(result.image)\n"
+        "restorer.restore(np.zeros((3, 64, 64)), 'denoise')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(caller)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    lines = run.stdout.splitlines()
+    assert 'Revealed type is "numpy.ndarray' in lines[0], run.stdout + run.stderr
+    assert 'has incompatible type "str"; expected "Operator"' in lines[1]
+    assert len(lines) == 3, run.stdout

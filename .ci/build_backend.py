@@ -1,0 +1,45 @@
+"""The build backend: setuptools', but an editable install puts a folder on the path, where type checkers find it.
+
+The repository's root is the package itself, so setuptools makes its editable install an import hook, behind which mypy
+sees nothing. Here a link named frugal_rt, in .editable/, leads to the root.
+"""
+
+import base64
+import hashlib
+import zipfile
+from pathlib import Path
+
+from setuptools import build_meta
+from setuptools.build_meta import *  # noqa: F403 (the hooks of PEP 517 and 660)
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".editable"
+
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    """Build setuptools' editable wheel with a .pth file in its hook's place; PEP 660."""
+    name = build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
+    link = FOLDER / "frugal_rt"
+    try:
+        FOLDER.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(ROOT, target_is_directory=True)
+    except OSError:
+        return name  # a system without links keeps the hook
+    _rewrite(Path(wheel_directory) / name, {"frugal_rt.pth": f"{FOLDER}\n".encode()})
+    return name
+
+
+def _rewrite(wheel, files):
+    """Replace all of a wheel's members but its metadata by `files`, and its RECORD accordingly."""
+    with zipfile.ZipFile(wheel) as old:
+        kept = {member: old.read(member) for member in old.namelist() if ".dist-info/" in member}
+    record = next(member for member in kept if member.endswith("/RECORD"))
+    del kept[record]
+    lines = []
+    with zipfile.ZipFile(wheel, "w") as new:
+        for member, data in (files | kept).items():
+            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+            lines.append(f"{member},sha256={digest},{len(data)}\n")
+            new.writestr(member, data)
+        new.writestr(record, "".join(lines) + f"{record},,\n")
