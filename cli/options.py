@@ -10,7 +10,7 @@ import numpy as np
 from ..engines import BACKENDS, PRECISIONS
 from ..runtime.operators import GREY_WEIGHTS
 from ..runtime.operators.kernels import KINDS
-from ..runtime.pictures.damage import BORDERS, FILTERS, TASKS, Damage, parse_sigma, parse_size
+from ..runtime.pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_sigma, parse_size
 from ..runtime.pictures.images import read_kernel, read_mask, read_matrix
 from ..runtime.sampling.guidance import GUIDANCE
 
@@ -58,7 +58,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Say what was don
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 
 _DAMAGE = (
-    click.option("--task", type=click.Choice(list(TASKS)), help="What was done to the picture."),
+    click.option("--task", type=click.Choice(list(TASK_FIELDS)), help="What was done to the picture."),
     click.option("--mask", metavar="IMAGE", type=PATH, help="White marks the pixels that are missing."),
     click.option("--hole", metavar="WxH", help="A missing box in the middle."),
     click.option("--keep", metavar="WxH", help="The kept box in the middle; the rest is invented."),

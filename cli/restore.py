@@ -190,7 +190,7 @@ def command(
         def ready(source: Path) -> Prepared:
             found = prepared(source, read_bytes(source))
             if one:
-                click.echo(f"{source.name}: {found.job.task} ({found.job.because})", err=as_json)
+                click.echo(f"{source.name}: {found.measurement.task} ({found.measurement.because})", err=as_json)
             return found
 
         def each(event: StepEvent) -> None:

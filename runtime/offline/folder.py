@@ -17,7 +17,7 @@ from ..evaluation.picture_set import SUFFIXES
 from ..pictures.align import Frame, align
 from ..pictures.damage import Damage
 from ..pictures.images import LARGEST, Metadata, Photo, decode_photo
-from ..pictures.measurement import Job, full_size, prepare
+from ..pictures.measurement import Measurement, full_size, prepare
 from ..restorer import Restorer, Result
 from ..sampling.guidance import Guidance
 from ..sampling.loop import StepEvent
@@ -32,11 +32,11 @@ class Prepared:
 
     source: Path
     photo: Photo
-    job: Job
+    measurement: Measurement
     restorer: Restorer
     """The one for its size."""
     frame: Frame | None = None
-    """The part of it that the job restores, where that is not all."""
+    """The part of it that is restored, where that is not all."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ class Restored:
 
     @classmethod
     def of(cls, one: Prepared, result: Result) -> "Restored":
-        photo, job, frame = one.photo, one.job, one.frame
-        images = result.image if job.inside is None else result.image[(..., *job.inside)]
+        photo, measurement, frame = one.photo, one.measurement, one.frame
+        images = result.image if measurement.inside is None else result.image[(..., *measurement.inside)]
         return cls(
             source=one.source,
             metadata=photo.metadata,
-            task=job.task,
-            because=job.because,
-            sigma=job.sigma,
+            task=measurement.task,
+            because=measurement.because,
+            sigma=measurement.sigma,
             frame=frame,
-            images=images if frame is None else frame.paste(photo, result.image, job),
+            images=images if frame is None else frame.paste(photo, result.image, measurement),
             missing=None if frame is None else frame.left_missing(photo),
             result=result,
         )
@@ -105,16 +105,16 @@ class Asked:
         def prepared(source: Path, data: bytes) -> Prepared:
             photo, mine, frame = decode_photo(data, source.name, largest), restorer, None
             if self.align:
-                photo, frame, job = align(photo, restorer.plan, self.damage)
+                photo, frame, measurement = align(photo, restorer.plan, self.damage)
             else:
                 if self.tile:
                     sides = full_size(photo, self.damage)
                     least = restorer.image_shape[1:] if self.fit == "pad" else sides
                     mine = tiled(*map(max, sides, least))
-                job = prepare(photo, mine.image_shape, self.damage, self.fit, made)
+                measurement = prepare(photo, mine.image_shape, self.damage, self.fit, made)
             if self.settings["switch"] != "never":
-                job.operator.prepare()
-            return Prepared(source, photo, job, mine, frame)
+                measurement.operator.prepare()
+            return Prepared(source, photo, measurement, mine, frame)
 
         return prepared
 
@@ -198,9 +198,9 @@ def _together(
     try:
         groups = [
             restorer.start(
-                np.repeat(one.job.y[None], asked.samples, axis=0),
-                one.job.operator,
-                Guidance(sigma=one.job.sigma, **asked.settings),
+                np.repeat(one.measurement.y[None], asked.samples, axis=0),
+                one.measurement.operator,
+                Guidance(sigma=one.measurement.sigma, **asked.settings),
             )
             for one in pictures
         ]

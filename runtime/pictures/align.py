@@ -9,9 +9,9 @@ import numpy as np
 
 from ...engines import InputError, MissingExtra, Plan
 from ..operators import GREY_WEIGHTS, Shape
-from .damage import SIGMA, TASKS, Damage, implied
+from .damage import SIGMA, Damage, Settled, settle
 from .images import Photo, fit_photo, resized
-from .measurement import Job, masked, prepare
+from .measurement import Measurement, measure
 from .noise_level import estimate_sigma
 
 ALIGNED = ("denoise", "inpaint", "colorize")
@@ -68,8 +68,8 @@ class Frame:
         cut = Photo(pixels, missing if missing.any() else None, photo.metadata, outside if outside.any() else None)
         return cut if self.side == size else fit_photo(cut, (size, size), "mean" if self.side > size else "resize")
 
-    def paste(self, photo: Photo, images: np.ndarray, job: Job) -> np.ndarray:
-        """The photograph (N, C, H, W) with each of `images`, restorations of `job`, in the square; the same outside it.
+    def paste(self, photo: Photo, images: np.ndarray, measurement: Measurement) -> np.ndarray:
+        """The photograph (N, C, H, W) with each of `images`, restored from `measurement`, in the square alone.
 
         The border fades. Values that were measured within SIGMA stay the photograph's, at its own resolution: known
         pixels beside the missing ones, and the grey of a picture that is coloured.
@@ -80,13 +80,14 @@ class Frame:
         whole = np.repeat(before[None], len(images), axis=0)
         old = before[:, rows, columns]
         known = np.ones(old.shape[1:], bool) if photo.missing is None else ~photo.missing[rows, columns]
+        exact = measurement.sigma <= SIGMA
         say = np.where(known, self._fade()[inside], np.float32(1))
         for image, restored in zip(whole, images, strict=True):
             new = np.stack([resized(channel, (self.side, self.side)) for channel in restored])[(..., *inside)]
-            if job.task == "inpaint" and job.sigma <= SIGMA:
+            if measurement.task == "inpaint" and exact:
                 new = np.where(known, old, new)
-            if job.task == "colorize" and job.sigma <= SIGMA:
-                weights = np.asarray(GREY_WEIGHTS[job.operator.settings["weights"]], np.float32)
+            if measurement.task == "colorize" and exact:
+                weights = np.asarray(GREY_WEIGHTS[measurement.operator.settings["weights"]], np.float32)
                 new = new + np.where(known, np.tensordot(weights, old - new, 1), np.float32(0))
             image[:, rows, columns] = old + say * (new - old)
         return whole
@@ -116,11 +117,11 @@ class Frame:
 
 
 class Aligned(NamedTuple):
-    """A photograph, the square of it that a prior restores, and the job of doing so."""
+    """A photograph, the square of it that a prior restores, and the measurement that the square is."""
 
     photo: Photo
     frame: Frame
-    job: Job
+    measurement: Measurement
 
 
 def framing_of(plan: Plan) -> Mapping[str, Any] | None:
@@ -142,19 +143,20 @@ def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
             f"{plan.manifest['prior']['name']} does not say how the faces are framed that it was trained on, so none "
             "can be aligned; export it again if it is celeba, or put a framing.json beside its weights"
         )
-    photo, damage = _accepted(photo, damage)
+    shape: Shape = plan.image_shape
+    settled = _accepted(photo, shape[0], damage)
+    photo = settled.photo
     faces = find_faces(photo)
     if not faces:
         raise InputError("no face was found in the picture; cut one out by --fit crop, or --tile the whole")
     face = max(faces, key=lambda one: one.side)
-    shape: Shape = plan.image_shape
     frame = Frame.around(face, framing, shape[2])
     cut = frame.cut(photo, shape[2])
-    if photo.missing is not None and cut.missing is None and damage.task in (None, "inpaint"):
+    if settled.task == "inpaint" and photo.missing is not None and cut.missing is None:
         raise InputError("no pixel of the face's frame is missing; --tile fills in what is missing elsewhere")
-    job = prepare(cut, shape, replace(damage, sigma=0.0))
+    measurement = measure(replace(settled, photo=cut, damage=replace(settled.damage, sigma=0.0)), shape)
     sigma, whence = damage.sigma, "as asked"
-    if sigma is None and job.task == "denoise":
+    if sigma is None and measurement.task == "denoise":
         _, rows, columns = frame.places(photo)
         sigma, whence = max(SIGMA, estimate_sigma(photo.pixels[:, rows, columns])), "estimated"
     elif sigma is None:
@@ -164,7 +166,8 @@ def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
     which = "the face" if len(faces) == 1 else f"the largest of {len(faces)} faces"
     scaled = "at its own pixels" if frame.side == shape[2] else f"brought to {shape[2]}x{shape[1]}"
     where = f"{which}, {frame.side}x{frame.side} at ({frame.left}, {frame.top}), {scaled}"
-    return Aligned(photo, frame, replace(job, sigma=averaged, because=f"{job.because}; {noise}; {where}"))
+    because = f"{measurement.because}; {noise}; {where}"
+    return Aligned(photo, frame, replace(measurement, sigma=averaged, because=because))
 
 
 def find_faces(photo: Photo) -> list[Face]:
@@ -211,21 +214,17 @@ def _agreed(boxes: np.ndarray) -> list[Face]:
     return sorted(faces, key=lambda face: -face.votes)
 
 
-def _accepted(photo: Photo, damage: Damage) -> tuple[Photo, Damage]:
-    """With the mask in the photo. Raises InputError for what cannot be done in a frame."""
+def _accepted(photo: Photo, channels: int, damage: Damage) -> Settled:
+    """The damage settled on the photograph as it is. Raises InputError for what cannot be done in a frame."""
     if damage.hole is not None or damage.keep is not None:
         raise InputError("--hole and --keep are about the middle of a picture, not of a face; draw a --mask to --align")
-    task = damage.task or implied(damage)
-    if task is not None and task not in ALIGNED:
+    settled = settle(photo, damage, (channels, *photo.pixels.shape[1:]))
+    if settled.task not in ALIGNED:
         raise InputError(
-            f"--align changes the scale, and {task} is about pixels of one scale; it goes with {', '.join(ALIGNED)}"
+            f"--align changes the scale, and {settled.task} is about pixels of one scale; it goes with "
+            f"{', '.join(ALIGNED)}"
         )
-    if damage.mask is None:
-        return photo, damage
-    task = task or "inpaint"
-    if "mask" not in TASKS[task]:
-        raise InputError(f"--mask does not go with {task}; one damage at a time")
-    return masked(photo, damage.mask), replace(damage, mask=None, task=task)
+    return settled
 
 
 @cache

@@ -1,41 +1,18 @@
-"""What a user says of a degradation, and the operator that it means."""
+"""What a user says of a degradation, and what it means for one photo."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from ...engines import InputError
-from ..operators import (
-    Bicubic,
-    Circular,
-    Colorize,
-    Deblur,
-    Denoise,
-    Inpaint,
-    Linear,
-    Masked,
-    MaskedMatrix,
-    Matrix,
-    Mirrored,
-    Operator,
-    Partial,
-    Resolvable,
-    Shape,
-    SuperResolution,
-    Tapered,
-    WalshHadamard,
-    is_mirrored,
-    parse_kernel,
-    valid_blur,
-)
-from ..operators.dense import is_small
-from ..operators.kernels import KINDS
+from ..operators import Shape
 from ..operators.masks import border_mask, box_mask
+from .images import Photo
 
-TASKS: dict[str, tuple[str, ...]] = {
+TASK_FIELDS: dict[str, tuple[str, ...]] = {
     "denoise": (),
     "inpaint": ("mask", "hole", "keep", "share"),
     "outpaint": ("mask", "hole", "keep", "share"),
@@ -110,7 +87,82 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def implied(damage: Damage) -> str | None:
+@dataclass(frozen=True)
+class Settled:
+    """A photo and what was done to it, with nothing left to work out but its noise."""
+
+    photo: Photo
+    """The measurement. Transparency and the mask are joined in its `missing`; of a photo to be padded, the boxes too.
+    """
+    task: str
+    because: str
+    """One clause that says how the task was settled."""
+    damage: Damage
+    """The options, all of which the task reads. The scale of super-resolution is found."""
+    boxes: np.ndarray | None
+    """(H, W) bool of the image that is restored: the pixels that boxes in its middle mark missing; None without any."""
+
+
+def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = None) -> Settled:
+    """Settle what was done to `photo`, a measurement of an image of `image_shape` (C, H, W).
+
+    Where neither a task nor an option that implies one is named, the photo tells: smaller by a whole factor is
+    super-resolution, transparent pixels are inpainting, one channel is colourising, anything else is denoising.
+    fit: how the photo will be brought to its size; "pad" puts the boxes into the middle of the photo as it is.
+
+    Raises InputError for an option that the task does not read, a mask that does not fit the photo, a box that leaves
+    nothing, and what cannot be padded.
+    """
+    factor = _whole_factor(photo, image_shape)
+    task, because = _task(photo, damage, image_shape, None if fit else factor)
+    refuse_unread(task, damage)
+    if damage.mask is not None:
+        photo = _masked(photo, damage.mask)
+    if fit == "pad":
+        _refuse_padding(photo, task, damage)
+        photo, boxes = photo.losing(boxed_pixels(photo.pixels.shape[1:], damage)), None
+    else:
+        boxes = boxed_pixels(image_shape[1:], damage)
+    scale = damage.scale or (factor if task == "sr" else None)
+    return Settled(photo, task, because, replace(damage, scale=scale), boxes)
+
+
+def refuse_unread(task: str, damage: Damage) -> None:
+    """Raise InputError for a task that is none, and for an option that the task would silently leave aside."""
+    if task not in TASK_FIELDS:
+        raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASK_FIELDS)}")
+    for name in sorted({name for names in TASK_FIELDS.values() for name in names} - set(TASK_FIELDS[task])):
+        if getattr(damage, name) is not None:
+            option = {"share": "random", "fraction": "keep-fraction"}.get(name, name)
+            raise InputError(f"--{option} does not go with {task}; one damage at a time")
+
+
+def boxed_pixels(size: tuple[int, int], damage: Damage) -> np.ndarray | None:
+    """(H, W) bool of an image of `size` (H, W): the pixels that its boxes mark missing. Raises InputError."""
+    shape = (1, *size)
+    masks = [] if damage.hole is None else [box_mask(shape, *damage.hole)]
+    masks += [] if damage.keep is None else [border_mask(shape, *damage.keep)]
+    return np.logical_or.reduce(masks) if masks else None
+
+
+def _task(photo: Photo, damage: Damage, image_shape: Shape, factor: int | None) -> tuple[str, str]:
+    """The task and why it is that; `factor` is what super-resolution would have, None where it is not meant."""
+    implied = _implied(damage)
+    if damage.task is not None or damage.mask is not None:
+        return damage.task or implied or "inpaint", "as asked"
+    if implied is not None:
+        return implied, "as its option implies"
+    width, height = photo.size
+    if factor is not None:
+        return "sr", f"{width}x{height} is 1/{factor} of {image_shape[2]}x{image_shape[1]} a side"
+    if photo.missing is not None:
+        return "inpaint", "pixels are missing"
+    if len(photo.pixels) == 1 and image_shape[0] == 3:
+        return "colorize", "the picture has one channel"
+    return "denoise", "nothing is missing from the picture"
+
+
+def _implied(damage: Damage) -> str | None:
     """The task that an option is for, where one is named."""
     tasks: Mapping[str, Any] = {
         "sr": damage.scale,
@@ -123,135 +175,31 @@ def implied(damage: Damage) -> str | None:
     return next((task for task, option in tasks.items() if option is not None), None)
 
 
-def make_operator(task: str, shape: Shape, damage: Damage, missing: np.ndarray | None = None) -> Operator:
-    """The operator of a task on images of `shape`. Raises InputError naming the option that is missing or wrong."""
-    refuse_unread(task, damage, missing)
-    return without(whole_operator(task, shape, damage), task, shape, damage, missing)
+def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
+    """The r >= 2 by which both sides of the prior's images are larger, if there is one."""
+    (width, height), (_, full_height, full_width) = photo.size, image_shape
+    r = full_width // width
+    return r if r >= 2 and (width * r, height * r) == (full_width, full_height) else None
 
 
-def whole_operator(task: str, shape: Shape, damage: Damage) -> Resolvable | None:
-    """The operator of a task before any mask; None for inpainting, which is nothing else."""
-    if task not in TASKS:
-        raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
-    refuse_unread(task, damage, None)
-    return None if task in ("inpaint", "outpaint") else _complete(task, shape, damage)
-
-
-def without(
-    operator: Resolvable | None,
-    task: str,
-    shape: Shape,
-    damage: Damage,
-    missing: np.ndarray | None,
-    outside: np.ndarray | None = None,
-) -> Operator:
-    """What `whole_operator` gave, without the pixels that are missing, or outside the picture."""
-    if operator is None:
-        missing = missing_pixels(task, shape, damage, missing)
-        return Inpaint(shape, missing if outside is None else missing | outside)
-    masks = [mask for mask in (missing, damage.mask, outside) if mask is not None]
-    missing = np.logical_or.reduce(masks) if masks else None
-    if missing is None:
-        return operator
-    if isinstance(operator, Tapered):
-        raise InputError("edges cannot be tapered where pixels are missing; choose another --border")
-    if isinstance(operator, Linear) and type(operator).U is Linear.U:
-        return Masked(operator, missing)
-    if isinstance(operator, Partial):
-        return Partial(operator.inner, operator.part, missing)
-    if isinstance(operator, Linear) and not is_small(operator):
-        return Partial(operator, missing=missing)
-    return MaskedMatrix(shape, _complete(task, (1, *shape[1:]), damage), missing)
-
-
-def _complete(task: str, shape: Shape, damage: Damage) -> Resolvable:
-    """The operator of a task, none of its measurement missing."""
-    match task:
-        case "denoise":
-            return Denoise(shape)
-        case "colorize":
-            return Colorize(shape, damage.grey or GREY)
-        case "sr":
-            if damage.scale is None:
-                raise InputError("super-resolution needs its factor: --scale 2 .. 16")
-            return _smaller(shape, damage.scale, damage.filter, damage.kernel)
-        case "deblur":
-            if damage.kernel is None:
-                words = ", ".join(KINDS.values())
-                raise InputError(f"deblurring needs its kernel: --kernel {words}, in pixels, or a file")
-            return _blur(shape, damage.kernel, damage.border)
-        case "sense":
-            if damage.fraction is None:
-                raise InputError("say what share of the Walsh-Hadamard coefficients was measured: --keep-fraction 0.25")
-            return WalshHadamard(shape, damage.fraction)
-        case _:
-            if damage.matrix is None:
-                raise InputError("say by which matrix: --matrix A.npy, a row each measured value")
-            return Matrix(shape, damage.matrix)
-
-
-def missing_pixels(task: str, shape: Shape, damage: Damage, missing: np.ndarray | None) -> np.ndarray:
-    """(H, W) bool: every pixel that one of the masks marks."""
-    masks = [mask for mask in (missing, damage.mask) if mask is not None]
-    if damage.hole is not None:
-        masks.append(box_mask(shape, *damage.hole))
-    if damage.keep is not None:
-        masks.append(border_mask(shape, *damage.keep))
-    if not masks:
+def _masked(photo: Photo, mask: np.ndarray) -> Photo:
+    """`photo` without the pixels that `mask` (H, W) marks. Raises InputError for one of another size, or empty."""
+    if mask.shape != photo.pixels.shape[1:]:
         raise InputError(
-            "outpainting needs the box to keep: --keep WIDTHxHEIGHT"
-            if task == "outpaint"
-            else "inpainting needs to know what is missing: --mask MASK.png (white is missing), --hole WIDTHxHEIGHT, "
-            "or transparent pixels"
+            f"the mask is {mask.shape[1]}x{mask.shape[0]} but the picture is {photo.size[0]}x{photo.size[1]}; "
+            "make them equal"
         )
-    for mask in masks:
-        if mask.shape != shape[1:]:
-            raise InputError(
-                f"the mask is {mask.shape[1]}x{mask.shape[0]} but the image is {shape[2]}x{shape[1]}; make them equal"
-            )
-    return np.asarray(np.logical_or.reduce(masks))
+    if not mask.any():
+        raise InputError("the mask marks nothing: paint white what is missing")
+    return photo.losing(mask)
 
 
-def refuse_unread(task: str, damage: Damage, missing: np.ndarray | None) -> None:
-    """Raise InputError for what the task would silently leave aside."""
-    for name in sorted({name for names in TASKS.values() for name in names} - set(TASKS[task])):
-        if getattr(damage, name) is not None:
-            option = {"share": "random", "fraction": "keep-fraction"}.get(name, name)
-            raise InputError(f"--{option} does not go with {task}; one damage at a time")
-    if missing is not None and "mask" not in TASKS[task]:
-        raise InputError(f"the picture has transparent pixels, which {task} cannot use; flatten it, or --task inpaint")
-
-
-def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndarray | None) -> Linear:
-    if kernel is not None:
-        if filter is not None:
-            raise InputError("--filter and --kernel both say how resolution was lost; give one")
-        return Circular(shape, kernel_weights(kernel), scale)
-    if filter not in (None, *FILTERS):
-        raise InputError(f"there is no filter {filter!r}; choose one of {', '.join(FILTERS)}")
-    return Bicubic(shape, scale) if filter == "bicubic" else SuperResolution(shape, scale)
-
-
-def kernel_weights(kernel: str | np.ndarray) -> np.ndarray:
-    return parse_kernel(kernel) if isinstance(kernel, str) else kernel
-
-
-def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Resolvable:
-    """The blur whose basis is the cheapest: by rows and columns, by cosines, or by Fourier."""
-    if border not in (None, *BORDERS):
-        raise InputError(f"there is no border {border!r}; choose one of {', '.join(BORDERS)}")
-    weights = kernel_weights(kernel)
-    if border is None:
-        border = "mirror" if is_mirrored(weights) else "circular"
-    if border == "valid":
-        return valid_blur(shape, weights)
-    if border == "taper":
-        return Tapered(shape, weights)
-    if border == "circular":
-        return Circular(shape, weights)
-    kind, _, value = kernel.partition(":") if isinstance(kernel, str) else ("", "", "")
-    if kind == "gaussian" and "," not in value:
-        return Deblur.gaussian(shape, float(value))
-    if kind == "uniform":
-        return Deblur.uniform(shape, int(value))
-    return Mirrored(shape, weights)
+def _refuse_padding(photo: Photo, task: str, damage: Damage) -> None:
+    """Raise InputError where nothing can lie around `photo`, or something else is said to."""
+    if task == "outpaint" and damage.keep is None and photo.missing is None:
+        raise InputError("outpainting is to paint the surroundings and keep them; leave --fit pad out")
+    if damage.border in ("valid", "taper"):
+        raise InputError(
+            f"--fit pad assumes nothing past the picture's border already, so --border {damage.border} has no part in "
+            "it; leave one of them out"
+        )

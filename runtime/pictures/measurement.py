@@ -1,36 +1,51 @@
-"""From a photograph and what is said of its damage to a measurement, its operator and its noise."""
+"""From a photo and its settled damage to a measurement, its operator and its noise."""
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...engines import InputError
-from ..operators import GREY_WEIGHTS, Inpaint, Operator, Resolvable, Shape, Tapered
-from ..operators.kernels import valid_part
-from ..operators.masks import border_mask
-from .damage import (
-    GREY,
-    SIGMA,
-    VECTORS,
-    Damage,
-    implied,
-    kernel_weights,
-    missing_pixels,
-    refuse_unread,
-    whole_operator,
-    without,
+from ..operators import (
+    GREY_WEIGHTS,
+    Bicubic,
+    Circular,
+    Colorize,
+    Deblur,
+    Denoise,
+    Inpaint,
+    Linear,
+    Masked,
+    MaskedMatrix,
+    Matrix,
+    Mirrored,
+    Operator,
+    Partial,
+    Resolvable,
+    Shape,
+    SuperResolution,
+    Tapered,
+    WalshHadamard,
+    is_mirrored,
+    parse_kernel,
+    valid_blur,
 )
+from ..operators.dense import is_small
+from ..operators.kernels import KINDS, valid_part
+from ..operators.masks import border_mask
+from .damage import BORDERS, FILTERS, GREY, SIGMA, TASK_FIELDS, VECTORS, Damage, Settled, settle
 from .images import Photo, fit_photo, pad_photo
 from .noise_level import estimate_sigma
 
+PAINTED = ("inpaint", "outpaint")
+"""The tasks that are nothing but a mask."""
 KEPT = 4
 """Operators that are kept for the next picture."""
 
 
 @dataclass(frozen=True)
-class Job:
+class Measurement:
     """A measurement ready to restore."""
 
     operator: Operator
@@ -50,48 +65,43 @@ def prepare(
     damage: Damage,
     fit: str | None = None,
     made: dict[Hashable, Any] | None = None,
-) -> Job:
-    """The job of restoring `photo` with a prior of images of `image_shape` (C, H, W).
+) -> Measurement:
+    """Settle `damage` on `photo` and make the measurement, for a prior of images of `image_shape` (C, H, W).
 
-    What `damage` leaves open is read off the photo: smaller by a whole factor is super-resolution, transparent
-    pixels are inpainting, one channel is colourising, anything else is denoising at an estimated sigma. `fit` brings a
-    photo of the wrong size to the size wanted: "crop" or "resize", or "pad", which leaves its surroundings unmeasured;
-    `Job.inside` is then the picture's part of what is restored. `made`, empty at first, holds a few operators over
-    calls with the same `damage`, so that pictures of one size share theirs. Raises InputError.
+    Arguments as `settle` and `measure` take them. Raises InputError.
     """
-    if damage.mask is not None:
-        task = damage.task or implied(damage) or "inpaint"
-        refuse_unread(task, damage, None)
-        photo, damage = masked(photo, damage.mask), replace(damage, mask=None, task=task)
-    if fit == "pad":
-        photo, damage = _boxed(photo, damage)
-    task, because, scale = _settle_task(photo, image_shape, damage, fit)
-    damage = replace(damage, scale=scale)
+    return measure(settle(photo, damage, image_shape, fit), image_shape, fit, made)
+
+
+def measure(
+    settled: Settled, image_shape: Shape, fit: str | None = None, made: dict[Hashable, Any] | None = None
+) -> Measurement:
+    """Make the measurement of an image of `image_shape` (C, H, W) that a photo is by its settled damage.
+
+    fit: brings a photo of the wrong size to the size wanted: "crop" or "resize", or "pad", which leaves its
+    surroundings unmeasured; `Measurement.inside` is then the picture's part of what is restored. made: empty at first;
+    it holds a few operators over calls with the same Damage, so that pictures of one size share theirs.
+
+    A sigma that nobody named is estimated for denoising, and SIGMA otherwise. Raises InputError.
+    """
+    photo, task, damage, because = settled.photo, settled.task, settled.damage, settled.because
     if task == "outpaint" and damage.keep is None and photo.missing is None:
         photo = _centred(photo, image_shape)
     if damage.border == "valid" and damage.kernel is not None and photo.size == image_shape[:0:-1]:
-        photo = _inside(photo, valid_part(kernel_weights(damage.kernel), image_shape))
-    made, key = {} if made is None else made, (task, scale, image_shape)
+        photo = _inside(photo, valid_part(_weights(damage.kernel), image_shape))
+    made, key = {} if made is None else made, (task, damage.scale, image_shape)
     whole = _once(made, key, lambda: whole_operator(task, image_shape, damage))
-    photo = _sized(photo, _measurement_size(whole, image_shape), fit, task)
-    refuse_unread(task, damage, photo.missing)
+    photo = _sized(photo, whole.measurement_shape[:0:-1], fit, task).losing(settled.boxes)
     operator, marks = whole, (photo.missing, photo.outside)
-    if whole is None or damage.mask is not None or any(mark is not None for mark in marks):
+    if task in PAINTED or any(mark is not None for mark in marks):
         lost_by = (*key, *(None if mark is None else mark.tobytes() for mark in marks))
-        operator = _once(made, lost_by, lambda: without(whole, task, image_shape, damage, *marks))
+        operator = _once(made, lost_by, lambda: without(whole, task, damage, [photo.missing], photo.outside))
     seen = _seen(photo)
     lost = None if operator.missing is None else operator.missing[seen].mean()
     if lost:
         share = f"{lost:.0%} of the pixels are missing"
         because = share if isinstance(operator, Inpaint) else f"{because}; {share}"
-    y, channels = photo.pixels, operator.measurement_shape[0]
-    if task == "colorize":
-        weights = np.asarray(GREY_WEIGHTS[damage.grey or GREY], np.float32)
-        y = y if len(y) == 1 else np.tensordot(weights, y, 1)[None]
-    elif len(y) != channels:
-        y = photo.colour().pixels if channels == 3 else y.mean(axis=0, keepdims=True)
-    if isinstance(operator, Tapered):
-        y = operator.taper(y)
+    y = _measured(photo, operator, task, damage)
     sigma = damage.sigma
     if sigma is None:
         sigma = max(SIGMA, estimate_sigma(y[(..., *seen)])) if task == "denoise" else SIGMA
@@ -103,7 +113,132 @@ def prepare(
             slice(factor * seen[0].start, factor * seen[0].stop),
             slice(factor * seen[1].start, factor * seen[1].stop),
         )
-    return Job(operator, operator.observed(y), sigma, task, because, inside)
+    return Measurement(operator, operator.observed(y), sigma, task, because, inside)
+
+
+def whole_operator(task: str, shape: Shape, damage: Damage) -> Resolvable:
+    """The operator of a task on images of `shape` (C, H, W) before any mask; of inpainting, the identity.
+
+    Raises InputError naming the option that is missing or wrong.
+    """
+    match task:
+        case "denoise" | "inpaint" | "outpaint":
+            return Denoise(shape)
+        case "colorize":
+            return Colorize(shape, damage.grey or GREY)
+        case "sr":
+            if damage.scale is None:
+                raise InputError("super-resolution needs its factor: --scale 2 .. 16")
+            return _smaller(shape, damage.scale, damage.filter, damage.kernel)
+        case "deblur":
+            if damage.kernel is None:
+                words = ", ".join(KINDS.values())
+                raise InputError(f"deblurring needs its kernel: --kernel {words}, in pixels, or a file")
+            return _blur(shape, damage.kernel, damage.border)
+        case "sense":
+            if damage.fraction is None:
+                raise InputError("say what share of the Walsh-Hadamard coefficients was measured: --keep-fraction 0.25")
+            return WalshHadamard(shape, damage.fraction)
+        case _:
+            if damage.matrix is None:
+                raise InputError("say by which matrix: --matrix A.npy, a row each measured value")
+            return Matrix(shape, damage.matrix)
+
+
+def without(
+    whole: Resolvable,
+    task: str,
+    damage: Damage,
+    missing: Sequence[np.ndarray | None],
+    outside: np.ndarray | None = None,
+) -> Operator:
+    """The operator of a task, `whole` by `whole_operator`, without the pixels that are missing or outside the picture.
+
+    missing, outside: masks (h, w) bool of its measurement, None for none. Raises InputError where the task cannot lose
+    pixels, or has to, and for a mask of another size.
+    """
+    marked = [mask for mask in missing if mask is not None]
+    if marked and "mask" not in TASK_FIELDS[task]:
+        raise InputError(f"the picture has transparent pixels, which {task} cannot use; flatten it, or --task inpaint")
+    if not marked and task in PAINTED:
+        raise InputError(
+            "outpainting needs the box to keep: --keep WIDTHxHEIGHT"
+            if task == "outpaint"
+            else "inpainting needs to know what is missing: --mask MASK.png (white is missing), --hole WIDTHxHEIGHT, "
+            "or transparent pixels"
+        )
+    masks = marked if outside is None else [*marked, outside]
+    if not masks:
+        return whole
+    lost = _joined(masks, whole.measurement_shape)
+    if task in PAINTED:
+        return Inpaint(whole.image_shape, lost)
+    if isinstance(whole, Tapered):
+        raise InputError("edges cannot be tapered where pixels are missing; choose another --border")
+    if isinstance(whole, Linear) and type(whole).U is Linear.U:
+        return Masked(whole, lost)
+    if isinstance(whole, Partial):
+        return Partial(whole.inner, whole.part, lost)
+    if isinstance(whole, Linear) and not is_small(whole):
+        return Partial(whole, missing=lost)
+    return MaskedMatrix(whole.image_shape, whole_operator(task, (1, *whole.image_shape[1:]), damage), lost)
+
+
+def _joined(masks: Sequence[np.ndarray], measurement_shape: Shape) -> np.ndarray:
+    """(h, w) bool: every pixel that one of the masks marks. Raises InputError for a mask of another size."""
+    _, height, width = measurement_shape
+    for mask in masks:
+        if mask.shape != (height, width):
+            raise InputError(
+                f"the mask is {mask.shape[1]}x{mask.shape[0]} but the image is {width}x{height}; make them equal"
+            )
+    return np.logical_or.reduce(masks)
+
+
+def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndarray | None) -> Linear:
+    if kernel is not None:
+        if filter is not None:
+            raise InputError("--filter and --kernel both say how resolution was lost; give one")
+        return Circular(shape, _weights(kernel), scale)
+    if filter not in (None, *FILTERS):
+        raise InputError(f"there is no filter {filter!r}; choose one of {', '.join(FILTERS)}")
+    return Bicubic(shape, scale) if filter == "bicubic" else SuperResolution(shape, scale)
+
+
+def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Resolvable:
+    """The blur whose basis is the cheapest: by rows and columns, by cosines, or by Fourier."""
+    if border not in (None, *BORDERS):
+        raise InputError(f"there is no border {border!r}; choose one of {', '.join(BORDERS)}")
+    weights = _weights(kernel)
+    if border is None:
+        border = "mirror" if is_mirrored(weights) else "circular"
+    if border == "valid":
+        return valid_blur(shape, weights)
+    if border == "taper":
+        return Tapered(shape, weights)
+    if border == "circular":
+        return Circular(shape, weights)
+    kind, _, value = kernel.partition(":") if isinstance(kernel, str) else ("", "", "")
+    if kind == "gaussian" and "," not in value:
+        return Deblur.gaussian(shape, float(value))
+    if kind == "uniform":
+        return Deblur.uniform(shape, int(value))
+    return Mirrored(shape, weights)
+
+
+def _weights(kernel: str | np.ndarray) -> np.ndarray:
+    return parse_kernel(kernel) if isinstance(kernel, str) else kernel
+
+
+def _measured(photo: Photo, operator: Operator, task: str, damage: Damage) -> np.ndarray:
+    """The photo's pixels with the channels that `operator` measures, tapered where it tapers."""
+    y, channels = photo.pixels, operator.measurement_shape[0]
+    if task == "colorize":
+        weights = np.asarray(GREY_WEIGHTS[damage.grey or GREY], np.float32)
+        y = y if len(y) == 1 else np.tensordot(weights, y, 1)[None]
+    elif len(y) != channels:
+        y = photo.colour().pixels if channels == 3 else y.mean(axis=0, keepdims=True)
+    return operator.taper(y) if isinstance(operator, Tapered) else y
 
 
 def _seen(photo: Photo) -> tuple[slice, slice]:
@@ -112,24 +247,6 @@ def _seen(photo: Photo) -> tuple[slice, slice]:
         return slice(0, photo.size[1]), slice(0, photo.size[0])
     rows, columns = np.nonzero(~photo.outside)
     return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
-
-
-def _boxed(photo: Photo, damage: Damage) -> tuple[Photo, Damage]:
-    """A photo that is to be padded, with the boxes in its middle in its mask. Raises InputError."""
-    task = damage.task or implied(damage)
-    if task == "outpaint" and damage.keep is None and photo.missing is None:
-        raise InputError("outpainting is to paint the surroundings and keep them; leave --fit pad out")
-    if damage.border in ("valid", "taper"):
-        raise InputError(
-            f"--fit pad assumes nothing past the picture's border already, so --border {damage.border} has no part in "
-            "it; leave one of them out"
-        )
-    if damage.hole is None and damage.keep is None:
-        return photo, damage
-    refuse_unread(task or "inpaint", damage, None)
-    shape = (len(photo.pixels), *photo.pixels.shape[1:])
-    missing = missing_pixels(task or "inpaint", shape, damage, photo.missing)
-    return replace(photo, missing=missing), replace(damage, task=task, hole=None, keep=None)
 
 
 def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> Any:
@@ -149,37 +266,6 @@ def full_size(photo: Photo, damage: Damage) -> tuple[int, int]:
         raise InputError("super-resolution in tiles needs its factor: --scale 2 .. 16")
     width, height = photo.size
     return height * (damage.scale or 1), width * (damage.scale or 1)
-
-
-def _settle_task(photo: Photo, image_shape: Shape, damage: Damage, fit: str | None) -> tuple[str, str, int | None]:
-    """The task, why, and the factor of super-resolution."""
-    factor = _whole_factor(photo, image_shape)
-    if damage.task is not None:
-        return damage.task, "as asked", damage.scale or (factor if damage.task == "sr" else None)
-    task = implied(damage)
-    if task is not None:
-        return task, "as its option implies", damage.scale
-    width, height = photo.size
-    if factor is not None and fit is None:
-        return "sr", f"{width}x{height} is 1/{factor} of {image_shape[2]}x{image_shape[1]} a side", factor
-    if photo.missing is not None:
-        return "inpaint", "pixels are missing", None
-    if len(photo.pixels) == 1 and image_shape[0] == 3:
-        return "colorize", "the picture has one channel", None
-    return "denoise", "nothing is missing from the picture", None
-
-
-def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
-    """The r >= 2 by which both sides of the prior's images are larger, if there is one."""
-    (width, height), (_, full_height, full_width) = photo.size, image_shape
-    r = full_width // width
-    return r if r >= 2 and (width * r, height * r) == (full_width, full_height) else None
-
-
-def _measurement_size(operator: Resolvable | None, image_shape: Shape) -> tuple[int, int]:
-    """(width, height) of the pictures, or arrays, that a task starts from. `operator` is what `whole_operator` gave."""
-    _, height, width = image_shape if operator is None else operator.measurement_shape
-    return width, height
 
 
 def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> Photo:
@@ -202,18 +288,6 @@ def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> P
             f"{size[0]}x{size[1]}; give one of that size, {ways}"
         )
     return fit_photo(photo, size, fit)
-
-
-def masked(photo: Photo, mask: np.ndarray) -> Photo:
-    """`photo` without the pixels that `mask` (H, W) marks. Raises InputError for one of another size, or empty."""
-    if mask.shape != photo.pixels.shape[1:]:
-        raise InputError(
-            f"the mask is {mask.shape[1]}x{mask.shape[0]} but the picture is {photo.size[0]}x{photo.size[1]}; "
-            "make them equal"
-        )
-    if not mask.any():
-        raise InputError("the mask marks nothing: paint white what is missing")
-    return replace(photo, missing=mask if photo.missing is None else photo.missing | mask)
 
 
 def _inside(photo: Photo, part: tuple[slice, slice]) -> Photo:

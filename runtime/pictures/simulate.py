@@ -5,16 +5,9 @@ import numpy as np
 from ...engines import InputError
 from ..operators import Operator, Shape
 from ..sampling.noise import Use, generator, normal
-from .damage import (
-    SIGMA,
-    TASKS,
-    Damage,
-    refuse_unread,
-    whole_operator,
-    without,
-)
+from .damage import SIGMA, TASK_FIELDS, Damage, boxed_pixels, refuse_unread
 from .images import Photo
-from .measurement import _measurement_size
+from .measurement import whole_operator, without
 
 
 def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, Operator]:
@@ -24,22 +17,22 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
     seed gives the same noise and the same random mask. Raises InputError.
     """
     if damage.task is None:
-        raise InputError(f"say what to do to the picture: --task {'|'.join(TASKS)}")
+        raise InputError(f"say what to do to the picture: --task {'|'.join(TASK_FIELDS)}")
     if damage.border == "taper":
         raise InputError("--border taper is for restoring a photograph; damage one with circular, mirror or valid")
     if damage.task == "denoise" and damage.sigma is None:
         raise InputError("say how much noise to add: --sigma, on the [-1, 1] scale")
     clean = photo.pixels if damage.task != "colorize" else photo.colour().pixels
     shape: Shape = (clean.shape[0], clean.shape[1], clean.shape[2])
-    missing, whole = photo.missing, whole_operator(damage.task, shape, damage)
+    refuse_unread(damage.task, damage)
+    whole, lost = whole_operator(damage.task, shape, damage), None
     if damage.share is not None:
         if not 0 < damage.share < 1:
             raise InputError(f"the random share of missing pixels must lie between 0 and 1; got {damage.share}")
-        width, height = _measurement_size(whole, shape)
-        lost = generator(seed, 0, Use.MEASUREMENT, step=1).random((height, width)) < damage.share
-        missing = lost if missing is None else missing | lost
-    refuse_unread(damage.task, damage, missing)
-    operator = without(whole, damage.task, shape, damage, missing)
+        drawn = generator(seed, 0, Use.MEASUREMENT, step=1).random(whole.measurement_shape[1:])
+        lost = drawn < damage.share
+    missing = photo.missing, damage.mask, boxed_pixels(shape[1:], damage), lost
+    operator = without(whole, damage.task, damage, missing)
     sigma = SIGMA if damage.sigma is None else damage.sigma
     y = np.asarray(operator.A(clean[None])[0]) + np.float32(sigma) * normal(
         operator.measurement_shape, seed, 0, Use.MEASUREMENT

@@ -15,8 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from ...engines import InputError, WorkerError
 from ..pictures.images import Photo, as_mask, decode_photo
-from ..pictures.measurement import Job as Asked
-from ..pictures.measurement import full_size, prepare
+from ..pictures.measurement import Measurement, full_size, prepare
 from ..pool import Pool
 from ..restorer import Result
 from .errors import status_of
@@ -69,13 +68,13 @@ class Service:
         parameters = Parameters.read(text)
         settings = parameters.settings()
         async with self.decoders:
-            photo, asked = await asyncio.to_thread(self._prepare, picture, mask, parameters)
-        request.state.facts = {"task": asked.task}
-        job = Job.of(asked, photo, parameters.fit)
+            photo, measurement = await asyncio.to_thread(self._prepare, picture, mask, parameters)
+        request.state.facts = {"task": measurement.task}
+        job = Job.of(measurement, photo, parameters.fit)
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def submit(**more: Any) -> "Future[Result]":
-            future = self.pool.submit(asked.y, asked.operator, **more)
+            future = self.pool.submit(measurement.y, measurement.operator, **more)
             submitted.set_result(None)
             return future
 
@@ -113,7 +112,7 @@ class Service:
         text = parts.get("parameters", request.query_params.get("parameters"))
         return parts["image"], parts.get("mask") or None, text
 
-    def _prepare(self, picture: bytes, mask: bytes | None, parameters: Parameters) -> tuple[Photo, Asked]:
+    def _prepare(self, picture: bytes, mask: bytes | None, parameters: Parameters) -> tuple[Photo, Measurement]:
         """Decode a picture and settle what is asked of it. Raises InputError."""
         most = self.options.max_pixels
         name = "image.npy" if picture.startswith(b"\x93NUMPY") else "the image"

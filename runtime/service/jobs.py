@@ -15,7 +15,7 @@ import numpy as np
 from ... import __version__
 from ...engines import FrugalError
 from ..pictures.images import Metadata, Photo, encode_png, to_picture
-from ..pictures.measurement import Job as Asked
+from ..pictures.measurement import Measurement
 from ..pool.scheduler import Moved
 from ..restorer import Result
 from .errors import sentence
@@ -59,9 +59,9 @@ class Job:
         return self.state in ("done", "failed", "cancelled")
 
     @classmethod
-    def of(cls, asked: Asked, photo: Photo, fit: str | None) -> "Job":
-        whole = slice(None), slice(None)
-        return cls(asked.task, asked.because, asked.sigma, fit, photo.metadata, asked.inside or whole)
+    def of(cls, measurement: Measurement, photo: Photo, fit: str | None) -> "Job":
+        inside = measurement.inside or (slice(None), slice(None))
+        return cls(measurement.task, measurement.because, measurement.sigma, fit, photo.metadata, inside)
 
     async def run(self, submit: Callable[..., "Future[Result]"], **settings: Any) -> None:
         """Begin it, and see it to its end. Raises what `submit` does; what the future raises is kept in `error`.

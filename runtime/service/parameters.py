@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ...engines import InputError
 from ..operators import GREY_WEIGHTS
 from ..operators.kernels import KINDS
-from ..pictures.damage import BORDERS, FILTERS, TASKS, Damage, parse_size
+from ..pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_size
 from ..sampling.guidance import GUIDANCE, PRESETS
 from ..sampling.switch import METHODS
 
@@ -36,7 +36,7 @@ class Parameters(BaseModel):
         },
     )
 
-    task: Literal[tuple(task for task in TASKS if task != "matrix")] | None = Field(  # type: ignore[valid-type]
+    task: Literal[tuple(task for task in TASK_FIELDS if task != "matrix")] | None = Field(  # type: ignore[valid-type]
         None, description="What was done to the picture; read off it where it is left out."
     )
     sigma: float | None = Field(

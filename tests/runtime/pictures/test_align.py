@@ -18,7 +18,7 @@ from frugal_rt.runtime.operators import Colorize, Denoise, Inpaint
 from frugal_rt.runtime.pictures import align
 from frugal_rt.runtime.pictures.align import Face, Frame, find_faces
 from frugal_rt.runtime.pictures.images import PORTRAIT, Photo, read_photo
-from frugal_rt.runtime.pictures.measurement import Job
+from frugal_rt.runtime.pictures.measurement import Measurement
 
 SHARES = {"centre": [0.5, 0.6], "side": 0.8}
 RESTORE = ("restore", "-e", "framed.plan", "--steps", "4")
@@ -103,7 +103,7 @@ def test_what_is_cut_is_the_square_and_knows_what_lies_beyond_the_photograph(fra
 @pytest.mark.parametrize("frame", [Frame(5, 2, 16), Frame(-3, 9, 16), Frame(-4, -5, 40)])
 def test_outside_the_frame_nothing_changes_and_its_border_fades(frame):
     photo = Photo(np.zeros((3, 20, 30), np.float32))
-    job = Job(Denoise((3, 16, 16)), photo.pixels, 0.2, "denoise", "")
+    job = Measurement(Denoise((3, 16, 16)), photo.pixels, 0.2, "denoise", "")
     (pasted,) = frame.paste(photo, np.ones((1, 3, 16, 16), np.float32), job)
     rows, columns = np.arange(20) - frame.top, np.arange(30) - frame.left
     edge = np.minimum.outer(np.minimum(rows, frame.side - 1 - rows), np.minimum(columns, frame.side - 1 - columns))
@@ -122,13 +122,13 @@ def test_what_was_measured_well_stays_the_photograph_s():
     hole = np.zeros((16, 16), bool)
     hole[5, 5] = True
     photo = Photo(whole, missing)
-    filled = frame.paste(photo, images, Job(Inpaint((3, 16, 16), hole), whole, 0.01, "inpaint", ""))
+    filled = frame.paste(photo, images, Measurement(Inpaint((3, 16, 16), hole), whole, 0.01, "inpaint", ""))
     np.testing.assert_allclose(filled[0][:, ~missing], whole[:, ~missing], atol=1e-6)
     assert np.abs(filled[0][:, 10:15, 12:18] - whole[:, 10:15, 12:18]).min() > 0
     assert np.argwhere(frame.left_missing(photo)).tolist() == [[0, 0]]
     colorize = Colorize((3, 16, 16))
     grey = Photo(whole[:1])
-    coloured = frame.paste(grey, images, Job(colorize, whole, 0.01, "colorize", ""))
+    coloured = frame.paste(grey, images, Measurement(colorize, whole, 0.01, "colorize", ""))
     seen = Colorize((3, 30, 40)).A(coloured)
     np.testing.assert_allclose(seen, np.broadcast_to(grey.pixels, seen.shape), atol=1e-5)
     assert coloured.std(axis=1).max() > 0.1
@@ -179,11 +179,11 @@ def test_noise_is_the_photograph_s_and_less_in_a_frame_that_shrinks(here, framed
     noisy = replace(photo, pixels=np.float32(photo.pixels + noise))
     aligned = align.align(noisy, plan, align.Damage())
     clean = aligned.frame.cut(photo, 16).pixels
-    assert aligned.job.task == "denoise"
-    assert aligned.job.sigma == pytest.approx(0.3 * 16 / aligned.frame.side, rel=0.1)
-    assert (aligned.job.y - clean).std() == pytest.approx(aligned.job.sigma, rel=0.15)
+    assert aligned.measurement.task == "denoise"
+    assert aligned.measurement.sigma == pytest.approx(0.3 * 16 / aligned.frame.side, rel=0.1)
+    assert (aligned.measurement.y - clean).std() == pytest.approx(aligned.measurement.sigma, rel=0.15)
     named = align.align(noisy, plan, align.Damage(sigma=0.2))
-    assert named.job.sigma == pytest.approx(0.2 * 16 / named.frame.side)
+    assert named.measurement.sigma == pytest.approx(0.2 * 16 / named.frame.side)
 
 
 def test_what_cannot_be_aligned_is_refused_in_a_sentence(here, monkeypatch):

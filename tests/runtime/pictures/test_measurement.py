@@ -1,7 +1,5 @@
 """What a user means, from the picture and a few words."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import pywt
@@ -9,9 +7,9 @@ import pywt
 from frugal_rt import InputError
 from frugal_rt.runtime.operators import Iterative, Matrix, dense
 from frugal_rt.runtime.operators.masks import border_mask, box_mask
-from frugal_rt.runtime.pictures.damage import Damage, make_operator, parse_sigma, parse_size
+from frugal_rt.runtime.pictures.damage import Damage, parse_sigma, parse_size
 from frugal_rt.runtime.pictures.images import Photo
-from frugal_rt.runtime.pictures.measurement import prepare
+from frugal_rt.runtime.pictures.measurement import prepare, whole_operator, without
 from frugal_rt.runtime.pictures.noise_level import estimate_sigma
 from frugal_rt.runtime.pictures.simulate import simulate
 
@@ -329,8 +327,8 @@ def test_a_padded_picture_s_surroundings_are_not_measured(picture, damage):
             np.testing.assert_array_equal(job.y[(..., *measured)], picture.pixels)
     image = np.random.default_rng(0).uniform(-1, 1, (1, *SHAPE))
     task = "inpaint" if job.task == "denoise" else job.task
-    whole = make_operator(task, SHAPE, replace(damage, hole=None, keep=None, task=task), ~seen)
-    np.testing.assert_allclose(job.operator.A(image), whole.A(image), atol=1e-6)
+    expected = without(whole_operator(task, SHAPE, damage), task, damage, [~seen])
+    np.testing.assert_allclose(job.operator.A(image), expected.A(image), atol=1e-6)
     assert not job.operator.A(image)[..., ~seen].any()
 
 
@@ -383,6 +381,11 @@ def test_random_masks_lose_their_share():
         (Damage(task="deblur", kernel="motion:3", border="taper"), "--border taper is for restoring"),
         (Damage(task="inpaint", share=1.5), "between 0 and 1"),
         (Damage(task="denoise", sigma=0.1, share=0.5), "--random does not go with denoise"),
+        (Damage(task="sharpen"), "no task 'sharpen'; choose one of denoise, inpaint"),
+        (Damage(task="inpaint"), "--mask MASK.png"),
+        (Damage(task="outpaint"), "--keep WIDTHxHEIGHT"),
+        (Damage(task="sr", scale=4, mask=HOLE), "the mask is 16x16 but the image is 4x4; make them equal"),
+        (Damage(task="sr", scale=4, mask=HOLE, share=0.5), "the mask is 16x16 but the image is 4x4; make them equal"),
     ],
 )
 def test_simulating_needs_to_know_what(damage, sentence):

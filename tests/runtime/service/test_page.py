@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frugal_rt.runtime.pictures.damage import Damage, make_operator
+from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.measurement import whole_operator
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
@@ -224,10 +225,10 @@ def test_damage_is_what_the_service_calls_it(page: Page) -> None:
     clean = np.asarray(Image.open(io.BytesIO(picture(16, 16))), np.float32).transpose(2, 0, 1)[None]
     page.set(sigma="0")
     page.choose("task", "sr")
-    expected = make_operator("sr", (3, 16, 16), Damage(scale=4)).A(clean)[0].transpose(1, 2, 0)
+    expected = whole_operator("sr", (3, 16, 16), Damage(scale=4)).A(clean)[0].transpose(1, 2, 0)
     assert np.abs(page.pixels("picture")[:4, :4, :3] - expected).max() <= 0.51
     page.choose("task", "deblur")
-    expected = make_operator("deblur", (3, 16, 16), Damage(kernel="gaussian:1.5")).A(clean)[0].transpose(1, 2, 0)
+    expected = whole_operator("deblur", (3, 16, 16), Damage(kernel="gaussian:1.5")).A(clean)[0].transpose(1, 2, 0)
     assert np.abs(page.pixels("picture")[..., :3] - expected).max() <= 0.51
 
 
