@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..engines import InputError
 from ..engines.files import atomic_write, is_there, sha256_of
-from ..engines.version import __version__
+from ..runtime.pictures import settings
 from ..runtime.pictures.images import FORMATS, SETTINGS_KEY
 
 NOT_KEPT = (
@@ -66,12 +66,8 @@ def options_of(ctx: click.Context) -> dict[str, Any]:
 
 def record(options: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
     """What --params reads, with the hashes of the weights and of every file that `options` name."""
-    hashes = {name: _hashes(options[name]) for name in FILES if name in options}
-    return {
-        "frugal_rt": __version__,
-        "options": options,
-        "sha256": {"weights": weights_sha256, **{name: found for name, found in hashes.items() if found}},
-    }
+    files = {name: _hashes(options[name]) for name in FILES if name in options}
+    return settings.record(options, weights_sha256, files)
 
 
 def alone(kept: dict[str, Any], source: Path) -> dict[str, Any]:
@@ -89,12 +85,17 @@ def save(path: Path, kept: dict[str, Any]) -> None:
 
 
 def check(ctx: click.Context, now: dict[str, Any]) -> None:
-    """Raises InputError where --params was given and a file it names, or the plan's weights, is another in `now`."""
+    """Raise InputError where --params was given, and a file it was made with or the plan's weights is another in `now`.
+
+    A picture from the service was made with files that it does not name: they must be named now.
+    """
     if META not in ctx.meta:
         return
     path, kept = ctx.meta[META]
     for name, digest in kept.get("sha256", {}).items():
         option = "engine" if name == "weights" else name
+        if name in FILES and ctx.params.get(name) is None:
+            raise InputError(f"{path.name} was made with a {name} that it does not name; give it: --{name} FILE")
         if ctx.get_parameter_source(option) is ParameterSource.DEFAULT_MAP and now["sha256"].get(name) != digest:
             what = "the plan holds other weights" if name == "weights" else f"{name}: the file is another one"
             raise InputError(f"{what} than {path.name} was made with; name the right one, or leave --params out")

@@ -13,7 +13,6 @@ import click
 from ..engines import FrugalError, InputError, Plan, gpu_backend, open_engine
 from ..engines.files import is_folder, make_folder
 from ..engines.plan import WEIGHTS
-from ..engines.version import __version__
 from ..runtime.offline import animation
 from ..runtime.offline.folder import Asked, Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
 from ..runtime.offline.gpus import Devices, gpus_named
@@ -22,6 +21,7 @@ from ..runtime.offline.ray_cluster import Cluster
 from ..runtime.offline.trace import SUFFIXES, explain, load_plots, write_trace
 from ..runtime.pictures.align import framing_of
 from ..runtime.pictures.images import check_output, read_bytes, to_picture
+from ..runtime.pictures.settings import png_settings
 from ..runtime.restorer import Restorer
 from ..runtime.sampling.guidance import GUIDANCE, PRESETS
 from ..runtime.sampling.loop import StepEvent
@@ -226,7 +226,9 @@ def command(
                     raise InputError(outcome.why)
                 failed.append(outcome)
                 continue
-            settings = _settings(outcome, fit, params.alone(kept, outcome.source))
+            result = outcome.result
+            asked_for = params.alone(kept, outcome.source)
+            settings = png_settings(result.settings, result.k, outcome.task, fit, asked_for, outcome.frame)
             if output is not None and not one:
                 make_folder(output)  # not before there is something to put into it
             paths = write_result(targets[outcome.source], outcome, settings)
@@ -275,20 +277,6 @@ def _targets(
         for target in due.values():
             check_outputs(target, samples, force or resume)
     return due, there
-
-
-def _settings(outcome: Restored, fit: str | None, kept: dict[str, Any]) -> dict[str, Any]:
-    result, frame = outcome.result, outcome.frame
-    return {
-        "frugal_rt": __version__,
-        **result.settings,
-        "task": outcome.task,
-        "fit": fit,
-        "frame": None if frame is None else [frame.left, frame.top, frame.side],
-        "k": result.k[0],
-        "samples": len(result.image),
-        "params": kept,
-    }
 
 
 def _said(outcome: Restored, paths: list[Path]) -> dict[str, Any]:

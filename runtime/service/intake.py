@@ -1,6 +1,7 @@
 """How a service is run, and how a request becomes a job."""
 
 import asyncio
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -69,8 +70,9 @@ class Service:
         settings = parameters.settings()
         async with self.decoders:
             photo, measurement = await asyncio.to_thread(self._prepare, picture, mask, parameters)
+            files = await asyncio.to_thread(_hashes, images=picture, mask=mask)
         request.state.facts = {"task": measurement.task}
-        job = Job.of(measurement, photo, parameters.fit)
+        job = Job.of(measurement, photo, parameters.options(), files)
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def submit(**more: Any) -> "Future[Result]":
@@ -135,6 +137,11 @@ class Service:
         if job is None:
             raise HTTPException(404, "there is no such job, or it is forgotten")
         return job
+
+
+def _hashes(**files: bytes | None) -> dict[str, list[str]]:
+    """The SHA-256 of each file that was sent, by name."""
+    return {name: [hashlib.sha256(data).hexdigest()] for name, data in files.items() if data is not None}
 
 
 async def _parts(request: Request) -> dict[str, bytes]:

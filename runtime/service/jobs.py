@@ -5,17 +5,17 @@ import base64
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ... import __version__
 from ...engines import FrugalError
 from ..pictures.images import Metadata, Photo, encode_png, to_picture
 from ..pictures.measurement import Measurement
+from ..pictures.settings import png_settings, record
 from ..pool.scheduler import Moved
 from ..restorer import Result
 from .errors import sentence
@@ -33,11 +33,14 @@ class Job:
     task: str
     because: str
     sigma: float
-    fit: str | None
     metadata: Metadata
     """Of the picture that was sent."""
     inside: tuple[slice, slice]
     """Its rows and columns of what is restored: all, but for a padded one."""
+    options: Mapping[str, Any]
+    """Those of `frugal-rt restore` that ask for the same."""
+    files: Mapping[str, Sequence[str]]
+    """The SHA-256 of each file that was sent, by the option that names it there."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     state: str = "queued"
     """queued, running, done, failed or cancelled."""
@@ -59,9 +62,18 @@ class Job:
         return self.state in ("done", "failed", "cancelled")
 
     @classmethod
-    def of(cls, measurement: Measurement, photo: Photo, fit: str | None) -> "Job":
-        inside = measurement.inside or (slice(None), slice(None))
-        return cls(measurement.task, measurement.because, measurement.sigma, fit, photo.metadata, inside)
+    def of(
+        cls, measurement: Measurement, photo: Photo, options: Mapping[str, Any], files: Mapping[str, Sequence[str]]
+    ) -> "Job":
+        return cls(
+            task=measurement.task,
+            because=measurement.because,
+            sigma=measurement.sigma,
+            metadata=photo.metadata,
+            inside=measurement.inside or (slice(None), slice(None)),
+            options=options,
+            files=files,
+        )
 
     async def run(self, submit: Callable[..., "Future[Result]"], **settings: Any) -> None:
         """Begin it, and see it to its end. Raises what `submit` does; what the future raises is kept in `error`.
@@ -145,14 +157,8 @@ class Job:
         changed.set()
 
     def _encode(self, result: Result) -> bytes:
-        settings = {
-            "frugal_rt": __version__,
-            **result.settings,
-            "task": self.task,
-            "fit": self.fit,
-            "k": result.k[0],
-            "samples": 1,
-        }
+        params = record(self.options, result.settings["weights_sha256"], self.files)
+        settings = png_settings(result.settings, result.k, self.task, self.options.get("fit"), params)
         return encode_png(to_picture(result.image[(..., *self.inside)]), settings, self.metadata)
 
 

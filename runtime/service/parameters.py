@@ -116,6 +116,16 @@ class Parameters(BaseModel):
             "seed": self.seed,
         }
 
+    def options(self) -> dict[str, Any]:
+        """The options of `frugal-rt restore` that ask for the same, by its parameters' names, for `settings.record`."""
+        said = self.model_dump(exclude_none=True, exclude={"timeout"})
+        for name in ("hole", "keep"):
+            if name in said:
+                said[name] = "x".join(map(str, said[name]))
+        if "steps" in said:
+            said["steps_"] = said.pop("steps")
+        return {name: value for name, value in said.items() if value is not False}
+
 
 def _clause(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])

@@ -1,0 +1,55 @@
+"""The settings that a restored PNG carries, whoever restored it, and the record in them that `--params` reads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...engines.version import __version__
+from .align import Frame
+
+
+def png_settings(
+    result: Mapping[str, Any],
+    k: Sequence[int],
+    task: str,
+    fit: str | None,
+    params: Mapping[str, Any],
+    frame: Frame | None = None,
+) -> dict[str, Any]:
+    """Return what a restored picture says of itself in its text chunk, in JSON's types.
+
+    result, k: those of a `Result`, whose settings come first: `operator` (its name and what tells it from others),
+    `sigma`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `batch`, `backend`, `prior` and
+    `weights_sha256`. The other keys are
+
+    - `frugal_rt`: the version that restored it.
+    - `task`: as it was settled.
+    - `fit`: how the picture was brought to the prior's size; null where it had it, or was cut into tiles.
+    - `frame`: left, top and side, in pixels, of the square of the photograph that was restored; null for the whole.
+    - `k`: the DMPS steps that were left at the first sample's switch.
+    - `samples`: how many were drawn. The picture of one of several has its own `sample`, and that of their deviation
+      has `white`, the deviation on the [-1, 1] scale that is shown white.
+    - `params`: the `record` of what was asked.
+    """
+    return {
+        "frugal_rt": __version__,
+        **result,
+        "task": task,
+        "fit": fit,
+        "frame": None if frame is None else [frame.left, frame.top, frame.side],
+        "k": k[0],
+        "samples": len(k),
+        "params": dict(params),
+    }
+
+
+def record(options: Mapping[str, Any], weights_sha256: str, files: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return what was asked, for `--params` to ask again.
+
+    options: those of `frugal-rt restore` by their parameters' names, in JSON's types, without those left at None or
+    False. files: the SHA-256 of each file that an option names, by the option; empty ones are left out.
+    """
+    return {
+        "frugal_rt": __version__,
+        "options": dict(options),
+        "sha256": {"weights": weights_sha256, **{name: list(hashes) for name, hashes in files.items() if hashes}},
+    }
