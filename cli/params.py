@@ -11,8 +11,9 @@ import click
 from click.core import ParameterSource
 from PIL import Image
 
-from ..engines import InputError
+from ..engines import InputError, Plan
 from ..engines.files import atomic_write, is_there, sha256_of
+from ..engines.plan import WEIGHTS
 from ..runtime.pictures import settings
 from ..runtime.pictures.images import FORMATS, SETTINGS_KEY
 
@@ -55,19 +56,23 @@ save_params = click.option(
 )
 
 
-def options_of(ctx: click.Context) -> dict[str, Any]:
-    """The running command's options in JSON's types, those left out or unset not among them."""
-    return {
+def record(ctx: click.Context, plan: Plan) -> dict[str, Any]:
+    """Record the running command's options for --params, with the hashes of `plan`'s weights and of every file named.
+
+    Raises InputError where --params was given, and a file it was made with or the plan's weights is another now. A
+    picture from the service was made with files that it does not name: they must be named now.
+    """
+    options = {
         name: _plain(value)
         for name, value in ctx.params.items()
         if name not in NOT_KEPT and value is not None and value is not False
     }
-
-
-def record(options: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
-    """What --params reads, with the hashes of the weights and of every file that `options` name."""
     files = {name: _hashes(options[name]) for name in FILES if name in options}
-    return settings.record(options, weights_sha256, files)
+    now = settings.record(options, plan.manifest["members"][WEIGHTS]["sha256"], files)
+    if META in ctx.meta:
+        path, before = ctx.meta[META]
+        _refuse_others(ctx, path, before.get("sha256", {}), now["sha256"])
+    return now
 
 
 def alone(kept: dict[str, Any], source: Path) -> dict[str, Any]:
@@ -84,19 +89,13 @@ def save(path: Path, kept: dict[str, Any]) -> None:
         file.write(json.dumps(kept, indent=1).encode() + b"\n")
 
 
-def check(ctx: click.Context, now: dict[str, Any]) -> None:
-    """Raise InputError where --params was given, and a file it was made with or the plan's weights is another in `now`.
-
-    A picture from the service was made with files that it does not name: they must be named now.
-    """
-    if META not in ctx.meta:
-        return
-    path, kept = ctx.meta[META]
-    for name, digest in kept.get("sha256", {}).items():
-        option = "engine" if name == "weights" else name
+def _refuse_others(ctx: click.Context, path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise InputError where a hash that --params brought is another now, unless the command line named that file."""
+    for name, digest in before.items():
         if name in FILES and ctx.params.get(name) is None:
             raise InputError(f"{path.name} was made with a {name} that it does not name; give it: --{name} FILE")
-        if ctx.get_parameter_source(option) is ParameterSource.DEFAULT_MAP and now["sha256"].get(name) != digest:
+        option = "engine" if name == "weights" else name
+        if ctx.get_parameter_source(option) is ParameterSource.DEFAULT_MAP and now.get(name) != digest:
             what = "the plan holds other weights" if name == "weights" else f"{name}: the file is another one"
             raise InputError(f"{what} than {path.name} was made with; name the right one, or leave --params out")
 

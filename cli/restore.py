@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -10,21 +10,14 @@ from typing import Any
 
 import click
 
-from ..engines import FrugalError, InputError, Plan, gpu_backend, open_engine
-from ..engines.files import is_folder, make_folder
-from ..engines.plan import WEIGHTS
-from ..runtime.offline import animation
-from ..runtime.offline.folder import Asked, Failed, Prepared, Restored, find_pictures, restore_pictures, targets_in
-from ..runtime.offline.gpus import Devices, gpus_named
-from ..runtime.offline.outputs import check_outputs, output_paths, write_result
-from ..runtime.offline.ray_cluster import Cluster
-from ..runtime.offline.trace import SUFFIXES, explain, load_plots, write_trace
-from ..runtime.pictures.align import framing_of
-from ..runtime.pictures.images import check_output, read_bytes, to_picture
-from ..runtime.pictures.settings import png_settings
-from ..runtime.restorer import Restorer
-from ..runtime.sampling.guidance import GUIDANCE, PRESETS
-from ..runtime.sampling.loop import StepEvent
+from ..engines import FrugalError, InputError, Plan
+from ..runtime.offline import animation, trace
+from ..runtime.offline.folder import Failed, Order, Prepared, find_pictures
+from ..runtime.offline.gpus import gpus_named
+from ..runtime.offline.outputs import Targets
+from ..runtime.offline.run import Beside, Resources, Run, Written
+from ..runtime.pictures.images import check_output
+from ..runtime.sampling.guidance import GUIDANCE, PRESETS, Guidance
 from ..runtime.sampling.switch import METHODS
 from . import options, params
 from .progress import pictures, stages, steps
@@ -74,7 +67,7 @@ from .progress import pictures, stages, steps
     metavar="FILE",
     multiple=True,
     type=options.PATH,
-    help=f"Write what the switch saw: {', '.join(SUFFIXES)}, a table or a plot. May be repeated.",
+    help=f"Write what the switch saw: {', '.join(trace.SUFFIXES)}, a table or a plot. May be repeated.",
 )
 @click.option("--save-steps", metavar="DIR", type=options.PATH, help="Write the estimate after every step into DIR.")
 @click.option("--video", metavar="FILE", type=options.PATH, help=f"Write them as one: {', '.join(animation.SUFFIXES)}.")
@@ -136,7 +129,7 @@ def command(
     if switch is not None and method != "hybrid":
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     sources = find_pictures(images)
-    one = len(images) == 1 and sources == [images[0]]
+    one = len(images) == 1 and sources == [*images]
     if (devices or ray or not one) and (traces or save_steps or video):
         raise click.UsageError("--trace, --save-steps and --video are for one picture, restored here")
     if workers is not None and ray is None:
@@ -144,161 +137,102 @@ def command(
     if devices is not None and ray:
         raise click.UsageError("--devices is of this machine and --ray of a cluster; leave one of them out")
     gpus = [] if devices is None else gpus_named(devices)
-    targets, there = _targets(sources, one, output, samples, resume, force)
-    sources = [source for source in sources if source in targets]
-    written = [check_output(path, force, SUFFIXES) for path in traces]
-    for path, suffixes in ((video, animation.SUFFIXES), (save_params, (".json",))):
-        if path is not None:
-            check_output(path, force, suffixes)
+    targets = Targets.settle(sources, one, output, samples, resume, force)
+    if save_params is not None:
+        check_output(save_params, force, (".json",))
     count = PRESETS[preset] if steps_ is None else steps_
     with stages() as on_stage:
         on_stage("reading the plan")
-        load_plots(written)
-        asked = Asked(
-            damage=options.read_damage(damage),
-            fit=fit,
-            tile=tile,
-            align=align_,
-            settings={
-                "steps": count,
-                "switch": METHODS[method] if switch is None else switch,
-                "every": every,
-                "guidance": guidance or GUIDANCE[0],
-                "zeta": zeta,
-                "lam": lam,
-                "seed": seed,
-            },
-            samples=samples,
+        settings = Guidance(
+            steps=count,
+            switch=METHODS[method] if switch is None else switch,
+            every=every,
+            guidance=guidance or GUIDANCE[0],
+            zeta=zeta,
+            lam=lam,
+            seed=seed,
         )
+        order = Order(options.read_damage(damage), fit, tile, align_, settings, samples)
         plan = Plan.open(engine)
-        kept = params.record(params.options_of(ctx), plan.manifest["members"][WEIGHTS]["sha256"])
-        params.check(ctx, kept)
-        if gpus:
-            backend = gpu_backend(plan, backend, trust_engines)
-        restorer = None if ray or gpus else Restorer(plan, open_engine(plan, backend, trust_engines=trust_engines))
-    if framing_of(plan) is not None and (tile or fit in ("crop", "resize")):
+        kept = params.record(ctx, plan)
+        run = Run(
+            plan,
+            order,
+            targets,
+            Beside(traces, save_steps, video, force),
+            Resources(engine, backend, trust_engines, gpus, ray, workers),
+            partial(params.alone, kept),
+        )
+    if run.leaves_framing:
         name = plan.manifest["prior"]["name"]
         click.echo(f"{name} knows whole faces framed in one way, and does poorly elsewhere: see --align", err=True)
-    recorder = animation.Recorder(
-        None if save_steps is None else animation.check_folder(save_steps, force), keep=video is not None
-    )
-
-    def here(restorer: Restorer, stack: ExitStack) -> Iterator[Restored | Failed]:
-        watch = stack.enter_context(steps("restoring", count * len(sources) * samples, by_row=True))
-        prepared = asked.preparing(restorer, watch.on_tiles)
-
-        def ready(source: Path) -> Prepared:
-            found = prepared(source, read_bytes(source))
-            if one:
-                click.echo(f"{source.name}: {found.measurement.task} ({found.measurement.because})", err=as_json)
-            return found
-
-        def each(event: StepEvent) -> None:
-            recorder(event)
-            watch.on_step(event)
-
-        return restore_pictures(sources, ready, asked, each)
-
     out = None if sys.stdout.isatty() else sys.stdout  # a bar on a terminal wants to know what is written beside it
 
-    def spread(stack: ExitStack) -> Iterator[Restored | Failed]:
+    def ready(found: Prepared) -> None:
+        if one:
+            measurement = found.measurement
+            click.echo(f"{found.source.name}: {measurement.task} ({measurement.because})", err=as_json)
+
+    outcomes = []
+    with ExitStack() as stack:
         if ray and out is not None:
             stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what its nodes say
-        on_loss = partial(click.echo, err=True)
-        with stages() as on_stage:
-            on_stage(f"joining the cluster at {ray}" if ray else "starting processes")
-            spreading = stack.enter_context(
-                Cluster(ray, plan, asked, backend, workers, on_loss, trust_engines=trust_engines)
-                if ray
-                else Devices(engine, asked, backend, gpus, on_loss, trust_engines=trust_engines)
-            )
-        words = f"by {spreading.workers} workers"
-        on_picture = stack.enter_context(pictures("restoring", len(sources)))
-        for outcome in spreading.restore(sources):
-            yield outcome
-            on_picture(words)
-
-    restored, failed = [], []
-    with ExitStack() as stack:
-        for outcome in here(restorer, stack) if restorer else spread(stack):
-            if isinstance(outcome, Failed):
-                if one:
-                    raise InputError(outcome.why)
-                failed.append(outcome)
-                continue
-            result = outcome.result
-            asked_for = params.alone(kept, outcome.source)
-            settings = png_settings(result.settings, result.k, outcome.task, fit, asked_for, outcome.frame)
-            if output is not None and not one:
-                make_folder(output)  # not before there is something to put into it
-            paths = write_result(targets[outcome.source], outcome, settings)
-            restored.append(_said(outcome, paths))
-            if not as_json:
-                click.echo(_sentence(outcome, targets[outcome.source], count, one), file=out)
-            for path in written:
-                write_trace(path, explain(outcome.result, plan))
-            if video is not None:
-                recorder.write(video, to_picture(outcome.result.image[0]))
+        for outcome in _watched(run, stack, count * len(targets.paths) * samples, ready):
+            if one and isinstance(outcome, Failed):
+                raise InputError(outcome.why)
+            outcomes.append(outcome)
+            if isinstance(outcome, Written) and not as_json:
+                click.echo(_sentence(outcome, count, one), file=out)
     if save_params is not None:
         params.save(save_params, kept)
-    if restorer is None:  # they come in the order in which they are done
-        rank = {str(source): place for place, source in enumerate(sources)}
-        restored.sort(key=lambda said: rank[said["image"]])
-        failed.sort(key=lambda one: rank[str(one.source)])
+    restored, failed = run.apart(outcomes)
     if as_json:
-        failures = [{"image": str(one.source), "error": one.why} for one in failed]
-        click.echo(json.dumps({"restored": restored, "failed": failures, "there": [str(path) for path in there]}))
+        failures = [{"image": str(outcome.source), "error": outcome.why} for outcome in failed]
+        there = [str(path) for path in targets.there]
+        click.echo(json.dumps({"restored": [*map(_said, restored)], "failed": failures, "there": there}))
     elif not one:
-        click.echo(f"{len(restored)} restored, {len(failed)} failed, {len(there)} were there")
+        click.echo(f"{len(restored)} restored, {len(failed)} failed, {len(targets.there)} were there")
     if failed:
-        raise FrugalError("; ".join(f"{one.source}: {one.why}" for one in failed))
+        raise FrugalError("; ".join(f"{outcome.source}: {outcome.why}" for outcome in failed))
 
 
-def _targets(
-    sources: list[Path], one: bool, output: Path | None, samples: int, resume: bool, force: bool
-) -> tuple[dict[Path, Path], list[Path]]:
-    """Where each picture that is to be restored goes, and those that are left because theirs is there."""
-    if one and not (output and is_folder(output)):
-        source = sources[0]
-        targets = {source: output or source.parent / f"{source.stem}.restored.png"}
-    elif output is None:
-        raise InputError("say where the restored pictures go: -o FOLDER")
-    else:
-        if output.is_file():
-            raise InputError(f"{output} is a file; several pictures go into a folder: -o FOLDER")
-        targets = targets_in(output, sources)
-    there = [
-        source
-        for source, target in targets.items()
-        if resume and all(p.exists() for p in output_paths(target, samples))
-    ]
-    due = {source: target for source, target in targets.items() if source not in there}
-    if one or (output and is_folder(output)):
-        for target in due.values():
-            check_outputs(target, samples, force or resume)
-    return due, there
+def _watched(
+    run: Run, stack: ExitStack, total: int, on_ready: Callable[[Prepared], None]
+) -> Iterator[Written | Failed]:
+    """The outcomes of a run, with a bar of its `total` steps, or of its pictures where workers restore them."""
+    if not run.resources.spread:
+        watch = stack.enter_context(steps("restoring", total, by_row=True))
+        yield from run.here(on_ready, watch.on_step, watch.on_tiles)
+        return
+    ray = run.resources.ray
+    with stages() as on_stage:
+        on_stage(f"joining the cluster at {ray}" if ray else "starting processes")
+        workers = stack.enter_context(run.hire(partial(click.echo, err=True)))
+    on_picture = stack.enter_context(pictures("restoring", len(run.targets.paths)))
+    for outcome in run.spread(workers):
+        yield outcome
+        on_picture(f"by {workers.workers} workers")
 
 
-def _said(outcome: Restored, paths: list[Path]) -> dict[str, Any]:
+def _said(written: Written) -> dict[str, Any]:
     """A restoration for scripts."""
     return {
-        "image": str(outcome.source),
-        "outputs": [str(path) for path in paths],
-        "task": outcome.task,
-        "because": outcome.because,
-        "sigma": outcome.sigma,
-        **outcome.result.figures,
+        "image": str(written.source),
+        "outputs": [str(path) for path in written.paths],
+        "task": written.task,
+        "because": written.because,
+        "sigma": written.sigma,
+        **written.figures,
     }
 
 
-def _sentence(outcome: Restored, target: Path, count: int, one: bool) -> str:
-    result = outcome.result
-    gradients = f"{result.pullbacks[0]} gradient{'s' * (result.pullbacks[0] != 1)}"
-    said = f"{target}: {sum(result.seconds.values()):.1f} s, {result.forwards[0]} network calls and {gradients}"
-    if len(result.image) > 1:
-        said = f"{said} for each of {len(result.image)} samples"
-    return (
-        f"{said}; DMPS ran the last {result.k[0]} of {count} steps"
-        if one
-        else f"{said}; {outcome.task} ({outcome.because})"
-    )
+def _sentence(written: Written, count: int, one: bool) -> str:
+    figures = written.figures
+    samples, gradients = len(figures["k"]), figures["gradients"][0]
+    said = f"{written.paths[0]}: {figures['seconds']:.1f} s, {figures['forwards'][0]} network calls "
+    said += f"and {gradients} gradient{'s' * (gradients != 1)}"
+    if samples > 1:
+        said += f" for each of {samples} samples"
+    if one:
+        return f"{said}; DMPS ran the last {figures['k'][0]} of {count} steps"
+    return f"{said}; {written.task} ({written.because})"

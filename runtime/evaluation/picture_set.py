@@ -11,9 +11,7 @@ import numpy as np
 
 from ...engines import InputError
 from ..operators import Shape
-from ..pictures.images import MAX_BYTES, Photo, decode_photo, fit_photo, read_photo
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".npy")
+from ..pictures.images import MAX_BYTES, SUFFIXES, Photo, decode_photo, fit_photo, read_photo
 
 
 @dataclass(frozen=True)

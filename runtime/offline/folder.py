@@ -2,8 +2,8 @@
 
 import glob
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -13,10 +13,9 @@ import numpy as np
 
 from ...engines import DivergedError, FrugalError, InputError
 from ...engines.files import is_folder, is_there
-from ..evaluation.picture_set import SUFFIXES
 from ..pictures.align import Frame, align
 from ..pictures.damage import Damage
-from ..pictures.images import LARGEST, Metadata, Photo, decode_photo
+from ..pictures.images import LARGEST, SUFFIXES, Metadata, Photo, decode_photo
 from ..pictures.measurement import Measurement, full_size, prepare
 from ..restorer import Restorer, Result
 from ..sampling.guidance import Guidance
@@ -81,15 +80,15 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Order:
     """What is asked of every picture alike."""
 
     damage: Damage
     fit: str | None
     tile: bool
     align: bool
-    settings: Mapping[str, Any]
-    """Those of `Restorer.restore` besides y, operator and sigma."""
+    guidance: Guidance
+    """With any sigma: a picture has its own."""
     samples: int
 
     def preparing(
@@ -112,7 +111,7 @@ class Asked:
                     least = restorer.image_shape[1:] if self.fit == "pad" else sides
                     mine = tiled(*map(max, sides, least))
                 measurement = prepare(photo, mine.image_shape, self.damage, self.fit, made)
-            if self.settings["switch"] != "never":
+            if self.guidance.switch != "never":
                 measurement.operator.prepare()
             return Prepared(source, photo, measurement, mine, frame)
 
@@ -141,33 +140,17 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def targets_in(folder: Path, sources: Sequence[Path]) -> dict[Path, Path]:
-    """Where each picture goes: FOLDER/STEM.png, or FOLDER/NAME.png where two have the stem. Raises InputError."""
-    stems = [source.stem for source in sources]
-    targets = {
-        source: folder / f"{source.stem if stems.count(source.stem) == 1 else source.name}.png" for source in sources
-    }
-    owners: dict[Path, Path] = {}
-    for source, target in targets.items():
-        if target in owners:
-            raise InputError(f"{owners[target]} and {source} would both become {target.name}; restore them apart")
-        owners[target] = source
-        if target.resolve() == source.resolve():
-            raise InputError(f"{source} would be replaced by its restoration; name another folder with -o")
-    return targets
-
-
 def restore_pictures(
     sources: Sequence[Path],
     read: Callable[[Path], Prepared],
-    asked: Asked,
+    order: Order,
     on_step: Callable[[StepEvent], object] | None = None,
 ) -> Iterator[Restored | Failed]:
-    """Every picture restored as asked, in order, TOGETHER rows at a time; each as it would be alone.
+    """Every picture restored as ordered, one after another, TOGETHER rows at a time; each as it would be alone.
 
     FrugalErrors of one picture, those of `read` among them, become its Failed.
     """
-    size = together(asked.samples)
+    size = together(order.samples)
     for first in range(0, len(sources), size):
         ready: list[Prepared] = []
         failed: dict[Path, Failed] = {}
@@ -178,7 +161,7 @@ def restore_pictures(
                 failed[source] = Failed(source, str(error))
         done: dict[Path, Restored | Failed] = dict(failed)
         for _, same in groupby(ready, lambda one: id(one.restorer)):
-            for outcome in _together(list(same), asked, on_step):
+            for outcome in _together(list(same), order, on_step):
                 done[outcome.source] = outcome
         yield from (done[source] for source in sources[first : first + size])
 
@@ -190,7 +173,7 @@ def together(samples: int) -> int:
 
 def _together(
     pictures: Sequence[Prepared],
-    asked: Asked,
+    order: Order,
     on_step: Callable[[StepEvent], object] | None,
 ) -> list[Restored | Failed]:
     """Pictures of one size in shared calls; each alone if one of them diverges, so that the others are kept."""
@@ -198,9 +181,9 @@ def _together(
     try:
         groups = [
             restorer.start(
-                np.repeat(one.measurement.y[None], asked.samples, axis=0),
+                np.repeat(one.measurement.y[None], order.samples, axis=0),
                 one.measurement.operator,
-                Guidance(sigma=one.measurement.sigma, **asked.settings),
+                replace(order.guidance, sigma=one.measurement.sigma),
             )
             for one in pictures
         ]
@@ -209,4 +192,4 @@ def _together(
     except DivergedError as error:
         if len(pictures) == 1:
             return [Failed(pictures[0].source, str(error))]
-        return [outcome for one in pictures for outcome in _together([one], asked, on_step)]
+        return [outcome for one in pictures for outcome in _together([one], order, on_step)]

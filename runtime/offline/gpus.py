@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ...engines import BackendError, FrugalError, InputError, Plan, PlanError, nvidia
 from ...engines.machine import THREADS, cores
 from ..process import how_it_ended, launch
-from .folder import Asked
+from .folder import Order
 from .spread import Died, Outcome, Spread, Worker
 
 
@@ -45,7 +45,7 @@ class Load(NamedTuple):
     """What it must find there."""
     backend: str
     trust_engines: bool
-    asked: Asked
+    order: Order
 
     def opened(self) -> Plan:
         plan = Plan.open(self.plan)
@@ -75,15 +75,15 @@ class Devices(Spread):
     def __init__(
         self,
         plan: Path,
-        asked: Asked,
+        order: Order,
         backend: str,
         devices: Sequence[str],
         on_loss: Callable[[str], object] = lambda sentence: None,
         *,
         trust_engines: bool = False,
     ):
-        super().__init__(len(devices), asked, on_loss)
-        self._load = Load(plan, Plan.open(plan).manifest, backend, trust_engines, asked)
+        super().__init__(len(devices), order, on_loss)
+        self._load = Load(plan, Plan.open(plan).manifest, backend, trust_engines, order)
         self._free = [*devices]
         self._threads = str(max(1, cores() // len(devices)))
 
@@ -127,7 +127,7 @@ def main(connection: Connection) -> None:
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     worker, load = Worker(), inbox.get()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        connection.send(worker.load(load.opened, load.backend, load.trust_engines, load.asked))
+        connection.send(worker.load(load.opened, load.backend, load.trust_engines, load.order))
         while True:
             connection.send(_restored(worker, inbox.get()))
     os._exit(0)

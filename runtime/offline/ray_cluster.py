@@ -18,7 +18,7 @@ from ...engines import NEED_GPU, ON_CPU, BackendError, InputError, MissingExtra,
 from ...engines.machine import THREADS
 from ...engines.version import __version__
 from . import spread
-from .folder import Asked
+from .folder import Order
 from .spread import Died, Spread
 
 PATIENCE = 5.0
@@ -40,13 +40,13 @@ class Worker(spread.Worker):
         plan: tuple[dict[str, Any], dict[str, np.ndarray], str],
         backend: str,
         trust_engines: bool,
-        asked: Asked,
+        order: Order,
         share: Share,
     ) -> spread.Started | str:
         os.environ[THREADS] = str(max(1, share.cpus))
         manifest, members, source = plan
         here = Plan(manifest, {name: data.data for name, data in members.items()}, source)
-        return self.load(lambda: here, backend, trust_engines, asked)
+        return self.load(lambda: here, backend, trust_engines, order)
 
 
 class Cluster(Spread):
@@ -67,7 +67,7 @@ class Cluster(Spread):
         self,
         address: str,
         plan: Plan,
-        asked: Asked,
+        order: Order,
         backend: str = "auto",
         workers: int | None = None,
         on_loss: Callable[[str], object] = lambda sentence: None,
@@ -80,7 +80,7 @@ class Cluster(Spread):
             count, self.share = shares(
                 [node["Resources"] for node in self._ray.nodes() if node["Alive"]], backend, workers
             )
-            super().__init__(count, asked, on_loss)
+            super().__init__(count, order, on_loss)
             self._hire_one = self._ray.remote(Worker).options(num_cpus=self.share.cpus, num_gpus=self.share.gpus).remote
             members = {name: np.frombuffer(plan.member(name), np.uint8) for name in plan.members}
             self._plan = self._ray.put((plan.manifest, members, plan.source))
@@ -94,7 +94,7 @@ class Cluster(Spread):
 
     def _start(self) -> tuple[Any, Any]:
         worker = self._hire_one()
-        return worker, worker.load_members.remote(self._plan, self._backend, self._trust, self._asked, self.share)
+        return worker, worker.load_members.remote(self._plan, self._backend, self._trust, self._order, self.share)
 
     def _ask(self, worker: Any, pictures: Mapping[Path, bytes]) -> Any:
         return worker.restore.remote(pictures)

@@ -14,7 +14,7 @@ from ...engines import BackendError, FrugalError, InputError, Plan, open_engine
 from ...engines.version import __version__
 from ..pictures.images import read_bytes
 from ..restorer import Restorer
-from .folder import Asked, Failed, Restored, restore_pictures, together
+from .folder import Failed, Order, Restored, restore_pictures, together
 
 ROUNDS = 4
 """Portions that each worker gets of a large folder, at least, so that all end at about the same time."""
@@ -32,17 +32,17 @@ class Started(NamedTuple):
 class Worker:
     """Runs in a process of its own: a restorer loaded once. What keeps it from loading comes back as a sentence."""
 
-    def load(self, opened: Callable[[], Plan], backend: str, trust_engines: bool, asked: Asked) -> Started | str:
+    def load(self, opened: Callable[[], Plan], backend: str, trust_engines: bool, order: Order) -> Started | str:
         try:
             plan = opened()
             restorer = Restorer(plan, open_engine(plan, backend, trust_engines=trust_engines))
         except FrugalError as error:
             return str(error)
-        self._asked, self._prepared = asked, asked.preparing(restorer)
+        self._order, self._prepared = order, order.preparing(restorer)
         return Started(restorer.engine.name, __version__)
 
     def restore(self, pictures: Mapping[Path, bytes]) -> list[Outcome]:
-        return list(restore_pictures([*pictures], lambda one: self._prepared(one, pictures[one]), self._asked))
+        return list(restore_pictures([*pictures], lambda one: self._prepared(one, pictures[one]), self._order))
 
 
 class Died(Exception):
@@ -67,8 +67,8 @@ class Spread(ABC):
     needs: ClassVar[str]
     """What to look after where workers die as they start."""
 
-    def __init__(self, workers: int, asked: Asked, on_loss: Callable[[str], object]):
-        self.workers, self._asked, self._on_loss = workers, asked, on_loss
+    def __init__(self, workers: int, order: Order, on_loss: Callable[[str], object]):
+        self.workers, self._order, self._on_loss = workers, order, on_loss
         self._calls: dict[Hashable, _Call] = {}
         self._idle: list[Any] = []
         self._engine: str | None = None
@@ -108,7 +108,7 @@ class Spread(ABC):
 
         A picture whose worker dies goes to another one, alone, `tries` times in all; then it is Failed.
         """
-        size = min(together(self._asked.samples), -(-len(sources) // (self.workers * ROUNDS)))
+        size = min(together(self._order.samples), -(-len(sources) // (self.workers * ROUNDS)))
         due = deque(sources[first : first + size] for first in range(0, len(sources), size or 1))
         deaths: Counter[Path] = Counter()
         for _ in range(min(self.workers, len(due))):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...engines import InputError, MissingExtra, Plan
 from ..operators import GREY_WEIGHTS, Shape
-from .damage import SIGMA, Damage, Settled, settle
+from .damage import SIGMA, Damage, SettledDamage, settle
 from .images import Photo, fit_photo, resized
 from .measurement import Measurement, measure
 from .noise_level import estimate_sigma
@@ -214,7 +214,7 @@ def _agreed(boxes: np.ndarray) -> list[Face]:
     return sorted(faces, key=lambda face: -face.votes)
 
 
-def _accepted(photo: Photo, channels: int, damage: Damage) -> Settled:
+def _accepted(photo: Photo, channels: int, damage: Damage) -> SettledDamage:
     """The damage settled on the photograph as it is. Raises InputError for what cannot be done in a frame."""
     if damage.hole is not None or damage.keep is not None:
         raise InputError("--hole and --keep are about the middle of a picture, not of a face; draw a --mask to --align")

@@ -88,7 +88,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Settled:
+class SettledDamage:
     """A photo and what was done to it, with nothing left to work out but its noise."""
 
     photo: Photo
@@ -103,7 +103,7 @@ class Settled:
     """(H, W) bool of the image that is restored: the pixels that boxes in its middle mark missing; None without any."""
 
 
-def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = None) -> Settled:
+def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = None) -> SettledDamage:
     """Settle what was done to `photo`, a measurement of an image of `image_shape` (C, H, W).
 
     Where neither a task nor an option that implies one is named, the photo tells: smaller by a whole factor is
@@ -124,7 +124,7 @@ def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = N
     else:
         boxes = boxed_pixels(image_shape[1:], damage)
     scale = damage.scale or (factor if task == "sr" else None)
-    return Settled(photo, task, because, replace(damage, scale=scale), boxes)
+    return SettledDamage(photo, task, because, replace(damage, scale=scale), boxes)
 
 
 def refuse_unread(task: str, damage: Damage) -> None:

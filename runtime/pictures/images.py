@@ -30,6 +30,8 @@ PORTRAIT = Path(__file__).parent / "portrait.png"
 """The packaged face that the demo, the benchmark and the page restore."""
 SETTINGS_KEY = "frugal-rt"
 """The PNG text chunk that carries a restoration's settings as JSON."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".npy")
+"""How the names of the files end that are taken for pictures, of all those in a folder."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from ..operators import (
 from ..operators.dense import is_small
 from ..operators.kernels import KINDS, valid_part
 from ..operators.masks import border_mask
-from .damage import BORDERS, FILTERS, GREY, SIGMA, TASK_FIELDS, VECTORS, Damage, Settled, settle
+from .damage import BORDERS, FILTERS, GREY, SIGMA, TASK_FIELDS, VECTORS, Damage, SettledDamage, settle
 from .images import Photo, fit_photo, pad_photo
 from .noise_level import estimate_sigma
 
@@ -74,7 +74,7 @@ def prepare(
 
 
 def measure(
-    settled: Settled, image_shape: Shape, fit: str | None = None, made: dict[Hashable, Any] | None = None
+    settled: SettledDamage, image_shape: Shape, fit: str | None = None, made: dict[Hashable, Any] | None = None
 ) -> Measurement:
     """Make the measurement of an image of `image_shape` (C, H, W) that a photo is by its settled damage.
 

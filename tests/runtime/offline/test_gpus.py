@@ -19,11 +19,12 @@ from frugal_rt.cli import main
 from frugal_rt.engines import BackendError, InputError, MissingExtra, Plan, PlanError, gpu_backend, nvidia
 from frugal_rt.engines.machine import THREADS
 from frugal_rt.runtime.offline import gpus
-from frugal_rt.runtime.offline.folder import Asked, Failed
+from frugal_rt.runtime.offline.folder import Failed, Order
 from frugal_rt.runtime.offline.gpus import Devices, gpus_named
 from frugal_rt.runtime.pictures.damage import Damage
 from frugal_rt.runtime.pictures.images import SETTINGS_KEY
 from frugal_rt.runtime.pool import Pool, pool
+from frugal_rt.runtime.sampling.guidance import Guidance
 
 psutil = pytest.importorskip("psutil", reason="looks for child processes")
 
@@ -33,7 +34,8 @@ PATIENCE = 120
 """Seconds in which what a test waits for must have happened."""
 ON_THE_CPU = """
 from frugal_rt.cli import main, restore
-restore.gpus_named, restore.gpu_backend = lambda text: text.split(","), lambda plan, backend, trust: "cpu"
+from frugal_rt.runtime.offline import run
+restore.gpus_named, run.gpu_backend = lambda text: text.split(","), lambda plan, backend, trust: "cpu"
 main()
 """
 
@@ -99,13 +101,12 @@ def here(twelve_pictures) -> Path:
 def on_the_cpu(here, monkeypatch) -> None:
     """The command takes any devices for there, and computes on the CPU."""
     monkeypatch.setattr("frugal_rt.cli.restore.gpus_named", lambda text: text.split(","))
-    monkeypatch.setattr("frugal_rt.cli.restore.gpu_backend", lambda plan, backend, trust: "cpu")
+    monkeypatch.setattr("frugal_rt.runtime.offline.run.gpu_backend", lambda plan, backend, trust: "cpu")
 
 
 @pytest.fixture
-def asked() -> Asked:
-    settings = {"steps": 4, "switch": "auto", "seed": 0}
-    return Asked(Damage(), fit=None, tile=False, align=False, settings=settings, samples=1)
+def order() -> Order:
+    return Order(Damage(), fit=None, tile=False, align=False, guidance=Guidance(steps=4), samples=1)
 
 
 @pytest.fixture
@@ -202,10 +203,10 @@ def test_one_picture_can_be_had_so_too():
     assert Path("one.png").read_bytes() == Path("alone.png").read_bytes()
 
 
-def test_each_process_sees_its_device_and_its_share_of_the_cores(here, asked, monkeypatch):
+def test_each_process_sees_its_device_and_its_share_of_the_cores(here, order, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
     monkeypatch.setattr(gpus, "cores", lambda: 6)
-    with Devices(Path("tiny.plan"), asked, "cpu", ["6", "GPU-7f"]) as spread:
+    with Devices(Path("tiny.plan"), order, "cpu", ["6", "GPU-7f"]) as spread:
         outcomes = spread.restore(sorted(Path("photos").iterdir()))
         next(outcomes)
         seen = [child.environ() for child in workers()]
@@ -254,7 +255,7 @@ def test_the_pictures_of_a_process_that_is_killed_go_to_another():
     assert workers() == []
 
 
-def test_a_picture_whose_processes_die_twice_is_told_and_stops_no_other(here, asked):
+def test_a_picture_whose_processes_die_twice_is_told_and_stops_no_other(here, order):
     class Deadly(Devices):
         def _ask(self, worker, pictures):
             if Path("photos/03.png") in pictures:
@@ -263,7 +264,7 @@ def test_a_picture_whose_processes_die_twice_is_told_and_stops_no_other(here, as
 
     lost: list[str] = []
     sources = sorted(Path("photos").iterdir())
-    with Deadly(Path("tiny.plan"), asked, "cpu", ["0", "1"], lost.append) as spread:
+    with Deadly(Path("tiny.plan"), order, "cpu", ["0", "1"], lost.append) as spread:
         outcomes = {outcome.source: outcome for outcome in spread.restore(sources)}
     assert len(lost) == 2
     assert outcomes.keys() == {*sources}
@@ -301,17 +302,17 @@ def test_any_error_of_a_process_comes_back_as_a_sentence():
     assert str(error) == "a worker failed: RuntimeError('out of memory')"
 
 
-def test_a_plan_that_is_replaced_meanwhile_is_refused(here, asked):
+def test_a_plan_that_is_replaced_meanwhile_is_refused(here, order):
     plan = Plan.open("tiny.plan")
     copy = Path("copy.plan")
     plan.save(copy)
-    with Devices(copy, asked, "cpu", ["0"]) as spread:
+    with Devices(copy, order, "cpu", ["0"]) as spread:
         Plan({**plan.manifest, "licence": "another"}, {name: plan.member(name) for name in plan.members}).save(copy)
         with pytest.raises(BackendError, match=r"could not start: copy\.plan has been replaced by another plan"):
             list(spread.restore(sorted(Path("photos").iterdir())))
     assert workers() == []
     with pytest.raises(PlanError, match="no file"):
-        Devices(Path("nothing.plan"), asked, "cpu", ["0"])
+        Devices(Path("nothing.plan"), order, "cpu", ["0"])
 
 
 def command(*more: str) -> "subprocess.Popen[str]":

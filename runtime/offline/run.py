@@ -1,0 +1,173 @@
+"""A run over pictures: restored by this process or by workers, and written with what is wanted beside them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...engines import Plan, gpu_backend, open_engine
+from ...engines.files import make_folder
+from ..pictures.align import framing_of
+from ..pictures.images import check_output, read_bytes, to_picture
+from ..pictures.settings import png_settings
+from ..restorer import Restorer
+from ..sampling.loop import StepEvent
+from . import animation, trace
+from .folder import Failed, Order, Prepared, Restored, restore_pictures
+from .gpus import Devices
+from .outputs import Targets, write_result
+from .ray_cluster import Cluster
+from .spread import Outcome, Spread
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run computes with: this process, or worker processes on GPUs of this machine or on a Ray cluster."""
+
+    plan: Path
+    """The plan's file, which a GPU's worker maps itself."""
+    backend: str
+    trust_engines: bool
+    gpus: Sequence[str] = ()
+    """Values of $CUDA_VISIBLE_DEVICES, a worker each."""
+    ray: str | None = None
+    """A cluster's address, as `Cluster` takes it."""
+    workers: int | None = None
+    """Of the cluster; None is as many as it has room for."""
+
+    @property
+    def spread(self) -> bool:
+        """Whether workers restore the pictures."""
+        return bool(self.gpus or self.ray)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is written of one picture's restoration beside its result."""
+
+    traces: Sequence[Path] = ()
+    steps: Path | None = None
+    """A folder for the estimate after every step."""
+    video: Path | None = None
+    force: bool = False
+    """Whether what is there may be replaced, and the folder added to."""
+
+    def check(self) -> None:
+        """Raise InputError for a file that may not be written, MissingExtra for a plot without matplotlib."""
+        for path in self.traces:
+            check_output(path, self.force, trace.SUFFIXES)
+        if self.video is not None:
+            check_output(self.video, self.force, animation.SUFFIXES)
+        trace.load_plots(self.traces)
+
+
+class Written(NamedTuple):
+    """What became of a picture that was restored and written, without its pixels."""
+
+    source: Path
+    paths: Sequence[Path]
+    """The picture; of several samples each, and the picture of their deviation."""
+    task: str
+    because: str
+    sigma: float
+    figures: Mapping[str, Any]
+    """What it cost: those of `Result`."""
+
+
+class Run:
+    """Pictures to restore, as ordered.
+
+    params: gives the record of what was asked for one picture, which its text chunk carries. Opens the engine where
+    this process restores, and makes the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra
+    or BackendError.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        order: Order,
+        targets: Targets,
+        beside: Beside,
+        resources: Resources,
+        params: Callable[[Path], Mapping[str, Any]],
+    ):
+        beside.check()
+        self.plan, self.order, self.targets, self.resources = plan, order, targets, resources
+        self._beside, self._params = beside, params
+        self._backend, trust = resources.backend, resources.trust_engines
+        if resources.gpus:
+            self._backend = gpu_backend(plan, self._backend, trust)
+        engine = None if resources.spread else open_engine(plan, self._backend, trust_engines=trust)
+        self._restorer = None if engine is None else Restorer(plan, engine)
+        folder = None if beside.steps is None else animation.check_folder(beside.steps, beside.force)
+        self._recorder = animation.Recorder(folder, keep=beside.video is not None)
+
+    @property
+    def leaves_framing(self) -> bool:
+        """Whether the prior knows whole faces in one framing, and is shown pictures that are cut otherwise."""
+        return framing_of(self.plan) is not None and (self.order.tile or self.order.fit in ("crop", "resize"))
+
+    def here(
+        self,
+        on_ready: Callable[[Prepared], object],
+        on_step: Callable[[StepEvent], object],
+        on_tiles: Callable[[int, int], object],
+    ) -> Iterator[Written | Failed]:
+        """Restore and write every picture in this process, in order.
+
+        on_ready: called with each picture before it is restored. on_step, on_tiles: as `Restorer.restore` and
+        `Restorer.tiled` take them.
+        """
+        assert self._restorer is not None  # workers restore otherwise
+        prepared = self.order.preparing(self._restorer, on_tiles)
+
+        def ready(source: Path) -> Prepared:
+            found = prepared(source, read_bytes(source))
+            on_ready(found)
+            return found
+
+        def each(event: StepEvent) -> None:
+            self._recorder(event)
+            on_step(event)
+
+        return self._written(restore_pictures([*self.targets.paths], ready, self.order, each))
+
+    def hire(self, on_loss: Callable[[str], object]) -> Spread:
+        """Join the cluster, or get ready to start a process for each GPU; a context manager that ends the workers.
+
+        on_loss: told in a sentence when one dies. Raises PlanError, MissingExtra, InputError or BackendError.
+        """
+        by, trust = self.resources, self.resources.trust_engines
+        if by.ray is not None:
+            return Cluster(by.ray, self.plan, self.order, self._backend, by.workers, on_loss, trust_engines=trust)
+        return Devices(by.plan, self.order, self._backend, by.gpus, on_loss, trust_engines=trust)
+
+    def spread(self, workers: Spread) -> Iterator[Written | Failed]:
+        """Write every picture that `workers` restore, in the order in which they are done."""
+        return self._written(workers.restore([*self.targets.paths]))
+
+    def apart(self, outcomes: Iterable[Written | Failed]) -> tuple[list[Written], list[Failed]]:
+        """The pictures written and those that failed, each in the pictures' order, whichever was done first."""
+        rank = {source: place for place, source in enumerate(self.targets.paths)}
+        in_order = sorted(outcomes, key=lambda outcome: rank[outcome.source])
+        written = [outcome for outcome in in_order if isinstance(outcome, Written)]
+        return written, [outcome for outcome in in_order if isinstance(outcome, Failed)]
+
+    def _written(self, outcomes: Iterable[Outcome]) -> Iterator[Written | Failed]:
+        for outcome in outcomes:
+            yield outcome if isinstance(outcome, Failed) else self._write(outcome)
+
+    def _write(self, restored: Restored) -> Written:
+        """The files of one picture. Raises FrugalError."""
+        source, result = restored.source, restored.result
+        if self.targets.folder is not None:
+            make_folder(self.targets.folder)  # not before there is something to put into it
+        settings = png_settings(
+            result.settings, result.k, restored.task, self.order.fit, self._params(source), restored.frame
+        )
+        paths = write_result(self.targets.paths[source], restored, settings)
+        for path in self._beside.traces:
+            trace.write_trace(path, trace.explain(result, self.plan))
+        if self._beside.video is not None:
+            self._recorder.write(self._beside.video, to_picture(result.image[0]))
+        return Written(source, paths, restored.task, restored.because, restored.sigma, result.figures)
