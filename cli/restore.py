@@ -86,6 +86,7 @@ from .progress import pictures, stages, steps
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     engine: Path,
     images: tuple[Path, ...],
     fit: str | None,

@@ -192,7 +192,7 @@ def _joined(masks: Sequence[np.ndarray], measurement_shape: Shape) -> np.ndarray
             raise InputError(
                 f"the mask is {mask.shape[1]}x{mask.shape[0]} but the image is {width}x{height}; make them equal"
             )
-    return np.logical_or.reduce(masks)
+    return np.asarray(np.logical_or.reduce(masks))
 
 
 def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndarray | None) -> Linear:
