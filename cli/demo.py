@@ -43,7 +43,7 @@ def command(engine: Path | None, steps_: int, seed: int, backend: str, output: P
             export_plan(find_prior("celeba"), plan, on_stage)
         on_stage("reading the plan")
         restorer = Restorer.load(plan, backend)
-    with steps("demo", steps_ * len(demo.TASKS) * len(METHODS)) as watch:
+    with steps("demo", steps_ * len(demo.SHOWN) * len(METHODS)) as watch:
         rows, sheet = demo.run(restorer, steps_, seed, lambda task, method, event: watch.on_step(event))
     make_folder(output)
     write_png(output / "sheet.png", sheet)

@@ -43,7 +43,7 @@ from ..sampling.restoration import start_noise
 from ..sampling.schedule import Schedule
 from .bench_report import figures
 from .deepinv import DeepInvDPS
-from .demo import SIGMA, TASKS, Measured, measure
+from .demo import SHOWN, SIGMA, Measured, measure
 
 SAMPLE_SECONDS = 0.5
 """A sample is the mean of consecutive calls that fill this long."""
@@ -141,7 +141,7 @@ def bench(
         raise InputError(f"the benchmark restores a colour portrait; the images of {prior['name']} are grey")
     other = DeepInvDPS(plan) if deepinv else None
     engines, left_out, reference = open_contenders(plan, compiled, only, on_stage)
-    measured = measure(Restorer(plan, engines[reference]), TASKS[0], seed=0)
+    measured = measure(Restorer(plan, engines[reference]), SHOWN[0], seed=0)
     rows = [row for batch in batches for row in _step_rows(plan, engines, measured, steps, batch)]
     if restorations:
         rows += _restoration_rows(plan, engines, measured, steps)
@@ -163,7 +163,7 @@ def bench(
             "shape": list(plan.image_shape),
             "weights_sha256": plan.manifest["members"][WEIGHTS]["sha256"],
         },
-        "settings": {"rounds": rounds, "steps": steps, "batches": list(batches), "measurement": TASKS[0]},
+        "settings": {"rounds": rounds, "steps": steps, "batches": list(batches), "measurement": SHOWN[0]},
         "contenders": {
             **{label: engine.name for label, engine in engines.items()},
             **({} if other is None else {"deepinv": other.name}),

@@ -18,7 +18,7 @@ from ..sampling.switch import METHODS
 from .contact_sheet import contact_sheet
 
 SIGMA = 0.01
-TASKS = ("super-resolution x4", "box inpainting", "colourise")
+SHOWN = ("super-resolution x4", "box inpainting", "colourise")
 
 
 class Measured(NamedTuple):
@@ -69,7 +69,7 @@ def run(
     """Every task by every method, and the labelled contact sheet. `on_step` hears task, method and the step."""
     rows: list[Row] = []
     sheet = []
-    for task in TASKS:
+    for task in SHOWN:
         clean, y, missing, operator = measure(restorer, task, seed)
         cells = [(to_picture(clean), "clean"), (to_picture(y, missing), "measurement")]
         for method, switch in METHODS.items():

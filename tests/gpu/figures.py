@@ -26,7 +26,7 @@ from frugal_rt.export import build_plan
 from frugal_rt.export.priors.random_prior import random_prior
 from frugal_rt.runtime.evaluation.bench import bench
 from frugal_rt.runtime.evaluation.bench_report import markdown
-from frugal_rt.runtime.evaluation.demo import TASKS as DEMO
+from frugal_rt.runtime.evaluation.demo import SHOWN
 from frugal_rt.runtime.evaluation.demo import measure as portrait
 from frugal_rt.runtime.evaluation.picture_set import read_pictures
 from frugal_rt.runtime.evaluation.suite import TASKS, measure
@@ -67,7 +67,7 @@ def over(plan: Plan, names: list[str], work: Callable[[Restorer], object], keep:
 
 def hybrid(restorer: Restorer) -> float:
     """Seconds of a restoration of 100 steps, k = 50, one image; the median of 5 after the first."""
-    made = portrait(restorer, DEMO[0], seed=0)
+    made = portrait(restorer, SHOWN[0], seed=0)
     taken = [sum(restorer.restore(made.y, made.operator, steps=100, switch=50).seconds.values()) for _ in range(6)]
     return float(np.median(taken[1:]))
 
