@@ -1,9 +1,7 @@
 """The options of a restoration kept, and used again: --params, --save-params, and the text chunk of every result."""
 
-import contextlib
 import difflib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from click.core import ParameterSource
 from PIL import Image
 
 from ..engines import InputError, Plan
-from ..engines.files import atomic_write, is_there, sha256_of
+from ..engines.files import atomic_write, is_there
 from ..engines.plan import WEIGHTS
 from ..runtime.pictures import settings
 from ..runtime.pictures.images import FORMATS, SETTINGS_KEY
@@ -22,8 +20,6 @@ NOT_KEPT = (
     *("devices", "ray", "workers"),
 )
 """What a restoration is asked to write, where, and on which machines and devices: the next one is asked anew."""
-FILES = ("images", "mask", "kernel", "matrix")
-"""Options that name files, whose content is checked when they are used again."""
 META = "frugal_rt.params"
 
 
@@ -67,21 +63,12 @@ def record(ctx: click.Context, plan: Plan) -> dict[str, Any]:
         for name, value in ctx.params.items()
         if name not in NOT_KEPT and value is not None and value is not False
     }
-    files = {name: _hashes(options[name]) for name in FILES if name in options}
+    files = {name: settings.hashes(options[name]) for name in settings.FILES if name in options}
     now = settings.record(options, plan.manifest["members"][WEIGHTS]["sha256"], files)
     if META in ctx.meta:
         path, before = ctx.meta[META]
         _refuse_others(ctx, path, before.get("sha256", {}), now["sha256"])
     return now
-
-
-def alone(kept: dict[str, Any], source: Path) -> dict[str, Any]:
-    """The record for one picture's text chunk: names of files, and not where they lie."""
-    options = {**kept["options"], "images": [str(source)]}
-    for name in ("engine", *FILES):
-        if name in options and not (name == "kernel" and not Path(options[name]).suffix):
-            options[name] = [Path(one).name for one in options[name]] if name == "images" else Path(options[name]).name
-    return {**kept, "options": options, "sha256": {**kept["sha256"], "images": _hashes([str(source)])}}
 
 
 def save(path: Path, kept: dict[str, Any]) -> None:
@@ -92,7 +79,7 @@ def save(path: Path, kept: dict[str, Any]) -> None:
 def _refuse_others(ctx: click.Context, path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise InputError where a hash that --params brought is another now, unless the command line named that file."""
     for name, digest in before.items():
-        if name in FILES and ctx.params.get(name) is None:
+        if name in settings.FILES and ctx.params.get(name) is None:
             raise InputError(f"{path.name} was made with a {name} that it does not name; give it: --{name} FILE")
         option = "engine" if name == "weights" else name
         if ctx.get_parameter_source(option) is ParameterSource.DEFAULT_MAP and now.get(name) != digest:
@@ -128,19 +115,10 @@ def _beside(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
         name: [found(one) for one in value]
         if isinstance(value, list)
         else found(value)
-        if name in ("engine", *FILES) and isinstance(value, str)
+        if name in ("engine", *settings.FILES) and isinstance(value, str)
         else value
         for name, value in options.items()
     }
-
-
-def _hashes(named: str | Sequence[str]) -> list[str]:
-    """The SHA-256 of each file named; folders, patterns, words and what cannot be read have none."""
-    found = []
-    for one in [named] if isinstance(named, str) else named:
-        with contextlib.suppress(OSError):  # whoever opens it says so
-            found.append(sha256_of(Path(one)))
-    return found
 
 
 def _plain(value: Any) -> Any:

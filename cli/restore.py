@@ -162,7 +162,7 @@ def command(
             targets,
             Beside(traces, save_steps, video, force),
             Resources(engine, backend, trust_engines, gpus, ray, workers),
-            partial(params.alone, kept),
+            kept,
         )
     if run.leaves_framing:
         name = plan.manifest["prior"]["name"]

@@ -91,31 +91,88 @@ class Order:
     """With any sigma: a picture has its own."""
     samples: int
 
-    def preparing(
-        self, restorer: Restorer, on_tiles: Callable[[int, int], object] | None = None
-    ) -> Callable[[Path, bytes], Prepared]:
-        """Takes a picture's name and the bytes of its file to what can be restored; that raises InputError.
 
-        on_tiles: as `Restorer.tiled` takes it.
+class FolderRestorer:
+    """Restores pictures as ordered, some at a time: those of one size share network calls, a restorer and operators.
+
+    It keeps what they share for the pictures to come. on_tiles: as `Restorer.tiled` takes it.
+    """
+
+    def __init__(self, restorer: Restorer, order: Order, on_tiles: Callable[[int, int], object] | None = None):
+        self._restorer, self._order = restorer, order
+        self._tiled = cache(partial(restorer.tiled, on_tiles=on_tiles))
+        self._operators: dict[Hashable, Any] = {}
+
+    def restore(
+        self,
+        sources: Sequence[Path],
+        read: Callable[[Path], bytes],
+        on_ready: Callable[[Prepared], object] = lambda prepared: None,
+        on_step: Callable[[StepEvent], object] | None = None,
+    ) -> Iterator[Restored | Failed]:
+        """Restore every picture, one after another, TOGETHER rows at a time; each as it would be alone.
+
+        read: gives a picture's file. on_ready: called with each before it is restored. FrugalErrors of one picture,
+        those of `read` among them, become its Failed.
         """
-        tiled, made = cache(partial(restorer.tiled, on_tiles=on_tiles)), dict[Hashable, Any]()
-        largest = LARGEST if self.damage.is_picture else math.inf
+        size = together(self._order.samples)
+        for first in range(0, len(sources), size):
+            portion = sources[first : first + size]
+            ready: list[Prepared] = []
+            done: dict[Path, Restored | Failed] = {}
+            for source in portion:
+                try:
+                    ready.append(self._prepare(source, read(source)))
+                except FrugalError as error:
+                    done[source] = Failed(source, str(error))
+                else:
+                    on_ready(ready[-1])
+            for _, same in groupby(ready, lambda one: id(one.restorer)):
+                for outcome in self._together(list(same), on_step):
+                    done[outcome.source] = outcome
+            yield from (done[source] for source in portion)
 
-        def prepared(source: Path, data: bytes) -> Prepared:
-            photo, mine, frame = decode_photo(data, source.name, largest), restorer, None
-            if self.align:
-                photo, frame, measurement = align(photo, restorer.plan, self.damage)
-            else:
-                if self.tile:
-                    sides = full_size(photo, self.damage)
-                    least = restorer.image_shape[1:] if self.fit == "pad" else sides
-                    mine = tiled(*map(max, sides, least))
-                measurement = prepare(photo, mine.image_shape, self.damage, self.fit, made)
-            if self.guidance.switch != "never":
-                measurement.operator.prepare()
-            return Prepared(source, photo, measurement, mine, frame)
+    def _prepare(self, source: Path, data: bytes) -> Prepared:
+        """A picture of that name, from its file. Raises InputError."""
+        order, mine, frame = self._order, self._restorer, None
+        photo = decode_photo(data, source.name, LARGEST if order.damage.is_picture else math.inf)
+        if order.align:
+            photo, frame, measurement = align(photo, mine.plan, order.damage)
+        else:
+            if order.tile:
+                sides = full_size(photo, order.damage)
+                least = mine.image_shape[1:] if order.fit == "pad" else sides
+                mine = self._tiled(*map(max, sides, least))
+            measurement = prepare(photo, mine.image_shape, order.damage, order.fit, self._operators)
+        if order.guidance.switch != "never":
+            measurement.operator.prepare()
+        return Prepared(source, photo, measurement, mine, frame)
 
-        return prepared
+    def _together(
+        self, pictures: Sequence[Prepared], on_step: Callable[[StepEvent], object] | None
+    ) -> list[Restored | Failed]:
+        """Pictures of one size in shared calls; each alone if one of them diverges, so that the others are kept."""
+        restorer, order = pictures[0].restorer, self._order
+        try:
+            groups = [
+                restorer.start(
+                    np.repeat(one.measurement.y[None], order.samples, axis=0),
+                    one.measurement.operator,
+                    replace(order.guidance, sigma=one.measurement.sigma),
+                )
+                for one in pictures
+            ]
+            results = restorer.results(groups, on_step=on_step)
+            return [Restored.of(one, result) for one, result in zip(pictures, results, strict=True)]
+        except DivergedError as error:
+            if len(pictures) == 1:
+                return [Failed(pictures[0].source, str(error))]
+            return [outcome for one in pictures for outcome in self._together([one], on_step)]
+
+
+def together(samples: int) -> int:
+    """How many pictures, each restored so often, make TOGETHER rows."""
+    return max(1, TOGETHER // samples)
 
 
 def find_pictures(given: Sequence[Path]) -> list[Path]:
@@ -138,58 +195,3 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
             matches = [path]
         found.update(dict.fromkeys(sorted(matches)))
     return list(found)
-
-
-def restore_pictures(
-    sources: Sequence[Path],
-    read: Callable[[Path], Prepared],
-    order: Order,
-    on_step: Callable[[StepEvent], object] | None = None,
-) -> Iterator[Restored | Failed]:
-    """Every picture restored as ordered, one after another, TOGETHER rows at a time; each as it would be alone.
-
-    FrugalErrors of one picture, those of `read` among them, become its Failed.
-    """
-    size = together(order.samples)
-    for first in range(0, len(sources), size):
-        ready: list[Prepared] = []
-        failed: dict[Path, Failed] = {}
-        for source in sources[first : first + size]:
-            try:
-                ready.append(read(source))
-            except FrugalError as error:
-                failed[source] = Failed(source, str(error))
-        done: dict[Path, Restored | Failed] = dict(failed)
-        for _, same in groupby(ready, lambda one: id(one.restorer)):
-            for outcome in _together(list(same), order, on_step):
-                done[outcome.source] = outcome
-        yield from (done[source] for source in sources[first : first + size])
-
-
-def together(samples: int) -> int:
-    """How many pictures, each restored so often, make TOGETHER rows."""
-    return max(1, TOGETHER // samples)
-
-
-def _together(
-    pictures: Sequence[Prepared],
-    order: Order,
-    on_step: Callable[[StepEvent], object] | None,
-) -> list[Restored | Failed]:
-    """Pictures of one size in shared calls; each alone if one of them diverges, so that the others are kept."""
-    restorer = pictures[0].restorer
-    try:
-        groups = [
-            restorer.start(
-                np.repeat(one.measurement.y[None], order.samples, axis=0),
-                one.measurement.operator,
-                replace(order.guidance, sigma=one.measurement.sigma),
-            )
-            for one in pictures
-        ]
-        results = restorer.results(groups, on_step=on_step)
-        return [Restored.of(one, result) for one, result in zip(pictures, results, strict=True)]
-    except DivergedError as error:
-        if len(pictures) == 1:
-            return [Failed(pictures[0].source, str(error))]
-        return [outcome for one in pictures for outcome in _together([one], order, on_step)]

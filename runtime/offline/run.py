@@ -9,11 +9,11 @@ from ...engines import Plan, gpu_backend, open_engine
 from ...engines.files import make_folder
 from ..pictures.align import framing_of
 from ..pictures.images import check_output, read_bytes, to_picture
-from ..pictures.settings import png_settings
+from ..pictures.settings import alone, png_settings
 from ..restorer import Restorer
 from ..sampling.loop import StepEvent
 from . import animation, trace
-from .folder import Failed, Order, Prepared, Restored, restore_pictures
+from .folder import Failed, FolderRestorer, Order, Prepared, Restored
 from .gpus import Devices
 from .outputs import Targets, write_result
 from .ray_cluster import Cluster
@@ -77,9 +77,9 @@ class Written(NamedTuple):
 class Run:
     """Pictures to restore, as ordered.
 
-    params: gives the record of what was asked for one picture, which its text chunk carries. Opens the engine where
-    this process restores, and makes the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra
-    or BackendError.
+    record: of what was asked, which the text chunk of each picture carries. Opens the engine where this process
+    restores, and makes the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra or
+    BackendError.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Run:
         targets: Targets,
         beside: Beside,
         resources: Resources,
-        params: Callable[[Path], Mapping[str, Any]],
+        record: Mapping[str, Any],
     ):
         beside.check()
         self.plan, self.order, self.targets, self.resources = plan, order, targets, resources
-        self._beside, self._params = beside, params
+        self._beside, self._record = beside, record
         self._backend, trust = resources.backend, resources.trust_engines
         if resources.gpus:
             self._backend = gpu_backend(plan, self._backend, trust)
@@ -119,18 +119,13 @@ class Run:
         `Restorer.tiled` take them.
         """
         assert self._restorer is not None  # workers restore otherwise
-        prepared = self.order.preparing(self._restorer, on_tiles)
-
-        def ready(source: Path) -> Prepared:
-            found = prepared(source, read_bytes(source))
-            on_ready(found)
-            return found
+        folder = FolderRestorer(self._restorer, self.order, on_tiles)
 
         def each(event: StepEvent) -> None:
             self._recorder(event)
             on_step(event)
 
-        return self._written(restore_pictures([*self.targets.paths], ready, self.order, each))
+        return self._written(folder.restore([*self.targets.paths], read_bytes, on_ready, each))
 
     def hire(self, on_loss: Callable[[str], object]) -> Spread:
         """Join the cluster, or get ready to start a process for each GPU; a context manager that ends the workers.
@@ -162,9 +157,8 @@ class Run:
         source, result = restored.source, restored.result
         if self.targets.folder is not None:
             make_folder(self.targets.folder)  # not before there is something to put into it
-        settings = png_settings(
-            result.settings, result.k, restored.task, self.order.fit, self._params(source), restored.frame
-        )
+        asked = alone(self._record, source)
+        settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.frame)
         paths = write_result(self.targets.paths[source], restored, settings)
         for path in self._beside.traces:
             trace.write_trace(path, trace.explain(result, self.plan))

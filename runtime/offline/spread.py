@@ -14,7 +14,7 @@ from ...engines import BackendError, FrugalError, InputError, Plan, open_engine
 from ...engines.version import __version__
 from ..pictures.images import read_bytes
 from ..restorer import Restorer
-from .folder import Failed, Order, Restored, restore_pictures, together
+from .folder import Failed, FolderRestorer, Order, Restored, together
 
 ROUNDS = 4
 """Portions that each worker gets of a large folder, at least, so that all end at about the same time."""
@@ -38,11 +38,11 @@ class Worker:
             restorer = Restorer(plan, open_engine(plan, backend, trust_engines=trust_engines))
         except FrugalError as error:
             return str(error)
-        self._order, self._prepared = order, order.preparing(restorer)
+        self._folder = FolderRestorer(restorer, order)
         return Started(restorer.engine.name, __version__)
 
     def restore(self, pictures: Mapping[Path, bytes]) -> list[Outcome]:
-        return list(restore_pictures([*pictures], lambda one: self._prepared(one, pictures[one]), self._order))
+        return list(self._folder.restore([*pictures], pictures.__getitem__))
 
 
 class Died(Exception):

@@ -120,7 +120,7 @@ def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = N
         photo = _masked(photo, damage.mask)
     if fit == "pad":
         _refuse_padding(photo, task, damage)
-        photo, boxes = photo.losing(boxed_pixels(photo.pixels.shape[1:], damage)), None
+        photo, boxes = _without(photo, boxed_pixels(photo.pixels.shape[1:], damage)), None
     else:
         boxes = boxed_pixels(image_shape[1:], damage)
     scale = damage.scale or (factor if task == "sr" else None)
@@ -191,7 +191,13 @@ def _masked(photo: Photo, mask: np.ndarray) -> Photo:
         )
     if not mask.any():
         raise InputError("the mask marks nothing: paint white what is missing")
-    return photo.losing(mask)
+    return _without(photo, mask)
+
+
+def _without(photo: Photo, mask: np.ndarray | None) -> Photo:
+    if mask is None:
+        return photo
+    return replace(photo, missing=mask if photo.missing is None else photo.missing | mask)
 
 
 def _refuse_padding(photo: Photo, task: str, damage: Damage) -> None:

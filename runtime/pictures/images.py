@@ -78,12 +78,6 @@ class Photo:
         """The same picture with three channels."""
         return replace(self, pixels=np.broadcast_to(self.pixels, (3, *self.pixels.shape[1:])))
 
-    def losing(self, mask: np.ndarray | None) -> "Photo":
-        """The same picture, the pixels that `mask` (H, W) marks missing too."""
-        if mask is None:
-            return self
-        return replace(self, missing=mask if self.missing is None else self.missing | mask)
-
 
 def read_photo(path: str | os.PathLike[str], largest: float = LARGEST) -> Photo:
     """Read a picture (PNG, JPEG, WebP, TIFF, BMP, GIF, PPM), or a .npy array (C, H, W) or (H, W) on [-1, 1].

@@ -91,11 +91,11 @@ def measure(
         photo = _inside(photo, valid_part(_weights(damage.kernel), image_shape))
     made, key = {} if made is None else made, (task, damage.scale, image_shape)
     whole = _once(made, key, lambda: whole_operator(task, image_shape, damage))
-    photo = _sized(photo, whole.measurement_shape[:0:-1], fit, task).losing(settled.boxes)
-    operator, marks = whole, (photo.missing, photo.outside)
-    if task in PAINTED or any(mark is not None for mark in marks):
-        lost_by = (*key, *(None if mark is None else mark.tobytes() for mark in marks))
-        operator = _once(made, lost_by, lambda: without(whole, task, damage, [photo.missing], photo.outside))
+    photo = _sized(photo, whole.measurement_shape[:0:-1], fit, task)
+    operator, missing = whole, (photo.missing, settled.boxes)
+    if task in PAINTED or any(mask is not None for mask in (*missing, photo.outside)):
+        lost_by = (*key, *(None if mask is None else mask.tobytes() for mask in (*missing, photo.outside)))
+        operator = _once(made, lost_by, lambda: without(whole, task, damage, missing, photo.outside))
     seen = _seen(photo)
     lost = None if operator.missing is None else operator.missing[seen].mean()
     if lost:

@@ -1,10 +1,16 @@
 """The settings that a restored PNG carries, whoever restored it, and the record in them that `--params` reads."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ...engines.files import sha256_of
 from ...engines.version import __version__
 from .align import Frame
+
+FILES = ("images", "mask", "kernel", "matrix")
+"""Options that name files, whose content is checked when they are used again."""
 
 
 def png_settings(
@@ -53,3 +59,21 @@ def record(options: Mapping[str, Any], weights_sha256: str, files: Mapping[str, 
         "options": dict(options),
         "sha256": {"weights": weights_sha256, **{name: list(hashes) for name, hashes in files.items() if hashes}},
     }
+
+
+def alone(record: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Return a command's record for one of its pictures: names of files, and not where they lie."""
+    options = {**record["options"], "images": [str(source)]}
+    for name in ("engine", *FILES):
+        if name in options and not (name == "kernel" and not Path(options[name]).suffix):
+            options[name] = [Path(one).name for one in options[name]] if name == "images" else Path(options[name]).name
+    return {**record, "options": options, "sha256": {**record["sha256"], "images": hashes([str(source)])}}
+
+
+def hashes(named: str | Sequence[str]) -> list[str]:
+    """Return the SHA-256 of each file named; folders, patterns, words and what cannot be read have none."""
+    found = []
+    for one in [named] if isinstance(named, str) else named:
+        with contextlib.suppress(OSError):  # whoever opens it says so
+            found.append(sha256_of(Path(one)))
+    return found

@@ -61,7 +61,7 @@ def test_a_folder_is_made_with_the_first_result(here, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folder, "_together", interrupted)
+    monkeypatch.setattr(folder.FolderRestorer, "_together", interrupted)
     assert frugal(*RESTORE, "photos", "-o", "out/deep").exit_code == 130
     assert not Path("out").exists()
 
