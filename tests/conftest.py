@@ -246,7 +246,7 @@ SERVER = """
 import json, sys
 from frugal_rt.runtime.pool import Pool
 from frugal_rt.runtime.service.intake import Options
-from frugal_rt.runtime.service.run import Address, serve
+from frugal_rt.runtime.service.server import Address, serve
 plan, port, limit, options = json.loads(sys.argv[1])
 def pool_of(metrics):
     return Pool(plan, "cpu", limit=limit, on_report=metrics.report)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from frugal_rt import ExportError, InputError, MissingExtra
 from frugal_rt.cli import main
-from frugal_rt.export import build_plan, find_prior, hub, read_prior
+from frugal_rt.export import build_plan, find_prior, read_prior
+from frugal_rt.export.priors import hub
 
 NEW = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 

@@ -11,10 +11,12 @@ from click.testing import CliRunner, Result
 
 from frugal_rt import Plan, Restorer
 from frugal_rt.cli import main
-from frugal_rt.engines import BACKENDS, BackendError, OnHost, Prediction, Wanted, machine, open_engine
+from frugal_rt.engines import BACKENDS, BackendError, OnHost, Prediction, machine, open_engine
+from frugal_rt.engines.backends import Wanted
 from frugal_rt.engines.flops import network_flops
 from frugal_rt.engines.torch.network import build_network
-from frugal_rt.export import build_plan, random_prior, read_prior
+from frugal_rt.export import build_plan, read_prior
+from frugal_rt.export.priors import random_prior
 from frugal_rt.runtime.evaluation import bench
 from frugal_rt.runtime.evaluation.bench_report import figures, markdown
 

@@ -38,7 +38,7 @@ DRIVER = """
 import json, pathlib, sys, time
 import ray
 from ray import serve
-from frugal_rt.runtime.service.replicas import Arguments, application
+from frugal_rt.runtime.service.ray_serve import Arguments, application
 asked, port = json.loads(sys.argv[1])
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": port})
