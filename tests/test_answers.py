@@ -83,12 +83,7 @@ def served(arguments: list[str]) -> int:
         return process.wait(30)
 
 
-def _named(file: str) -> Path:
-    (found,) = Path(__file__).parent.rglob(file)
-    return found
-
-
 @pytest.mark.parametrize("named", [named for _, named in ROWS])
 def test_the_test_that_holds_it_is_there(named):
     file, _, name = named.partition("::")
-    assert f"def {name}(" in _named(file).read_text() or not name
+    assert f"def {name}(" in (Path(__file__).parent / file).read_text() or not name
