@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from frugal_rt.engines import OnHost, Prediction, nvidia
-from frugal_rt.export import export_plan, find_prior, read_prior
+from frugal_rt.export import Prior, export_plan, find_prior, read_prior
 from frugal_rt.export.priors import random_prior
 
 TINY_UNET = {
@@ -30,6 +31,24 @@ TINY_UNET = {
 }
 TINY_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear"}
 MakePrior = Callable[..., Path]
+TOGETHER = ("tests/runtime/pool/", "tests/runtime/service/")
+"""Tests that start processes and wait for them: side by side they would disturb one another."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side, tests of one file go to one process, which makes their fixtures once.
+
+    By names, as xdist's own groups are ignored with pytest 9.2 (pytest-xdist's issue 1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "processes" if file.startswith(TOGETHER) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -60,19 +79,33 @@ def make_prior(tmp_path_factory: pytest.TempPathFactory) -> MakePrior:
 
 
 @pytest.fixture(scope="session")
-def tiny_plan(make_prior: MakePrior, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plan of a tiny prior of 3x16x16 behind a 2x2 pixel-unshuffle."""
-    path = tmp_path_factory.mktemp("plans") / "tiny.plan"
-    export_plan(read_prior(make_prior({"in_channels": 12, "out_channels": 12}), "tiny"), path, precisions=())
-    return path
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Exports a prior into a file of that name; of processes that test side by side one does it for all."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def export(name: str, prior: Callable[[], Prior], **how: Any) -> Path:
+        path = folder / name
+        with FileLock(f"{path}.lock"):
+            if not path.exists():  # it is written whole or not at all
+                export_plan(prior(), path, **how)
+        return path
+
+    return export
 
 
 @pytest.fixture(scope="session")
-def celeba_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_plan(make_prior: MakePrior, exported: Callable[..., Path]) -> Path:
+    """The plan of a tiny prior of 3x16x16 behind a 2x2 pixel-unshuffle."""
+    unet = {"in_channels": 12, "out_channels": 12}
+    return exported("tiny.plan", lambda: read_prior(make_prior(unet), "tiny"), precisions=())
+
+
+@pytest.fixture(scope="session")
+def celeba_plan(exported: Callable[..., Path]) -> Path:
     """The embedded prior's plan."""
-    path = tmp_path_factory.mktemp("plans") / "celeba.plan"
-    export_plan(find_prior("celeba"), path)
-    return path
+    return exported("celeba.plan", lambda: find_prior("celeba"))
 
 
 @pytest.fixture
