@@ -6,15 +6,19 @@ GPU_BIN = .cache/gpu-venv/bin
 GPU_READY = .cache/gpu-venv/.ready
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-gpu lint docs wheel-smoke clean
+.PHONY: demo test test-long test-slow test-gpu lint docs wheel-smoke clean
 
 # Set everything up, export the prior, restore a portrait three ways, say where the pictures are.
 demo: $(READY)
 	$(BIN)/frugal-rt demo -o demo
 
-# The whole test suite.
+# The tests of every change: two processes of a thread each side by side, and at most five minutes a test.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 FRUGAL_RT_THREADS=1 $(BIN)/python -m pytest -n 2 --timeout 300
+
+# What takes longer than that allows, or needs every core: one after another, and at most ten minutes a test.
+test-long: $(READY)
+	$(BIN)/python -m pytest -m "long and not slow and not gpu" --timeout 600
 
 # Exporting and restoring at 256x256: minutes, and many GB.
 test-slow: $(READY)

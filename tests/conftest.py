@@ -1,27 +1,21 @@
-"""Fixtures: plans of tiny random priors, the embedded prior's plan, and the data folder where there is one."""
+"""Fixtures of several folders: plans, pictures to work in, an exact engine, a driver."""
 
 import json
-import math
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
-from frugal_rt.engines import Engine, OnHost, Prediction
-from frugal_rt.export import export_plan, find_prior, read_prior
-from frugal_rt.runtime.sampling.advance import advance
-from frugal_rt.runtime.sampling.restoration import Move, Restoration
+from frugal_rt.engines import OnHost, Prediction, nvidia
+from frugal_rt.export import Prior, export_plan, find_prior, read_prior
+from frugal_rt.export.priors import random_prior
 
 TINY_UNET = {
     "_class_name": "UNet2DModel",
@@ -36,8 +30,25 @@ TINY_UNET = {
     "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
 }
 TINY_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear"}
-
 MakePrior = Callable[..., Path]
+TOGETHER = ("tests/runtime/pool/", "tests/runtime/service/")
+"""Tests that start processes and wait for them: side by side they would disturb one another."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side, tests of one file go to one process, which makes their fixtures once.
+
+    By names, as xdist's own groups are ignored with pytest 9.2 (pytest-xdist's issue 1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "processes" if file.startswith(TOGETHER) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -68,107 +79,33 @@ def make_prior(tmp_path_factory: pytest.TempPathFactory) -> MakePrior:
 
 
 @pytest.fixture(scope="session")
-def tiny_plan(make_prior: MakePrior, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plan of a tiny prior of 3x16x16 behind a 2x2 pixel-unshuffle."""
-    path = tmp_path_factory.mktemp("plans") / "tiny.plan"
-    export_plan(read_prior(make_prior({"in_channels": 12, "out_channels": 12}), "tiny"), path, precisions=())
-    return path
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Exports a prior into a file of that name; of processes that test side by side one does it for all."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
 
-
-@pytest.fixture(scope="session")
-def celeba_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded prior's plan."""
-    path = tmp_path_factory.mktemp("plans") / "celeba.plan"
-    export_plan(find_prior("celeba"), path)
-    return path
-
-
-@pytest.fixture
-def twelve_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_plan: Path) -> Path:
-    """The working directory: the tiny plan, and a folder of twelve pictures of three kinds."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.plan").symlink_to(tiny_plan)
-    Path("photos").mkdir()
-    random = np.random.default_rng(0)
-    for i in range(12):
-        shape = [(16, 16, 3), (16, 16), (4, 4, 3)][i % 3]
-        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(f"photos/{i:02}.png")
-    return tmp_path
-
-
-def adm_tensors(
-    channels: int, mult: tuple[int, ...], blocks: int, attention: tuple[int, ...], updown: bool, shift: bool, out: int
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the parameters, a bias beside each weight, of guided-diffusion's UNetModel.
-
-    mult: channel multipliers by level. blocks: residual blocks a level. attention: the levels with it. updown: residual
-    blocks resample, not convolutions. shift: scale and shift by the timestep. out: channels that come out, 3 go in.
-    """
-
-    def residual(name: str, a: int, b: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.in_layers.0", (a,)
-        yield f"{name}.in_layers.2", (b, a, 3, 3)
-        yield f"{name}.emb_layers.1", (2 * b if shift else b, 4 * channels)
-        yield f"{name}.out_layers.0", (b,)
-        yield f"{name}.out_layers.3", (b, b, 3, 3)
-        if a != b:
-            yield f"{name}.skip_connection", (b, a, 1, 1)
-
-    def attend(name: str, a: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield from {f"{name}.norm": (a,), f"{name}.qkv": (3 * a, a, 1), f"{name}.proj_out": (a, a, 1)}.items()
-
-    width = channels * mult[0]
-    yield from {"time_embed.0": (4 * channels, channels), "time_embed.2": (4 * channels, 4 * channels)}.items()
-    yield "input_blocks.0.0", (width, 3, 3, 3)
-    skips, place = [width], 0
-    for level, times in enumerate(mult):
-        for _ in range(blocks):
-            place += 1
-            yield from residual(f"input_blocks.{place}.0", width, channels * times)
-            width = channels * times
-            if level in attention:
-                yield from attend(f"input_blocks.{place}.1", width)
-            skips.append(width)
-        if level < len(mult) - 1:
-            place += 1
-            name = f"input_blocks.{place}.0"
-            yield from residual(name, width, width) if updown else [(f"{name}.op", (width, width, 3, 3))]
-            skips.append(width)
-    yield from residual("middle_block.0", width, width)
-    yield from attend("middle_block.1", width)
-    yield from residual("middle_block.2", width, width)
-    place = -1
-    for level, times in reversed(list(enumerate(mult))):
-        for block in range(blocks + 1):
-            place += 1
-            yield from residual(f"output_blocks.{place}.0", width + skips.pop(), channels * times)
-            width = channels * times
-            if level in attention:
-                yield from attend(f"output_blocks.{place}.1", width)
-            if level and block == blocks:
-                name = f"output_blocks.{place}.{2 if level in attention else 1}"
-                yield from residual(name, width, width) if updown else [(f"{name}.conv", (width, width, 3, 3))]
-    yield from {"out.0": (width,), "out.2": (out, width, 3, 3)}.items()
-
-
-@pytest.fixture(scope="session")
-def adm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes a guided-diffusion checkpoint of random weights (seed 0); keywords as of `adm_tensors`."""
-
-    def make(**config: Any) -> Path:
-        import torch
-
-        random, state = torch.Generator().manual_seed(0), {}
-        for name, shape in adm_tensors(**config):
-            noise = torch.randn(shape, generator=random)
-            norm = len(shape) == 1
-            state[f"{name}.weight"] = 1 + noise / 8 if norm else noise / math.sqrt(math.prod(shape[1:]))
-            state[f"{name}.bias"] = torch.randn(shape[0], generator=random) / 8
-        path = tmp_path_factory.mktemp("adm") / "adm.pt"
-        torch.save(state, path)
+    def export(name: str, prior: Callable[[], Prior], **how: Any) -> Path:
+        path = folder / name
+        with FileLock(f"{path}.lock"):
+            if not path.exists():  # it is written whole or not at all
+                export_plan(prior(), path, **how)
         return path
 
-    return make
+    return export
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(make_prior: MakePrior, exported: Callable[..., Path]) -> Path:
+    """The plan of a tiny prior of 3x16x16 behind a 2x2 pixel-unshuffle."""
+    unet = {"in_channels": 12, "out_channels": 12}
+    return exported("tiny.plan", lambda: read_prior(make_prior(unet), "tiny"), precisions=())
+
+
+@pytest.fixture(scope="session")
+def celeba_plan(exported: Callable[..., Path]) -> Path:
+    """The embedded prior's plan."""
+    return exported("celeba.plan", lambda: find_prior("celeba"))
 
 
 @pytest.fixture
@@ -229,109 +166,56 @@ def gaussian_engine() -> type[GaussianEngine]:
 
 
 @pytest.fixture
-def finish() -> Callable[[list[Restoration], Engine], None]:
-    """Advances rows until all are done, those that share a move together."""
+def driver(monkeypatch) -> Callable[..., None]:
+    """A driver that shows so many devices."""
 
-    def finish(rows: list[Restoration], engine: Engine) -> None:
-        while live := [row for row in rows if row.step >= 0]:
-            moves = [row.move for row in live]
-            for move in Move:
-                if move in moves:
-                    advance([row for row, its in zip(live, moves, strict=True) if its is move], engine)
+    def shows(count: int, visible: str | None = None) -> None:
+        shown = [nvidia.Device(number, "a GPU", "9.0", 1 << 30) for number in range(count)]
+        monkeypatch.setattr(nvidia, "trouble", lambda: None)
+        monkeypatch.setattr(nvidia, "devices", lambda: shown)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    return finish
-
-
-SERVER = """
-import json, sys
-from frugal_rt.runtime.pool import Pool
-from frugal_rt.runtime.service.intake import Options
-from frugal_rt.runtime.service.run import Address, serve
-plan, port, limit, options = json.loads(sys.argv[1])
-def pool_of(metrics):
-    return Pool(plan, "cpu", limit=limit, on_report=metrics.report)
-serve(pool_of, Options(**options), Address("127.0.0.1", port), lambda pool, address: None)
-"""
+    return shows
 
 
-class Serving:
-    """A service in a process of its own; keywords of `limit` and of the service's Options."""
-
-    def __init__(self, plan: Path, folder: Path, limit: int = 64, environment: dict[str, str] | None = None, **options):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.address, self.url, self.log = ("127.0.0.1", port), f"http://127.0.0.1:{port}", folder / f"{port}.log"
-        told = json.dumps([str(plan), port, limit, options])
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVER, told],
-                cwd=folder,
-                env={**os.environ, **(environment or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        self.wait(lambda: self.get("/readyz").status_code == 200, 60)
-
-    def get(self, path: str) -> Any:
-        import httpx
-
-        return httpx.get(self.url + path, timeout=30)
-
-    def post(self, picture: bytes, **asked: Any) -> Any:
-        """A restoration; keywords are its parameters."""
-        import httpx
-
-        files = {"image": picture, "parameters": (None, json.dumps(asked))}
-        return httpx.post(f"{self.url}/v1/restore", files=files, timeout=120)
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
-        lines = [line for line in self.get("/metrics").text.splitlines() if line.partition("{")[0].split()[0] == name]
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
-
-    def wait(self, until: Callable[[], bool], seconds: float = 20) -> None:
-        import httpx
-
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            assert self.process.poll() is None, f"the service ended: {self.log.read_text()[-3000:]}"
-            try:
-                if until():
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.02)
-        raise AssertionError(f"waited {seconds} s; the service said {self.log.read_text()[-3000:]}")
-
-    def workers(self) -> list[Any]:
-        import psutil
-
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def stop(self) -> int:
-        """SIGTERM, and the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(60)
-        finally:
-            self.process.kill()
+@pytest.fixture
+def small(monkeypatch):
+    """A small architecture in the place of the large one."""
+    config = {
+        **random_prior.ARCHITECTURES["celebahq-256"],
+        "sample_size": 16,
+        "layers_per_block": 1,
+        "block_out_channels": [8, 16],
+        "norm_num_groups": 4,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    }
+    monkeypatch.setitem(random_prior.ARCHITECTURES, "celebahq-256", config)
 
 
-@pytest.fixture(scope="module")
-def serve(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Serving]]:
-    """Starts services around the tiny prior, and stops them at the end."""
-    begun: list[Serving] = []
+@pytest.fixture
+def three_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_plan: Path) -> Path:
+    """The working directory: the tiny plan, and a folder with three pictures for three tasks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.plan").symlink_to(tiny_plan)
+    Path("photos").mkdir()
+    random = np.random.default_rng(0)
+    for name, shape in {"a.png": (16, 16, 3), "b.png": (16, 16), "c.jpg": (4, 4, 3)}.items():
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(Path("photos") / name)
+    return tmp_path
 
-    def start(**options: Any) -> Serving:
-        for name in ("httpx", "psutil"):
-            pytest.importorskip(name)
-        begun.append(Serving(tiny_plan, tmp_path_factory.mktemp("service"), **options))
-        return begun[-1]
 
-    yield start
-    for serving in begun:
-        serving.process.kill()  # it would wait for jobs that nobody fetches
-        serving.process.wait()
+@pytest.fixture
+def three_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_plan: Path) -> Path:
+    """The working directory: the tiny plan, and `faces`, three 16x16 pictures."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.plan").symlink_to(tiny_plan)
+    (tmp_path / "faces").mkdir()
+    random = np.random.default_rng(0)
+    for name in ("b.png", "a.jpg", "c.webp"):
+        levels = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(levels).resize((16, 16), Image.Resampling.BICUBIC).save(f"faces/{name}")
+    Path("faces/notes.txt").write_text("not a picture")
+    return tmp_path

@@ -1,4 +1,4 @@
-"""docs/answers.md: every command that it names runs, and every test that it names is there."""
+"""The documentation: every command of docs/answers.md runs, and what pages name of the tests is there."""
 
 import re
 import shlex
@@ -16,7 +16,8 @@ from frugal_rt import Plan
 from frugal_rt.cli import main
 from frugal_rt.runtime.pictures.images import PORTRAIT
 
-PAGE = Path(__file__).parents[1] / "docs" / "answers.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "answers.md"
 ROWS = re.findall(r"^\| .* \| `(frugal-rt [^`]+)` \| `([^`]+)` \|$", PAGE.read_text(), re.MULTILINE)
 
 
@@ -83,12 +84,15 @@ def served(arguments: list[str]) -> int:
         return process.wait(30)
 
 
-def _named(file: str) -> Path:
-    (found,) = Path(__file__).parent.rglob(file)
-    return found
-
-
 @pytest.mark.parametrize("named", [named for _, named in ROWS])
 def test_the_test_that_holds_it_is_there(named):
     file, _, name = named.partition("::")
-    assert f"def {name}(" in _named(file).read_text() or not name
+    assert f"def {name}(" in (Path(__file__).parent / file).read_text() or not name
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name
+)
+def test_the_files_of_tests_that_a_page_names_are_there(page):
+    named = set(re.findall(r"\btests/[\w/]+(?:\.py)?", page.read_text()))
+    assert {name for name in named if not (ROOT / name).exists()} == set()

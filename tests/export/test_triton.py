@@ -7,19 +7,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from click.testing import CliRunner, Result
 
 from frugal_rt import Plan
-from frugal_rt.cli import main
 from frugal_rt.engines import open_engine
 from frugal_rt.export.triton import write_repository
 
+from ..commands import frugal
+
 TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
 MODELS = ["tiny_embedding", "tiny_forward", "tiny_pullback", "tiny_gradient"]
-
-
-def frugal(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")

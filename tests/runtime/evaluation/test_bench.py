@@ -11,12 +11,11 @@ from click.testing import CliRunner, Result
 
 from frugal_rt import Plan, Restorer
 from frugal_rt.cli import main
-from frugal_rt.engines import BACKENDS, BackendError, OnHost, Prediction, Wanted, machine, open_engine
-from frugal_rt.engines.flops import network_flops
-from frugal_rt.engines.torch.network import build_network
-from frugal_rt.export import build_plan, random_prior, read_prior
+from frugal_rt.engines import BACKENDS, BackendError, OnHost, Prediction, machine, open_engine
+from frugal_rt.engines.backends import Wanted
+from frugal_rt.export import build_plan, read_prior
 from frugal_rt.runtime.evaluation import bench
-from frugal_rt.runtime.evaluation.bench_report import figures, markdown
+from frugal_rt.runtime.evaluation.bench_report import figures
 
 QUICK = ("--steps", "4", "--rounds", "1", "--no-compile")
 KINDS = ("forward", "dps step", "dmps step")
@@ -122,71 +121,6 @@ def test_the_figures_follow_from_the_samples(report):
     np.testing.assert_allclose(found["forward, ours: share of the measured peak"]["samples"], 100 * work)
 
 
-def made_up() -> dict:
-    """A report of three rounds whose ratios can be worked out by hand."""
-    seconds = {
-        "ours: cpu": {"forward": [1.0, 2.0, 4.0], "dps step": [2.0, 5.0, 10.0], "dmps step": [1.0, 2.0, 4.0]},
-        "torch eager": {"forward": [3.0, 4.0, 20.0], "dps step": [4.0, 20.0, 30.0], "dmps step": [3.0, 4.0, 20.0]},
-        "torch channels_last": {
-            "forward": [2.0, 5.0, 6.0],
-            "dps step": [8.0, 20.0, 40.0],
-            "dmps step": [2.0, 5.0, 6.0],
-        },
-    }
-    rows = [
-        {
-            "kind": kind,
-            "name": kind,
-            "batch": 1,
-            "forwards": 1,
-            "gradients": int(kind == "dps step"),
-            "contenders": {
-                label: {
-                    "seconds": taken[kind],
-                    "network_seconds": [0.75 * value for value in taken[kind]],
-                    "first_seconds": 9.0,
-                }
-                for label, taken in seconds.items()
-            },
-        }
-        for kind in KINDS
-    ]
-    return {
-        "machine": {"processor": "a CPU", "cores": 2, "gpu": None, "system": "an OS", "torch_threads": 2},
-        "versions": {"python": "3"},
-        "date": "today",
-        "prior": {"name": "a prior", "shape": [3, 8, 8], "weights_sha256": "0"},
-        "settings": {"rounds": 3, "steps": 4, "batches": [1], "measurement": "a task"},
-        "contenders": {label: "engine (cuda)" if "eager" in label else "engine (cpu, bfloat16)" for label in seconds},
-        "left_out": {},
-        "reference": "ours: cpu",
-        "peak_flops": {"numpy (cpu)": [8e9, 10e9], "torch (cpu)": [9e9, 9e9]},
-        "network_flops": {"forward": int(4e9), "gradient": int(6e9)},
-        "rows": rows,
-        "figures": [],
-    }
-
-
-def test_ratios_are_taken_within_rounds_before_their_median():
-    found = {figure["name"]: figure for figure in figures(made_up())}
-    eager = found["forward, batch 1: torch eager / ours"]
-    assert eager["samples"] == [3.0, 2.0, 5.0]
-    assert (eager["median"], eager["least"], eager["most"]) == (3.0, 2.0, 5.0)  # of the medians it would be 2
-    assert found["DPS step / DMPS step, ours"]["samples"] == [2.0, 2.5, 2.5]
-    assert found["dps step, batch 1: best torch (torch eager) / ours"]["median"] == 3.0
-    assert found["forward, ours: share of the measured peak"]["samples"] == [40.0, 20.0, 10.0]
-    assert found["dps step, ours: share of the measured peak"]["samples"] == [50.0, 20.0, 10.0]
-    assert found["dps step, ours: share outside the network"]["median"] == 25.0
-    assert not any("hybrid" in name for name in found)
-
-
-def test_the_page_shows_medians_spreads_and_no_peak_of_another_device():
-    lines = markdown(made_up()).splitlines()
-    assert "| forward | 1 | 2.00 s (1.00..4.00) | 4.00 s (3.00..20.0) | 5.00 s (2.00..6.00) |" in lines
-    assert "| forward | 1 | 3.00x (2.00..5.00) | 2.00x (1.50..2.50) |" in lines
-    assert "| forward | 1 | 2.0 (20%) | 1.0 | 0.8 (8%) |" in lines  # eager ran on CUDA, whose peak nobody measured
-
-
 def test_without_torch_what_runs_is_measured(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     result = run("-e", "tiny.plan", *QUICK, "--batch", "1", "--json", "r.json")
@@ -280,50 +214,6 @@ def test_the_host_s_own_time_is_neither_its_first_call_s_nor_what_it_waits(monke
     monkeypatch.setattr(bench, "SAMPLE_SECONDS", 70)
     assert bench._paced(call, device, None) == ((50 + 4 * 5 + 7) / 5, None, 3.0)
     assert bench._paced(call, device, 1).host is None
-
-
-def test_the_celebahq_architecture_is_the_published_one():
-    """113,673,219 parameters; 497.0 GFLOP forward and 497.7 more for the gradient (measured, notes on the runtimes)."""
-    network = {
-        "config": random_prior.ARCHITECTURES["celebahq-256"],
-        "pixel_unshuffle": 1,
-        "learned_variance": False,
-    }
-    assert sum(p.numel() for p in build_network(network).parameters()) == 113_673_219
-    flops = network_flops({"network": network, "image": {"channels": 3, "height": 256, "width": 256}})
-    assert flops is not None
-    assert flops["forward"] == pytest.approx(497.0e9, rel=1e-3)
-    assert flops["gradient"] == pytest.approx(497.7e9, rel=1e-3)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """A small architecture in the place of the large one."""
-    config = {
-        **random_prior.ARCHITECTURES["celebahq-256"],
-        "sample_size": 16,
-        "layers_per_block": 1,
-        "block_out_channels": [8, 16],
-        "norm_num_groups": 4,
-        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    }
-    monkeypatch.setitem(random_prior.ARCHITECTURES, "celebahq-256", config)
-
-
-def test_random_weights_are_seeded_and_give_a_plan_that_runs(small, tmp_path):
-    plans = []
-    for seed in (0, 0, 1):
-        folder = tmp_path / str(len(plans))
-        folder.mkdir()
-        plans.append(build_plan(random_prior.random_prior("celebahq-256", folder, seed), precisions=()))
-    first, again, other = (plan.manifest["members"]["weights.safetensors"]["sha256"] for plan in plans)
-    assert first == again != other
-    x = np.random.default_rng(0).standard_normal((1, 3, 16, 16), dtype=np.float32)
-    outs = [open_engine(plans[0], backend).predict(x, np.array([500])).out for backend in ("cpu", "torch")]
-    np.testing.assert_allclose(*outs, atol=1e-5)
-    assert np.isfinite(outs[0]).all()
-    assert outs[0].std() > 1e-3
 
 
 def test_random_weights_measure_calls_and_steps_only(here, small):

@@ -12,41 +12,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from frugal_rt.cli import main
-from frugal_rt.engines import BackendError, InputError, MissingExtra, Plan, PlanError, gpu_backend, nvidia
-from frugal_rt.engines.machine import THREADS
+from frugal_rt.engines import BackendError, InputError, Plan, PlanError, nvidia
 from frugal_rt.runtime.offline import gpus
 from frugal_rt.runtime.offline.folder import Failed, Order
 from frugal_rt.runtime.offline.gpus import Devices, gpus_named
 from frugal_rt.runtime.pictures.damage import Damage
 from frugal_rt.runtime.pictures.images import SETTINGS_KEY
-from frugal_rt.runtime.pool import Pool, pool
 from frugal_rt.runtime.sampling.guidance import Guidance
 
-psutil = pytest.importorskip("psutil", reason="looks for child processes")
+from ...commands import frugal
+from ..waiting import PATIENCE, wait_for
 
+psutil = pytest.importorskip("psutil", reason="looks for child processes")
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", "100", "photos")
 ON_TWO = ("-o", "out", "--devices", "0,1")
-PATIENCE = 120
-"""Seconds in which what a test waits for must have happened."""
 ON_THE_CPU = """
 from frugal_rt.cli import main, restore
 from frugal_rt.runtime.offline import run
 restore.gpus_named, run.gpu_backend = lambda text: text.split(","), lambda plan, backend, trust: "cpu"
 main()
 """
-
-
-def wait_for(what: Callable[[], object]) -> object:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if found := what():
-            return found
-        time.sleep(0.01)
-    pytest.fail(f"nothing of it in {PATIENCE} seconds")
 
 
 def workers(parent: int | None = None) -> list["psutil.Process"]:
@@ -88,10 +75,6 @@ def _read(path: Path) -> tuple[bytes, dict[str, object]]:
         return picture.tobytes(), {**json.loads(picture.text[SETTINGS_KEY]), "batch": None}
 
 
-def frugal(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
-
-
 @pytest.fixture
 def here(twelve_pictures) -> Path:
     return twelve_pictures
@@ -107,51 +90,6 @@ def on_the_cpu(here, monkeypatch) -> None:
 @pytest.fixture
 def order() -> Order:
     return Order(Damage(), fit=None, tile=False, align=False, guidance=Guidance(steps=4), samples=1)
-
-
-@pytest.fixture
-def driver(monkeypatch) -> Callable[..., None]:
-    """A driver that shows so many devices."""
-
-    def shows(count: int, visible: str | None = None) -> None:
-        shown = [nvidia.Device(number, "a GPU", "9.0", 1 << 30) for number in range(count)]
-        monkeypatch.setattr(nvidia, "trouble", lambda: None)
-        monkeypatch.setattr(nvidia, "devices", lambda: shown)
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        if visible is not None:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-
-    return shows
-
-
-@pytest.mark.parametrize(
-    ("listed", "number", "seen"), [(None, 3, "3"), ("5,6", 1, "6"), (" GPU-7f , 2", 0, "GPU-7f"), ("4", 0, "4")]
-)
-def test_a_process_sees_the_device_of_that_number_here(driver, listed, number, seen):
-    driver(4, listed)
-    assert nvidia.visible(number) == seen
-
-
-def test_a_device_that_is_hidden_is_none(driver):
-    driver(1, "5,6")
-    with pytest.raises(InputError, match="there is no CUDA device 2: CUDA_VISIBLE_DEVICES is '5,6'"):
-        nvidia.visible(2)
-
-
-def test_a_pool_s_workers_see_a_device_each_and_share_the_cores(driver, monkeypatch):
-    given = []
-
-    def launched(module, environment):
-        given.append(environment)
-        raise BackendError("no process is wanted")
-
-    driver(2, "5,6")
-    monkeypatch.setattr(pool, "launch", launched)
-    monkeypatch.setattr(pool, "cores", lambda: 8)
-    with pytest.raises(BackendError, match="no process is wanted"):
-        Pool("celeba.plan", devices=(1, 0))
-    assert {one["CUDA_VISIBLE_DEVICES"] for one in given} <= {"5", "6"}
-    assert {one[THREADS] for one in given} == {"4"}
 
 
 def in_a_thread(what: Callable[[], None]) -> threading.Thread:
@@ -410,25 +348,3 @@ def test_numbers_count_what_this_process_sees(driver, there, visible, text, expe
     assert gpus_named(text) == expected
     with pytest.raises(InputError, match=f"there is no device {there}; "):
         gpus_named(str(there))
-
-
-def test_half_precision_on_gpus_is_torch_s_where_no_engine_was_built(tiny_plan, monkeypatch):
-    monkeypatch.setattr("frugal_rt.engines.backends._torch_device", lambda: "cuda")
-    monkeypatch.setattr("frugal_rt.engines.onnxruntime.cuda.cuda_is_usable", lambda: True)  # in fp32 alone
-    assert gpu_backend(Plan.open(tiny_plan), "auto:bf16") == "torch:bf16"
-
-
-def test_the_backend_of_gpus_is_one_that_finds_them(tiny_plan, monkeypatch):
-    plan = Plan.open(tiny_plan)
-    for name in ("cpu", "openvino"):
-        with pytest.raises(InputError, match=f"{name} computes on the CPU"):
-            gpu_backend(plan, name)
-    monkeypatch.setattr("frugal_rt.engines.backends._torch_device", lambda: "cuda")
-    assert gpu_backend(plan, "torch") == "torch"
-    monkeypatch.setattr("frugal_rt.engines.onnxruntime.sessions.PROVIDERS", {"cuda": "NoneExecutionProvider"})
-    assert gpu_backend(plan, "auto") == "torch"
-    with pytest.raises(MissingExtra, match=r"frugal-rt\[gpu\]"):
-        gpu_backend(plan, "cuda")
-    monkeypatch.setattr("frugal_rt.engines.backends._torch_device", lambda: "cpu")
-    with pytest.raises(BackendError, match="torch sees no CUDA device"):
-        gpu_backend(plan, "auto")

@@ -10,32 +10,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from frugal_rt.cli import main
-from frugal_rt.engines import BackendError, InputError, machine
+from frugal_rt.engines import BackendError, InputError
 from frugal_rt.runtime.offline.ray_cluster import Share, shares
+
+from ...commands import frugal
+from ..waiting import PATIENCE, wait_for
 
 STEPS = "100"
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", STEPS, "photos")
-PATIENCE = 120
-"""Seconds in which what a test waits for must have happened."""
-
-
-def wait_for(what: Callable[[], object]) -> object:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if found := what():
-            return found
-        time.sleep(0.01)
-    pytest.fail(f"nothing of it in {PATIENCE} seconds")
 
 
 class Node:
@@ -98,10 +87,6 @@ def node() -> Iterator[Node]:
 @pytest.fixture
 def here(twelve_pictures) -> Path:
     return twelve_pictures
-
-
-def frugal(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
 def pixels(folder: str) -> dict[str, np.ndarray]:
@@ -254,14 +239,3 @@ def test_what_does_not_fit_is_refused():
         shares([{"CPU": 16.0}], "cuda", None)
     with pytest.raises(BackendError, match="no CPU to give"):
         shares([{"CPU": 0.0}], "cpu", None)
-
-
-def test_threads_follow_what_a_process_was_given(monkeypatch):
-    there = machine.cores()
-    monkeypatch.setenv(machine.THREADS, "1")
-    assert machine.cores() == 1
-    monkeypatch.setenv(machine.THREADS, str(there + 1))
-    assert machine.cores() == there
-    monkeypatch.setenv(machine.THREADS, "many")
-    with pytest.raises(InputError, match="FRUGAL_RT_THREADS is a number of threads, 1 or more; got 'many'"):
-        machine.cores()

@@ -1,4 +1,4 @@
-"""A face found in a photograph, framed as the prior knows faces, restored, and pasted back; and padded pictures."""
+"""A face found in a photograph, framed as the prior knows faces, restored, and pasted back."""
 
 import json
 import sys
@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from frugal_rt import InputError, Plan
-from frugal_rt.cli import main
 from frugal_rt.engines import MissingExtra
 from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.operators import Colorize, Denoise, Inpaint
@@ -19,6 +17,8 @@ from frugal_rt.runtime.pictures import align
 from frugal_rt.runtime.pictures.align import Face, Frame, find_faces
 from frugal_rt.runtime.pictures.images import PORTRAIT, Photo, read_photo
 from frugal_rt.runtime.pictures.measurement import Measurement
+
+from ...commands import frugal
 
 SHARES = {"centre": [0.5, 0.6], "side": 0.8}
 RESTORE = ("restore", "-e", "framed.plan", "--steps", "4")
@@ -56,10 +56,6 @@ def scene(*more: tuple[int, int, int]) -> Image.Image:
 
 def photo_of(picture: Image.Image) -> Photo:
     return Photo((np.asarray(picture, np.float32) / 127.5 - 1).transpose(2, 0, 1))
-
-
-def frugal(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
 def pixels(path: str) -> np.ndarray:
@@ -226,24 +222,3 @@ def test_a_framing_that_is_none_is_refused(make_prior, content):
     (folder / "framing.json").write_text(content)
     with pytest.raises(InputError, match="must hold shares of the image"):
         read_prior(folder)
-
-
-@pytest.mark.parametrize(
-    ("shape", "options", "restored"),
-    [
-        ((11, 13, 3), ("--sigma", "0.1"), (13, 11)),
-        ((11, 13), (), (13, 11)),
-        ((11, 13, 3), ("--hole", "4x4"), (13, 11)),
-        ((11, 13, 3), ("--kernel", "gaussian:1"), (13, 11)),
-        ((3, 2, 3), ("--scale", "4"), (8, 12)),
-        ((3, 2, 3), ("--scale", "4", "--filter", "bicubic"), (8, 12)),
-        ((11, 40, 3), ("--tile", "--sigma", "0.1"), (40, 11)),
-    ],
-)
-def test_a_smaller_picture_is_padded_restored_and_cut_back(here, shape, options, restored):
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).save("small.png")
-    result = frugal(*RESTORE, "-e", "tiny.plan", "small.png", "--fit", "pad", *options)
-    assert result.exit_code == 0, result.output
-    assert Image.open("small.restored.png").size == restored
-    if "--hole" in options:  # of the picture: its surroundings are not counted
-        assert "11% of the pixels are missing" in result.output

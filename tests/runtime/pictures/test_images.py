@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from frugal_rt import InputError
-from frugal_rt.runtime.evaluation.contact_sheet import contact_sheet
 from frugal_rt.runtime.pictures import images
 from frugal_rt.runtime.pictures.images import check_output, fit_photo, read_mask, read_photo, to_picture, write_png
 
@@ -193,14 +192,3 @@ def test_outputs_are_checked_before_work_is_done(tmp_path):
         with pytest.raises(InputError, match=sentence):
             check_output(tmp_path / name, force=False)
     assert check_output(tmp_path / "taken.png", force=True).name == "taken.png"
-
-
-def test_contact_sheets_hold_every_picture():
-    picture = to_picture(expected(LEVELS))
-    sheet = contact_sheet(
-        [("one", [(picture, "a"), (picture.convert("RGBA"), "b")]), ("two", [(picture, "c")])], tile=48
-    )
-    assert sheet.width > 2 * 48
-    assert sheet.height > 2 * 48
-    colours = {tuple(level) for level in LEVELS.reshape(-1, 3)}
-    assert colours <= {tuple(level) for level in np.asarray(sheet).reshape(-1, 3)}

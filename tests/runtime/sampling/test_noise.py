@@ -1,6 +1,13 @@
+"""Noise by key."""
+
+import multiprocessing
+
 import numpy as np
 
+from frugal_rt.runtime.sampling.guidance import Guidance
 from frugal_rt.runtime.sampling.noise import Use, normal
+
+from ..measurements import measurement
 
 
 def test_a_key_gives_one_noise_and_any_change_of_it_another():
@@ -20,3 +27,18 @@ def test_noise_is_standard_normal():
 
 def test_large_seeds_are_keys_too():
     assert not np.array_equal(normal((4,), 2**64 - 1, 0, Use.START), normal((4,), 2**63, 0, Use.START))
+
+
+def test_a_process_forked_after_a_restoration_can_restore(restorer, operator):
+    """Threads do not outlive a fork; the noise of a step must not wait for one that is gone."""
+    y = measurement(operator, 1)[0]
+    restorer.restore(y, operator, steps=3, switch="always")
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: restorer.start(y, operator, Guidance(steps=3, switch="always"))[0].noise(restorer.engine.ahead)
+    )
+    child.start()
+    child.join(30)
+    alive = child.is_alive()
+    child.kill()
+    assert not alive
+    assert child.exitcode == 0

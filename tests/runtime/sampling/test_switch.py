@@ -1,10 +1,15 @@
+"""The switch: when it is due, and what it saw."""
+
 import math
 
+import numpy as np
 import pytest
 
 from frugal_rt import InputError
 from frugal_rt.runtime.sampling.guidance import GRADIENTS, stride_of
 from frugal_rt.runtime.sampling.switch import EARLIEST, LATEST, THRESHOLD, Switch
+
+from ..measurements import measurement
 
 
 def first(switch: Switch, steps: int, settled) -> int | None:
@@ -46,3 +51,23 @@ def test_one_threshold_does_for_any_number_of_steps_as_the_estimates_compared_st
 def test_nonsense_is_refused(value):
     with pytest.raises(InputError, match=r"switch must be auto, never, always or a number of steps 0\.\.100"):
         Switch.parse(value, 100)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(50, None), (100, None), (20, None), (50, 3)])
+@pytest.mark.parametrize("threshold", [-np.inf, 8.0, 10.0, np.inf])
+def test_the_trace_explains_the_switch(restorer, operator, monkeypatch, steps, every, threshold):
+    monkeypatch.setattr("frugal_rt.runtime.sampling.switch.THRESHOLD", threshold)
+    result = restorer.restore(measurement(operator), operator, steps=steps, every=every)
+    rule, stride = Switch.parse("auto", steps), every or stride_of(steps)
+    assert rule.threshold == threshold
+    for k, trace in zip(result.k, result.trace, strict=True):
+        assert len(trace) == math.ceil(steps / stride) - 1
+        compared = range(steps - 1 - stride, -1, -stride)  # steps left once the estimate of each entry is made
+
+        def settled(left, trace=trace, compared=compared):
+            return next(
+                (value for at, value in reversed(list(zip(compared, trace, strict=True))) if at >= left), -np.inf
+            )
+
+        assert next(left for left in range(steps, 0, -1) if rule.due(left, settled(left))) == k
+        assert math.ceil(LATEST * steps) <= k <= EARLIEST * steps

@@ -31,14 +31,13 @@ if not all(
     importlib.util.find_spec(name) for name in ("ray", "grpc_reflection")
 ):  # the second comes with ray[serve] alone
     pytest.skip("needs the extra [ray-serve]", allow_module_level=True)
+from ..waiting import PATIENCE, wait_for
 
-PATIENCE = 120
-"""Seconds in which what a test waits for must have happened."""
 DRIVER = """
 import json, pathlib, sys, time
 import ray
 from ray import serve
-from frugal_rt.runtime.service.replicas import Arguments, application
+from frugal_rt.runtime.service.ray_serve import Arguments, application
 asked, port = json.loads(sys.argv[1])
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -49,15 +48,6 @@ while True:
     pathlib.Path("new").replace("running")
     time.sleep(0.1)
 """
-
-
-def wait_for(what: Callable[[], object]) -> object:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if found := what():
-            return found
-        time.sleep(0.05)
-    pytest.fail(f"nothing of it in {PATIENCE} seconds")
 
 
 def png(size: int, seed: int) -> bytes:

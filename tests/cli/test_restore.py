@@ -1,4 +1,4 @@
-"""The command as a user meets it: what it says, what it writes, how it exits."""
+"""`frugal-rt restore` of one picture: what it says, what it writes, how it exits."""
 
 import csv
 import json
@@ -11,129 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 import frugal_rt.engines
 from frugal_rt import Plan
-from frugal_rt.cli import COMMANDS, main
 from frugal_rt.engines import Prediction
-from frugal_rt.engines.tiled import Tiled
 from frugal_rt.runtime.pictures.images import SETTINGS_KEY
-from frugal_rt.runtime.restorer import Restorer
 from frugal_rt.runtime.sampling.schedule import Schedule
 
-FRUGAL = [sys.executable, "-c", "from frugal_rt.cli import main; main(prog_name='frugal-rt')"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, tiny_plan) -> Path:
-    """A folder with a clean 16x16 picture and the tiny plan, to work in."""
-    monkeypatch.chdir(tmp_path)
-    levels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    Image.fromarray(levels).resize((16, 16), Image.Resampling.BICUBIC).save("clean.png")
-    (tmp_path / "tiny.plan").symlink_to(tiny_plan)
-    return tmp_path
-
-
-def frugal(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
-
-
-def refuses(sentence: str, *arguments: str, status: int = 1) -> None:
-    """The command fails with one line that holds `sentence`, the given status, and no traceback."""
-    before = sorted(Path.cwd().iterdir())
-    result = frugal(*arguments)
-    assert result.exit_code == status, result.output
-    assert sentence in result.output.replace("\n", " "), result.output
-    assert "Traceback" not in result.output
-    if status == 1:
-        error = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-        assert len(error) == 1
-    assert sorted(Path.cwd().iterdir()) == before
-
+from ..commands import FRUGAL, frugal, refuses
 
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command):
-    result = frugal(command, "--help")
-    assert result.exit_code == 0
-    assert "Usage: " in result.output
-
-
-def test_export_writes_a_verified_plan(here, make_prior):
-    result = frugal("export", "--weights", str(make_prior()), "-o", "mine.plan")
-    assert result.exit_code == 0
-    assert "largest relative error against torch" in result.output
-    assert "Public domain" in result.output
-    assert Plan.open("mine.plan").manifest["parity"]["gradient"] < 1e-4
-    refuses("mine.plan exists; give another name with -o, or --force", "export", "--model", "celeba", "-o", "mine.plan")
-
-
-def test_export_needs_one_prior(here):
-    refuses("say which prior: --model celeba, or --weights DIR", "export")
-    refuses("no prior 'imagenet'; choose one of celeba", "export", "--model", "imagenet")
-    refuses("nowhere is not a diffusers DDPM folder", "export", "--weights", "nowhere")
-    refuses("there is no file nowhere.pt", "export", "--weights", "nowhere.pt", "--arch", "adm")
-    refuses("--arch is of a .pt checkpoint", "export", "--model", "celeba", "--arch", "adm")
-    Path("x.pt").write_bytes(b"anything")
-    refuses("x.pt does not tell its architecture; for one of", "export", "--weights", "x.pt")
-    refuses("must end in .plan", "export", "--model", "celeba", "-o", "x.onnx")
-    refuses("the folder no does not exist", "export", "--model", "celeba", "-o", "no/x.plan")
-
-
-@pytest.mark.parametrize(
-    ("damage", "written", "task"),
-    [
-        (["--task", "sr", "--scale", "4"], "y.png", "sr (4x4 is 1/4 of 16x16"),
-        (["--task", "sr", "--scale", "4", "--random", "0.3"], "y.png", "sr (4x4 is 1/4 of 16x16 a side; 44%"),
-        (["--task", "inpaint", "--hole", "6x6"], "y.png", "inpaint (14% of the pixels are missing"),
-        (["--task", "inpaint", "--random", "0.4"], "y.npy", "inpaint ("),
-        (["--task", "outpaint", "--keep", "10x10"], "y.png", "inpaint (61%"),
-        (["--task", "colorize"], "y.png", "colorize (the picture has one channel"),
-        (["--task", "denoise", "--sigma", "51/255"], "y.png", "denoise (nothing is missing"),
-    ],
-)
-def test_what_degrade_writes_restore_understands(here, damage, written, task):
-    assert frugal("degrade", "clean.png", *damage, "-o", written).exit_code == 0
-    result = frugal(*RESTORE, written)
-    assert result.exit_code == 0, result.output
-    assert task in result.output
-    restored = Image.open("y.restored.png")
-    assert (restored.size, restored.mode) == ((16, 16), "RGB")
-    settings = json.loads(restored.text["frugal-rt"])
-    assert settings["steps"] == 4
-    assert settings["seed"] == 0
-    assert {"sigma", "switch", "k", "task", "backend", "prior"} <= settings.keys()
-
-
-@pytest.mark.parametrize(
-    ("task", "damage", "operator"),
-    [
-        ("deblur", ["--kernel", "gaussian:1.2"], {"name": "deblur", "border": "mirror"}),
-        ("deblur", ["--kernel", "motion:5,30"], {"name": "deblur", "kernel": "5x3", "border": "circular"}),
-        ("deblur", ["--kernel", "kernel.png", "--border", "circular"], {"kernel": "4x3", "border": "circular"}),
-        ("deblur", ["--kernel", "motion:5,30", "--border", "valid"], {"kernel": "5x3", "border": "valid"}),
-        ("deblur", ["--kernel", "kernel.npy"], {"kernel": "4x3", "border": "circular"}),
-        ("matrix", ["--matrix", "A.npy"], {"name": "matrix", "rows": 20, "columns": 256}),
-        ("sense", ["--keep-fraction", "0.25"], {"name": "sense", "fraction": 0.25, "seed": 0}),
-        ("sr", ["--scale", "4", "--kernel", "gaussian:1.5"], {"name": "sr", "scale": 4, "kernel": "13x13"}),
-        ("sr", ["--scale", "4", "--filter", "bicubic"], {"name": "sr", "scale": 4, "filter": "bicubic"}),
-    ],
-)
-def test_a_damage_is_named_the_same_in_both(here, task, damage, operator):
-    levels = np.random.default_rng(1).integers(0, 256, (3, 4), dtype=np.uint8)
-    Image.fromarray(levels).save("kernel.png")
-    np.save("kernel.npy", levels / 7.0)
-    np.save("A.npy", 5 * np.random.default_rng(2).normal(size=(20, 256)))
-    assert frugal("degrade", "clean.png", "--task", task, *damage, "-o", "y.npy").exit_code == 0
-    result = frugal(*RESTORE, "y.npy", *damage)
-    assert result.exit_code == 0, result.output
-    assert f"y.npy: {task} (" in result.output
-    settings = json.loads(Image.open("y.restored.png").text[SETTINGS_KEY])["operator"]
-    assert operator.items() <= settings.items()
 
 
 def test_a_mask_picture_marks_what_is_missing(here):
@@ -158,21 +46,6 @@ def test_a_mask_picture_marks_what_is_missing(here):
 )
 def test_methods_and_switch(here, options, says):
     assert says in frugal(*RESTORE, "clean.png", *options).output
-
-
-def test_a_larger_picture_is_restored_at_its_own_size_in_tiles(here):
-    asked = ("restore", "-e", "tiny.plan", "--steps", "4", "--tile")
-    Image.open("clean.png").resize((40, 24)).save("large.png")
-    assert "denoise" in frugal(*asked, "large.png").output
-    assert Image.open("large.restored.png").size == (40, 24)
-    frugal("degrade", "large.png", "--task", "sr", "--scale", "2", "-o", "small.png")
-    assert frugal(*asked, "small.png", "--scale", "2").exit_code == 0
-    assert Image.open("small.restored.png").size == (40, 24)
-    refuses("needs its factor: --scale", *asked, "small.png", "--task", "sr", "-o", "x.png")
-    refuses("an image of 20x12 is smaller than this prior's 16x16", *asked, "small.png", "-o", "x.png")
-    refuses("how large the image is; leave --tile out", *asked, "small.png", "--keep-fraction", "0.5", "-o", "x.png")
-    refuses("leave --fit out", *asked, "small.png", "--fit", "crop", status=2)
-    refuses("--fit crop or --fit resize, --tile, or --align a face", *RESTORE, "large.png", "-o", "x.png")
 
 
 def test_a_preset_names_the_steps_and_steps_overrule_it(here):
@@ -270,12 +143,6 @@ def test_wrong_inputs_are_one_sentence(here):
     refuses("say how much noise", "degrade", "clean.png", "--task", "denoise", "-o", "y.png")
 
 
-@pytest.mark.parametrize("how", ["crop", "resize"])
-def test_fit(here, how):
-    Image.new("RGB", (30, 20), "red").save("large.png")
-    assert frugal(*RESTORE, "large.png", "--fit", how, "--hole", "4x4").exit_code == 0
-
-
 def test_a_result_of_nan_is_an_error_and_writes_nothing(here, monkeypatch):
     real = frugal_rt.engines.onnxruntime.engine.OnnxRuntimeEngine.pullback
 
@@ -318,41 +185,6 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(here, monkeypatch):
     refuses("cannot write clean.restored.png: the disk is full", *RESTORE, "clean.png")
 
 
-def test_inspect_describes_checks_and_extracts(here, tiny_plan):
-    described = frugal("inspect", "tiny.plan").output
-    assert "licence:   Public domain" in described
-    assert "3x16x16" in described
-    assert "parity:" in described
-    manifest = json.loads(frugal("inspect", "tiny.plan", "--json").stdout)
-    assert manifest == Plan.open("tiny.plan").manifest
-    assert frugal("inspect", "tiny.plan", "--extract", "out").exit_code == 0
-    assert {path.name for path in Path("out").iterdir()} == {"manifest.json", *manifest["members"]}
-    data = bytearray(tiny_plan.read_bytes())
-    data[len(data) // 2] ^= 1
-    Path("bad.plan").write_bytes(data)
-    refuses("does not match its SHA-256", "inspect", "bad.plan")
-
-
-def test_doctor_lists_every_backend(here):
-    output = frugal("doctor").output
-    assert all(f" {backend} " in output for backend in ("cpu", "cuda", "openvino", "torch"))
-
-
-def test_demo_writes_the_sheet_and_prints_its_figures(here):
-    result = frugal("demo", "-e", "tiny.plan", "--steps", "4", "-o", "shown")
-    assert result.exit_code == 0, result.output
-    for word in ("super-resolution x4", "inpainting", "colourise", " dps ", " dmps ", " hybrid ", "dB"):
-        assert word in result.output
-    assert Image.open("shown/sheet.png").width > 900
-
-
-def test_demo_leaves_no_folder_where_the_plan_is_broken(here):
-    Path("bad.plan").write_bytes(b"no plan")
-    assert frugal("demo", "-e", "bad.plan", "-o", "shown").exit_code == 1
-    assert not Path("shown").exists()
-    refuses("bad.plan is a file; name a folder", "demo", "-e", "tiny.plan", "-o", "bad.plan")
-
-
 @pytest.fixture
 def running(here):
     """A restoration in a process of its own, some steps in."""
@@ -377,33 +209,6 @@ def test_ctrl_c_stops_between_steps_leaves_nothing_and_exits_130(running, here):
     assert "Stopped." in stderr
     assert "Traceback" not in stderr
     assert sorted(path.name for path in here.iterdir()) == ["clean.png", "tiny.plan"]
-
-
-def test_ctrl_c_stops_between_tiles(here, monkeypatch):
-    Image.new("RGB", (64, 64), "red").save("large.png")
-    calls = []
-    whole = Tiled._cut
-
-    def cut(self, *arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return whole(self, *arguments)
-
-    monkeypatch.setattr(Tiled, "_cut", cut)
-    monkeypatch.setattr(Restorer, "fastest_batch", lambda self, rows: 1)
-    result = frugal(*RESTORE, "large.png", "--tile")
-    assert result.exit_code == 130
-    assert "Stopped." in result.stderr
-    assert len(calls) == 2
-    assert not Path("large.restored.png").exists()
-
-
-def test_the_bar_says_how_many_tiles_of_the_step_are_done(here, monkeypatch):
-    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "140"}.items():
-        monkeypatch.setenv(name, value)
-    Image.new("RGB", (40, 24), "red").save("large.png")
-    assert "tile 8 of 8" in frugal(*RESTORE, "large.png", "--tile", "--method", "dmps").stderr
 
 
 def test_two_processes_at_once_give_what_one_gives(here):

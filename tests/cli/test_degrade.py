@@ -1,0 +1,65 @@
+"""`frugal-rt degrade`: restore understands what it writes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frugal_rt.runtime.pictures.images import SETTINGS_KEY
+
+from ..commands import frugal
+
+RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")
+
+
+@pytest.mark.parametrize(
+    ("damage", "written", "task"),
+    [
+        (["--task", "sr", "--scale", "4"], "y.png", "sr (4x4 is 1/4 of 16x16"),
+        (["--task", "sr", "--scale", "4", "--random", "0.3"], "y.png", "sr (4x4 is 1/4 of 16x16 a side; 44%"),
+        (["--task", "inpaint", "--hole", "6x6"], "y.png", "inpaint (14% of the pixels are missing"),
+        (["--task", "inpaint", "--random", "0.4"], "y.npy", "inpaint ("),
+        (["--task", "outpaint", "--keep", "10x10"], "y.png", "inpaint (61%"),
+        (["--task", "colorize"], "y.png", "colorize (the picture has one channel"),
+        (["--task", "denoise", "--sigma", "51/255"], "y.png", "denoise (nothing is missing"),
+    ],
+)
+def test_what_degrade_writes_restore_understands(here, damage, written, task):
+    assert frugal("degrade", "clean.png", *damage, "-o", written).exit_code == 0
+    result = frugal(*RESTORE, written)
+    assert result.exit_code == 0, result.output
+    assert task in result.output
+    restored = Image.open("y.restored.png")
+    assert (restored.size, restored.mode) == ((16, 16), "RGB")
+    settings = json.loads(restored.text["frugal-rt"])
+    assert settings["steps"] == 4
+    assert settings["seed"] == 0
+    assert {"sigma", "switch", "k", "task", "backend", "prior"} <= settings.keys()
+
+
+@pytest.mark.parametrize(
+    ("task", "damage", "operator"),
+    [
+        ("deblur", ["--kernel", "gaussian:1.2"], {"name": "deblur", "border": "mirror"}),
+        ("deblur", ["--kernel", "motion:5,30"], {"name": "deblur", "kernel": "5x3", "border": "circular"}),
+        ("deblur", ["--kernel", "kernel.png", "--border", "circular"], {"kernel": "4x3", "border": "circular"}),
+        ("deblur", ["--kernel", "motion:5,30", "--border", "valid"], {"kernel": "5x3", "border": "valid"}),
+        ("deblur", ["--kernel", "kernel.npy"], {"kernel": "4x3", "border": "circular"}),
+        ("matrix", ["--matrix", "A.npy"], {"name": "matrix", "rows": 20, "columns": 256}),
+        ("sense", ["--keep-fraction", "0.25"], {"name": "sense", "fraction": 0.25, "seed": 0}),
+        ("sr", ["--scale", "4", "--kernel", "gaussian:1.5"], {"name": "sr", "scale": 4, "kernel": "13x13"}),
+        ("sr", ["--scale", "4", "--filter", "bicubic"], {"name": "sr", "scale": 4, "filter": "bicubic"}),
+    ],
+)
+def test_a_damage_is_named_the_same_in_both(here, task, damage, operator):
+    levels = np.random.default_rng(1).integers(0, 256, (3, 4), dtype=np.uint8)
+    Image.fromarray(levels).save("kernel.png")
+    np.save("kernel.npy", levels / 7.0)
+    np.save("A.npy", 5 * np.random.default_rng(2).normal(size=(20, 256)))
+    assert frugal("degrade", "clean.png", "--task", task, *damage, "-o", "y.npy").exit_code == 0
+    result = frugal(*RESTORE, "y.npy", *damage)
+    assert result.exit_code == 0, result.output
+    assert f"y.npy: {task} (" in result.output
+    settings = json.loads(Image.open("y.restored.png").text[SETTINGS_KEY])["operator"]
+    assert operator.items() <= settings.items()

@@ -1,0 +1,41 @@
+"""The command as a whole: what each part of it says of itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from frugal_rt.cli import COMMANDS
+
+from ..commands import frugal
+
+
+@pytest.fixture
+def here(three_pictures) -> Path:
+    return three_pictures
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    result = frugal(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+
+
+RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")
+
+
+def test_every_answer_can_be_had_as_json(here, make_prior):
+    exported = json.loads(frugal("export", "--weights", str(make_prior()), "-o", "mine.plan", "--json").stdout)
+    assert (exported["output"], exported["shape"]) == ("mine.plan", [3, 8, 8])
+    assert [one["backend"] for one in json.loads(frugal("doctor", "--json").stdout)["backends"]]
+    said = json.loads(frugal("degrade", "photos/a.png", "--task", "sr", "--scale", "4", "-o", "y.png", "--json").stdout)
+    assert said == {"output": "y.png", "operator": {"name": "sr", **said["operator"]}, "shape": [3, 4, 4]}
+    one = json.loads(frugal(*RESTORE, "y.png", "--json").stdout)["restored"][0]
+    assert (one["task"], one["outputs"], one["forwards"]) == ("sr", ["y.restored.png"], [4])
+    shown = json.loads(frugal("demo", "-e", "tiny.plan", "--steps", "4", "-o", "shown", "--json").stdout)["rows"]
+    assert [(row["task"], row["method"]) for row in shown[:2]] == [("super-resolution x4", m) for m in ("dps", "dmps")]
+    for row in (one, shown[0], shown[1]):
+        assert row["forwards"] == [4]
+        assert row["seconds"] > 0
+    assert [row["gradients"] for row in shown[:2]] == [[4], [0]]

@@ -1,0 +1,11 @@
+"""Engines are kept in a folder of the test's own."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("FRUGAL_RT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "engines"

@@ -1,0 +1,38 @@
+"""The cache: a damaged entry is made again, and what was used longest ago makes room."""
+
+import os
+
+import numpy as np
+
+from frugal_rt.engines import cache
+
+from .calls import answers
+
+
+def test_a_damaged_cache_entry_is_made_again(tiny_plan, cached, caplog):
+    first = answers(tiny_plan)
+    for entry in [path.with_suffix("") for path in cached.glob("*.sha256")]:
+        data = bytearray(entry.read_bytes())
+        data[len(data) // 2] ^= 1
+        entry.write_bytes(data)
+    for a, b in zip(first, answers(tiny_plan), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert caplog.text.count("is damaged and is made again") == 3
+    caplog.clear()
+    answers(tiny_plan)
+    assert not caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tiny_plan, cached):
+    cached.write_text("a file where the folder should be")
+    assert np.isfinite(answers(tiny_plan)).all()
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(cached, monkeypatch):
+    for i, name in enumerate("abc"):
+        cache.keep(name, lambda path: path.write_bytes(bytes(100)))
+        os.utime(cached / name, (i, i))
+    monkeypatch.setattr(cache, "LIMIT", 250)
+    assert cache.find("a")  # used now, so b is the oldest
+    cache.keep("d", lambda path: path.write_bytes(bytes(100)))
+    assert {path.name for path in cached.iterdir()} == {"a", "a.sha256", "d", "d.sha256"}

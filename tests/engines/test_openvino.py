@@ -1,0 +1,21 @@
+"""OpenVINO's bfloat16 is as near to torch as its rounding lets it be."""
+
+import numpy as np
+import pytest
+
+from frugal_rt import Plan
+from frugal_rt.engines import open_engine
+
+from .calls import inputs
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_openvino_is_within_bfloat16_of_torch(openvino, tiny_plan, batch):
+    """8 bits of mantissa are 0.4% a rounding; a network of a dozen layers stays within a few."""
+    x, t = inputs(batch)
+    v = inputs(batch + 20)[0][:batch]
+    (out, _), pull = open_engine(Plan.open(tiny_plan), "torch").pullback(x, t)
+    gradient = pull(v)
+    (ours, _), our_pull = openvino.pullback(x, t)
+    for got, want in ((ours, out), (our_pull(v), gradient), (openvino.predict(x, t).out, out)):
+        assert 0 < np.abs(got - want).max() < 0.06 * np.abs(want).max()

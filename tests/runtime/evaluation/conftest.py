@@ -1,0 +1,26 @@
+"""A folder of pictures to evaluate on, and what was restored."""
+
+from pathlib import Path
+
+import pytest
+
+from frugal_rt import Restorer
+
+
+@pytest.fixture
+def restored(monkeypatch) -> list[tuple]:
+    """Every call of Restorer.restore: the operator's name, the switch and the seed."""
+    calls = []
+    real = Restorer.restore
+
+    def restore(self, y, operator, **settings):
+        calls.append((operator.name, settings["switch"], settings["seed"]))
+        return real(self, y, operator, **settings)
+
+    monkeypatch.setattr(Restorer, "restore", restore)
+    return calls
+
+
+@pytest.fixture
+def here(three_faces) -> Path:
+    return three_faces

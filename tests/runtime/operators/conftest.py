@@ -1,0 +1,67 @@
+"""Every operator as a fixture, in every namespace of arrays."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from frugal_rt import operators
+from frugal_rt.runtime.operators import Linear, Resolvable, Shape
+
+from .cases import BUILDERS, ITERATIVE
+
+SHAPES: list[Shape] = [(3, 8, 8), (3, 4, 12)]
+NAMESPACES = {"numpy": np.asarray, "torch": torch.asarray}
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decompositions are computed, not found from the last run."""
+    monkeypatch.setenv("FRUGAL_RT_CACHE", "off")
+
+
+@pytest.fixture(params=BUILDERS)
+def build(request: pytest.FixtureRequest) -> Callable[[Shape], Linear]:
+    return BUILDERS[request.param]
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def decomposed(build: Callable[[Shape], Linear], request: pytest.FixtureRequest) -> Linear:
+    return build(request.param)
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def iterative(request: pytest.FixtureRequest, iterated: Callable[[Shape], operators.Iterative]) -> operators.Iterative:
+    return iterated(request.param)
+
+
+@pytest.fixture
+def ended(iterative: operators.Iterative) -> operators.Iterative:
+    """One that iterates to the last digit."""
+    iterative.tolerance, iterative.most = 1e-13, 1000
+    return iterative
+
+
+@pytest.fixture(params=ITERATIVE)
+def iterated(request: pytest.FixtureRequest) -> Callable[[Shape], operators.Iterative]:
+    return ITERATIVE[request.param]
+
+
+@pytest.fixture(params=[*BUILDERS, *ITERATIVE])
+def operator(request: pytest.FixtureRequest, shape: Shape) -> Resolvable:
+    """Every one; those that iterate do so to the last digit."""
+    made = {**BUILDERS, **ITERATIVE}[request.param](shape)
+    if isinstance(made, operators.Iterative):
+        made.tolerance, made.most = 1e-13, 1000
+    return made
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request: pytest.FixtureRequest) -> Shape:
+    return request.param
+
+
+@pytest.fixture(params=NAMESPACES)
+def array(request: pytest.FixtureRequest) -> Callable[[np.ndarray], object]:
+    return NAMESPACES[request.param]

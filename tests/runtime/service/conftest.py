@@ -1,0 +1,134 @@
+"""Services in processes of their own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from frugal_rt import Pool
+from frugal_rt.runtime.service.app import create_app
+from frugal_rt.runtime.service.intake import Options
+from frugal_rt.runtime.service.metrics import Metrics
+
+SERVER = """
+import json, sys
+from frugal_rt.runtime.pool import Pool
+from frugal_rt.runtime.service.intake import Options
+from frugal_rt.runtime.service.server import Address, serve
+plan, port, limit, options = json.loads(sys.argv[1])
+def pool_of(metrics):
+    return Pool(plan, "cpu", limit=limit, on_report=metrics.report)
+serve(pool_of, Options(**options), Address("127.0.0.1", port), lambda pool, address: None)
+"""
+
+
+class Serving:
+    """A service in a process of its own; keywords of `limit` and of the service's Options."""
+
+    def __init__(self, plan: Path, folder: Path, limit: int = 64, environment: dict[str, str] | None = None, **options):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.address, self.url, self.log = ("127.0.0.1", port), f"http://127.0.0.1:{port}", folder / f"{port}.log"
+        told = json.dumps([str(plan), port, limit, options])
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", SERVER, told],
+                cwd=folder,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.wait(lambda: self.get("/readyz").status_code == 200, 60)
+
+    def get(self, path: str) -> Any:
+        import httpx
+
+        return httpx.get(self.url + path, timeout=30)
+
+    def post(self, picture: bytes, **asked: Any) -> Any:
+        """A restoration; keywords are its parameters."""
+        import httpx
+
+        files = {"image": picture, "parameters": (None, json.dumps(asked))}
+        return httpx.post(f"{self.url}/v1/restore", files=files, timeout=120)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = [line for line in self.get("/metrics").text.splitlines() if line.partition("{")[0].split()[0] == name]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def wait(self, until: Callable[[], bool], seconds: float = 20) -> None:
+        import httpx
+
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            assert self.process.poll() is None, f"the service ended: {self.log.read_text()[-3000:]}"
+            try:
+                if until():
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError(f"waited {seconds} s; the service said {self.log.read_text()[-3000:]}")
+
+    def workers(self) -> list[Any]:
+        import psutil
+
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+
+
+@pytest.fixture(scope="module")
+def serve(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Serving]]:
+    """Starts services around the tiny prior, and stops them at the end."""
+    begun: list[Serving] = []
+
+    def start(**options: Any) -> Serving:
+        for name in ("httpx", "psutil"):
+            pytest.importorskip(name)
+        begun.append(Serving(tiny_plan, tmp_path_factory.mktemp("service"), **options))
+        return begun[-1]
+
+    yield start
+    for serving in begun:
+        serving.process.kill()  # it would wait for jobs that nobody fetches
+        serving.process.wait()
+
+
+LIMITS = Options(max_bytes=1 << 20, max_pixels=90_000, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture(scope="module")
+def pool(tiny_plan, metrics):
+    with Pool(tiny_plan, "cpu", limit=3, on_report=metrics.report) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def client(pool, metrics):
+    with TestClient(create_app(pool, LIMITS, metrics)) as client:
+        yield client

@@ -1,0 +1,17 @@
+"""Counts for Prometheus."""
+
+from .asking import counts, restore
+
+
+def test_the_counts_are_prometheus_and_add_up(client):
+    before = counts(client)
+    restore(client, steps=5, switch=0)
+    restore(client, task="polish")
+    after = counts(client)
+    assert all(name.startswith("frugal_") for name in after)
+    steps = 'frugal_step_seconds_count{phase="dps"}'
+    assert after[steps] - before.get(steps, 0) == 5
+    assert after['frugal_rejections_total{cause="input"}'] - before['frugal_rejections_total{cause="input"}'] == 1
+    assert after['frugal_restorations_total{outcome="done"}'] > before['frugal_restorations_total{outcome="done"}']
+    assert after["frugal_images"] == 0
+    assert after["frugal_images_limit"] == 3
