@@ -58,6 +58,7 @@ def test_a_row_that_depends_on_its_batch_is_found(make_prior, monkeypatch):
                 verify.parity(plan)
 
 
+@pytest.mark.long
 def test_300_pullbacks_on_a_busy_machine_are_one(celeba_plan):
     plan = Plan.open(celeba_plan)
     verify.repeatable(plan, open_engine(plan, "cpu"), runs=300)

@@ -2,12 +2,14 @@
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from frugal_rt import Restorer
 from frugal_rt.runtime.evaluation import demo
 from frugal_rt.runtime.sampling.switch import METHODS
 
 
+@pytest.mark.long
 def test_the_hybrid_is_as_close_as_dps_over_three_tasks_and_four_seeds(celeba_plan, data):
     """Mean LPIPS, hybrid <= DPS + 0.01, T = 100, sigma 0.01. A batch holds the four seeds of a task."""
     restorer = Restorer.load(celeba_plan)

@@ -78,7 +78,7 @@ def test_spectral_leaves_the_noise_of_the_next_step_in_every_direction(decompose
     basis = np.eye(2 * size + measured)
     w, z, n = (basis[:, part] for part in (slice(size), slice(size, 2 * size), slice(2 * size, None)))
     for row in range(len(CASES)):
-        one = c.pick(lambda a, row=row: a[row : row + 1])
+        one = c.rows(slice(row, row + 1))
 
         below = decomposed.spectrum(x0) * (1 - one.abar_prev) ** 0.5  # of sqrt(abar') sigma, where y is the noisier
         above = one.abar_prev**0.5 * sigma[row]
@@ -154,7 +154,7 @@ def test_resolved_leaves_the_noise_of_the_next_step_in_every_direction(ended):
     basis = np.eye(2 * size + measured)
     drawn, z, n = (basis[:, part] for part in (slice(size), slice(size, 2 * size), slice(2 * size, None)))
     for row in (i for i, (step, sigma) in enumerate(CASES) if sigma > 0 and step < 40):
-        one = c.pick(lambda a, row=row: a[row : row + 1])
+        one = c.rows(slice(row, row + 1))
         scale, noise = 4 * (1 - one.abar_prev) / one.abar_prev + equations.TINY, sigma[row]
 
         def weighed(r, one=one, scale=scale, noise=noise):

@@ -243,6 +243,7 @@ def fetch(serving, job: str):
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_memory_is_flat(serving):
     clients = 8
 
