@@ -8,9 +8,8 @@ is imported that may move, so one copy of this file serves both trees. Use one p
 `make test`. Decompositions and optimised graphs are made anew, in a cache of the run's own.
 
 "pixels" is the SHA-256 of an output's type, shape and values; settings are the JSON in PNGs, of --json, X-Frugal-RT and
-Result.settings. What two runs of one tree do not share is left out: "seconds"; the demo's sheet, which shows them; and
-"batch" in shared-*, where a timing chooses how many rows share a call. Paths are relative, and versions stay:
-`--allow-settings frugal_rt` lets a new one pass.
+Result.settings, paths relative. Left out is what two runs of one tree do not share: "seconds"; the demo's sheet, which
+shows them; and "batch" in shared-*, where a timing chooses it. `--allow-settings frugal_rt` lets a new version pass.
 """
 
 import hashlib
@@ -18,6 +17,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -140,13 +140,12 @@ class Outputs(defaultdict[str, dict[str, Any]]):
 def ask(outputs: Outputs, folder: Path) -> None:
     """Start the service, draw the pictures from its own, send every request of REQUESTS, and end it by SIGTERM."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        address = free.getsockname()
-    words = f"serve -e celeba.plan --backend cpu --port {address[1]}".split()
-    process = subprocess.Popen([FRUGAL_RT, *words], cwd=folder)
+        host, port = free.getsockname()
+    process = subprocess.Popen([FRUGAL_RT, *f"serve -e celeba.plan --backend cpu --port {port}".split()], cwd=folder)
     try:
-        while socket.socket().connect_ex(address) and process.poll() is None:
+        while socket.socket().connect_ex((host, port)) and process.poll() is None:
             time.sleep(0.1)
-        with httpx.Client(base_url="http://{}:{}".format(*address), timeout=300) as client:
+        with httpx.Client(base_url=f"http://{host}:{port}", timeout=300) as client:
             draw(folder, Image.open(io.BytesIO(client.get("/sample.png").raise_for_status().content)))
             for name, (picture, parameters) in REQUESTS.items():
                 data = {"parameters": json.dumps({"steps": 6, **parameters})}
@@ -225,6 +224,7 @@ def main(
     engine: Path | None, output: Path | None, against: Path | None, allow_settings: tuple[str, ...], keep: Path | None
 ) -> None:
     click.echo(f"the tree of {operators.__file__}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the service ends with this process
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as threads:
         folder, outputs = keep.absolute() if keep else Path(temporary, "cases"), Outputs(dict)
         folder.mkdir()
