@@ -13,7 +13,8 @@ from ..engines import ExportError, Plan
 from ..engines.betas import train_betas
 from ..engines.memory import give_back
 from ..engines.onnxruntime.engine import OnnxRuntimeEngine
-from ..engines.plan import WEIGHTS, read_safetensors
+from ..engines.plan import WEIGHTS
+from ..engines.weights import read_safetensors
 from .lowering import OPSET
 from .mixed import HALVES, SHAPE, TINY, element_type
 from .verify import LARGE, evaluate
