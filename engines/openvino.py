@@ -66,6 +66,7 @@ class OpenVinoEngine(OnHost):
             self._compiled(graph, outputs, batch)
 
     def asarray(self, x: Any) -> np.ndarray:
+        self.need_open()
         return np.ascontiguousarray(x, dtype=np.float32)
 
     def predict(self, x: Array, t: Array) -> Prediction:

@@ -47,6 +47,7 @@ class TensorRTEngine(OnTorch):
         return f"{self._rt.name} {self._rt.version} (cuda, {self._built.record.precision})"
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
+        self.need_open()
         if gradients:
             _ = self._forward, self._pullback
 
