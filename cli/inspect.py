@@ -17,10 +17,9 @@ from . import options
 @click.option("--json", "as_json", is_flag=True, help="The manifest, as JSON.")
 @click.option("--extract", metavar="DIR", type=options.PATH, help="Write every member into DIR.")
 def command(plan: Path, as_json: bool, extract: Path | None) -> None:
-    """Say what is in PLAN, checking every member against its hash."""
+    """Say what is in PLAN, checking every member against its hash, and that its graphs read its weights alone."""
     opened = Plan.open(plan)
-    for name in opened.members:
-        opened.member(name)
+    opened.check()
     if extract is not None:
         for path in opened.extract(extract):
             click.echo(str(path), err=as_json)
@@ -42,7 +41,8 @@ def _describe(path: Path, plan: Plan) -> None:
     prior, image, schedule = manifest["prior"], manifest["image"], {**UNSAID, **manifest["schedule"]}
     parity = ", ".join(f"{what} {error:.1e}" for what, error in manifest.get("parity", {}).items())
     lines = {
-        "plan": f"{path}, format {manifest['format_version']}, {path.stat().st_size / 1e6:.1f} MB, all hashes match",
+        "plan": f"{path}, format {manifest['format_version']}, {path.stat().st_size / 1e6:.1f} MB, all hashes match, "
+        "graphs read nothing but its weights",
         "prior": f"{prior['name']}, {image['channels']}x{image['height']}x{image['width']} on {image['range']}",
         "licence": prior["licence"],
         "schedule": f"{schedule['beta_schedule']}, {schedule['num_train_timesteps']} steps, "

@@ -4,11 +4,13 @@ Arrays are numpy or torch; results come back in the namespace and on the device 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from .array_api import Array
+from .errors import BackendError
+from .memory import give_back
 
 
 class Prediction(NamedTuple):
@@ -30,7 +32,31 @@ Pull = Callable[[Array], Array]
 """Takes a cotangent of `Prediction.out`, (B, C, H, W), to the cotangent of `x`, same shape."""
 
 
-class OnHost:
+class Closable:
+    """Lets an engine go when it is told to, not when Python finds it; calls after that are refused."""
+
+    _closed = False
+
+    def close(self) -> None:
+        """As `Engine.close`."""
+        vars(self).clear()  # the only references there are: calls under way have theirs
+        self._closed = True
+        give_back()
+
+    def need_open(self) -> None:
+        """Raises BackendError after `close`."""
+        if self._closed:
+            raise BackendError("this engine has been closed; load the plan again")
+
+    if not TYPE_CHECKING:  # or it would vouch for every name
+
+        def __getattr__(self, name: str) -> Any:
+            """Asked for what is not there: after `close`, everything."""
+            self.need_open()
+            return object.__getattribute__(self, name)  # raises AttributeError, of a property's own where it did
+
+
+class OnHost(Closable):
     """What an engine has in common with others whose state lives in host memory: nothing is ahead, nothing recorded."""
 
     records = False
@@ -100,5 +126,12 @@ class Engine(Protocol):
         """One forward call, and the vector-Jacobian product of `out` with respect to `x`, to be called once.
 
         Raises MissingExtra or BackendError where the backend has no gradient.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the network and of what calls have left, on the host and on a device: the memory is free on return.
+
+        Calls after it raise BackendError; closing again does nothing.
         """
         ...

@@ -6,12 +6,13 @@ deleted at any time. An entry is used only if it matches the SHA-256 written bes
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from .errors import FrugalError
@@ -36,9 +37,10 @@ def folder() -> Path | None:
         return None
 
 
-def key(*parts: str) -> str:
-    """The name of what was made from `parts` (contents and versions, in order) on this kind of CPU."""
-    return hashlib.sha256("\0".join((*parts, processor(), instructions())).encode()).hexdigest()[:40]
+def key(*parts: str | Sequence[str]) -> str:
+    """The name of what was made from `parts`, in order, on this kind of CPU: every content, version and setting that
+    decides it, so that nobody's input can stand for another's."""
+    return hashlib.sha256(json.dumps([*parts, processor(), instructions()]).encode()).hexdigest()[:40]
 
 
 def find(name: str) -> bytes | None:

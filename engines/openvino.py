@@ -17,6 +17,7 @@ from .machine import cores
 from .memory import Free
 from .plan import WEIGHTS, Plan
 
+GRAPHS = ("embedding", "forward", "pullback")
 GRAPHS_KEPT = 15
 """Compiled graphs kept, three for each batch size of 1, 2, 4, 8, 16: each holds the weights once more."""
 
@@ -40,16 +41,14 @@ class OpenVinoEngine(OnHost):
 
     def __init__(self, plan: Plan):
         core = import_openvino().Core()
-        self._entries = plan.manifest["graphs"]
+        self._entries = {graph: plan.manifest["graphs"][graph] for graph in GRAPHS}
         with tempfile.TemporaryDirectory() as folder:  # OpenVINO takes external weights from files only
-            plan_files = {entry["member"] for entry in plan.manifest["graphs"].values()} | {WEIGHTS}
-            for member in plan_files:
-                (Path(folder) / member).write_bytes(plan.member(member))
+            files = {graph: Path(folder) / f"{graph}.onnx" for graph in GRAPHS}  # named by us, whatever the plan says
+            for graph, entry in self._entries.items():
+                files[graph].write_bytes(plan.graph(entry))
+            (Path(folder) / WEIGHTS).write_bytes(plan.member(WEIGHTS))
             try:
-                models = {
-                    graph: core.read_model(Path(folder) / entry["member"])
-                    for graph, entry in plan.manifest["graphs"].items()
-                }
+                models = {graph: core.read_model(file) for graph, file in files.items()}
             except RuntimeError as error:
                 raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {error}") from error
         handed_over = [name for name in self._entries["pullback"]["inputs"] if name.startswith("kept:")]
@@ -67,6 +66,7 @@ class OpenVinoEngine(OnHost):
             self._compiled(graph, outputs, batch)
 
     def asarray(self, x: Any) -> np.ndarray:
+        self.need_open()
         return np.ascontiguousarray(x, dtype=np.float32)
 
     def predict(self, x: Array, t: Array) -> Prediction:

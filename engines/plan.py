@@ -19,6 +19,8 @@ import numpy as np
 
 from .errors import FrugalError, PlanError
 from .files import atomic_write
+from .graphs import check_graph
+from .weights import read_safetensors
 
 FORMAT = "frugal-rt plan"
 FORMAT_VERSION = 2
@@ -57,7 +59,6 @@ _LARGE = 1 << 30
 """Bytes from which a member's size is written in 64 bits; the classic field ends at 4 GiB, zipfile's use of it at 2."""
 _ZIP64_EXTRA = 20
 """What that adds to the local header (APPNOTE.TXT 4.5.3)."""
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 
 Buffer = memoryview | bytes | bytearray
 
@@ -71,11 +72,12 @@ class Plan:
 
     def __init__(self, manifest: Mapping[str, Any], members: Mapping[str, Buffer], source: str = "the plan"):
         self.source = source
-        self._members = {name: memoryview(data) for name, data in members.items()}
+        held = {name: memoryview(data) for name, data in members.items()}
+        self._members: dict[str, memoryview] | None = held
         self.manifest: dict[str, Any] = dict(manifest)
         if "members" not in self.manifest:
             self.manifest["members"] = {
-                name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in self._members.items()
+                name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in held.items()
             }
         self._checked: set[str] = set()
 
@@ -101,7 +103,7 @@ class Plan:
     @property
     def members(self) -> tuple[str, ...]:
         """Names of the members, without the manifest."""
-        return tuple(self._members)
+        return tuple(self._held())
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -111,16 +113,40 @@ class Plan:
 
     def member(self, name: str) -> memoryview:
         """The bytes of a member, checked against the manifest's SHA-256. Raises PlanError."""
-        if name not in self._members:
-            raise PlanError(f"{self.source} holds no member {name}; it has {', '.join(self._members)}")
+        held = self._held()
+        if name not in held:
+            raise PlanError(f"{self.source} holds no member {name}; it has {', '.join(held)}")
         if name not in self._checked:
-            if _sha256(self._members[name]) != self.manifest["members"][name]["sha256"]:
+            if _sha256(held[name]) != self.manifest["members"][name]["sha256"]:
                 raise PlanError(
                     f"{self.source} is damaged: {name} does not match its SHA-256 in the manifest; "
                     "copy or export the plan again"
                 )
             self._checked.add(name)
-        return self._members[name]
+        return held[name]
+
+    def graph(self, entry: Mapping[str, Any]) -> bytes:
+        """The ONNX bytes of a graph, by its entry in the manifest: it takes the plan's weights and reads nothing else.
+
+        Raises PlanError where it would, and where `member` does.
+        """
+        data, weights = self.member(entry["member"]), read_safetensors(self.member(WEIGHTS), self.source)
+        check_graph(data, entry["weights"], weights, WEIGHTS, f"{self.source}: {entry['member']}")
+        return bytes(data)
+
+    def check(self) -> None:
+        """Check every member and every graph, those in half precision too, as they are when they are used.
+
+        Raises PlanError.
+        """
+        for name in self.members:
+            self.member(name)
+        for entry in _graphs(self.manifest).values():
+            self.graph(entry)
+
+    def close(self) -> None:
+        """Let go of the members. A file's mapping goes once no array of `tensors` is left, and the manifest stays."""
+        self._members = None
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The weights by name, as arrays over the plan's own memory. Raises PlanError."""
@@ -129,7 +155,7 @@ class Plan:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to `path`: to a temporary file beside it, then renamed. Raises FrugalError."""
         with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in {MANIFEST: self._manifest_bytes(), **self._members}.items():
+            for name, data in {MANIFEST: self._manifest_bytes(), **self._held()}.items():
                 entry = zipfile.ZipInfo(name)  # the fixed date of 1980 keeps plans reproducible
                 entry.external_attr = 0o644 << 16
                 large = len(data) >= _LARGE
@@ -155,28 +181,13 @@ class Plan:
                 file.write(data)
         return list(targets)
 
+    def _held(self) -> dict[str, memoryview]:
+        if self._members is None:
+            raise PlanError(f"{self.source} has been closed; open it again")
+        return self._members
+
     def _manifest_bytes(self) -> memoryview:
         return memoryview(json.dumps(self.manifest, indent=2, sort_keys=True).encode() + b"\n")
-
-
-def read_safetensors(data: memoryview, source: str) -> dict[str, tuple[np.ndarray, int]]:
-    """Tensors of a safetensors buffer as views, each with the offset of its bytes in the buffer.
-
-    The safetensors package reads files or copies; this reads the same format in place, at any offset of a plan.
-    """
-    try:
-        (length,) = struct.unpack_from("<Q", data)
-        header = json.loads(bytes(data[8 : 8 + length]))
-        tensors = {}
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            view = np.frombuffer(data[begin:end], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            tensors[name] = (view, begin)
-        return tensors
-    except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise PlanError(f"{source}: {WEIGHTS} is not a safetensors file") from error
 
 
 def _sha256(data: Buffer) -> str:
@@ -248,12 +259,18 @@ def _wrong_mixed(mixed: Any) -> str:
 
 def _unlisted(manifest: dict[str, Any]) -> str:
     """The first place that names a member there is none of, or nothing."""
-    named = {f"graphs.{name}.member": graph["member"] for name, graph in manifest["graphs"].items()}
-    for precision, one in manifest.get("mixed", {}).items():
-        for name in () if "refused" in one else _MIXED["graphs"]:
-            named[f"mixed.{precision}.graphs.{name}.member"] = one["graphs"][name]["member"]
+    named = {f"{place}.member": entry["member"] for place, entry in _graphs(manifest).items()}
     named[f"members.{WEIGHTS}"] = WEIGHTS
     return next((place for place, member in named.items() if member not in manifest["members"]), "")
+
+
+def _graphs(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Every graph's entry, by its place in the manifest."""
+    found = {f"graphs.{name}": entry for name, entry in manifest["graphs"].items()}
+    for precision, one in manifest.get("mixed", {}).items():
+        for name in () if "refused" in one else _MIXED["graphs"]:
+            found[f"mixed.{precision}.graphs.{name}"] = one["graphs"][name]
+    return found
 
 
 def _mismatch(value: Any, shape: Any, path: str = "") -> str:

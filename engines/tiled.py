@@ -31,7 +31,8 @@ Chunk = list[Place]
 
 
 class Tiled(OnHost):
-    """`engine`, whose images are `tile` (C, h, w), on images of `image` (C, H, W), each side at least the tile's.
+    """`engine`, whose images are `tile` (C, h, w), on images of `image` (C, H, W), each side at least the tile's. To
+    close one is to close the other.
 
     The network takes as many tiles at once as `prepare` was told rows, so its memory does not grow with the image.
     Where an image takes several calls, a gradient runs the forward graph of each tile a second time.
@@ -75,6 +76,9 @@ class Tiled(OnHost):
     def prepare(self, gradients: bool, batch: int = 1) -> None:
         self._rows = batch
         self._engine.prepare(gradients, batch)
+
+    def close(self) -> None:
+        self._engine.close()
 
     def predict(self, x: Array, t: Array) -> Prediction:
         chunks = self._counted(self._chunks(x))

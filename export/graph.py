@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines import ExportError, MissingExtra
-from ..engines.plan import WEIGHTS, read_safetensors
+from ..engines.plan import WEIGHTS
+from ..engines.weights import read_safetensors
 from .lowering import OPSET, Emitter
 from .pullback import PullbackEmitter, reverse
 from .trace import BATCH, Shape, Trace, Value, trace

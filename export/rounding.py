@@ -4,6 +4,7 @@ onnxruntime's CPU provider has no bfloat16 and computes float16 in float32. So a
 float32, in which whatever is of half type is rounded to its significand by arithmetic that no optimiser sees through.
 """
 
+import contextlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 
 from ..engines import ExportError, Plan
 from ..engines.betas import train_betas
-from ..engines.memory import give_back
 from ..engines.onnxruntime.engine import OnnxRuntimeEngine
-from ..engines.plan import WEIGHTS, read_safetensors
+from ..engines.plan import WEIGHTS
+from ..engines.weights import read_safetensors
 from .lowering import OPSET
 from .mixed import HALVES, SHAPE, TINY, element_type
 from .verify import LARGE, evaluate
@@ -79,11 +80,8 @@ def _smooth(shape: tuple[int, int, int], random: np.random.Generator) -> np.ndar
 
 def _answers(plan: Plan, keep: bool) -> list[dict[str, np.ndarray]]:
     """What the plan's float32 graphs give for each of `natural_cases`."""
-    engine = OnnxRuntimeEngine(plan, arena=False, keep=keep)
-    found = [evaluate(engine, x, t, v) for _, x, t, v in natural_cases(plan)]
-    del engine
-    give_back()  # one engine's sessions at a time: each holds GBs at 256x256
-    return found
+    with contextlib.closing(OnnxRuntimeEngine(plan, arena=False, keep=keep)) as engine:  # one at a time: each holds GBs
+        return [evaluate(engine, x, t, v) for _, x, t, v in natural_cases(plan)]
 
 
 def _errors(plan: Plan, precision: str, want: list[dict[str, np.ndarray]]) -> dict[str, float]:

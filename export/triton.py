@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import FrugalError, InputError, MissingExtra, Plan
-from ..engines.plan import FORMAT, MANIFEST, WEIGHTS, read_safetensors
+from ..engines.plan import FORMAT, MANIFEST, WEIGHTS
+from ..engines.weights import read_safetensors
 from .graph import external
 
 MAX_BATCH = 16
@@ -95,7 +96,7 @@ def _model(plan: Plan, entry: Mapping[str, Any]) -> tuple[bytes, bytes]:
     tensors = plan.tensors()
     weights = save({name: tensors[name] for name in entry["weights"]})
     places = read_safetensors(memoryview(weights), plan.source)
-    model = onnx.ModelProto.FromString(bytes(plan.member(entry["member"])))
+    model = onnx.ModelProto.FromString(plan.graph(entry))
     kept = [one for one in model.graph.initializer if one.name not in places]
     del model.graph.initializer[:]
     model.graph.initializer.extend([*kept, *(external(name, *places[name]) for name in entry["weights"])])

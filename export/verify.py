@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines import Engine, ExportError, Plan
-from ..engines.memory import give_back
 from ..engines.onnxruntime.engine import OnnxRuntimeEngine
 from ..engines.torch.network import build_network, load_weights
 
@@ -39,7 +38,6 @@ def parity(plan: Plan, runs: int = RUNS) -> dict[str, float]:
     """
     _refuse_scatter(plan)
     answers = in_onnxruntime(plan, runs)  # its sessions are gone before torch begins: each holds GBs at 256x256
-    give_back()
     single = network(plan, "float32")
     worst = {"output": 0.0, "gradient": 0.0}
     for (label, x, t, v), got in zip(cases(plan), answers, strict=True):
@@ -95,9 +93,9 @@ def cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]
 
 def in_onnxruntime(plan: Plan, runs: int) -> list[dict[str, np.ndarray]]:
     """What the plan's graphs give for each of `cases`, after `repeatable`."""
-    engine = OnnxRuntimeEngine(plan, arena=False)
-    repeatable(plan, engine, runs)
-    return [evaluate(engine, x, t, v) for _, x, t, v in cases(plan)]
+    with contextlib.closing(OnnxRuntimeEngine(plan, arena=False)) as engine:
+        repeatable(plan, engine, runs)
+        return [evaluate(engine, x, t, v) for _, x, t, v in cases(plan)]
 
 
 def evaluate(engine: Engine, x: np.ndarray, t: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:

@@ -61,6 +61,8 @@ class Restorer:
         self._schedules: dict[int, Schedule] = {}
         self._untiled: Restorer | None = None
         """The one of single tiles, where this one's images are larger."""
+        self._owns_plan = False
+        """Whether the plan was opened for this restorer, and ends with it."""
         self.image_shape = plan.image_shape
         """(C, H, W) of the images this prior makes."""
 
@@ -72,7 +74,25 @@ class Restorer:
         here. Raises PlanError, InputError, MissingExtra or BackendError.
         """
         plan = Plan.open(path)
-        return cls(plan, open_engine(plan, backend, trust_engines=trust_engines))
+        restorer = cls(plan, open_engine(plan, backend, trust_engines=trust_engines))
+        restorer._owns_plan = True
+        return restorer
+
+    def close(self) -> None:
+        """Let go of the network, and of the plan where `load` opened it; a `with` block does it at its end.
+
+        The memory is free on return. `restore` raises BackendError from then on. `tiled` restorers share the network:
+        to close one is to close all.
+        """
+        self.engine.close()
+        if self._owns_plan:
+            self.plan.close()
+
+    def __enter__(self) -> "Restorer":
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self.close()
 
     def tiled(self, height: int, width: int, on_tiles: Callable[[int, int], object] | None = None) -> "Restorer":
         """This restorer for images of another size, in overlapping tiles of the prior's. Nothing is loaded again.
@@ -82,7 +102,7 @@ class Restorer:
         """
         image_shape = (self.plan.image_shape[0], height, width)
         restorer = Restorer(self.plan, Tiled(self.engine, self.plan.image_shape, image_shape, on_tiles))
-        restorer.image_shape, restorer._untiled = image_shape, self
+        restorer.image_shape, restorer._untiled, restorer._owns_plan = image_shape, self, self._owns_plan
         return restorer
 
     def restore(

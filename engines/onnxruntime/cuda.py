@@ -57,6 +57,7 @@ class OnnxRuntimeCudaEngine(OnTorch):
         return "onnxruntime (cuda)"
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
+        self.need_open()
         if gradients:
             _ = self._pullback
 

@@ -38,10 +38,12 @@ class OnnxRuntimeEngine(OnHost):
         return f"onnxruntime ({self._device})"
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
+        self.need_open()
         if gradients:
             _ = self._pullback
 
     def asarray(self, x: Any) -> np.ndarray:
+        self.need_open()
         return np.ascontiguousarray(x, dtype=np.float32)
 
     def predict(self, x: Array, t: Array) -> Prediction:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import BackendError, InputError
+from ..errors import BackendError, InputError, PlanError
+from ..onnx_reader import external_files
 from .sessions import PROVIDERS, import_onnxruntime, session_options
 
 INPUTS, OUTPUT = ("image", "reference"), "lpips"
@@ -31,6 +32,15 @@ class Lpips:
             raise InputError(f"there is no file {path}; make one with: frugal-rt eval --fetch-lpips FILE") from None
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        try:
+            elsewhere = external_files(memoryview(graph), name)
+        except PlanError as error:
+            raise InputError(f"{name} is not an ONNX file that onnxruntime can load: {error}") from error
+        if elsewhere:  # the file's digest would not say what was measured with
+            raise InputError(
+                f"{name} takes weights from {elsewhere[0]!r}; an LPIPS file holds them all; "
+                "make one with: frugal-rt eval --fetch-lpips FILE"
+            )
         self.sha256 = hashlib.sha256(graph).hexdigest()
         try:
             self._session = ort.InferenceSession(graph, session_options(ort), providers=[PROVIDERS["cpu"]])

@@ -20,6 +20,8 @@ from ..plan import WEIGHTS, Plan
 ROWS = 128
 """Timesteps whose embeddings are computed at once."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+LEVEL = "ORT_ENABLE_ALL"
+"""How far onnxruntime optimises a graph of the plan; one that was kept so is not optimised again."""
 
 
 def import_onnxruntime(device: str = "cpu") -> Any:
@@ -64,7 +66,9 @@ class Sessions:
         """
         entry, members = self._plan.manifest["graphs"][graph], self._plan.manifest["members"]
         hashes = members[entry["member"]]["sha256"], members[WEIGHTS]["sha256"]
-        name = cache.key(self.ort.__version__, *hashes)
+        library = self.ort.__version__, self.ort.get_build_info()
+        # An entry is only written after `Plan.graph` has found these very contents and this list to belong together.
+        name = cache.key("graph", *library, PROVIDERS[device], LEVEL, *hashes, entry["weights"])
         session = None
         if self._keep and device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
             optimised = cache.find(name)
@@ -76,8 +80,7 @@ class Sessions:
 
                 cache.keep(name, write)
             else:
-                level = self.ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                session = self._open(entry, device, provider, optimised, graph_optimization_level=level)
+                session = self._open(entry, device, provider, optimised)
         if session is None:
             session = self._open(entry, device, provider)
         give_back()
@@ -98,29 +101,32 @@ class Sessions:
 
     @functools.cached_property
     def _weights(self) -> dict[str, Any]:
-        """The plan's weights where they are mapped. Sessions keep pointing into them: they live as long as this."""
+        """The plan's weights where they are mapped."""
         return {name: self.ort.OrtValue.ortvalue_from_numpy(a) for name, a in self._plan.tensors().items()}
 
     def _open(
         self, entry: dict[str, Any], device: str, provider: dict[str, str], model: bytes | None = None, **settings: Any
     ) -> Any:
+        """A session of a graph, or of the `model` that it became when it was optimised."""
         options = session_options(self.ort)
         options.enable_cpu_mem_arena = self._arena
+        levels = self.ort.GraphOptimizationLevel
+        options.graph_optimization_level = getattr(levels, LEVEL if model is None else "ORT_DISABLE_ALL")
         for setting, value in settings.items():
             setattr(options, setting, value)
-        weights = (
-            {name: value for name, value in self._weights.items() if name in entry["weights"]} if not model else {}
-        )
+        graph = self._plan.graph(entry) if model is None else model
+        weights = {name: self._weights[name] for name in entry["weights"]} if model is None else {}
         options.add_external_initializers(list(weights), list(weights.values()))
-        graph = model or bytes(self._plan.member(entry["member"]))
         try:
-            return self.ort.InferenceSession(graph, options, providers=[(PROVIDERS[device], provider)])
+            session = self.ort.InferenceSession(graph, options, providers=[(PROVIDERS[device], provider)])
         except Exception as error:  # onnxruntime's errors share no base but Exception
             if device != "cpu":
                 raise BackendError(
                     f"onnxruntime cannot run on {device} here: {error}; run: frugal-rt doctor"
                 ) from error
             raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
+        session.weights = weights  # it points into them, and may be in a call when everybody else has let go of them
+        return session
 
 
 def run_bound(session: Any, binding: Any, **inputs: np.ndarray) -> None:

@@ -165,7 +165,7 @@ def _parse(rt: TensorRT, plan: Plan, entry: dict[str, Any]) -> tuple[Any, list[A
     parser = rt.need(trt.OnnxParser(network, rt.log), "make a parser")
     if not hasattr(parser, "load_initializer"):
         raise BackendError(f"{rt.name} {rt.version} is too old to take weights from memory; pip install -U {rt.name}")
-    model, tensors = bytes(plan.member(entry["member"])), plan.tensors()
+    model, tensors = plan.graph(entry), plan.tensors()
     _parsed(rt, parser, parser.load_model_proto(model), entry)
     for name in entry["weights"]:
         data = np.ascontiguousarray(tensors[name])

@@ -47,6 +47,7 @@ class TensorRTEngine(OnTorch):
         return f"{self._rt.name} {self._rt.version} (cuda, {self._built.record.precision})"
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
+        self.need_open()
         if gradients:
             _ = self._forward, self._pullback
 
@@ -120,7 +121,8 @@ class _Graph:
         self._contexts: dict[tuple[int, int], Any] = {}
         self._new: set[tuple[int, int]] = set()
         """Keys of contexts that have not run yet."""
-        self._kernels = _Kernels(rt, self._engine, f"{built.record.key} {name}") if rt.flavour.blind else None
+        # By its contents: engines in a plan may say of themselves what the user's own ones are.
+        self._kernels = _Kernels(rt, self._engine, built.record.files[name]["sha256"]) if rt.flavour.blind else None
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         """The outputs for these inputs, on the device and in the order of torch's current stream."""
@@ -180,9 +182,9 @@ class _Graph:
 class _Kernels:
     """The kernels that tensorrt-rtx compiles for this GPU when a context is made, kept for the next process."""
 
-    def __init__(self, rt: TensorRT, engine: Any, key: str):
+    def __init__(self, rt: TensorRT, engine: Any, sha256: str):
         trt, self._rt = rt.trt, rt
-        self._name = cache.key("kernels", rt.version, key)
+        self._name = cache.key("kernels", rt.name, rt.version, rt.need_device().name, sha256)
         self.settings = rt.need(engine.create_runtime_config(), "make a context's settings")
         # For its very shapes before the first call, rather than others first and these in the background.
         self.settings.dynamic_shapes_kernel_specialization_strategy = (

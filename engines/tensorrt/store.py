@@ -114,10 +114,11 @@ class Built:
 
 
 def plan_hash(plan: Plan) -> str:
-    """Of all that a plan holds but engines."""
-    members = plan.manifest["members"]
-    lines = [f"{name} {members[name]['sha256']}" for name in sorted(members) if not name.startswith(f"{MEMBERS}/")]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    """Of all that engines are built from: the members but engines, and which of them is which graph."""
+    held = {name: one["sha256"] for name, one in plan.manifest["members"].items() if not name.startswith(f"{MEMBERS}/")}
+    mixed = {precision: one.get("graphs") for precision, one in plan.manifest.get("mixed", {}).items()}
+    parts = json.dumps([held, plan.manifest["graphs"], mixed], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def system() -> str:

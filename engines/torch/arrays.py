@@ -13,6 +13,7 @@ from weakref import WeakSet
 import numpy as np
 
 from ..array_api import Array
+from ..base import Closable
 from ..errors import BackendError
 from ..extras import import_torch
 
@@ -132,6 +133,17 @@ class TorchArrays:
             graph.replay()
 
     @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Around the end of an engine: the device is done with its calls before, and has its memory back after."""
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+            for graph in [*self._recordings]:
+                graph.reset()
+        yield
+        if self.device == "cuda":
+            self.torch.cuda.empty_cache()
+
+    @contextlib.contextmanager
     def memory(self) -> Iterator[None]:
         """Raises BackendError where the device has no memory left for what is done in it."""
         try:
@@ -160,7 +172,7 @@ class TorchArrays:
                 here.wait_stream(self._beside)
 
 
-class OnTorch:
+class OnTorch(Closable):
     """What engines have in common whose state lives in torch's arrays.
 
     They have the arrays and are not them: what is recorded holds an `ahead`, and would hold the engine.
@@ -170,6 +182,11 @@ class OnTorch:
         self._arrays = arrays
         self.asarray, self.ahead = arrays.asarray, arrays.ahead
         self.record, self.pace = arrays.record, arrays.pace
+
+    def close(self) -> None:
+        if not self._closed:
+            with self._arrays.closing():
+                super().close()
 
     @property
     def records(self) -> bool:

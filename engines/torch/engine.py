@@ -67,7 +67,7 @@ class TorchEngine(OnTorch):
         return f"torch ({how})"
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
-        pass  # all is loaded
+        self.need_open()  # and all is loaded
 
     def predict(self, x: Array, t: Array) -> Prediction:
         with self._arrays.memory(), self._forward_only():

@@ -121,7 +121,7 @@ class Matrix(Linear):
 
 def _decomposed(matrix: np.ndarray, digest: str) -> Decomposition:
     """The decomposition of `matrix`, from the cache where it is there. `digest` names its content."""
-    name = cache.key("svd", "1", digest)
+    name = cache.key("svd", np.__version__, digest)
     kept = cache.find(name)
     if kept is not None:
         return Decomposition(**load(kept))

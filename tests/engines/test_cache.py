@@ -23,6 +23,11 @@ def test_a_damaged_cache_entry_is_made_again(tiny_plan, cached, caplog):
     assert not caplog.text
 
 
+def test_nothing_in_a_key_stands_for_another_thing():
+    keys = [("a", "b"), ("ab",), ("a\0b",), ("b", "a"), (["a", "b"],), (["a"], "b"), ("a", ["b"]), ('a", "b',), ()]
+    assert len({cache.key(*parts) for parts in keys}) == len(keys)
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(tiny_plan, cached):
     cached.write_text("a file where the folder should be")
     assert np.isfinite(answers(tiny_plan)).all()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import re
 import struct
@@ -285,3 +286,24 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch):
         small_plan().save(path)
     assert list(tmp_path.iterdir()) == [path]
     assert Plan.open(path).members == small_plan().members
+
+
+def mapped(path: Path) -> bool:
+    return os.path.realpath(path) in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs Linux's /proc")
+def test_a_closed_plan_is_not_mapped_once_its_arrays_are_gone(plan_copy, tmp_path):
+    plan = Plan.open(plan_copy)
+    array = next(iter(plan.tensors().values()))
+    before = array.copy()
+    plan.close()
+    plan.close()
+    assert mapped(plan_copy)
+    np.testing.assert_array_equal(array, before)
+    del array
+    assert not mapped(plan_copy)
+    for call in (lambda: plan.members, lambda: plan.save(tmp_path / "b.plan"), lambda: plan.extract(tmp_path / "b")):
+        with pytest.raises(PlanError, match="has been closed; open it again"):
+            call()
+    assert not list(tmp_path.glob("*b*"))

@@ -37,6 +37,18 @@ def test_a_graph_that_is_no_lpips_is_refused(tmp_path):
         Lpips(tmp_path / "l.onnx")
 
 
+def test_a_file_that_takes_its_weights_from_another_is_refused(tmp_path, monkeypatch):
+    """onnxruntime would look for them in the working directory; the digest in the results would not tell."""
+    import onnx
+
+    monkeypatch.chdir(tmp_path)
+    model = build_lpips(random_lpips())
+    onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, "l.onnx")
+    with pytest.raises(InputError, match=r"^l.onnx takes weights from 'weights.bin'; an LPIPS file holds"):
+        Lpips("l.onnx")
+
+
 def test_the_authors_example_pair(data):
     distance = Lpips(data / "metrics" / "lpips_alex.onnx")
     pictures = {

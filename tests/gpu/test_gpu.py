@@ -16,7 +16,7 @@ import pytest
 import torch
 from gpu_trial import BACKENDS, why_not
 
-from frugal_rt import Plan, Restorer
+from frugal_rt import BackendError, Plan, Restorer
 from frugal_rt.engines import Engine, nvidia, open_engine
 from frugal_rt.engines.torch.engine import TorchEngine
 from frugal_rt.runtime.evaluation.suite import TASKS, measure
@@ -223,6 +223,30 @@ def test_two_threads_may_share_a_restorer(engine, plan, own):
         together = list(threads.map(restore, range(6)))
     for a, b in zip(alone, together, strict=True):
         assert np.abs(a - b).mean() < 1e-2
+
+
+def test_the_device_has_its_memory_back_when_an_engine_is_closed(engine, plan, request):
+    """Of a second engine of the same backend: the first has paid for what the process keeps."""
+
+    def used() -> int:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
+    def calls(engine: Engine) -> None:
+        x, t, v = inputs(plan, 16)
+        engine.pullback(engine.asarray(x), t)[1](engine.asarray(v))
+
+    calls(engine)
+    before = used()
+    other = open_engine(plan, request.node.callspec.params["engine"])
+    calls(other)
+    loaded = used()
+    other.close()
+    assert used() - before < 0.3 * (loaded - before)
+    with pytest.raises(BackendError, match="has been closed"):
+        calls(other)
 
 
 @pytest.mark.slow

@@ -6,11 +6,13 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from frugal_rt import InputError, Restorer, operators
-from frugal_rt.engines import Prediction
+from frugal_rt import BackendError, InputError, Plan, PlanError, Restorer, operators
+from frugal_rt.engines import Prediction, open_engine
 from frugal_rt.runtime.sampling.guidance import Guidance
 
 from .measurements import SHAPE, measurement
+
+CLOSED = r"^this engine has been closed; load the plan again$"
 
 
 def test_what_is_started_and_advanced_is_what_restore_gives(restorer, operator, finish):
@@ -167,3 +169,45 @@ def test_the_batch_is_the_one_that_was_fastest(tiny_plan, monkeypatch):
     monkeypatch.setattr(restorer.engine, "predict", slow)
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     assert [restorer.fastest_batch(rows) for rows in (1, 3, 16)] == [1, 2, 4]
+
+
+def test_a_restorer_closes_what_it_opened(tiny_plan):
+    y = np.zeros(SHAPE, np.float32)
+    with Restorer.load(tiny_plan, "cpu") as restorer:
+        restorer.restore(y, operators.Denoise(SHAPE), sigma=0.2, steps=2)
+    restorer.close()
+    with pytest.raises(BackendError, match=CLOSED):
+        restorer.restore(y, operators.Denoise(SHAPE), sigma=0.2, steps=2)
+    with pytest.raises(PlanError, match=r"^tiny\.plan has been closed; open it again$"):
+        restorer.plan.tensors()
+    assert restorer.plan.manifest["prior"]["name"] == "tiny"
+
+
+def test_a_restorer_leaves_the_plan_that_it_was_given(tiny_plan):
+    plan = Plan.open(tiny_plan)
+    with Restorer(plan, open_engine(plan, "cpu")) as restorer:
+        pass
+    with pytest.raises(BackendError, match=CLOSED):
+        restorer.engine.prepare(gradients=True)
+    assert plan.tensors()
+
+
+def test_an_error_within_closes_too(tiny_plan):
+    with pytest.raises(KeyError), Restorer.load(tiny_plan, "cpu") as restorer:
+        raise KeyError
+    with pytest.raises(PlanError, match="has been closed"):
+        restorer.plan.member("forward.onnx")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_restorer_of_tiles_shares_its_end(tiny_plan, first):
+    restorers = [Restorer.load(tiny_plan, "cpu")]
+    restorers.append(restorers[0].tiled(24, 24))
+    restorers[first].close()
+    for restorer in restorers:
+        shape = restorer.image_shape
+        with pytest.raises(BackendError, match=CLOSED):
+            restorer.restore(np.zeros(shape), operators.Denoise(shape), sigma=0.2, steps=2)
+        with pytest.raises(PlanError, match="has been closed"):
+            restorer.plan.tensors()
+        restorer.close()

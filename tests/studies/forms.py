@@ -19,8 +19,9 @@ from safetensors.numpy import save
 
 from frugal_rt.engines import Plan
 from frugal_rt.engines.onnxruntime.engine import OnnxRuntimeEngine
-from frugal_rt.engines.plan import WEIGHTS, read_safetensors
+from frugal_rt.engines.plan import WEIGHTS
 from frugal_rt.engines.torch.network import build_network, load_weights
+from frugal_rt.engines.weights import read_safetensors
 from frugal_rt.export import build_plan, find_prior, read_prior
 from frugal_rt.export.graph import BATCH, conditions_of, serialise, take_conditions, width
 from frugal_rt.export.lowering import Emitter, upsample

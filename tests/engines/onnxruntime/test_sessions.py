@@ -4,6 +4,7 @@ import numpy as np
 
 from frugal_rt import Plan
 from frugal_rt.engines import cache
+from frugal_rt.engines.onnxruntime import sessions
 from frugal_rt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from frugal_rt.engines.onnxruntime.sessions import Sessions
 
@@ -37,3 +38,6 @@ def test_other_weights_versions_and_machines_are_other_entries(tiny_plan, cached
     monkeypatch.setattr("frugal_rt.engines.cache.instructions", lambda: "another CPU")
     answers(tiny_plan)
     assert len(list(cached.glob("*.sha256"))) == 6
+    monkeypatch.setattr(sessions, "LEVEL", "ORT_ENABLE_BASIC")
+    answers(tiny_plan)
+    assert len(list(cached.glob("*.sha256"))) == 9

@@ -1,6 +1,8 @@
 """The engine's wiring, on the CPU: onnxruntime reads and writes the addresses that a context was given."""
 
 import ctypes
+import gc
+import weakref
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -102,7 +104,7 @@ class FakeArrays:
     def queue(self):
         yield SimpleNamespace(cuda_stream=7, synchronize=lambda: None)
 
-    memory = nullcontext
+    memory = closing = nullcontext
 
 
 @pytest.fixture
@@ -156,6 +158,32 @@ def test_what_a_context_refuses_is_an_error_with_the_log_s_last_lines(plan, wire
     x = np.zeros((1, *plan.image_shape), np.float32)
     with pytest.raises(BackendError, match=r"could not run in the predict engine: the log's last line"):
         wired.predict(x, np.array([3]))
+
+
+def test_a_closed_engine_lets_its_contexts_go_and_says_so(plan, wired):
+    x, t = np.zeros((1, *plan.image_shape), np.float32), np.array([3])
+    (out, _), pull = wired.pullback(x, t)
+    wired.predict(x, t)
+    gc.collect()
+    gc.disable()
+    try:
+        left = [weakref.ref(context) for context in wired._predict._contexts.values()]
+        assert left
+        wired.close()
+        wired.close()
+        assert [context() for context in left] == [None]
+    finally:
+        gc.enable()
+    for call in (
+        lambda: wired.prepare(gradients=False),
+        lambda: wired.asarray(x),
+        lambda: wired.records,
+        lambda: wired.predict(x, t),
+        lambda: wired.pullback(x, t),
+        lambda: pull(out),
+    ):
+        with pytest.raises(BackendError, match=r"^this engine has been closed; load the plan again$"):
+            call()
 
 
 def test_a_name_says_version_and_precision(wired):

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from frugal_rt.engines.errors import BackendError
 from frugal_rt.engines.torch import arrays as torch_arrays
-from frugal_rt.engines.torch.arrays import TorchArrays
+from frugal_rt.engines.torch.arrays import OnTorch, TorchArrays
 
 
 class Stream:
@@ -43,6 +44,9 @@ class Cuda:
 
             def replay(self):
                 cuda.said.append(f"replay on {cuda.here.name}")
+
+            def reset(self):
+                cuda.said.append("reset")
 
         self.CUDAGraph = CUDAGraph
 
@@ -120,6 +124,30 @@ def test_recordings_share_memory_while_one_of_them_is_there(cuda, arrays):
     del second, third
     arrays.record(lambda: None)
     assert pools()[3:] == ["begin in pool 1"]
+
+
+def test_the_device_is_done_before_an_engine_goes_and_has_its_memory_after(cuda, arrays):
+    kept = [arrays.record(lambda: None) for _ in range(2)]
+    engine = OnTorch(arrays)
+    engine.weights = Weights(cuda.said)
+    cuda.said.clear()
+    for _ in range(2):
+        engine.close()
+    assert cuda.said == ["synchronize", "reset", "reset", "the weights go", "empty the cache"]
+    for name in ("record", "ahead", "pace", "asarray", "records", "waited"):
+        with pytest.raises(BackendError, match="this engine has been closed"):
+            getattr(engine, name)
+    assert len(kept) == 2
+
+
+class Weights:
+    """Tells when it goes."""
+
+    def __init__(self, said):
+        self.said = said
+
+    def __del__(self):
+        self.said.append("the weights go")
 
 
 def test_replays_follow_one_another_on_any_streams(cuda, arrays):

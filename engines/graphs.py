@@ -1,0 +1,90 @@
+"""What a graph of a plan may hold: operations of the exporter's, and the plan's own weights, each as it lies there.
+
+A runtime that finds a tensor missing looks for it in the working directory; one that finds it twice takes either. So
+every initialiser is accounted for before a runtime sees the graph.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from .errors import PlanError
+from .onnx_reader import FLOAT, INT64, Graph, Initialiser, read_graph
+
+_NAMES = (
+    "Abs Add AveragePool Cast Concat Conv Cos DepthToSpace Div Expand Flatten Identity InstanceNormalization Less "
+    "MatMul Max Mul Pad Reciprocal ReduceMax ReduceMean ReduceSum Reshape Sigmoid Sin Slice Softmax Sqrt Sub Transpose "
+    "Where"
+)
+OPERATIONS = frozenset(_NAMES.split())
+"""Those that the exporter writes, and those that stand in for half precision while it is measured. None of them holds a
+graph or reads a file."""
+_HELD = re.compile(r"constant:\d+|v:(axes|tiny)|round:[a-z]+")
+"""Names of the small tensors that the exporter writes into a graph; a parameter's has no colon."""
+_SIZES = {FLOAT: 4, INT64: 8}
+"""Bytes of their values."""
+
+
+def check_graph(
+    data: memoryview, listed: Sequence[Any], weights: Mapping[str, tuple[np.ndarray, int]], file: str, label: str
+) -> None:
+    """Raise PlanError unless an ONNX graph takes the weights that the manifest has `listed` from `file`, and no others.
+
+    `weights`: each tensor that lies in `file`, with its offset there. `label` names the graph for people.
+    """
+    graph = read_graph(data, label)
+    wrong = next(chain(_surprises(graph), _misplaced(graph, weights, file), _unlisted(graph, listed)), None)
+    if wrong is not None:
+        raise PlanError(f"{label} {wrong}; it was not written by frugal-rt and is not opened")
+
+
+def _surprises(graph: Graph) -> Iterator[str]:
+    """What is in the graph itself and should not be."""
+    for node in graph.nodes:
+        if node.operation not in OPERATIONS:
+            yield f"computes {node.operation!r}, an operation that no plan needs"
+    seen: set[str] = set()
+    computed = [name for node in graph.nodes for name in node.outputs]
+    for name in [*graph.inputs, *(one.name for one in graph.initialisers), *computed]:
+        if name in seen:
+            yield f"has {name!r} twice"
+        seen.add(name)
+    for one in graph.initialisers:
+        if one.external is None and not _is_constant(one):
+            yield f"holds values of {one.name!r}, where graphs point at the weights"
+
+
+def _is_constant(one: Initialiser) -> bool:
+    size = _SIZES.get(one.data_type, 0)
+    return bool(_HELD.fullmatch(one.name)) and min(one.dims, default=0) >= 0 and one.held == math.prod(one.dims) * size
+
+
+def _misplaced(graph: Graph, weights: Mapping[str, tuple[np.ndarray, int]], file: str) -> Iterator[str]:
+    """Initialisers that point elsewhere than at the weight of their name, the whole of it and nothing else."""
+    for one in graph.initialisers:
+        if one.external is None:
+            continue
+        if one.external.get("location") != file:
+            yield f"takes {one.name!r} from outside of the plan, {one.external.get('location', 'nowhere')!r}"
+            continue
+        array, offset = weights.get(one.name, (None, 0))
+        if array is None:
+            yield f"takes {one.name!r} from the weights, which do not have it"
+            continue
+        place = {"location": file, "offset": str(offset), "length": str(array.nbytes)}
+        as_there = one.dims == array.shape and one.data_type == FLOAT and array.dtype == np.float32
+        if one.external != place or one.held is not None or not as_there:
+            yield f"takes {one.name!r} with another place, type or shape than the weights have it"
+
+
+def _unlisted(graph: Graph, listed: Sequence[Any]) -> Iterator[str]:
+    """Weights that the graph takes and the manifest does not list, or the other way round."""
+    taken = sorted(one.name for one in graph.initialisers if one.external is not None)
+    names = [name for name in listed if isinstance(name, str)]
+    if len(names) != len(listed) or sorted(names) != taken:
+        others = ", ".join(map(repr, sorted(set(names) ^ set(taken))[:3]))
+        yield f"takes other weights than the manifest lists for it ({others or 'one of them twice'})"

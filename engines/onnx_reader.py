@@ -1,0 +1,267 @@
+"""A graph's ONNX bytes read without the onnx package, so that what a runtime will do is known before it is asked.
+
+Protocol buffers: a message is a row of fields, each a tag (number << 3 | wire type) and a varint, 4 or 8 bytes, or a
+length and so many bytes. Where protobuf is lenient this is strict, so that no runtime reads a graph in another way:
+`read_graph` takes the fields that frugal-rt's exporter writes and no others.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from .errors import PlanError
+
+FLOAT, INT64 = 1, 7
+"""ONNX's numbers of element types."""
+EXTERNAL = 1
+"""The `data_location` of a tensor whose values lie in a file."""
+DEEPEST = 100
+"""Messages within messages that protobuf takes."""
+LARGEST = 4 << 20
+"""Bytes of a graph without its weights; celeba's largest has 93 kB."""
+
+Message = dict[int, tuple[str, Any]]
+"""By number, a field's name and kind: `int`, `float`, `str`, `bytes`, or a Message; in a list where it repeats."""
+_WIRES = {int: 0, float: 5, str: 2, bytes: 2}
+"""The wire type of each; a Message's is that of bytes."""
+
+_PAIR: Message = {1: ("key", str), 2: ("value", str)}
+_OPSET: Message = {1: ("domain", str), 2: ("version", int)}
+_TENSOR: Message = {
+    1: ("dims", [int]),
+    2: ("data_type", int),
+    8: ("name", str),
+    9: ("raw_data", bytes),
+    13: ("external_data", [_PAIR]),
+    14: ("data_location", int),
+}
+_ATTRIBUTE: Message = {
+    1: ("name", str),
+    2: ("f", float),
+    3: ("i", int),
+    4: ("s", bytes),
+    8: ("ints", [int]),
+    20: ("type", int),
+}
+_NODE: Message = {1: ("input", [str]), 2: ("output", [str]), 4: ("op_type", str), 5: ("attribute", [_ATTRIBUTE])}
+_SHAPE: Message = {1: ("dim", [{1: ("dim_value", int), 2: ("dim_param", str)}])}
+_VALUE: Message = {1: ("name", str), 2: ("type", {1: ("tensor_type", {1: ("elem_type", int), 2: ("shape", _SHAPE)})})}
+_GRAPH: Message = {
+    1: ("node", [_NODE]),
+    2: ("name", str),
+    5: ("initializer", [_TENSOR]),
+    11: ("input", [_VALUE]),
+    12: ("output", [_VALUE]),
+}
+_MODEL: Message = {
+    1: ("ir_version", int),
+    2: ("producer_name", str),
+    7: ("graph", _GRAPH),
+    8: ("opset_import", [_OPSET]),
+}
+"""What the exporter writes: no functions, no graphs or tensors in attributes, no sparse tensors, no domains."""
+
+_ANY_TENSOR: Message = {13: ("external_data", [_PAIR])}
+_ANY_SPARSE: Message = {1: ("values", [_ANY_TENSOR]), 2: ("indices", [_ANY_TENSOR])}
+_ANY_ATTRIBUTE: Message = {}
+_ANY_NODE: Message = {5: ("attribute", [_ANY_ATTRIBUTE])}
+_ANY_GRAPH: Message = {
+    1: ("node", [_ANY_NODE]),
+    5: ("initializer", [_ANY_TENSOR]),
+    15: ("sparse_initializer", [_ANY_SPARSE]),
+}
+_ANY_ATTRIBUTE |= {
+    5: ("t", [_ANY_TENSOR]),
+    6: ("g", [_ANY_GRAPH]),
+    10: ("tensors", [_ANY_TENSOR]),
+    11: ("graphs", [_ANY_GRAPH]),
+    22: ("sparse_tensor", [_ANY_SPARSE]),
+    23: ("sparse_tensors", [_ANY_SPARSE]),
+}
+_ANY_MODEL: Message = {
+    7: ("graph", [_ANY_GRAPH]),
+    20: ("training_info", [{1: ("initialization", [_ANY_GRAPH]), 2: ("algorithm", [_ANY_GRAPH])}]),
+    25: ("functions", [{7: ("node", [_ANY_NODE]), 11: ("attribute_proto", [_ANY_ATTRIBUTE])}]),
+}
+"""Every way to a tensor in a model of anybody's; all repeat, as protobuf merges a field that comes twice."""
+
+
+class Initialiser(NamedTuple):
+    """A tensor that a graph holds, or says where it lies."""
+
+    name: str
+    dims: tuple[int, ...]
+    data_type: int
+    held: int | None
+    """How many bytes of values the graph itself holds; None where it holds none."""
+    external: dict[str, str] | None
+    """`location`, `offset` and `length` of its values; None where the graph does not point elsewhere."""
+
+
+class Node(NamedTuple):
+    """One operation."""
+
+    operation: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Graph(NamedTuple):
+    """What is known of a graph, each in the order of the file."""
+
+    nodes: tuple[Node, ...]
+    initialisers: tuple[Initialiser, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_graph(data: memoryview, label: str) -> Graph:
+    """The graph of an ONNX model that holds nothing but what frugal-rt's exporter writes. `label` names it for people.
+
+    Raises PlanError, in one sentence, for any other bytes.
+    """
+    if len(data) > LARGEST:
+        raise PlanError(f"{label} has {len(data)} bytes, and no graph of frugal-rt's has over {LARGEST}")
+    model = _read(data, _MODEL, label)
+    if [one.get("domain", "") for one in model["opset_import"]] != [""] or "graph" not in model:
+        raise PlanError(f"{label} is no one graph of ONNX's own operations; it was not written by frugal-rt")
+    graph = model["graph"]
+    return Graph(
+        nodes=tuple(Node(one.get("op_type", ""), tuple(one["input"]), tuple(one["output"])) for one in graph["node"]),
+        initialisers=tuple(map(_initialiser, graph["initializer"])),
+        inputs=tuple(one.get("name", "") for one in graph["input"]),
+        outputs=tuple(one.get("name", "") for one in graph["output"]),
+    )
+
+
+def external_files(data: memoryview, label: str) -> list[str]:
+    """The files that a model's tensors are read from, wherever in it they stand. Raises PlanError where it is none."""
+    model = _read(data, _ANY_MODEL, label, strict=False)
+    if not model["graph"]:
+        raise PlanError(f"{label} holds no graph")
+    return [pair.get("value", "") for pair in _pairs(model) if pair.get("key") == "location"]
+
+
+def _initialiser(tensor: Mapping[str, Any]) -> Initialiser:
+    values, pairs, place = tensor.get("raw_data"), tensor["external_data"], tensor.get("data_location", 0)
+    told = {one.get("key", ""): one.get("value", "") for one in pairs}
+    clear = place == EXTERNAL and len(told) == len(pairs)  # of a key that comes twice a runtime may take either
+    return Initialiser(
+        name=tensor.get("name", ""),
+        dims=tuple(tensor["dims"]),
+        data_type=tensor.get("data_type", 0),
+        held=None if values is None else len(values),
+        external=None if place == 0 and not pairs else told if clear else {},
+    )
+
+
+def _pairs(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The external data of every tensor below."""
+    for name, values in message.items():
+        if name == "external_data":
+            yield from values
+        else:
+            for one in values:
+                yield from _pairs(one)
+
+
+def _read(data: memoryview, message: Message, label: str, strict: bool = True) -> dict[str, Any]:
+    try:
+        return _decoded(data, message, strict)
+    except IndexError:
+        why = "its bytes end within a field"
+    except _Unreadable as error:
+        why = str(error)
+    raise PlanError(f"{label} is no ONNX graph that frugal-rt can read: {why}")
+
+
+class _Unreadable(Exception):
+    """Says what is wrong with the bytes."""
+
+
+def _decoded(data: memoryview, message: Message, strict: bool, depth: int = 0) -> dict[str, Any]:
+    """The fields of a message by name; those that `message` does not have are refused if `strict`, else passed over."""
+    if depth > DEEPEST:
+        raise _Unreadable("it is nested too deeply")
+    found: dict[str, Any] = {name: [] for name, kind in message.values() if isinstance(kind, list)}
+    for number, wire, value in _fields(data):
+        if number not in message:
+            if strict:
+                raise _Unreadable(f"a message in it has a field {number}, which no graph of frugal-rt's has")
+            continue
+        name, kind = message[number]
+        one = kind[0] if isinstance(kind, list) else kind
+        if kind == [int] and wire == _WIRES[bytes]:
+            found[name] += _packed(value)
+        elif wire != (_WIRES[bytes] if isinstance(one, dict) else _WIRES[one]):
+            raise _Unreadable(f"its field {name} is not of ONNX's type")
+        elif isinstance(kind, list):
+            found[name].append(_value(value, one, strict, depth))
+        elif name in found:
+            raise _Unreadable(f"its field {name} comes twice")
+        else:
+            found[name] = _value(value, one, strict, depth)
+    return found
+
+
+def _value(value: Any, kind: Any, strict: bool, depth: int) -> Any:
+    if isinstance(kind, dict):
+        return _decoded(value, kind, strict, depth + 1)
+    if kind is str:
+        try:
+            return str(value, "utf-8")
+        except UnicodeDecodeError:
+            raise _Unreadable("a name in it is no text") from None
+    return _signed(value) if kind is int else value
+
+
+def _packed(data: memoryview) -> list[int]:
+    """Whole numbers one after the other, as protobuf may write those that repeat."""
+    values, at = [], 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        values.append(_signed(value))
+    return values
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
+    """Number, wire type and value of each field: a whole number, or the bytes."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if not 0 < number < 1 << 29:
+            raise _Unreadable("a field in it has no number that there is")
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield number, wire, value
+            continue
+        if wire == 2:
+            size, at = _varint(data, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise _Unreadable("a field in it is of a type that ONNX does not use")
+        if size > len(data) - at:
+            raise IndexError(at)
+        yield number, wire, data[at : at + size]
+        at += size
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A whole number below 2^64 in groups of 7 bits, the lowest first, and where it ends. Raises IndexError."""
+    if data[at] < 0x80:  # most of them
+        return data[at], at + 1
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if 0 < byte < 0x80 and not value >> 64:
+            return value, at
+        shift += 7
+        if byte < 0x80 or shift > 63:
+            raise _Unreadable("a number in it takes more bytes than it needs")

@@ -1,0 +1,34 @@
+"""The weights of a plan read in place: safetensors at any offset of a file, where its package reads whole files."""
+
+import json
+import math
+import struct
+
+import numpy as np
+
+from .errors import PlanError
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
+
+
+def read_safetensors(data: memoryview, source: str) -> dict[str, tuple[np.ndarray, int]]:
+    """Tensors of a safetensors buffer by name, as views, each with the offset of its bytes in the buffer.
+
+    Raises PlanError where the header does not describe the buffer.
+    """
+    try:
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(bytes(data[8 : 8 + length]))
+        start, tensors = 8 + length, {}
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            kind, shape, (begin, end) = np.dtype(_DTYPES[entry["dtype"]]), entry["shape"], entry["data_offsets"]
+            if not 0 <= begin <= end <= len(data) - start or min(shape, default=0) < 0:
+                raise ValueError(name)
+            if math.prod(shape) * kind.itemsize != end - begin:
+                raise ValueError(name)
+            tensors[name] = (np.frombuffer(data[start + begin : start + end], kind).reshape(shape), start + begin)
+        return tensors
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise PlanError(f"{source}: its weights are not a safetensors file") from error
