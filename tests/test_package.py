@@ -4,7 +4,6 @@ import ast
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,13 @@ def test_importing_and_help_bring_in_no_framework(statement):
 
 
 def test_importing_and_help_are_quick():
-    """Well under a second; the best of three, so that a busy machine does not fail it."""
+    """Well under a second of CPU; the best of three, so that a busy machine does not fail it."""
     for statement in ("import frugal_rt", "from frugal_rt.cli import main; main(['--help'], standalone_mode=False)"):
         times = []
         for _ in range(3):
-            started = time.perf_counter()
-            subprocess.run([sys.executable, "-c", statement], check=True, capture_output=True)
-            times.append(time.perf_counter() - started)
+            timed = f"{statement}\nimport time\nprint(time.process_time())"
+            run = subprocess.run([sys.executable, "-c", timed], check=True, capture_output=True, text=True)
+            times.append(float(run.stdout.splitlines()[-1]))
         assert min(times) < 1
 
 

@@ -6,6 +6,7 @@ from frugal_rt.engines import InputError, machine
 
 
 def test_threads_follow_what_a_process_was_given(monkeypatch):
+    monkeypatch.delenv(machine.THREADS, raising=False)
     there = machine.cores()
     monkeypatch.setenv(machine.THREADS, "1")
     assert machine.cores() == 1

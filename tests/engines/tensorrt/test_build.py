@@ -59,6 +59,7 @@ def test_build_bundles_into_the_plan(frugal):
     assert all(len(found.read(name)) == found.record.files[name]["bytes"] for name in ENGINES)
 
 
+@pytest.mark.long
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_embedded_prior_builds_in_every_precision(celeba_plan, precision):
