@@ -4,7 +4,7 @@ import numpy as np
 
 from ...engines import InputError
 
-SIDES = (8, 6, 5, 4, 3, 2)
+SIDES = (8, 6, 5, 4, 3, 2, 1)
 """Sides of the patches in pixels, the largest first; the first of which there are enough is taken."""
 PER_DIMENSION = 8
 """Patches for each dimension of one, at least."""
@@ -31,7 +31,7 @@ def estimate_sigma(pixels: np.ndarray) -> float:
     side = next((one for one in SIDES if _count(pixels, one) >= PER_DIMENSION * channels * one**2), SIDES[-1])
     patches = _unclipped(_patches(np.asarray(pixels, np.float32), side))
     variance = _smallest(patches)
-    if channels == 1:
+    if channels == 1 and side > 1:
         energies = sum((np.diff(patches, axis=axis) ** 2).sum((1, 2, 3)) for axis in (2, 3))
         pairs = 2 * side * (side - 1)
         for _ in range(ROUNDS):
