@@ -8,7 +8,7 @@ SIDES = (8, 6, 5, 4, 3, 2, 1)
 """Sides of the patches in pixels, the largest first; the first of which there are enough is taken."""
 PER_DIMENSION = 8
 """Patches for each dimension of one, at least."""
-MOST = 40_000
+MOST = 80_000
 """Patches at most: of a larger picture every second, third, ... in each direction."""
 DEVIATIONS = 3.0
 """A patch counts as flat up to so many deviations above the gradient energy that noise alone has."""
