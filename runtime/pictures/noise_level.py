@@ -18,12 +18,12 @@ CLIPPED = 0.01
 
 
 def estimate_sigma(pixels: np.ndarray) -> float:
-    """The deviation of white noise in a picture (C, H, W), in its own units. Raises InputError below 4 pixels a side.
+    """Return the deviation of white noise in a picture (C, H, W), in its own units.
 
     Chen, Zhu and Heng (2015): the covariance of patches has the noise's variance as its small eigenvalues, a texture's
     above; the largest are dropped until the mean of the rest is no more than their median. In colour, texture is the
     same in all channels and leaves most eigenvalues to the noise. A grey picture's are mixed, so that its flat patches
-    are chosen first, by the estimate so far (Liu, Tanaka and Okutomi, 2013).
+    are chosen first, by the estimate so far (Liu, Tanaka and Okutomi, 2013). Raises InputError for a side below 4.
     """
     channels, height, width = pixels.shape
     if min(height, width) < 4:
@@ -44,7 +44,8 @@ def estimate_sigma(pixels: np.ndarray) -> float:
 
 
 def _count(pixels: np.ndarray, side: int) -> int:
-    return (pixels.shape[1] - side + 1) * (pixels.shape[2] - side + 1)
+    height, width = pixels.shape[1:]
+    return (height - side + 1) * (width - side + 1)
 
 
 def _patches(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -58,7 +59,8 @@ def _unclipped(patches: np.ndarray) -> np.ndarray:
     """The patches whose noise is whole: with next to no pixel on the darkest or the lightest value there is."""
     clipped = ((patches == patches.min()) | (patches == patches.max())).mean((1, 2, 3))
     least = max(len(patches) // 4, min(len(patches), PER_DIMENSION * patches[0].size))
-    return patches[clipped <= max(CLIPPED, np.partition(clipped, least - 1)[least - 1])]
+    most = max(CLIPPED, float(np.partition(clipped, least - 1)[least - 1]))
+    return np.asarray(patches[clipped <= most])
 
 
 def _smallest(patches: np.ndarray) -> float:
