@@ -45,7 +45,7 @@ def estimate_sigma(pixels: np.ndarray) -> float:
 
 def _count(pixels: np.ndarray, side: int) -> int:
     height, width = pixels.shape[1:]
-    return (height - side + 1) * (width - side + 1)
+    return int((height - side + 1) * (width - side + 1))
 
 
 def _patches(pixels: np.ndarray, side: int) -> np.ndarray:
