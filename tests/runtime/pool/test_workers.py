@@ -4,7 +4,7 @@ import pytest
 
 from frugal_rt.engines import BackendError
 from frugal_rt.engines.machine import THREADS
-from frugal_rt.runtime.pool import Pool, pool
+from frugal_rt.runtime.pool import Pool
 
 
 def test_a_pool_s_workers_see_a_device_each_and_share_the_cores(driver, monkeypatch):
@@ -15,8 +15,8 @@ def test_a_pool_s_workers_see_a_device_each_and_share_the_cores(driver, monkeypa
         raise BackendError("no process is wanted")
 
     driver(2, "5,6")
-    monkeypatch.setattr(pool, "launch", launched)
-    monkeypatch.setattr(pool, "cores", lambda: 8)
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.launch", launched)
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.cores", lambda: 8)
     with pytest.raises(BackendError, match="no process is wanted"):
         Pool("celeba.plan", devices=(1, 0))
     assert {one["CUDA_VISIBLE_DEVICES"] for one in given} <= {"5", "6"}
