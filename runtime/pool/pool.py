@@ -5,7 +5,6 @@ import atexit
 import itertools
 import os
 import pickle
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -14,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ...engines import BusyError, InputError, WorkerError
+from ...engines import InputError
 from ..operators import Operator
 from ..restorer import Result
 from ..sampling.guidance import Guidance
 from .costs import Costs
 from .messages import Report, Setup, Submit
-from .workers import OnMove, Request, Workers, images_of
+from .requests import OnMove, Places, Request, images_of
+from .workers import Workers
 
 LIMIT = 64
 """Images that a pool takes at once, those in work and those that wait."""
@@ -53,14 +53,11 @@ class Pool:
         trust_engines: bool = False,
         on_report: Callable[[Report], object] | None = None,
     ):
-        self._plan, self._backend, self._devices, self._limit = plan, backend, tuple(devices), limit
+        self._plan, self._backend, self._devices = plan, backend, tuple(devices)
         self._trust = trust_engines
         self._keys = itertools.count()
-        self._lock = threading.Lock()
-        self._empty = threading.Condition(self._lock)
-        self._images = 0
-        self._closing = False
-        self._workers = Workers(on_report, self._over)
+        self._places = Places(limit)
+        self._workers = Workers(on_report)
         try:
             self._workers.open(self._devices, self._setup(plan, backend))
         except BaseException:
@@ -70,13 +67,6 @@ class Pool:
 
     def _setup(self, plan: str | os.PathLike[str], backend: str) -> Setup:
         return Setup(os.fspath(plan), backend, None, self._trust)
-
-    def _over(self, request: Request) -> None:
-        """Count a request's images no more."""
-        with self._lock:
-            self._images -= request.images
-            if self._images == 0:
-                self._empty.notify_all()
 
     @property
     def plan(self) -> str:
@@ -106,12 +96,12 @@ class Pool:
     @property
     def images(self) -> int:
         """Images taken and not done."""
-        return self._images
+        return self._places.taken
 
     @property
     def limit(self) -> int:
         """Images that it takes at once."""
-        return self._limit
+        return self._places.limit
 
     @property
     def restarts(self) -> int:
@@ -121,7 +111,7 @@ class Pool:
     @property
     def is_ready(self) -> bool:
         """Whether some worker can restore now, and requests are taken."""
-        return not self._closing and self._workers.is_ready
+        return not self._places.closed and self._workers.is_ready
 
     @property
     def processes(self) -> list[int]:
@@ -152,7 +142,6 @@ class Pool:
         if unknown:
             raise InputError(f"there is no setting {unknown[0]!r}; there are {', '.join(sorted(SETTINGS))}")
         y = np.asarray(y, np.float32)
-        images = images_of(y)
         try:
             pickled = pickle.dumps(operator)
         except Exception as error:  # whatever the operator holds raises what it likes
@@ -160,21 +149,13 @@ class Pool:
                 f"{operator.name} cannot go to the worker's process ({error}); define it, and the functions it is "
                 "made of, in a module"
             ) from error
-        with self._lock:
-            if self._closing:
-                raise WorkerError("the pool is closed, or closing; it takes nothing more")
-            if self._images + images > self._limit:
-                raise BusyError(
-                    f"the pool has {self._images} images and takes {self._limit}; ask again later",
-                    max(1.0, self._images * self._workers.image_seconds / max(1, len(self._workers))),
-                )
-            self._images += images
-            submit = Submit(
-                next(self._keys), pickled, y, Guidance(**settings), priority, previews and on_move is not None
-            )
-            request = Request(submit, Future(), on_move)
+        seconds = self._workers.image_seconds / max(1, len(self._workers))
+        with self._places.take(images_of(y), seconds) as future:
+            asked = Guidance(**settings)
+            submit = Submit(next(self._keys), pickled, y, asked, priority, previews and on_move is not None)
+            request = Request(submit, future, on_move)
             self._workers.take(request, None if deadline is None else time.monotonic() + deadline)
-        return request.future
+        return future
 
     async def restore(self, y: Any, operator: Operator, **settings: Any) -> Result:
         """`submit`, awaited: cancelling the coroutine cancels the restoration."""
@@ -193,10 +174,9 @@ class Pool:
 
         What is not finished fails with WorkerError. May be called twice.
         """
-        with self._lock:
-            self._closing = True
-            if drain:
-                self._empty.wait_for(lambda: self._images == 0, timeout)
+        self._places.close()
+        if drain:
+            self._places.wait(timeout)
         self._workers.stop()
         atexit.unregister(self.close)
 

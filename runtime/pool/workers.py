@@ -4,24 +4,21 @@ Other threads call `open`, `take` and `stop`, and read the properties; the rest 
 """
 
 import asyncio
+import contextlib
 import logging
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-import numpy as np
-
 from ...engines import DeadlineError, FrugalError, WorkerError, nvidia
 from ...engines.machine import THREADS, cores
 from ..process import how_it_ended, launch
-from ..restorer import Result
-from .messages import Cancel, Ready, Refused, Report, Setup, Submit
-from .scheduler import Moved
+from .messages import Cancel, Ready, Refused, Report, Setup
+from .requests import Request
 
 ATTEMPTS = 2
 """How often a request is tried when the worker dies under it."""
@@ -30,23 +27,6 @@ STARTS = 3
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-OnMove = Callable[[Moved], object]
-
-
-@dataclass(eq=False)
-class Request:
-    """A restoration that a caller waits for."""
-
-    submit: Submit
-    future: "Future[Result]"
-    on_move: OnMove | None
-    slot: "Slot | None" = None
-    attempts: int = 0
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def images(self) -> int:
-        return images_of(self.submit.y)
 
 
 @dataclass(eq=False)
@@ -76,11 +56,11 @@ class Slot:
 class Workers:
     """The thread, its event loop, a slot for each device, and the requests in them.
 
-    on_report: called with each Report. on_over: called with each request whose future is done. Both in the thread.
+    on_report: called with each Report, in the thread.
     """
 
-    def __init__(self, on_report: Callable[[Report], object] | None, on_over: Callable[[Request], object]):
-        self._on_report, self._on_over = on_report, on_over
+    def __init__(self, on_report: Callable[[Report], object] | None):
+        self._on_report = on_report
         self.restarts = 0
         """Workers that were started again because they died."""
         self.image_seconds = 0.0
@@ -143,7 +123,7 @@ class Workers:
             for slot in (*self._taking, *self._leaving):
                 slot.retired = True
                 for request in list(slot.requests.values()):
-                    self._fail(request, WorkerError("the pool was closed before this restoration was done"))
+                    request.end(WorkerError("the pool was closed before this restoration was done"))
                 slot.requests.clear()
                 self._bury(slot)
 
@@ -194,33 +174,27 @@ class Workers:
         request.slot = min(self._taking, key=lambda slot: (slot.deaths, slot.images))
         request.slot.requests[request.submit.key] = request
         if request.slot.deaths >= STARTS:
-            self._fail(request, WorkerError("no worker can be started; see what it printed"))
+            request.end(WorkerError("no worker can be started; see what it printed"))
         elif request.slot.ready is not None:
             self._send(request.slot, request.submit)
 
     def _send(self, slot: Slot, message: object) -> None:
-        try:
-            assert slot.connection is not None
-            slot.connection.send(message)
-        except OSError:
-            pass  # it has died: `_heard` is about to see it
+        with contextlib.suppress(OSError):  # it has died: `_heard` is about to see it
+            if slot.connection is not None:
+                slot.connection.send(message)
 
     def _expire(self, request: Request) -> None:
-        self._fail(request, DeadlineError("the restoration was not done by its deadline and was stopped"))
-
-    def _fail(self, request: Request, why: FrugalError) -> None:
-        if request.future.set_running_or_notify_cancel():
-            request.future.set_exception(why)
+        request.end(DeadlineError("the restoration was not done by its deadline and was stopped"))
 
     def _over(self, request: Request) -> None:
         """A future is done: by its result, an error, or because its caller cancelled it."""
+        request.give_up()
         if request.timer is not None:
             request.timer.cancel()
         slot = request.slot
         if slot is not None and slot.requests.pop(request.submit.key, None) is not None:
             self._send(slot, Cancel(request.submit.key))
             self._retire_if_done(slot)
-        self._on_over(request)
 
     def _heard(self, slot: Slot) -> None:
         """A worker has something to say, or is gone."""
@@ -243,11 +217,11 @@ class Workers:
                 if slot.started is not None and not slot.started.done():
                     slot.started.set_exception(message)
                 for request in list(slot.requests.values()):
-                    self._fail(request, message)
+                    request.end(message)
             case Report():
                 self._reported(slot, message)
             case Refused(key, why) if key in slot.requests:
-                self._fail(slot.requests.pop(key), why)
+                slot.requests.pop(key).end(why)
         self._retire_if_done(slot)
 
     def _reported(self, slot: Slot, report: Report) -> None:
@@ -257,7 +231,7 @@ class Workers:
                 _tell(slot.requests[moved.key].on_move, moved)
         for key, why in report.failed.items():
             if key in slot.requests:
-                self._fail(slot.requests.pop(key), why)
+                slot.requests.pop(key).end(why)
         for key, result in report.finished.items():
             if key in slot.requests:
                 request = slot.requests.pop(key)
@@ -265,8 +239,7 @@ class Workers:
                 self.image_seconds += (seconds - self.image_seconds) / 8
                 if request.submit.y.ndim == 3:
                     result = replace(result, image=result.image[0])
-                if request.future.set_running_or_notify_cancel():
-                    request.future.set_result(result)
+                request.end(result)
 
     def _died(self, slot: Slot) -> None:
         """Its process is gone: start another, and try its requests again, or fail those that were tried before."""
@@ -280,12 +253,12 @@ class Workers:
             if slot.started is not None and not slot.started.done():
                 slot.started.set_exception(why)
             for request in list(slot.requests.values()):
-                self._fail(request, why)
+                request.end(why)
             return
         for request in list(slot.requests.values()):
             request.attempts += was_ready
             if request.attempts >= ATTEMPTS:
-                self._fail(request, WorkerError("the worker died over this restoration, and again when it was retried"))
+                request.end(WorkerError("the worker died over this restoration, and again when it was retried"))
         if not slot.retired or slot.requests:
             self.restarts += 1
             logger.warning("a worker ended with %s and is started again, with %d requests", status, len(slot.requests))
@@ -305,11 +278,6 @@ class Workers:
             slot.process.kill()
             slot.process.wait()
         slot.connection = slot.process = slot.ready = None
-
-
-def images_of(y: np.ndarray) -> int:
-    """How many images a measurement, alone or in a batch, is of."""
-    return len(y) if y.ndim == 4 else 1
 
 
 def _tell(callback: Callable[[T], object] | None, what: T) -> None:
