@@ -19,7 +19,8 @@ from ..restorer import Result
 from ..sampling.guidance import Guidance
 from .costs import Costs
 from .messages import Report, Setup, Submit
-from .requests import OnMove, Places, Request, images_of
+from .requests import OnMove, Places, Request
+from .wire import packed
 from .workers import Workers
 
 LIMIT = 64
@@ -142,6 +143,8 @@ class Pool:
         if unknown:
             raise InputError(f"there is no setting {unknown[0]!r}; there are {', '.join(sorted(SETTINGS))}")
         y = np.asarray(y, np.float32)
+        images = len(y) if y.ndim == 4 else 1
+        key = next(self._keys)
         try:
             pickled = pickle.dumps(operator)
         except Exception as error:  # whatever the operator holds raises what it likes
@@ -149,11 +152,14 @@ class Pool:
                 f"{operator.name} cannot go to the worker's process ({error}); define it, and the functions it is "
                 "made of, in a module"
             ) from error
+        submit = Submit(key, pickled, y, Guidance(**settings), priority, previews and on_move is not None)
+        try:
+            message = packed(submit)
+        except Exception as error:
+            raise InputError(f"a setting cannot go to the worker's process: {error}") from error
         seconds = self._workers.image_seconds / max(1, len(self._workers))
-        with self._places.take(images_of(y), seconds) as future:
-            asked = Guidance(**settings)
-            submit = Submit(next(self._keys), pickled, y, asked, priority, previews and on_move is not None)
-            request = Request(submit, future, on_move)
+        with self._places.take(images, seconds) as future:
+            request = Request(key, images, y.ndim == 3, message, future, on_move)
             self._workers.take(request, None if deadline is None else time.monotonic() + deadline)
         return future
 

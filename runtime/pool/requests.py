@@ -6,17 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ...engines import BusyError, FrugalError, WorkerError
 from ..restorer import Result
-from .messages import Submit
 from .scheduler import Moved
-
-if TYPE_CHECKING:
-    from .workers import Slot
 
 OnMove = Callable[[Moved], object]
 
@@ -86,17 +79,19 @@ class Places:
 class Request:
     """A restoration that a caller waits for."""
 
-    submit: Submit
+    key: int
+    images: int
+    alone: bool
+    """Whether its measurement has no batch axis, and its result shall have none."""
+    message: bytes
+    """The packed Submit."""
     future: "Future[Result]"
     on_move: OnMove | None
-    slot: "Slot | None" = None
     attempts: int = 0
+    """Workers that died over it."""
     timer: asyncio.TimerHandle | None = None
+    """Ends it at its deadline."""
     _claimed: bool = False
-
-    @property
-    def images(self) -> int:
-        return images_of(self.submit.y)
 
     def end(self, outcome: Result | FrugalError) -> None:
         """Tell the caller what became of it; nothing where that was done, or the caller gave the restoration up."""
@@ -117,8 +112,3 @@ class Request:
             return False
         self._claimed = True
         return self.future.set_running_or_notify_cancel()
-
-
-def images_of(y: np.ndarray) -> int:
-    """How many images a measurement, alone or in a batch, is of."""
-    return len(y) if y.ndim == 4 else 1

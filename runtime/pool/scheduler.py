@@ -3,6 +3,7 @@
 A service's worker drives this; nothing here knows processes, clocks or HTTP.
 """
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,18 @@ class Moved:
     """PSNR in dB between the last two estimates compared; -inf before."""
     x0hat: Array | None
     """(C, H, W) on [-1, 1]: the current estimate; None where nobody asked for it."""
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A network call that has begun."""
+
+    number: int
+    """Of the scheduler's calls."""
+    keys: tuple[int, ...]
+    """The requests whose rows it has."""
+    seconds: float
+    """What such a call was measured to take."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,9 @@ class Scheduler:
 
     def __init__(self, costs: Costs):
         self.costs = costs
+        self.underway: Underway | None = None
+        """The call that `step` is making; any thread may ask."""
+        self._calls = itertools.count()
         self._turns: list[_Turn] = []
         self._arrivals = 0
 
@@ -165,8 +181,12 @@ class Scheduler:
 
     def _advance(self, batch: Sequence[_Turn]) -> dict[int, FrugalError]:
         """The call; where it fails, one for each row alone, so that only those fail that must."""
+        engine, pulls = batch[0].entry.restorer.engine, batch[0].row.move.pulls
+        tiles = engine.tiles if isinstance(engine, Tiled) else 1
+        seconds = tiles * self.costs.of(pulls)[len(batch)]
+        self.underway = Underway(next(self._calls), tuple({turn.entry.key for turn in batch}), seconds)
         try:
-            advance([turn.row for turn in batch], batch[0].entry.restorer.engine)
+            advance([turn.row for turn in batch], engine)
         except Exception as error:  # noqa: BLE001 (a caller's own operator may raise anything)
             if len(batch) > 1:
                 failures = [self._advance([turn]) for turn in batch]
@@ -175,4 +195,6 @@ class Scheduler:
             named = turn.row.operator.name
             why = error if isinstance(error, FrugalError) else InputError(f"{named} raised {error!r} in a step")
             return {turn.entry.key: why}
+        finally:
+            self.underway = None
         return {}

@@ -1,24 +1,26 @@
 """The pool's thread: an event loop that owns the worker processes, and the requests that each of them has.
 
-Other threads call `open`, `take` and `stop`, and read the properties; the rest runs in that thread: nothing is locked.
+Other threads call `open`, `take` and `stop`, and read the properties; the rest runs in that thread, so nothing is
+locked, and only coroutines wait for workers.
 """
 
 import asyncio
-import contextlib
 import logging
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ...engines import DeadlineError, FrugalError, WorkerError, nvidia
 from ...engines.machine import THREADS, cores
-from ..process import how_it_ended, launch
-from .messages import Cancel, Ready, Refused, Report, Setup
+from ..process import launch
+from .link import Link
+from .messages import Pong, Ready, Refused, Report, Setup
+from .pulse import BEAT, LONGEST, START
 from .requests import Request
+from .slots import Slot
+from .wire import packed
 
 ATTEMPTS = 2
 """How often a request is tried when the worker dies under it."""
@@ -27,30 +29,6 @@ STARTS = 3
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclass(eq=False)
-class Slot:
-    """A place for a worker process, started again in it when it dies: the slot keeps the plan and the requests."""
-
-    setup: Setup
-    environment: Mapping[str, str]
-    """Of its process besides the pool's: the one CUDA device that it sees."""
-    requests: dict[int, Request] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
-    connection: Connection | None = None
-    ready: Ready | None = None
-    facts: Ready | None = None
-    """What it said when it was last ready."""
-    started: "asyncio.Future[Ready] | None" = None
-    deaths: int = 0
-    """In a row, before it was ready."""
-    retired: bool = False
-    """It takes no more requests, and goes when those it has are done."""
-
-    @property
-    def images(self) -> int:
-        return sum(request.images for request in self.requests.values())
 
 
 class Workers:
@@ -65,12 +43,14 @@ class Workers:
         """Workers that were started again because they died."""
         self.image_seconds = 0.0
         """Of an image in network calls, averaged over those done lately."""
+        self._slots: list[Slot] = []
         self._taking: list[Slot] = []
         """Slots that requests go to."""
-        self._leaving: list[Slot] = []
-        self._loop = asyncio.SelectorEventLoop()  # a program's own, uvloop, would make the connections non-blocking
+        self._stopping = threading.Lock()
+        self._loop = asyncio.SelectorEventLoop()  # whatever kind a program makes its own
         self._thread = threading.Thread(target=self._loop.run_forever, name="frugal-rt-pool", daemon=True)
         self._thread.start()
+        self._loop.call_soon_threadsafe(self._beat)
 
     def __len__(self) -> int:
         """Workers that take requests."""
@@ -86,28 +66,19 @@ class Workers:
     @property
     def is_ready(self) -> bool:
         """Whether some worker can restore now."""
-        return any(slot.ready for slot in self._taking)
+        return any(slot.answers for slot in self._taking)
 
     @property
     def processes(self) -> list[int]:
         """The process ids of the workers that run."""
-        return [slot.process.pid for slot in (*self._taking, *self._leaving) if slot.process is not None]
+        return [link.process.pid for slot in [*self._slots] if (link := slot.link) is not None]
 
     def open(self, devices: Sequence[int | None], setup: Setup) -> None:
         """Start a worker for each device, and give requests to them once all are warm; those before finish theirs.
 
-        Raises what `Restorer.load` does; everything stays as it was then.
+        Raises what `Restorer.load` does, and WorkerError; everything stays as it was then.
         """
-
-        async def go_over() -> None:
-            new = await self._begin(devices, setup)
-            old, self._taking = self._taking, new
-            self._leaving += old
-            for slot in old:
-                slot.retired = True
-                self._retire_if_done(slot)
-
-        self._call(go_over())
+        self._call(self._open(devices, setup))
 
     def take(self, request: Request, expires: float | None) -> None:
         """Give a request to a worker, until `expires`, of time.monotonic()."""
@@ -116,21 +87,13 @@ class Workers:
 
     def stop(self) -> None:
         """Fail what is left, kill the workers, end the thread. Nothing happens where that was done."""
-        if not self._loop.is_running():
-            return
-
-        async def end() -> None:
-            for slot in (*self._taking, *self._leaving):
-                slot.retired = True
-                for request in list(slot.requests.values()):
-                    request.end(WorkerError("the pool was closed before this restoration was done"))
-                slot.requests.clear()
-                self._bury(slot)
-
-        self._call(end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        with self._stopping:
+            if not self._loop.is_running():
+                return
+            self._call(self._end())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in the thread, from another one."""
@@ -138,50 +101,116 @@ class Workers:
 
     # What follows runs in the thread.
 
-    async def _begin(self, devices: Sequence[int | None], setup: Setup) -> list[Slot]:
+    async def _open(self, devices: Sequence[int | None], setup: Setup) -> None:
         threads = str(max(1, cores() // len(devices)))
+        seen = [None if device is None else nvidia.visible(device) for device in devices]
         slots = [
-            Slot(setup, {} if device is None else {nvidia.VISIBLE: nvidia.visible(device), THREADS: threads})
-            for device in devices
+            Slot(setup, {} if one is None else {nvidia.VISIBLE: one, THREADS: threads}, self._loop.create_future())
+            for one in seen
         ]
+        self._slots += slots
+        lives = [self._loop.create_task(self._keep(slot)) for slot in slots]
         try:
-            await asyncio.gather(*map(self._launch, slots))
+            await asyncio.gather(*(slot.started for slot in slots))
         except BaseException:
-            for slot in slots:
-                slot.retired = True
-                self._bury(slot)
+            self._retire(slots)
+            await asyncio.wait(lives)
             raise
-        return slots
+        old, self._taking = self._taking, slots
+        self._retire(old)
 
-    def _launch(self, slot: Slot) -> "asyncio.Future[Ready]":
-        """Start a worker in a slot; the future is done when it is warm."""
-        slot.process, slot.connection = launch(f"{__package__}.worker", slot.environment)
-        slot.ready, slot.started = None, self._loop.create_future()
-        self._loop.add_reader(slot.connection.fileno(), self._heard, slot)
-        slot.connection.send(slot.setup)
-        return slot.started
+    async def _end(self) -> None:
+        for slot in self._slots:
+            for request in slot.requests.values():
+                request.end(WorkerError("the pool was closed before this restoration was done"))
+            slot.requests.clear()
+        self._retire(self._slots)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+
+    async def _keep(self, slot: Slot) -> None:
+        """Keep a worker in a slot until the slot is over, or none can be started in it: then its requests fail."""
+        why: FrugalError = WorkerError("the pool was closed before this worker was ready")
+        try:
+            while not slot.is_over:
+                await self._live(slot)
+        except FrugalError as error:
+            why = error
+        except Exception as error:
+            logger.exception("a slot of the pool failed")
+            why = WorkerError(f"no worker can be started: {error!r}")
+        slot.failed = True
+        self._slots.remove(slot)
+        if not slot.started.done():
+            slot.started.set_exception(why)
+        for request in slot.requests.values():
+            request.end(why)
+        slot.requests.clear()
+
+    async def _live(self, slot: Slot) -> None:
+        """Start a worker in a slot and see it to its end. Raises FrugalError where another one is no use."""
+        link = slot.link = Link(*launch(f"{__package__}.worker", slot.environment), slot.patience)
+        try:
+            link.send(packed(slot.setup))
+            while (message := await link.receive()) is not None:
+                self._heard(slot, link, message)
+        except FrugalError:
+            raise
+        except Exception:
+            logger.exception("a worker sent what cannot be taken")
+        finally:
+            slot.link = None
+            status = await link.end()
+        if slot.is_over:
+            return
+        how = f"a worker ended with {status}" if link.hang is None else link.hang.why
+        if link.ready is not None:
+            self._blame(slot, link)
+        else:
+            slot.deaths += 1
+            if slot.deaths >= STARTS or slot.facts is None:
+                logger.error("%s before it was ready, and is not started again", how)
+                raise WorkerError("a worker died before it was ready; see what it printed")
+        self.restarts += 1
+        logger.warning("%s and is started again, with %d requests", how, len(slot.requests))
+
+    def _blame(self, slot: Slot, link: Link) -> None:
+        """Count a worker's end as an attempt of the requests that it may be due to; fail those that had all theirs."""
+        for key, request in [*slot.requests.items()]:
+            if link.took(key) and (link.hang is None or link.hang.keys is None or key in link.hang.keys):
+                request.attempts += 1
+                if request.attempts >= ATTEMPTS:
+                    del slot.requests[key]
+                    request.end(WorkerError("the worker died over this restoration, and again when it was retried"))
+
+    def _beat(self) -> None:
+        self._loop.call_later(BEAT, self._beat)
+        for slot in self._slots:
+            if slot.link is not None:
+                slot.link.beat()
 
     def _take(self, request: Request, expires: float | None) -> None:
-        """A request that was submitted."""
+        """Give a request that was submitted to a slot."""
         if request.future.done():
             return
-        if expires is not None:
-            request.timer = self._loop.call_later(max(0.0, expires - time.monotonic()), self._expire, request)
-        self._assign(request)
+        try:
+            if expires is not None:
+                request.timer = self._loop.call_later(max(0.0, expires - time.monotonic()), self._expire, request)
+            self._assign(request)
+        except Exception as error:
+            request.end(WorkerError(f"the pool failed over this restoration: {error!r}"))
+            raise
 
     def _assign(self, request: Request) -> None:
-        """Give a request to the slot that has the fewest images."""
-        request.slot = min(self._taking, key=lambda slot: (slot.deaths, slot.images))
-        request.slot.requests[request.submit.key] = request
-        if request.slot.deaths >= STARTS:
+        """Give a request to the slot that has the fewest images, of those whose worker answers if one does."""
+        slot = min(self._taking, key=lambda slot: (slot.failed, slot.deaths, not slot.answers, slot.images))
+        if slot.failed:
             request.end(WorkerError("no worker can be started; see what it printed"))
-        elif request.slot.ready is not None:
-            self._send(request.slot, request.submit)
-
-    def _send(self, slot: Slot, message: object) -> None:
-        with contextlib.suppress(OSError):  # it has died: `_heard` is about to see it
-            if slot.connection is not None:
-                slot.connection.send(message)
+            return
+        slot.requests[request.key] = request
+        if slot.link is not None and slot.link.ready is not None:
+            slot.link.send(request.message, request.key)
 
     def _expire(self, request: Request) -> None:
         request.end(DeadlineError("the restoration was not done by its deadline and was stopped"))
@@ -191,38 +220,36 @@ class Workers:
         request.give_up()
         if request.timer is not None:
             request.timer.cancel()
-        slot = request.slot
-        if slot is not None and slot.requests.pop(request.submit.key, None) is not None:
-            self._send(slot, Cancel(request.submit.key))
-            self._retire_if_done(slot)
+        for slot in [slot for slot in self._slots if request.key in slot.requests]:
+            del slot.requests[request.key]
+            if slot.link is not None and slot.link.ready is not None:
+                slot.link.forget(request.key)
+            self._end_if_over(slot)
 
-    def _heard(self, slot: Slot) -> None:
-        """A worker has something to say, or is gone."""
-        assert slot.connection is not None
-        try:
-            message = slot.connection.recv()
-        except (EOFError, OSError):
-            self._died(slot)
-            return
+    def _heard(self, slot: Slot, link: Link, message: Any) -> None:
+        """Take what a worker says. Raises the FrugalError for which it cannot start, and would not the next time."""
         match message:
             case Ready():
-                slot.ready, slot.facts, slot.deaths = message, message, 0
+                if slot.facts is None:
+                    slot.patience = max(START, LONGEST * link.age / BEAT)
+                link.ready, slot.facts, slot.deaths = message, message, 0
+                link.pulse.ready()
                 slot.setup = replace(slot.setup, weights_sha256=message.weights_sha256)
-                if slot.started is not None and not slot.started.done():
-                    slot.started.set_result(message)
+                if not slot.started.done():
+                    slot.started.set_result(None)
                 for request in slot.requests.values():
-                    self._send(slot, request.submit)
-            case FrugalError():  # it cannot start, and will not the next time
-                slot.deaths = STARTS
-                if slot.started is not None and not slot.started.done():
-                    slot.started.set_exception(message)
-                for request in list(slot.requests.values()):
-                    request.end(message)
+                    link.send(request.message, request.key)
+            case FrugalError():
+                raise message
             case Report():
                 self._reported(slot, message)
             case Refused(key, why) if key in slot.requests:
                 slot.requests.pop(key).end(why)
-        self._retire_if_done(slot)
+            case Pong():
+                hang = link.pulse.heard(message, slot.requests)
+                if hang is not None:
+                    link.kill(hang)
+        self._end_if_over(slot)
 
     def _reported(self, slot: Slot, report: Report) -> None:
         _tell(self._on_report, report)
@@ -237,47 +264,16 @@ class Workers:
                 request = slot.requests.pop(key)
                 seconds = sum(result.seconds.values()) / request.images
                 self.image_seconds += (seconds - self.image_seconds) / 8
-                if request.submit.y.ndim == 3:
-                    result = replace(result, image=result.image[0])
-                request.end(result)
+                request.end(replace(result, image=result.image[0]) if request.alone else result)
 
-    def _died(self, slot: Slot) -> None:
-        """Its process is gone: start another, and try its requests again, or fail those that were tried before."""
-        was_ready = slot.ready is not None
-        status = how_it_ended(slot.process)
-        self._bury(slot)
-        slot.deaths += not was_ready
-        if slot.deaths >= STARTS or (not was_ready and slot.started is not None and slot not in self._taking):
-            why: FrugalError = WorkerError("a worker died before it was ready; see what it printed")
-            logger.error("a worker ended with %s before it was ready, and is not started again", status)
-            if slot.started is not None and not slot.started.done():
-                slot.started.set_exception(why)
-            for request in list(slot.requests.values()):
-                request.end(why)
-            return
-        for request in list(slot.requests.values()):
-            request.attempts += was_ready
-            if request.attempts >= ATTEMPTS:
-                request.end(WorkerError("the worker died over this restoration, and again when it was retried"))
-        if not slot.retired or slot.requests:
-            self.restarts += 1
-            logger.warning("a worker ended with %s and is started again, with %d requests", status, len(slot.requests))
-            self._launch(slot).add_done_callback(lambda started: started.exception())  # heard where it is needed
+    def _retire(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            slot.retired = True
+            self._end_if_over(slot)
 
-    def _retire_if_done(self, slot: Slot) -> None:
-        if slot.retired and not slot.requests and slot.process is not None:
-            self._bury(slot)
-            self._leaving = [one for one in self._leaving if one is not slot]
-
-    def _bury(self, slot: Slot) -> None:
-        """End a slot's process, if it has not ended, and let go of it."""
-        if slot.connection is not None:
-            self._loop.remove_reader(slot.connection.fileno())
-            slot.connection.close()
-        if slot.process is not None:
-            slot.process.kill()
-            slot.process.wait()
-        slot.connection = slot.process = slot.ready = None
+    def _end_if_over(self, slot: Slot) -> None:
+        if slot.is_over and slot.link is not None:
+            slot.link.kill()
 
 
 def _tell(callback: Callable[[T], object] | None, what: T) -> None:

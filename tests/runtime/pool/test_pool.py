@@ -162,6 +162,8 @@ def test_what_cannot_be_restored_says_why(pool):
         pool.submit(measurement(), SR, sigma=7.0).result()
     with pytest.raises(InputError, match="there is no setting 'stepps'"):
         pool.submit(measurement(), SR, stepps=3)
+    with pytest.raises(InputError, match="a setting cannot go to the worker's process"):
+        pool.submit(measurement(), SR, seed=lambda: 0)
     with pytest.raises(InputError, match="measurements of this prior are"):
         pool.submit(np.zeros((3, 5, 5), np.float32), SR).result()
     with pytest.raises(InputError, match="cannot go to the worker's process"):
@@ -263,6 +265,18 @@ def test_a_request_that_cannot_be_submitted_leaves_its_place(pool):
     for _ in range(pool.limit + 1):
         with pytest.raises(TypeError):
             pool.submit(measurement(), SR, deadline="soon")
+    assert pool.images == 0
+    assert pool.submit(measurement(), SR, steps=3).result(timeout=60).image.shape == SHAPE
+
+
+def test_a_bug_of_the_pool_ends_the_request_that_met_it(pool, monkeypatch):
+    def broken(self, request):
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("frugal_rt.runtime.pool.workers.Workers._assign", broken)
+        with pytest.raises(WorkerError, match="the pool failed over this restoration"):
+            pool.submit(measurement(), SR).result(timeout=10)
     assert pool.images == 0
     assert pool.submit(measurement(), SR, steps=3).result(timeout=60).image.shape == SHAPE
 

@@ -1,0 +1,214 @@
+"""Workers that hang: stopped, silent in the middle of a message, in a call without end, in their start.
+
+Limits are the pool's own, in seconds; those here are what a pool that waits for its worker exceeds by far.
+"""
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from frugal_rt import DeadlineError, Pool, Restorer, WorkerError, operators
+
+SHAPE = (3, 16, 16)
+SR = operators.SuperResolution(SHAPE, 2)
+LARGE = operators.Denoise((3, 256, 256))
+"""Its measurement is more than a socket takes at once."""
+SHORT = {"steps": 100, "switch": "always"}
+PATIENCE = 240
+"""Seconds for what takes about ten, on a machine that does much else."""
+HANGING = '''
+import os, signal, stat, struct, time
+from frugal_rt import InputError, operators
+
+class Endless(operators.Denoise):
+    """Never ends its first step."""
+    def A(self, x):
+        time.sleep(1e6)
+
+class CutOff(operators.Denoise):
+    """Says the beginning of something, and stops its process."""
+    def A(self, x):
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if stat.S_ISSOCK(os.stat(int(name)).st_mode):
+                    os.write(int(name), struct.pack("!Q", 1000) + b"half")
+            except OSError:
+                pass
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+class Odd(InputError):
+    """Cannot be copied to another process."""
+    def __init__(self, what, where):
+        super().__init__(what + where)
+
+class Failing(operators.Denoise):
+    def A(self, x):
+        raise Odd("no", "where")
+'''
+
+
+def measurement(operator=SR):
+    return np.random.default_rng(1).uniform(-1, 1, operator.measurement_shape).astype(np.float32)
+
+
+@pytest.fixture
+def hanging(tmp_path, monkeypatch):
+    """A module of operators that workers can import."""
+    (tmp_path / "hanging.py").write_text(HANGING)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("hanging")
+    del sys.modules["hanging"]
+
+
+@pytest.fixture
+def pool(hanging, tiny_plan):
+    pool = Pool(tiny_plan, "cpu", limit=8)
+    yield pool
+    pool.close(timeout=1)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_plan):
+    """The image of a seed that nothing else shares."""
+    restorer = Restorer.load(tiny_plan, "cpu")
+    return lambda seed: restorer.restore(measurement(), SR, **SHORT, seed=seed).image
+
+
+def until(condition, seconds=PATIENCE):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def stopped(pool):
+    """Its worker's process id, stopped; dead at the end, whoever killed it."""
+    (process,) = pool.processes
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def test_a_stopped_worker_is_replaced_and_its_requests_give_the_same_images(pool, alone):
+    moves = []
+    futures = [pool.submit(measurement(), SR, **SHORT, seed=seed, on_move=moves.append) for seed in range(3)]
+    until(lambda: moves)
+    with stopped(pool) as process:
+        for seed, future in enumerate(futures):
+            np.testing.assert_array_equal(future.result(PATIENCE).image, alone(seed))
+        assert pool.restarts == 1
+        assert not os.path.exists(f"/proc/{process}")  # noqa: PTH110 (no zombie is left)
+
+
+def test_deadlines_hold_while_a_worker_is_stopped_and_nobody_is_sent_to_it(pool, alone):
+    with stopped(pool):
+        late = [pool.submit(measurement(LARGE), LARGE, steps=2, deadline=0.5) for _ in range(7)]
+        for future in late:
+            with pytest.raises(DeadlineError):
+                future.result(30)
+        honest = pool.submit(measurement(), SR, **SHORT, seed=5)
+        until(lambda: not pool.is_ready)
+        np.testing.assert_array_equal(honest.result(PATIENCE).image, alone(5))
+        assert pool.is_ready
+        assert pool.images == 0
+
+
+def test_closing_is_bounded_where_a_worker_is_stopped(tiny_plan):
+    pool = Pool(tiny_plan, "cpu")
+    with stopped(pool) as process:
+        futures = [pool.submit(measurement(LARGE), LARGE, steps=2) for _ in range(2)]
+        closing = threading.Thread(target=pool.close, kwargs={"timeout": 1.0})
+        closing.start()
+        closing.join(60)
+        assert not closing.is_alive()
+        for future in futures:
+            with pytest.raises(WorkerError, match="closed before"):
+                future.result(0)
+        assert not os.path.exists(f"/proc/{process}")  # noqa: PTH110
+
+
+def test_draining_without_a_limit_ends_where_a_worker_is_stopped(tiny_plan, alone):
+    pool = Pool(tiny_plan, "cpu")
+    with stopped(pool):
+        future = pool.submit(measurement(), SR, **SHORT, seed=2)
+        closing = threading.Thread(target=pool.close)
+        closing.start()
+        closing.join(PATIENCE)
+        assert not closing.is_alive()
+        np.testing.assert_array_equal(future.result(0).image, alone(2))
+
+
+def test_half_a_message_holds_nobody(pool, hanging, alone):
+    operator = hanging.CutOff(SHAPE)
+    cut_off = pool.submit(measurement(operator), operator, steps=2, switch="never")
+    until(lambda: not pool.is_ready)
+    cut_off.cancel()
+    with pytest.raises(DeadlineError):
+        pool.submit(measurement(), SR, **SHORT, deadline=0.1).result(30)
+    np.testing.assert_array_equal(pool.submit(measurement(), SR, **SHORT).result(PATIENCE).image, alone(0))
+    assert pool.restarts == 1
+
+
+def test_a_call_without_end_fails_its_request_and_no_other(pool, hanging, alone, monkeypatch):
+    monkeypatch.setattr("frugal_rt.runtime.pool.pulse.CALL", 5)
+    operator = hanging.Endless(SHAPE)
+    endless = [
+        pool.submit(measurement(operator), operator, steps=2, switch="never", priority=priority) for priority in (2, 1)
+    ]
+    honest = pool.submit(measurement(), SR, **SHORT)
+    for future in endless:
+        with pytest.raises(WorkerError, match="again when it was retried"):
+            future.result(PATIENCE)
+    np.testing.assert_array_equal(honest.result(PATIENCE).image, alone(0))
+    assert pool.restarts >= 2  # each of which it was in
+
+
+def test_an_error_that_cannot_be_read_fails_its_request(pool, hanging):
+    operator = hanging.Failing(SHAPE)
+    future = pool.submit(measurement(operator), operator, steps=2, switch="never")
+    with pytest.raises(WorkerError, match="again when it was retried"):
+        future.result(PATIENCE)
+    assert pool.images == 0
+
+
+def test_a_start_that_hangs_is_given_up(tiny_plan, monkeypatch):
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.START", 3)
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.LONGEST", 0)
+    pool = Pool(tiny_plan, "cpu")
+    monkeypatch.setattr("frugal_rt.runtime.process._BOOT", "import time; time.sleep(1e6)")
+    os.kill(pool.processes[0], signal.SIGKILL)
+    with pytest.raises(WorkerError, match="before it was ready"):
+        pool.submit(measurement(), SR, **SHORT).result(PATIENCE)
+    assert pool.processes == []
+    pool.close()
+
+
+def test_closing_ends_a_swap_that_hangs(tiny_plan, monkeypatch):
+    pool, raised = Pool(tiny_plan, "cpu"), []
+    monkeypatch.setattr("frugal_rt.runtime.process._BOOT", "import time; time.sleep(1e6)")
+
+    def swap():
+        try:
+            pool.swap(tiny_plan)
+        except WorkerError as error:
+            raised.append(error)
+
+    swapping = threading.Thread(target=swap, daemon=True)
+    swapping.start()
+    time.sleep(1)
+    pool.close(drain=False)
+    swapping.join(60)
+    assert not swapping.is_alive()
+    assert "closed before" in str(raised[0])
+    assert pool.processes == []
