@@ -57,7 +57,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker did in one network call. `moved` carries estimates only for requests that asked for them."""
+    """The account of one network call. `moved` carries estimates only for requests that asked for them."""
 
     phase: str
     pulls: bool
@@ -92,3 +92,5 @@ class Pong:
     """A worker's answer to a Ping."""
 
     call: Underway | None
+    preparing: tuple[int, ...]
+    """The requests in preparation."""

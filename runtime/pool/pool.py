@@ -86,12 +86,12 @@ class Pool:
 
     @property
     def backend(self) -> str:
-        """What runs, for people."""
+        """The backend's name, for people."""
         return self._workers.facts.backend
 
     @property
     def costs(self) -> Costs:
-        """What steps cost by the size of their batch, as a worker measured it when it started."""
+        """The cost of steps by the size of their batch, as a worker measured it when it started."""
         return self._workers.facts.costs
 
     @property

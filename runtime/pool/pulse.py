@@ -18,6 +18,8 @@ LONGEST = 20
 """Times its measured cost that a call, or a start, may take."""
 CALL = 120
 """Beats that a call may take anyway, as costs are measured without the caller's operator."""
+PREPARATION = 5
+"""Beats that the preparation of a request may go on after the request was given up."""
 START = 120
 """Beats that a start may take anyway."""
 
@@ -32,7 +34,7 @@ class Hang:
 
 
 class Pulse:
-    """What a worker answered lately. `patience`: beats without an answer that are allowed before it is ready."""
+    """A worker's answers of late. `patience`: beats without an answer that are allowed before it is ready."""
 
     def __init__(self, patience: float):
         self.missed = 0
@@ -42,6 +44,8 @@ class Pulse:
         self._call: int | None = None
         self._beats = 0
         """Answers that named this call."""
+        self._given_up: dict[int, int] = {}
+        """The answers that named a request in preparation after it was given up, by its key."""
 
     def beat(self) -> bool:
         """Count a beat, and say whether a ping is to be sent: one at a time is on its way."""
@@ -70,4 +74,8 @@ class Pulse:
         if call is not None and self._beats * BEAT > max(CALL * BEAT, LONGEST * call.seconds):
             why = f"a network call of {call.seconds:.3g} s was not done after {self._beats * BEAT:.0f} s"
             return Hang(why, frozenset(call.keys))
+        self._given_up = {key: self._given_up.get(key, -1) + 1 for key in pong.preparing if key not in asked}
+        endless = frozenset(key for key, beats in self._given_up.items() if beats > PREPARATION)
+        if endless:
+            return Hang(f"a request was still prepared {PREPARATION * BEAT:.0f} s after it was given up", endless)
         return None

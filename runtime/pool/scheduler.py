@@ -46,16 +46,16 @@ class Underway:
     """A network call that has begun."""
 
     number: int
-    """Of the scheduler's calls."""
+    """Its place among the scheduler's calls."""
     keys: tuple[int, ...]
     """The requests whose rows it has."""
     seconds: float
-    """What such a call was measured to take."""
+    """Measured time of such a call."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """What one network call did."""
+    """The outcome of one network call."""
 
     phase: str
     pulls: bool

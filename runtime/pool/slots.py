@@ -17,13 +17,13 @@ class Slot:
 
     setup: Setup
     environment: Mapping[str, str]
-    """Of its process besides the pool's: the one CUDA device that it sees."""
+    """Variables of its process besides the pool's: the one CUDA device that it sees."""
     started: "asyncio.Future[None]"
     """Done when its first worker is warm."""
     requests: dict[int, Request] = field(default_factory=dict)
     link: Link | None = None
     facts: Ready | None = None
-    """What its worker said when it was last ready."""
+    """Its worker's answer when it was last ready."""
     patience: float = math.inf
     """Beats that a start may take; no limit before there was one."""
     deaths: int = 0

@@ -1,19 +1,16 @@
 """The process that restores for a pool: one engine, one scheduler, and a socket to the pool that started it.
 
-The engine computes in the main thread. Another one reads what the pool sends and answers its pings meanwhile; two more
-prepare the requests' operators.
+The engine computes in the main thread. Another one reads what the pool sends and answers its pings meanwhile; others
+prepare requests.
 """
 
 import contextlib
 import os
-import pickle
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
@@ -22,27 +19,14 @@ import numpy as np
 
 from ...engines import FrugalError, PlanError
 from ...engines.plan import WEIGHTS
-from ..operators import Operator
 from ..process import socket_of
 from ..restorer import Restorer
 from ..sampling.loop import to_numpy
-from ..sampling.restoration import Restoration
 from .costs import Costs
 from .messages import Cancel, Ping, Pong, Ready, Refused, Report, Setup, Submit
+from .preparation import Begun, Preparation
 from .scheduler import Moved, Scheduler
 from .wire import Wire
-
-OPERATORS_KEPT = 32
-"""Operators that requests may share: one decomposition, and one evaluation for all their rows of a call."""
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """A request that can begin."""
-
-    key: int
-    restorer: Restorer
-    rows: Sequence[Restoration]
 
 
 def main(connection: Connection) -> None:
@@ -58,7 +42,8 @@ def main(connection: Connection) -> None:
         wire.send(ready)
         inbox: SimpleQueue[Any] = SimpleQueue()
         scheduler = Scheduler(ready.costs)
-        threading.Thread(target=_receive, args=(wire, restorer, scheduler, inbox), daemon=True).start()
+        preparation = Preparation(restorer, inbox)
+        threading.Thread(target=_receive, args=(wire, preparation, scheduler, inbox), daemon=True).start()
         _serve(wire, inbox, scheduler)
 
 
@@ -108,7 +93,7 @@ def _serve(wire: Wire, inbox: "SimpleQueue[Any]", scheduler: Scheduler) -> NoRet
                     scheduler.cancel(key)
                 case Refused(key, _) if asked.pop(key, None) is not None:
                     wire.send(message)
-                case _Begun(key, restorer, rows) if key in asked:  # and is not cancelled meanwhile
+                case Begun(key, restorer, rows) if key in asked:  # and is not cancelled meanwhile
                     scheduler.add(key, restorer, rows, asked[key].priority)
         call = scheduler.step()
         moved = tuple(replace(one, x0hat=_preview(one, asked[one.key])) for one in call.moved)
@@ -136,37 +121,16 @@ def _preview(moved: Moved, asked: Submit) -> np.ndarray | None:
     return to_numpy(moved.x0hat) if asked.previews and moved.x0hat is not None else None
 
 
-def _receive(wire: Wire, restorer: Restorer, scheduler: Scheduler, inbox: "SimpleQueue[Any]") -> None:
-    """Put what the pool sends into the inbox, and what becomes of requests there; answer pings; end with the pool."""
-    tiled = lru_cache(OPERATORS_KEPT)(restorer.tiled)
-
-    def begin(submit: Submit) -> None:
-        try:
-            operator = _operator(submit.operator, submit.asked.switch == "never")
-            size = operator.image_shape[1:]
-            mine = restorer if size == restorer.image_shape[1:] else tiled(*size)
-            inbox.put(_Begun(submit.key, mine, mine.start(submit.y, operator, submit.asked)))
-        except FrugalError as error:
-            inbox.put(Refused(submit.key, error))
-        except Exception as error:  # noqa: BLE001 (a caller's own operator may raise anything)
-            inbox.put(Refused(submit.key, FrugalError(f"the request could not begin: {error!r}")))
-
-    preparing = ThreadPoolExecutor(2, "frugal-rt-prepare")
+def _receive(wire: Wire, preparation: Preparation, scheduler: Scheduler, inbox: "SimpleQueue[Any]") -> None:
+    """Pass on what the pool sends, answer its pings, and end with it."""
     with _ending_the_process():
         while True:
             message = wire.receive()
             if isinstance(message, Ping):
-                wire.send(Pong(scheduler.underway))
+                wire.send(Pong(scheduler.underway, preparation.running))
                 continue
             inbox.put(message)
             if isinstance(message, Submit):
-                preparing.submit(begin, message)
-
-
-@lru_cache(OPERATORS_KEPT)
-def _operator(pickled: bytes, gradients_only: bool) -> Operator:
-    """The operator, the same object for the same bytes, with what its phases need computed."""
-    operator: Operator = pickle.loads(pickled)  # noqa: S301 (the pool pickled it)
-    if not gradients_only:
-        operator.prepare()
-    return operator
+                preparation.begin(message)
+            elif isinstance(message, Cancel):
+                preparation.cancel(message.key)

@@ -23,9 +23,9 @@ from .slots import Slot
 from .wire import packed
 
 ATTEMPTS = 2
-"""How often a request is tried when the worker dies under it."""
+"""Tries that a request has when the worker dies under it."""
 STARTS = 3
-"""How often in a row a worker may die before it is ready."""
+"""Workers in a row that may die before they are ready."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Workers:
         self.restarts = 0
         """Workers that were started again because they died."""
         self.image_seconds = 0.0
-        """Of an image in network calls, averaged over those done lately."""
+        """Time of an image in network calls, averaged over those done lately."""
         self._slots: list[Slot] = []
         self._taking: list[Slot] = []
         """Slots that requests go to."""
@@ -58,7 +58,7 @@ class Workers:
 
     @property
     def facts(self) -> Ready:
-        """What a worker of the plan in use said of itself."""
+        """The answer of a worker of the plan in use when it was ready."""
         facts = self._taking[0].facts
         assert facts is not None  # no slot takes requests before its worker was ready
         return facts

@@ -18,6 +18,8 @@ from frugal_rt import DeadlineError, Pool, Restorer, WorkerError, operators
 
 SHAPE = (3, 16, 16)
 SR = operators.SuperResolution(SHAPE, 2)
+LIKE = operators.Denoise(SHAPE)
+"""Its measurement is that of the operators below."""
 LARGE = operators.Denoise((3, 256, 256))
 """Its measurement is more than a socket takes at once."""
 SHORT = {"steps": 100, "switch": "always"}
@@ -25,6 +27,8 @@ PATIENCE = 240
 """Seconds for what takes about ten, on a machine that does much else."""
 HANGING = '''
 import os, signal, stat, struct, time
+from pathlib import Path
+import numpy as np
 from frugal_rt import InputError, operators
 
 class Endless(operators.Denoise):
@@ -51,6 +55,21 @@ class Odd(InputError):
 class Failing(operators.Denoise):
     def A(self, x):
         raise Odd("no", "where")
+
+class Slow(operators.Denoise):
+    """Is never prepared, and says in a folder in which process."""
+    def __init__(self, shape, folder):
+        super().__init__(shape)
+        self.folder = folder
+    def prepare(self):
+        (Path(self.folder) / f"{os.getpid()} {time.monotonic()}").touch()
+        time.sleep(1e6)
+
+class Large(operators.Denoise):
+    """Holds 8 MiB."""
+    def __init__(self, shape, seed):
+        super().__init__(shape)
+        self.held = np.random.default_rng(seed).random(1 << 20)
 '''
 
 
@@ -212,3 +231,27 @@ def test_closing_ends_a_swap_that_hangs(tiny_plan, monkeypatch):
     assert not swapping.is_alive()
     assert "closed before" in str(raised[0])
     assert pool.processes == []
+
+
+def test_a_preparation_that_outlives_its_request_is_ended_and_harms_no_other(pool, hanging, alone, tmp_path):
+    """Twice, while the same honest request waits behind it."""
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    slow = [pool.submit(measurement(LIKE), hanging.Slow(SHAPE, str(folder)), steps=2) for _ in range(4)]
+    honest = pool.submit(measurement(), SR, **SHORT)
+    for begun in (2, 4):
+        until(lambda begun=begun: len([*folder.iterdir()]) == begun)
+        for future in slow[begun - 2 : begun]:
+            future.cancel()
+    np.testing.assert_array_equal(honest.result(PATIENCE).image, alone(0))
+    assert pool.restarts == 2
+
+
+def test_operators_are_kept_by_their_bytes(pool, hanging):
+    psutil = pytest.importorskip("psutil")
+    worker = psutil.Process(*pool.processes)
+    pool.submit(measurement(LIKE), hanging.Large(SHAPE, 0), steps=2).result(PATIENCE)
+    before = worker.memory_info().rss
+    for seed in range(30):
+        pool.submit(measurement(LIKE), hanging.Large(SHAPE, seed), steps=2).result(PATIENCE)
+    assert worker.memory_info().rss - before < 120 << 20

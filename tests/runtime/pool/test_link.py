@@ -40,14 +40,14 @@ def on_a_link():
 
 def test_a_message_that_comes_in_parts_is_waited_for_without_holding_the_loop(on_a_link):
     async def check(link, theirs):
-        message = packed(Pong(None))
+        message = packed(Pong(None, ()))
         for cut in (3, HEADER.size, HEADER.size + 5):
             theirs.sendall(message[:cut])
             receiving = asyncio.create_task(link.receive())
             await asyncio.sleep(0.05)  # and the loop lives
             assert not receiving.done()
             theirs.sendall(message[cut:])
-            assert await receiving == Pong(None)
+            assert await receiving == Pong(None, ())
 
     on_a_link(check)
 
