@@ -159,7 +159,7 @@ class Pool:
             raise InputError(f"a setting cannot go to the worker's process: {error}") from error
         seconds = self._workers.image_seconds / max(1, len(self._workers))
         with self._places.take(images, seconds) as future:
-            request = Request(key, images, y.ndim == 3, message, future, on_move)
+            request = Request(key, images, y.ndim == 3, message, future, self._places, on_move)
             self._workers.take(request, None if deadline is None else time.monotonic() + deadline)
         return future
 

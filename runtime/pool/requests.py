@@ -52,11 +52,11 @@ class Places:
                 )
             try:
                 self._held[future] = images
-                future.add_done_callback(self._give_back)
+                future.add_done_callback(self.give_back)
                 yield future
             except BaseException:
                 future.cancel()
-                self._give_back(future)
+                self.give_back(future)
                 raise
 
     def close(self) -> None:
@@ -69,7 +69,8 @@ class Places:
         with self._changed:
             return self._changed.wait_for(lambda: not self._held, timeout)
 
-    def _give_back(self, future: "Future[Result]") -> None:
+    def give_back(self, future: "Future[Result]") -> None:
+        """Free the places of a future. Nothing happens where that was done."""
         with self._changed:
             self._held.pop(future, None)
             self._changed.notify_all()
@@ -86,6 +87,8 @@ class Request:
     message: bytes
     """The packed Submit."""
     future: "Future[Result]"
+    places: Places
+    """Where the future holds its places."""
     on_move: OnMove | None
     attempts: int = 0
     """Workers that died over it."""
@@ -97,6 +100,7 @@ class Request:
         """Tell the caller what became of it; nothing where that was done, or the caller gave the restoration up."""
         if not self._claim():
             return
+        self.places.give_back(self.future)  # before who waits for it hears: who then submits finds them free
         if isinstance(outcome, FrugalError):
             self.future.set_exception(outcome)
         else:
