@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -46,7 +46,8 @@ class Workers:
         self._slots: list[Slot] = []
         self._taking: list[Slot] = []
         """Slots that requests go to."""
-        self._stopping = threading.Lock()
+        self._calling = threading.Lock()
+        self._stopped = False
         self._loop = asyncio.SelectorEventLoop()  # whatever kind a program makes its own
         self._thread = threading.Thread(target=self._loop.run_forever, name="frugal-rt-pool", daemon=True)
         self._thread.start()
@@ -78,7 +79,11 @@ class Workers:
 
         Raises what `Restorer.load` does, and WorkerError; everything stays as it was then.
         """
-        self._call(self._open(devices, setup))
+        with self._calling:
+            if self._stopped:
+                raise WorkerError("the pool is closed")
+            opening = asyncio.run_coroutine_threadsafe(self._open(devices, setup), self._loop)
+        opening.result()
 
     def take(self, request: Request, expires: float | None) -> None:
         """Give a request to a worker, until `expires`, of time.monotonic()."""
@@ -86,18 +91,15 @@ class Workers:
         request.future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._over, request))
 
     def stop(self) -> None:
-        """Fail what is left, kill the workers, end the thread. Nothing happens where that was done."""
-        with self._stopping:
-            if not self._loop.is_running():
-                return
-            self._call(self._end())
+        """Fail what is left, kill the workers, end the thread; where another caller does, wait until that is done."""
+        with self._calling:
+            first, self._stopped = not self._stopped, True
+            ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop) if first else None
+        if ending is not None:
+            ending.result()
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` in the thread, from another one."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        self._thread.join()
+        self._loop.close()
 
     # What follows runs in the thread.
 
