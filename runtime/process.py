@@ -42,10 +42,25 @@ def launch(module: str, environment: Mapping[str, str] | None = None) -> tuple["
     return process, Connection(ours.detach())
 
 
+def socket_of(connection: Connection) -> socket.socket:
+    """The socket under a connection, for who frames messages without waiting. The connection is closed."""
+    with connection:
+        return socket.socket(fileno=os.dup(connection.fileno()))
+
+
 def how_it_ended(process: "subprocess.Popen[bytes] | None") -> str:
-    """A dying process's status or signal."""
+    """A dying process's status or signal, waited for up to a second."""
     try:
-        code = 0 if process is None else process.wait(1)
+        return ending(0 if process is None else process.wait(1))
     except subprocess.TimeoutExpired:
         return "its connection closed"
-    return f"status {code}" if code >= 0 else signal.Signals(-code).name
+
+
+def ending(code: int) -> str:
+    """The words for a process's return code: a status or, where it is negative, a signal."""
+    if code >= 0:
+        return f"status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {-code}"

@@ -1,4 +1,4 @@
-"""The messages between a pool and its workers. One of our own processes pickles them for the other, and nobody else."""
+"""The messages between a pool and its workers."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from ...engines import FrugalError
 from ..restorer import Result
 from ..sampling.guidance import Guidance
 from .costs import Costs
-from .scheduler import Moved
+from .scheduler import Moved, Underway
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker did in one network call. `moved` carries estimates only for requests that asked for them."""
+    """The account of one network call. `moved` carries estimates only for requests that asked for them."""
 
     phase: str
     pulls: bool
@@ -80,3 +80,17 @@ class Refused:
 
     key: int
     why: FrugalError
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Answer, whatever you are at."""
+
+
+@dataclass(frozen=True)
+class Pong:
+    """A worker's answer to a Ping."""
+
+    call: Underway | None
+    preparing: tuple[int, ...]
+    """The requests in preparation."""

@@ -3,6 +3,7 @@
 A service's worker drives this; nothing here knows processes, clocks or HTTP.
 """
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,8 +42,20 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Underway:
+    """A network call that has begun."""
+
+    number: int
+    """Its place among the scheduler's calls."""
+    keys: tuple[int, ...]
+    """The requests whose rows it has."""
+    seconds: float
+    """Measured time of such a call."""
+
+
+@dataclass(frozen=True)
 class Call:
-    """What one network call did."""
+    """The outcome of one network call."""
 
     phase: str
     pulls: bool
@@ -56,7 +69,9 @@ class Call:
 
 
 @dataclass
-class _Job:
+class _Entry:
+    """A request whose rows take turns."""
+
     key: int
     restorer: Restorer
     rows: list[Restoration]
@@ -70,7 +85,7 @@ class _Job:
 class _Turn:
     """A row that is not at its end, and when it is its turn."""
 
-    job: _Job
+    entry: _Entry
     index: int
     rank: float
     """Less is sooner, at one priority."""
@@ -79,7 +94,7 @@ class _Turn:
 
     @property
     def row(self) -> Restoration:
-        return self.job.rows[self.index]
+        return self.entry.rows[self.index]
 
 
 class Scheduler:
@@ -92,6 +107,9 @@ class Scheduler:
 
     def __init__(self, costs: Costs):
         self.costs = costs
+        self.underway: Underway | None = None
+        """The call that `step` is making; any thread may ask."""
+        self._calls = itertools.count()
         self._turns: list[_Turn] = []
         self._arrivals = 0
 
@@ -101,13 +119,13 @@ class Scheduler:
 
     def add(self, key: int, restorer: Restorer, rows: Sequence[Restoration], priority: int = 0) -> None:
         """Take a request: `rows` of one `restorer.start`, to be told of by `key`. They join at the next call."""
-        job = _Job(key, restorer, list(rows), priority)
-        self._turns += [_Turn(job, i, self._arrivals + i) for i in range(len(rows))]
+        entry = _Entry(key, restorer, list(rows), priority)
+        self._turns += [_Turn(entry, i, self._arrivals + i) for i in range(len(rows))]
         self._arrivals += 1
 
     def cancel(self, key: int) -> None:
         """Forget a request. Nothing happens where there is none."""
-        self._turns = [turn for turn in self._turns if turn.job.key != key]
+        self._turns = [turn for turn in self._turns if turn.entry.key != key]
 
     def step(self) -> Call:
         """Make the next call, of which there must be one: `len(self)` is not 0.
@@ -122,30 +140,30 @@ class Scheduler:
         seconds = time.perf_counter() - started
         moved, finished = [], {}
         for turn in batch:
-            job, row = turn.job, turn.row
-            if job.key in failed:
+            entry, row = turn.entry, turn.row
+            if entry.key in failed:
                 continue
             turn.rank += 1 / QUANTUM
             turn.passed = 0
-            job.seconds[phase] += seconds / len(batch)
-            job.largest = max(job.largest, len(batch))
+            entry.seconds[phase] += seconds / len(batch)
+            entry.largest = max(entry.largest, len(batch))
             settled = row.trace[-1] if row.trace else -np.inf
-            moved.append(Moved(job.key, turn.index, row.step + 1, len(row.schedule), phase, settled, row.x0hat))
-            if all(one.step < 0 for one in job.rows):
+            moved.append(Moved(entry.key, turn.index, row.step + 1, len(row.schedule), phase, settled, row.x0hat))
+            if all(one.step < 0 for one in entry.rows):
                 try:
-                    finished[job.key] = job.restorer.gather(job.rows, job.seconds, job.largest)
+                    finished[entry.key] = entry.restorer.gather(entry.rows, entry.seconds, entry.largest)
                 except DivergedError as error:
-                    failed[job.key] = error
-        self._turns = [turn for turn in self._turns if turn.row.step >= 0 and turn.job.key not in failed]
+                    failed[entry.key] = error
+        self._turns = [turn for turn in self._turns if turn.row.step >= 0 and turn.entry.key not in failed]
         return Call(phase, pulls, len(batch), room, seconds, tuple(moved), finished, failed)
 
     def _next(self) -> tuple[list[_Turn], int]:
         """The rows of the next call, and how many it could have."""
         reach = 2 * max(self.costs.room(False), self.costs.room(True))
-        turns = sorted(self._turns, key=lambda turn: (-turn.job.priority, turn.rank))[:reach]
+        turns = sorted(self._turns, key=lambda turn: (-turn.entry.priority, turn.rank))[:reach]
         groups: dict[tuple[int, object], list[_Turn]] = {}
         for turn in turns:
-            groups.setdefault((id(turn.job.restorer.engine), turn.row.move), []).append(turn)
+            groups.setdefault((id(turn.entry.restorer.engine), turn.row.move), []).append(turn)
         calls = [self._call(group) for group in groups.values()]
         first = turns[0]
         if first.passed >= PATIENCE:
@@ -156,15 +174,19 @@ class Scheduler:
 
     def _call(self, group: list[_Turn]) -> tuple[list[_Turn], int]:
         """As many rows of a group, in their order, as a call takes. Tiles of one image are a batch of their own."""
-        if isinstance(group[0].job.restorer.engine, Tiled):
+        if isinstance(group[0].entry.restorer.engine, Tiled):
             return group[:1], 1
         pulls = group[0].row.move.pulls
         return group[: self.costs.size(len(group), pulls)], self.costs.room(pulls)
 
     def _advance(self, batch: Sequence[_Turn]) -> dict[int, FrugalError]:
         """The call; where it fails, one for each row alone, so that only those fail that must."""
+        engine, pulls = batch[0].entry.restorer.engine, batch[0].row.move.pulls
+        tiles = engine.tiles if isinstance(engine, Tiled) else 1
+        seconds = tiles * self.costs.of(pulls)[len(batch)]
+        self.underway = Underway(next(self._calls), tuple({turn.entry.key for turn in batch}), seconds)
         try:
-            advance([turn.row for turn in batch], batch[0].job.restorer.engine)
+            advance([turn.row for turn in batch], engine)
         except Exception as error:  # noqa: BLE001 (a caller's own operator may raise anything)
             if len(batch) > 1:
                 failures = [self._advance([turn]) for turn in batch]
@@ -172,5 +194,7 @@ class Scheduler:
             (turn,) = batch
             named = turn.row.operator.name
             why = error if isinstance(error, FrugalError) else InputError(f"{named} raised {error!r} in a step")
-            return {turn.job.key: why}
+            return {turn.entry.key: why}
+        finally:
+            self.underway = None
         return {}

@@ -36,8 +36,9 @@ def reports():
 
 @pytest.fixture
 def pool(tiny_plan, reports):
-    with Pool(tiny_plan, "cpu", limit=8, on_report=reports.append) as pool:
-        yield pool
+    pool = Pool(tiny_plan, "cpu", limit=8, on_report=reports.append)
+    yield pool
+    pool.close(timeout=60)
 
 
 def until(condition, seconds=10.0):
@@ -161,6 +162,8 @@ def test_what_cannot_be_restored_says_why(pool):
         pool.submit(measurement(), SR, sigma=7.0).result()
     with pytest.raises(InputError, match="there is no setting 'stepps'"):
         pool.submit(measurement(), SR, stepps=3)
+    with pytest.raises(InputError, match="a setting cannot go to the worker's process"):
+        pool.submit(measurement(), SR, seed=lambda: 0)
     with pytest.raises(InputError, match="measurements of this prior are"):
         pool.submit(np.zeros((3, 5, 5), np.float32), SR).result()
     with pytest.raises(InputError, match="cannot go to the worker's process"):
@@ -243,6 +246,46 @@ def test_a_worker_that_dies_before_it_is_ready_is_an_error_and_not_a_wait(tiny_p
     monkeypatch.setattr("frugal_rt.runtime.process._BOOT", "raise SystemExit(3)")
     with pytest.raises(WorkerError, match="before it was ready"):
         Pool(tiny_plan, "cpu")
+
+
+def test_requests_that_come_while_no_worker_can_start_fail_and_leave_their_places(tiny_plan, monkeypatch):
+    pool = Pool(tiny_plan, "cpu", limit=2)
+    monkeypatch.setattr("frugal_rt.runtime.process._BOOT", "raise SystemExit(3)")
+    (process,) = pool.processes
+    os.kill(process, signal.SIGKILL)
+    for _ in range(5):
+        with pytest.raises(WorkerError, match=r"no worker can be started|died before it was ready"):
+            pool.submit(measurement(), SR).result(timeout=60)
+    until(lambda: pool.images == 0)
+    assert not pool.is_ready
+    pool.close(timeout=60)
+
+
+def test_a_request_that_cannot_be_submitted_leaves_its_place(pool):
+    for _ in range(pool.limit + 1):
+        with pytest.raises(TypeError):
+            pool.submit(measurement(), SR, deadline="soon")
+    until(lambda: pool.images == 0)
+    assert pool.submit(measurement(), SR, steps=3).result(timeout=60).image.shape == SHAPE
+
+
+def test_a_bug_of_the_pool_ends_the_request_that_met_it(pool, monkeypatch):
+    def broken(self, request):
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("frugal_rt.runtime.pool.workers.Workers._assign", broken)
+        with pytest.raises(WorkerError, match="the pool failed over this restoration"):
+            pool.submit(measurement(), SR).result(timeout=10)
+    until(lambda: pool.images == 0)
+    assert pool.submit(measurement(), SR, steps=3).result(timeout=60).image.shape == SHAPE
+
+
+def test_waiting_for_what_was_cancelled_ends(pool):
+    futures = [started(pool)[0], pool.submit(measurement(), SR, **LONG)]
+    for future in futures:
+        future.cancel()
+    assert not wait(futures, timeout=10).not_done
 
 
 def test_closing_finishes_what_was_taken_and_takes_nothing_more(tiny_plan):

@@ -124,6 +124,56 @@ def test_a_worker_killed_twice_is_told_of_and_serves_on(serving, alone):
     np.testing.assert_array_equal(pixels(after.content), alone(picture(3), 3, 4))
 
 
+def test_a_stopped_worker_leaves_nobody_without_an_answer(serve, alone):
+    """Requests of more bytes than a socket takes are answered by their deadlines, others by the worker's successor."""
+    serving, seen, done = serve(limit=LIMIT), set(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            seen.add(serving.get("/readyz").status_code)
+
+    (worker,) = serving.workers()
+    worker.suspend()
+    with ThreadPoolExecutor(12) as clients:
+        watching = clients.submit(watch)
+        honest = clients.submit(ask, serving, 7, 20)
+        hurried = [clients.submit(large, serving, seed, timeout=3) for seed in range(10)]
+        try:
+            answers = [one.result().status_code for one in hurried]
+            assert answers[0] == 504
+            assert {*answers} <= {200, 504}  # the last may come when there is a worker again
+            np.testing.assert_array_equal(pixels(honest.result().content), alone(picture(7), 7, 20))
+        finally:
+            done.set()
+        watching.result()
+    assert seen == {200, 503}
+    assert serving.get("/readyz").status_code == 200
+    assert not worker.is_running()
+    serving.wait(is_idle(serving))
+
+
+def test_sigterm_ends_a_service_whose_worker_is_stopped(serve, alone):
+    serving = serve(limit=LIMIT)
+    (worker,) = serving.workers()
+    with ThreadPoolExecutor(8) as clients:
+        honest = [clients.submit(ask, serving, seed, 200) for seed in range(3)]
+        serving.wait(lambda: serving.metric("frugal_images") == 3)
+        worker.suspend()
+        hurried = [clients.submit(large, serving, seed, timeout=3) for seed in range(4)]
+        serving.wait(lambda: serving.metric("frugal_images") > 3)
+        serving.process.send_signal(signal.SIGTERM)
+        assert {one.result().status_code for one in hurried} <= {200, 503, 504}
+        for seed, one in enumerate(honest):
+            np.testing.assert_array_equal(pixels(one.result().content), alone(picture(seed), seed, 200))
+    assert serving.process.wait(60) == 0
+    assert not worker.is_running()
+
+
+def large(serving, seed: int, **more):
+    """A restoration in tiles, whose measurement a socket does not take at once."""
+    return serving.post(picture(seed, 128), task="denoise", sigma=0.1, tile=True, steps=2, method="dmps", **more)
+
+
 def test_a_full_disk_is_no_error(serve, tmp_path):
     """A service whose cache cannot be written starts, and writes nothing but its log."""
     import psutil

@@ -1,0 +1,69 @@
+"""Requests on their way from the pool to the scheduler: each has its operator prepared and its rows begun."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from queue import SimpleQueue
+from typing import Any
+
+from ...engines import FrugalError
+from ..restorer import Restorer
+from ..sampling.restoration import Restoration
+from .kept import Kept
+from .messages import Refused, Submit
+
+THREADS = 2
+SIZES_KEPT = 32
+"""Sizes of images in tiles that requests may share."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A request that can begin."""
+
+    key: int
+    restorer: Restorer
+    rows: Sequence[Restoration]
+
+
+class Preparation:
+    """Puts a Begun, or Refused, into `inbox` for each request, from threads of its own.
+
+    What runs in a thread cannot be ended but with the process. So the pool is told which requests are in preparation,
+    and kills a process that goes on with one for long after it was given up.
+    """
+
+    def __init__(self, restorer: Restorer, inbox: "SimpleQueue[Any]"):
+        self._restorer, self._inbox = restorer, inbox
+        self._operators = Kept()
+        self._tiled = lru_cache(SIZES_KEPT)(restorer.tiled)
+        self._threads = ThreadPoolExecutor(THREADS, "frugal-rt-prepare")
+        self._pending: dict[int, Future[None]] = {}
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """The keys of the requests that are in preparation now."""
+        return tuple(key for key, future in list(self._pending.items()) if future.running())
+
+    def begin(self, submit: Submit) -> None:
+        """Prepare a request when a thread is free."""
+        future = self._pending[submit.key] = self._threads.submit(self._begin, submit)
+        future.add_done_callback(lambda future: self._pending.pop(submit.key))
+
+    def cancel(self, key: int) -> None:
+        """Prepare a request no more, if that has not begun."""
+        future = self._pending.get(key)
+        if future is not None:
+            future.cancel()
+
+    def _begin(self, submit: Submit) -> None:
+        try:
+            operator = self._operators.get(submit.operator, submit.asked.switch != "never")
+            size = operator.image_shape[1:]
+            mine = self._restorer if size == self._restorer.image_shape[1:] else self._tiled(*size)
+            self._inbox.put(Begun(submit.key, mine, mine.start(submit.y, operator, submit.asked)))
+        except FrugalError as error:
+            self._inbox.put(Refused(submit.key, error))
+        except BaseException as error:  # noqa: BLE001 (a caller's own operator may raise anything)
+            self._inbox.put(Refused(submit.key, FrugalError(f"the request could not begin: {error!r}")))
