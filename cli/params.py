@@ -13,7 +13,8 @@ from ..engines import InputError, Plan
 from ..engines.files import atomic_write, is_there
 from ..engines.plan import WEIGHTS
 from ..runtime.pictures import settings
-from ..runtime.pictures.images import FORMATS, SETTINGS_KEY
+from ..runtime.pictures.decoding import FORMATS
+from ..runtime.pictures.images import SETTINGS_KEY
 
 NOT_KEPT = (
     *("output", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),

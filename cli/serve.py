@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 is every interface of this machine.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--limit", type=click.IntRange(1), default=64, show_default=True, help="Images taken at once.")
-@click.option("--max-mib", type=click.IntRange(1), default=32, show_default=True, help="MiB of a request's body.")
-@click.option(
-    "--max-pixels", type=click.IntRange(1), default=24_000_000, show_default=True, help="Pixels of a picture."
-)
+@click.option("--max-mib", type=click.IntRange(1), default=16, show_default=True, help="MiB of a request's body.")
+@click.option("--max-pixels", type=click.IntRange(1), default=1 << 22, show_default=True, help="Pixels of a picture.")
 @click.option("--timeout", type=click.FloatRange(0.1), default=300.0, show_default=True, help="Seconds a restoration.")
 @click.option("--token-file", type=options.PATH, help=f"Requests must carry what it holds; or set {TOKEN}.")
 @click.option("--allow-origin", "origins", multiple=True, help="Whose pages may ask, for browsers. May be repeated.")

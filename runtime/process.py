@@ -1,5 +1,7 @@
 """Processes of our own, each at the other end of a connection; what crosses it is pickled by one for the other."""
 
+import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +21,9 @@ _BOOT = (
 """Not multiprocessing's spawn, which runs the caller's own script again in the child, and in the caller's environment.
 Signals that are sent to a whole group of processes are for the one that started them: they are blocked for the child
 from before it is there."""
+
+_MMAP_THRESHOLD = -3
+"""M_MMAP_THRESHOLD of glibc's malloc.h."""
 
 
 def launch(module: str, environment: Mapping[str, str] | None = None) -> tuple["subprocess.Popen[bytes]", Connection]:
@@ -46,6 +51,15 @@ def socket_of(connection: Connection) -> socket.socket:
     """The socket under a connection, for who frames messages without waiting. The connection is closed."""
     with connection:
         return socket.socket(fileno=os.dup(connection.fileno()))
+
+
+def return_large_blocks() -> None:
+    """Have the C library give memory of a picture's size back to the system as soon as it is freed.
+
+    glibc learns not to once such a block was freed; other libraries have no such setting, and need none.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 17)
 
 
 def how_it_ended(process: "subprocess.Popen[bytes] | None") -> str:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ..operators import Operator, Shape
 from ..pictures.damage import Damage
-from ..pictures.images import PORTRAIT, Photo, fit_photo, read_photo, to_picture
+from ..pictures.decoding import Photo
+from ..pictures.images import PORTRAIT, fit_photo, read_photo, to_picture
 from ..pictures.simulate import simulate
 from ..restorer import Restorer, Result
 from ..sampling.loop import StepEvent

@@ -11,7 +11,8 @@ import numpy as np
 
 from ...engines import InputError
 from ..operators import Shape
-from ..pictures.images import MAX_BYTES, SUFFIXES, Photo, decode_photo, fit_photo, read_photo
+from ..pictures.decoding import Photo, decode_photo
+from ..pictures.images import MAX_BYTES, SUFFIXES, fit_photo, read_photo
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from ...engines import DivergedError, FrugalError, InputError
 from ...engines.files import is_folder, is_there
 from ..pictures.align import Frame, align
 from ..pictures.damage import Damage
-from ..pictures.images import LARGEST, SUFFIXES, Metadata, Photo, decode_photo
+from ..pictures.decoding import LARGEST, Metadata, Photo, decode_photo
+from ..pictures.images import SUFFIXES
 from ..pictures.measurement import Measurement, full_size, prepare
 from ..restorer import Restorer, Result
 from ..sampling.guidance import Guidance

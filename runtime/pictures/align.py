@@ -10,7 +10,8 @@ import numpy as np
 from ...engines import InputError, MissingExtra, Plan
 from ..operators import GREY_WEIGHTS, Shape
 from .damage import SIGMA, Damage, SettledDamage, settle
-from .images import Photo, fit_photo, resized
+from .decoding import Photo
+from .images import fit_photo, resized
 from .measurement import Measurement, measure
 from .noise_level import estimate_sigma
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...engines import InputError
 from ..operators import Shape
 from ..operators.masks import border_mask, box_mask
-from .images import Photo
+from .decoding import Photo
 
 TASK_FIELDS: dict[str, tuple[str, ...]] = {
     "denoise": (),

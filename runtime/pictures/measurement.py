@@ -35,7 +35,8 @@ from ..operators.dense import is_small
 from ..operators.kernels import KINDS, valid_part
 from ..operators.masks import border_mask
 from .damage import BORDERS, FILTERS, GREY, SIGMA, TASK_FIELDS, VECTORS, Damage, SettledDamage, settle
-from .images import Photo, fit_photo, pad_photo
+from .decoding import Photo
+from .images import fit_photo, pad_photo
 from .noise_level import estimate_sigma
 
 PAINTED = ("inpaint", "outpaint")

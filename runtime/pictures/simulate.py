@@ -6,7 +6,7 @@ from ...engines import InputError
 from ..operators import Operator, Shape
 from ..sampling.noise import Use, generator, normal
 from .damage import SIGMA, TASK_FIELDS, Damage, boxed_pixels, refuse_unread
-from .images import Photo
+from .decoding import Photo
 from .measurement import whole_operator, without
 
 

@@ -1,6 +1,6 @@
 """The HTTP service around a pool: an ASGI application."""
 
-import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from importlib import resources
@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ...engines import BusyError, FrugalError
 from ...engines.version import __version__
-from ..pictures.images import FORMATS, PORTRAIT
+from ..pictures.images import PORTRAIT
 from ..pool import Pool
 from ..sampling.guidance import PRESETS
 from ..sampling.switch import EARLIEST, LATEST, THRESHOLD
 from .errors import sentence, status_of
-from .intake import Options, Service
+from .intake import SERVED, Options, Service, unless_gone
 from .jobs import Job
 from .metrics import Metrics
 from .middleware import Edge
@@ -35,14 +35,25 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
     metrics: those that the pool's `on_report` feeds; without, steps are not counted.
     """
     options, metrics = options or Options(), metrics or Metrics()
+    service = Service(pool, options, metrics)
+
+    @contextlib.asynccontextmanager
+    async def preparing(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            await service.preparers.start()
+            yield
+        finally:
+            service.preparers.close()
+
     app = FastAPI(
         title="frugal-rt",
         version=__version__,
         summary="Zero-shot diffusion image restoration.",
         docs_url=None,  # they would come from somebody else's servers
         redoc_url=None,
+        lifespan=preparing,
     )
-    service = app.state.service = Service(pool, options, metrics)
+    app.state.service = service
     single = APIRouter()  # what only the process that keeps it can answer
 
     def serving(request: Request) -> Service:
@@ -84,13 +95,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
         if "respond-async" in request.headers.get("prefer", "") and not options.replicated:
             serving.jobs.add(job)
             return JSONResponse(job.said(), 202, {"Location": f"/v1/jobs/{job.id}"})
-        gone = asyncio.create_task(_gone(request))
-        try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:  # some servers cancel this, and send no disconnect
-            gone.cancel()
-            if not task.done():
-                job.cancel()  # the client is gone
+        await unless_gone(request, task, job.cancel)
         await task
         return _outcome(job)
 
@@ -141,7 +146,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
             "image": {"channels": channels, "height": height, "width": width},
             "max_bytes": options.max_bytes,
             "max_pixels": options.max_pixels,
-            "formats": [*FORMATS, "NPY"],
+            "formats": [*SERVED, "NPY"],
             "presets": PRESETS,
             "switch": {"threshold": THRESHOLD, "earliest": EARLIEST, "latest": LATEST},
         }
@@ -196,18 +201,12 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
 def _outcome(job: Job) -> Response:
     """The picture of a job that is over. Raises what it failed with."""
     if job.error is not None:
-        raise job.error
+        raise job.error.with_traceback(None)  # or it would keep the frames of every request that it was told to
     if job.state == "cancelled":
         raise HTTPException(410, "the restoration was cancelled")
     job.fetched = True
     said = {name: value for name, value in job.said().items() if name not in ("id", "state", "trace")}
     return Response(job.image, media_type="image/png", headers={"X-Frugal-RT": json.dumps(said)})
-
-
-async def _gone(request: Request) -> None:
-    """Ends when the client hangs up."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _file(name: str) -> Response:

@@ -1,8 +1,6 @@
 """How a service is run, and how a request becomes a job."""
 
 import asyncio
-import hashlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -10,38 +8,41 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import HTTPException, Request
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
 
-from ...engines import InputError, WorkerError
-from ..pictures.images import Photo, as_mask, decode_photo
-from ..pictures.measurement import Measurement, full_size, prepare
+from ...engines import WorkerError
+from ..pictures.decoding import FORMATS, Limits
 from ..pool import Pool
 from ..restorer import Result
 from .errors import status_of
 from .jobs import Job, Jobs
 from .metrics import Metrics
 from .parameters import Parameters
+from .peers import peer_of
+from .preparer import Ask, Prepared
+from .preparing import Preparers
+from .uploads import Upload, Uploads
 
-DECODERS = 2
-"""Pictures that are decoded and prepared at once."""
-MAX_TILED = 64
-"""How many of the prior's images a picture restored in tiles may be as large as: a step of it is one call."""
+SERVED = tuple(kind for kind in FORMATS if kind != "PPM")
+"""The formats of pictures that people send; PPM is written by scripts, and decoded byte by byte where it is odd."""
+MAX_METADATA = 256 << 10
+"""Bytes of an ICC profile, and of EXIF, that a picture may have; they go into the answer."""
+STOPPED = "the service was stopped before this restoration was done"
 
 
 @dataclass(frozen=True)
 class Options:
     """How a service is run."""
 
-    max_bytes: int = 32 << 20
-    """Of a request's body."""
-    max_pixels: int = 24_000_000
-    """Of a picture, before it is decoded."""
+    max_bytes: int = 16 << 20
+    """Of a request's body, which is held two to four times while it is read and decoded."""
+    max_pixels: int = 1 << 22
+    """Of a picture, before it is decoded; 16 bytes each are taken while it is."""
     timeout: float = 300.0
-    """Seconds for a restoration that does not say."""
+    """Seconds for a restoration that does not say, from the request's arrival; and for those taken before a stop."""
     upload_seconds: float = 30.0
     """For a request's body to arrive."""
+    idle_seconds: float = 10.0
+    """For a request's head to arrive, and for some of an answer to be read."""
     token: str | None = None
     """What Authorization: Bearer must carry."""
     origins: Sequence[str] = ()
@@ -58,21 +59,48 @@ class Service:
         self.pool, self.options, self.metrics = pool, options, metrics
         self.jobs = Jobs()
         self.draining = False
-        self.decoders = asyncio.Semaphore(DECODERS)
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.uploads = Uploads(options.max_bytes, options.upload_seconds)
+        limits = Limits(options.max_pixels, SERVED, compiled=True, max_metadata=MAX_METADATA)
+        self.preparers = Preparers(limits, options.max_bytes)
+        self._preparing = 0
+        self._running: dict[asyncio.Task[None], Job] = {}
+        self._given_up = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something that was taken is not done."""
+        return bool(self._preparing or self._running)
+
+    def give_up(self) -> None:
+        """Fail what is not done."""
+        self._given_up = True
+        for job in self._running.values():
+            job.cancel(WorkerError(STOPPED))
 
     async def take(self, request: Request, previews: bool) -> tuple[Job, "asyncio.Task[None]"]:
-        """Read a request and begin it. Raises HTTPException and FrugalError."""
-        if self.draining:
-            raise WorkerError("the service is being stopped; ask again later")
-        picture, mask, text = await self._read(request)
-        parameters = Parameters.read(text)
+        """Read a request and begin it; its deadline counts from here. Raises HTTPException and FrugalError."""
+        arrived = time.monotonic()
+        self._check_open()
+        async with self.uploads.receive(request) as upload:
+            self._check_open()  # it may have taken long
+            self._preparing += 1
+            try:
+                return await self._begin(request, upload, previews, arrived)
+            finally:
+                self._preparing -= 1
+
+    async def _begin(
+        self, request: Request, upload: Upload, previews: bool, arrived: float
+    ) -> tuple[Job, "asyncio.Task[None]"]:
+        parameters = Parameters.read(upload.parameters)
         settings = parameters.settings()
-        async with self.decoders:
-            photo, measurement = await asyncio.to_thread(self._prepare, picture, mask, parameters)
-            files = await asyncio.to_thread(_hashes, images=picture, mask=mask)
+        deadline = arrived + (parameters.timeout or self.options.timeout)
+        prepared = await self._prepared(request, upload, parameters, deadline)
+        if self._given_up:
+            raise WorkerError(STOPPED)
+        measurement = prepared.measurement
         request.state.facts = {"task": measurement.task}
-        job = Job.of(measurement, photo, parameters.options(), files)
+        job = Job.of(measurement, prepared.metadata, parameters.options(), prepared.files)
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def submit(**more: Any) -> "Future[Result]":
@@ -80,57 +108,36 @@ class Service:
             submitted.set_result(None)
             return future
 
-        settings |= {"deadline": parameters.timeout or self.options.timeout, "previews": previews}
+        settings |= {"deadline": deadline - time.monotonic(), "previews": previews}
         task = asyncio.create_task(self._see_through(job, submit, settings))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self._running[task] = job
+        task.add_done_callback(self._running.pop)
         await asyncio.wait({task, submitted}, return_when=asyncio.FIRST_COMPLETED)
         if not submitted.done():
             await task  # raises what `submit` raised
         return job, task
 
+    async def _prepared(self, request: Request, upload: Upload, parameters: Parameters, deadline: float) -> Prepared:
+        masked = upload.mask is not None
+        ask = Ask(parameters.damage(None), parameters.fit, parameters.tile, self.pool.image_shape, masked)
+        peer = peer_of(request.client)
+        work = asyncio.create_task(self.preparers.prepare(ask, upload.picture, upload.mask, peer, deadline))
+        await unless_gone(request, work, work.cancel)
+        if not work.done():
+            raise HTTPException(400, "the client hung up")  # told to nobody, and counted
+        return work.result()
+
     async def _see_through(self, job: Job, submit: Callable[..., "Future[Result]"], settings: dict[str, Any]) -> None:
         started = time.perf_counter()
         await job.run(submit, **settings)
+        self.jobs.forget()
         self.metrics.restored.labels(job.state if job.error is None else status_of(job.error)[1]).inc()
         if job.state == "done":
             self.metrics.seconds.observe(time.perf_counter() - started)
 
-    async def _read(self, request: Request) -> tuple[bytes, bytes | None, bytes | str | None]:
-        """The picture, the mask and the parameters of a request. Raises HTTPException and InputError."""
-        try:
-            parts = await asyncio.wait_for(_parts(request), self.options.upload_seconds)
-        except asyncio.TimeoutError:
-            raise HTTPException(408, f"the request took over {self.options.upload_seconds:g} s to arrive") from None
-        except ClientDisconnect:
-            raise HTTPException(400, "the request was cut short") from None  # told to nobody, and counted
-        unknown = sorted(parts.keys() - {"image", "mask", "parameters"})
-        if unknown:
-            raise InputError(f"there is no part {unknown[0]!r}; send image, and mask and parameters if need be")
-        if not parts.get("image"):
-            raise InputError("the request has no image; send it as the part `image`, or as the body")
-        if "parameters" in parts and "parameters" in request.query_params:
-            raise InputError("parameters are given twice; send the part or the query, not both")
-        text = parts.get("parameters", request.query_params.get("parameters"))
-        return parts["image"], parts.get("mask") or None, text
-
-    def _prepare(self, picture: bytes, mask: bytes | None, parameters: Parameters) -> tuple[Photo, Measurement]:
-        """Decode a picture and settle what is asked of it. Raises InputError."""
-        most = self.options.max_pixels
-        name = "image.npy" if picture.startswith(b"\x93NUMPY") else "the image"
-        photo = decode_photo(picture, name, max_pixels=most)
-        missing = None if mask is None else as_mask(decode_photo(mask, "the mask", max_pixels=most))
-        damage = parameters.damage(missing)
-        shape = self.pool.image_shape
-        if parameters.tile:
-            height, width = full_size(photo, damage)
-            largest = MAX_TILED * shape[1] * shape[2]
-            if height * width > largest:
-                raise InputError(f"the image has {height * width} pixels; up to {largest} are restored in tiles")
-            if parameters.fit == "pad":
-                height, width = max(height, shape[1]), max(width, shape[2])
-            shape = (shape[0], height, width)
-        return photo, prepare(photo, shape, damage, parameters.fit)
+    def _check_open(self) -> None:
+        if self.draining:
+            raise WorkerError("the service is being stopped; ask again later")
 
     def job(self, name: str) -> Job:
         job = self.jobs.get(name)
@@ -139,28 +146,18 @@ class Service:
         return job
 
 
-def _hashes(**files: bytes | None) -> dict[str, list[str]]:
-    """The SHA-256 of each file that was sent, by name."""
-    return {name: [hashlib.sha256(data).hexdigest()] for name, data in files.items() if data is not None}
-
-
-async def _parts(request: Request) -> dict[str, bytes]:
-    """The parts of a form, or the body as the part `image`."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return {"image": await request.body()}
+async def unless_gone(request: Request, work: "asyncio.Task[Any]", stop: Callable[[], object]) -> None:
+    """Wait until `work` is done; call `stop` where the client hangs up before, or the server cancels this."""
+    gone = asyncio.create_task(_gone(request))
     try:
-        form = await _InMemory(
-            request.headers, request.stream(), max_files=2, max_fields=4, max_part_size=1 << 16
-        ).parse()
-    except MultiPartException as error:
-        raise HTTPException(400, error.message) from None
-    return {
-        name: await value.read() if isinstance(value, UploadFile) else value.encode("utf-8", "surrogatepass")
-        for name, value in form.multi_items()
-    }
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # some servers cancel this, and send no disconnect
+        gone.cancel()
+        if not work.done():
+            stop()
 
 
-class _InMemory(MultiPartParser):
-    """Keeps a form's files in memory, where the edge limits them: the disk may be full."""
-
-    spool_max_size = sys.maxsize
+async def _gone(request: Request) -> None:
+    """Ends when the client hangs up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

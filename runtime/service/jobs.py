@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import math
 import secrets
 import time
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...engines import FrugalError
-from ..pictures.images import Metadata, Photo, encode_png, to_picture
+from ..pictures.decoding import Metadata
+from ..pictures.images import encode_png, to_picture
 from ..pictures.measurement import Measurement
 from ..pictures.settings import png_settings, record
 from ..pool.scheduler import Moved
@@ -22,13 +24,14 @@ from .errors import sentence
 
 KEPT_SECONDS = 600.0
 """How long what became of a job can be fetched."""
-KEPT_BYTES = 256 << 20
-"""Images that wait to be fetched; the oldest go first."""
+KEPT_BYTES = 64 << 20
+KEPT_JOBS = 1024
+"""What those that are over may take, and how many they may be; those that ended first go first."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One restoration. What is large is let go of when it is not needed any more."""
+    """One restoration. Once it is over it keeps the encoded picture and a few lines of text."""
 
     task: str
     because: str
@@ -45,8 +48,8 @@ class Job:
     state: str = "queued"
     """queued, running, done, failed or cancelled."""
     moved: Moved | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    """How the image came about, once it is there."""
+    facts: bytes = b"{}"
+    """How the image came about, once it is there: JSON, a tenth of what its objects take."""
     image: bytes = b""
     """The restored picture, a PNG; empty before it is done."""
     error: FrugalError | None = None
@@ -55,21 +58,32 @@ class Job:
     ended: float = math.inf
     """When, by time.monotonic()."""
     _future: "Future[Result] | None" = None
+    _stopped: FrugalError | None = None
+    """Why it was stopped, where its client did not ask for that."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
 
+    @property
+    def size(self) -> int:
+        """Bytes of what is kept of it."""
+        return len(self.image) + len(self.facts)
+
     @classmethod
     def of(
-        cls, measurement: Measurement, photo: Photo, options: Mapping[str, Any], files: Mapping[str, Sequence[str]]
+        cls,
+        measurement: Measurement,
+        metadata: Metadata,
+        options: Mapping[str, Any],
+        files: Mapping[str, Sequence[str]],
     ) -> "Job":
         return cls(
             task=measurement.task,
             because=measurement.because,
             sigma=measurement.sigma,
-            metadata=photo.metadata,
+            metadata=metadata,
             inside=measurement.inside or (slice(None), slice(None)),
             options=options,
             files=files,
@@ -89,19 +103,21 @@ class Job:
         try:
             result = await asyncio.wrap_future(self._future)
             self.image = await asyncio.to_thread(self._encode, result)
-            self.facts = facts(result)
+            self.facts = json.dumps(facts(result)).encode()
         except asyncio.CancelledError:
             if not self._future.cancelled():
                 raise  # it is this task that was cancelled, with the loop
-            self._end("cancelled")
+            self.error = self._stopped
+            self._end("failed" if self._stopped else "cancelled")
         except FrugalError as error:
-            self.error = error
+            self.error = error.with_traceback(None)  # which would keep all that its frames hold
             self._end("failed")
         else:
             self._end("done")
 
-    def cancel(self) -> None:
-        """Stop it at the next step, if it is not over."""
+    def cancel(self, why: FrugalError | None = None) -> None:
+        """Stop it at the next step, if it is not over; `why` is then its error."""
+        self._stopped = why
         if self._future is not None:
             self._future.cancel()
 
@@ -129,7 +145,7 @@ class Job:
             "task": self.task,
             "because": self.because,
             "sigma": self.sigma,
-            **self.facts,
+            **json.loads(self.facts),
         }
         if self.moved is not None:
             moved = self.moved
@@ -150,6 +166,7 @@ class Job:
     def _end(self, state: str) -> None:
         self.state, self.ended, self._future = state, time.monotonic(), None
         self.moved = self.moved and replace(self.moved, x0hat=None)
+        self.metadata = Metadata()  # it is in the image
         self._tell()
 
     def _tell(self) -> None:
@@ -175,17 +192,17 @@ def facts(result: Result) -> dict[str, Any]:
 
 
 class Jobs:
-    """The jobs that can be asked for by their id; those that are over are forgotten in time."""
+    """The jobs that can be asked for by their id. The pool limits those that are not over."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
 
     def add(self, job: Job) -> None:
-        self._forget()
+        self.forget()
         self._jobs[job.id] = job
 
     def get(self, name: str) -> Job | None:
-        self._forget()
+        self.forget()
         return self._jobs.get(name)
 
     def remove(self, job: Job) -> None:
@@ -196,9 +213,12 @@ class Jobs:
         now = time.monotonic()
         return any(job.image and not job.fetched and now - job.ended < seconds for job in self._jobs.values())
 
-    def _forget(self) -> None:
-        now, kept = time.monotonic(), sum(len(job.image) for job in self._jobs.values())
-        for job in sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended):
-            if now - job.ended > KEPT_SECONDS or kept > KEPT_BYTES:
-                kept -= len(job.image)
+    def forget(self) -> None:
+        """Let go of jobs that were over long ago, and of the oldest where there are too many or they take too much."""
+        now = time.monotonic()
+        over = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended)
+        number, size = len(over), sum(job.size for job in over)
+        for job in over:
+            if now - job.ended > KEPT_SECONDS or number > KEPT_JOBS or size > KEPT_BYTES:
+                number, size = number - 1, size - job.size
                 del self._jobs[job.id]

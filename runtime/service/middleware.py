@@ -13,8 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
-OPEN = ("/livez", "/readyz", "/", "/page.js", "/page.css")
+PROBES = ("/livez", "/readyz")
+"""Paths that are answered however many others ask."""
+OPEN = (*PROBES, "/", "/page.js", "/page.css")
 """Paths that need no token: an orchestrator asks them, and the page, which asks for one."""
+CROWDED = "crowded"
+"""In a connection's state: it is one too many."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -52,7 +56,9 @@ class Edge:
             await send(message)
 
         try:
-            if self._refuses(scope["path"], headers):
+            if scope["state"].get(CROWDED) and scope["path"] not in PROBES:
+                await self._answer(sending, scope["path"], 503, "the service has all the connections it takes")
+            elif self._refuses(scope["path"], headers):
                 await self._answer(
                     sending, scope["path"], 401, "this service needs its token: Authorization: Bearer TOKEN"
                 )
@@ -88,6 +94,8 @@ class Edge:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
+        if status == 503:
+            headers += [(b"retry-after", b"1"), (b"connection", b"close")]  # the next one may have a place
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

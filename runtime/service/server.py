@@ -7,13 +7,16 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
 from ...engines import FrugalError
 from ..pool import Pool
+from ..process import return_large_blocks
 from .app import create_app
+from .connections import Connection
 from .intake import Options, Service
 from .metrics import Metrics
 from .middleware import JsonLines
@@ -21,8 +24,10 @@ from .middleware import JsonLines
 logger = logging.getLogger(__name__)
 STALE = 30.0
 """Seconds that a stopping service waits for the jobs it finished to be fetched."""
+LAST = 10
+"""Seconds, after all else, for its last answers to be read."""
 CONNECTIONS = 64
-"""Those that only ask or watch; beyond them and two for each image, 503 is the answer."""
+"""Those that only ask or watch, besides two for each image."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Address:
 
 class _Server(uvicorn.Server):
     """On SIGTERM or SIGINT it drains: takes nothing more, answers what it took, and only then stops listening.
+
+    Restorations that are not done after `Options.timeout` are given up, so that it ends within STALE + LAST after that.
 
     On SIGHUP it goes over to the plan that its file now holds; one that cannot be loaded changes nothing.
     """
@@ -74,9 +81,12 @@ class _Server(uvicorn.Server):
 
     async def _stop_when_done(self) -> None:
         service = self._service
-        while busy := service.tasks | self._tasks - {asyncio.current_task()}:
-            await asyncio.wait(busy)
-        while service.jobs.unfetched(STALE):
+        given_up = self._loop.time() + service.options.timeout
+        while (service.is_busy or len(self._tasks) > 1) and self._loop.time() < given_up:  # this is one of them
+            await asyncio.sleep(0.05)
+        service.give_up()
+        fetched = self._loop.time() + STALE
+        while service.jobs.unfetched(STALE) and self._loop.time() < fetched:
             await asyncio.sleep(0.1)
         self.should_exit = True
 
@@ -93,18 +103,22 @@ def serve(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    return_large_blocks()  # of uploads
     metrics = Metrics()
     with pool_of(metrics) as pool:
         app = create_app(pool, options, metrics)
+        places = CONNECTIONS + 2 * pool.limit  # each may hold a request's body
         config = uvicorn.Config(
             app,
+            # uvicorn calls it as it would the class
+            http=cast(type[Connection], partial(Connection, places=places, seconds=options.idle_seconds)),
+            ws="none",  # such a connection would pass by the limits
             host=address.host,
             port=address.port,
             log_config=None,
             access_log=False,  # ours has the request's id
             server_header=False,
-            limit_concurrency=CONNECTIONS + 2 * pool.limit,  # each may hold a request's body
-            timeout_graceful_shutdown=int(STALE),
+            timeout_graceful_shutdown=LAST,
         )
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         server = _Server(config, app.state.service)
@@ -115,6 +129,7 @@ def serve(
             server.run(sockets=[listening])
         finally:
             signal.signal(signal.SIGTERM, before)
+            pool.close(drain=False)  # what it had is answered, or given up
 
 
 def _listen(address: Address) -> socket.socket:

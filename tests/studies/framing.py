@@ -15,7 +15,8 @@ import numpy as np
 
 from frugal_rt.runtime.evaluation.picture_set import read_pictures
 from frugal_rt.runtime.pictures.align import find_faces
-from frugal_rt.runtime.pictures.images import Photo, fit_photo, read_photo
+from frugal_rt.runtime.pictures.decoding import Photo
+from frugal_rt.runtime.pictures.images import fit_photo, read_photo
 
 NEAR = 0.15
 """How far a face's centre and its box's may lie apart, in shares of the face's side."""

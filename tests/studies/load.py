@@ -34,15 +34,8 @@ import numpy as np
 from PIL import Image
 
 from frugal_rt import Restorer
-from frugal_rt.runtime.pictures.images import (
-    PORTRAIT,
-    Photo,
-    decode_photo,
-    encode_png,
-    fit_photo,
-    read_photo,
-    to_picture,
-)
+from frugal_rt.runtime.pictures.decoding import Photo, decode_photo
+from frugal_rt.runtime.pictures.images import PORTRAIT, encode_png, fit_photo, read_photo, to_picture
 from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.pictures.simulate import simulate
 from frugal_rt.runtime.service.parameters import Parameters

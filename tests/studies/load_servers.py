@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from frugal_rt import Restorer
-from frugal_rt.runtime.pictures.images import decode_photo, encode_png, to_picture
+from frugal_rt.runtime.pictures.decoding import decode_photo
+from frugal_rt.runtime.pictures.images import encode_png, to_picture
 from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.sampling.guidance import Guidance
 from frugal_rt.runtime.service.parameters import Parameters

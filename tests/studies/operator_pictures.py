@@ -19,7 +19,8 @@ from frugal_rt import Restorer
 from frugal_rt.runtime.evaluation.contact_sheet import contact_sheet
 from frugal_rt.runtime.operators import Deblur, Operator, motion_kernel
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.images import PORTRAIT, Photo, fit_photo, read_photo, to_picture, write_png
+from frugal_rt.runtime.pictures.decoding import Photo
+from frugal_rt.runtime.pictures.images import PORTRAIT, fit_photo, read_photo, to_picture, write_png
 from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.pictures.simulate import simulate
 from frugal_rt.runtime.sampling.noise import Use, generator, normal

@@ -3,7 +3,7 @@
 import numpy as np
 
 from frugal_rt.runtime.operators.masks import box_mask
-from frugal_rt.runtime.pictures.images import Photo
+from frugal_rt.runtime.pictures.decoding import Photo
 
 SHAPE = (3, 16, 16)
 RANDOM = np.random.default_rng(0)

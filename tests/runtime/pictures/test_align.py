@@ -15,7 +15,8 @@ from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.operators import Colorize, Denoise, Inpaint
 from frugal_rt.runtime.pictures import align
 from frugal_rt.runtime.pictures.align import Face, Frame, find_faces
-from frugal_rt.runtime.pictures.images import PORTRAIT, Photo, read_photo
+from frugal_rt.runtime.pictures.decoding import Photo
+from frugal_rt.runtime.pictures.images import PORTRAIT, read_photo
 from frugal_rt.runtime.pictures.measurement import Measurement
 
 from ...commands import frugal

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from frugal_rt import InputError
-from frugal_rt.runtime.pictures import images
+from frugal_rt.runtime.pictures import decoding, images
 from frugal_rt.runtime.pictures.images import check_output, fit_photo, read_mask, read_photo, to_picture, write_png
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -140,7 +140,7 @@ def test_what_is_no_picture_is_refused(tmp_path, name, write, sentence):
 
 def test_limits_hold_before_decoding(tmp_path, monkeypatch):
     Image.fromarray(LEVELS).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 47)
+    monkeypatch.setattr(decoding, "WIDE", decoding.Limits(max_pixels=47))
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(InputError, match=r"^a\.png has 48 pixels; up to 47"):
         read_photo(tmp_path / "a.png")
@@ -170,7 +170,7 @@ def test_missing_pixels_survive_a_round_trip(tmp_path):
     [("crop", [2, 3, 4, 5], [True, False, False, False]), ("resize", [0.5, 2.5, 4.5, 6.5], [True, True, False, False])],
 )
 def test_fit(how, row, missing):
-    photo = images.Photo(np.tile(np.arange(8.0), (3, 4, 1)), np.tile(np.arange(8) == 2, (4, 1)))
+    photo = decoding.Photo(np.tile(np.arange(8.0), (3, 4, 1)), np.tile(np.arange(8) == 2, (4, 1)))
     fitted = fit_photo(photo, (4, 4), how)
     assert fitted.size == (4, 4)
     assert fitted.missing[1].tolist() == missing
@@ -180,7 +180,7 @@ def test_fit(how, row, missing):
 def test_no_value_of_a_missing_pixel_gets_into_a_known_one():
     missing = np.zeros((32, 32), bool)
     missing[10:15, 7:19] = True
-    photo = images.Photo(np.where(missing, 1e6, 0.5 * np.ones((3, 32, 32))), missing)
+    photo = decoding.Photo(np.where(missing, 1e6, 0.5 * np.ones((3, 32, 32))), missing)
     fitted = fit_photo(photo, (13, 13), "resize")
     assert 0 < fitted.missing.mean() < 0.5
     assert np.abs(fitted.pixels[:, ~fitted.missing] - 0.5).max() < 1e-6

@@ -6,7 +6,8 @@ import pywt
 
 from frugal_rt import InputError
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.images import Photo, read_photo
+from frugal_rt.runtime.pictures.decoding import Photo
+from frugal_rt.runtime.pictures.images import read_photo
 from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.pictures.noise_level import estimate_sigma
 

@@ -5,7 +5,7 @@ import pytest
 
 from frugal_rt import InputError
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.images import Photo
+from frugal_rt.runtime.pictures.decoding import Photo
 from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.pictures.simulate import simulate
 

@@ -1,5 +1,6 @@
 """Services in processes of their own."""
 
+import io
 import json
 import os
 import signal
@@ -11,13 +12,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from frugal_rt import Pool
 from frugal_rt.runtime.service.app import create_app
 from frugal_rt.runtime.service.intake import Options
 from frugal_rt.runtime.service.metrics import Metrics
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    """A PNG of random pixels, as large as the tiny prior's images."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
 
 SERVER = """
 import json, sys
@@ -82,10 +94,37 @@ class Serving:
             time.sleep(0.02)
         raise AssertionError(f"waited {seconds} s; the service said {self.log.read_text()[-3000:]}")
 
-    def workers(self) -> list[Any]:
+    def children(self) -> list[Any]:
+        """The processes that it started."""
         import psutil
 
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def workers(self) -> list[Any]:
+        """The pool's."""
+        return self._running("frugal_rt.runtime.pool.worker")
+
+    def preparers(self) -> list[Any]:
+        """The processes that decode pictures."""
+        return self._running("frugal_rt.runtime.service.preparer")
+
+    def _running(self, module: str) -> list[Any]:
+        import psutil
+
+        found = []
+        for child in self.children():
+            try:
+                if module in child.cmdline():
+                    found.append(child)
+            except psutil.Error:
+                continue  # it ended while it was looked at
+        return found
+
+    def memory(self) -> int:
+        """Resident bytes of it and of its processes."""
+        import psutil
+
+        return sum(one.memory_info().rss for one in (psutil.Process(self.process.pid), *self.children()))
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""

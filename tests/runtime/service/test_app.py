@@ -14,7 +14,8 @@ from PIL import Image
 
 from frugal_rt import MissingExtra, Restorer
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.images import SETTINGS_KEY, decode_photo, to_picture
+from frugal_rt.runtime.pictures.decoding import decode_photo
+from frugal_rt.runtime.pictures.images import SETTINGS_KEY, to_picture
 from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.service.app import create_app
 from frugal_rt.runtime.service.intake import Options

@@ -21,7 +21,8 @@ from PIL import Image
 
 from frugal_rt import Restorer
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.images import decode_photo, to_picture
+from frugal_rt.runtime.pictures.decoding import decode_photo
+from frugal_rt.runtime.pictures.images import to_picture
 from frugal_rt.runtime.pictures.measurement import prepare
 
 SOAK = int(os.environ.get("FRUGAL_RT_SOAK", 100))
@@ -227,7 +228,7 @@ def test_a_client_that_hangs_up_stops_its_restoration(serving):
 
 
 def test_a_reader_of_events_that_never_reads_costs_no_memory(serving):
-    memory = rss(serving)
+    memory = serving.memory()
     readers = []
     for seed in range(4):
         job = begin(serving, seed, 400, previews=True)
@@ -236,7 +237,7 @@ def test_a_reader_of_events_that_never_reads_costs_no_memory(serving):
         reader.sendall(f"GET {job}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         readers.append(reader)
     serving.wait(is_idle(serving), 60)
-    assert rss(serving) - memory < 40 << 20
+    assert serving.memory() - memory < 40 << 20
     for reader in readers:
         reader.close()
     assert ask(serving, 0, 3).status_code == 200
@@ -262,7 +263,7 @@ def test_sigterm_under_load_answers_what_was_taken_and_refuses_the_rest(serve, a
     import httpx
 
     serving = serve()
-    processes = serving.workers()
+    processes = serving.children()
     with ThreadPoolExecutor(8) as clients:
         asked = [clients.submit(ask, serving, seed, 200) for seed in range(6)]
         jobs = [begin(serving, seed, 200) for seed in (6, 7)]
@@ -314,17 +315,10 @@ def test_memory_is_flat(serving):
             await asyncio.gather(*(one() for _ in range(clients)))
 
     asyncio.run(soak(0, SOAK // 2))
-    half = rss(serving)
+    half = serving.memory()
     asyncio.run(soak(SOAK // 2, SOAK))
-    grown = rss(serving) - half
+    grown = serving.memory() - half
     print(f"{SOAK} requests: {half >> 20} MiB at half of them, {grown / 2**20:+.1f} MiB at the end")
     assert grown < (16 << 20)
     serving.wait(is_idle(serving))
     assert threading.active_count() < 50
-
-
-def rss(serving) -> int:
-    """Bytes of the service and its workers."""
-    import psutil
-
-    return sum(process.memory_info().rss for process in (psutil.Process(serving.process.pid), *serving.workers()))

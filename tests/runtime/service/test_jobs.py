@@ -1,7 +1,109 @@
-"""Restorations that are watched, fetched and cancelled."""
+"""Jobs: watched, fetched, cancelled, and what is kept of them."""
+
+import asyncio
+import io
+import json
+from concurrent.futures import Future
+
+import pytest
+from attack_pictures import laden_jpeg, laden_png
+from PIL import Image
+
+from frugal_rt import DeadlineError, WorkerError
+from frugal_rt.runtime.pictures.decoding import Metadata
+from frugal_rt.runtime.service import jobs
+from frugal_rt.runtime.service.intake import MAX_METADATA
+from frugal_rt.runtime.service.jobs import Job, Jobs
 
 from ..waiting import until
 from .asking import begin, error, events
+
+
+def job(ended: float = float("inf"), size: int = 0) -> Job:
+    made = Job("denoise", "as asked", 0.1, Metadata(), (slice(None), slice(None)), {}, {})
+    made.ended, made.image = ended, bytes(size)
+    made.state = "running" if ended == float("inf") else "done"
+    return made
+
+
+def kept(*made: Job) -> list[Job]:
+    """Those of them that are still there after they were added in order."""
+    all_of_them = Jobs()
+    for one in made:
+        all_of_them.add(one)
+    return [one for one in made if all_of_them.get(one.id)]
+
+
+def test_those_that_ended_first_go_first(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: now)
+    monkeypatch.setattr(jobs, "KEPT_BYTES", 100)
+    monkeypatch.setattr(jobs, "KEPT_JOBS", 3)
+    old, older, running = job(now - 5, 30), job(now - 6, 30), job()
+    assert kept(old, older, running) == [old, older, running]
+    newest = job(now - 1, 90)
+    assert kept(old, older, running, newest) == [running, newest]
+    small = [job(now - number) for number in range(5)]
+    assert kept(running, *small) == [running, *small[:3]]
+    assert kept(job(now - jobs.KEPT_SECONDS - 1), small[0]) == small[:1]
+    assert kept(job(now, 101)) == []
+
+
+@pytest.mark.parametrize("why", [DeadlineError("late"), None])
+def test_a_job_that_is_over_keeps_nothing_but_its_answer(why):
+    """No metadata, no frames of those that failed, no future."""
+    future: Future = Future()
+    made = Job("denoise", "as asked", 0.1, Metadata(exif=b"x" * 100), (slice(None), slice(None)), {}, {})
+
+    async def run() -> None:
+        running = asyncio.create_task(made.run(lambda **settings: future))
+        await asyncio.sleep(0)
+        if why is None:
+            made.cancel(WorkerError("stopped"))
+        else:
+            future.set_exception(why)
+        await running
+
+    asyncio.run(run())
+    assert (made.state, made.metadata, made._future) == ("failed", Metadata(), None)
+    assert made.said()["error"] == ("late" if why else "stopped")
+    assert made.error.__traceback__ is None
+
+
+def test_metadata_is_kept_up_to_a_size(serve):
+    serving = serve()
+
+    def restored(picture: bytes) -> dict:
+        answer = serving.post(picture, task="denoise", sigma=0.1, steps=3)
+        assert answer.status_code == 200, answer.text
+        return Image.open(io.BytesIO(answer.content)).info
+
+    assert "exif" in restored(laden_png(16, MAX_METADATA - 1000))
+    assert "icc_profile" in restored(laden_jpeg(16, MAX_METADATA))
+    assert "icc_profile" not in restored(laden_jpeg(16, MAX_METADATA + 1))
+    refused = serving.post(laden_png(16, MAX_METADATA + 1), task="denoise", sigma=0.1, steps=3)
+    assert refused.status_code == 422
+    assert refused.json()["error"] == "the image has 257 KiB of EXIF; up to 256 are read; save it without"
+
+
+def test_what_a_picture_carries_is_not_kept_with_its_job(serve):
+    import httpx
+
+    serving = serve()
+    pictures = [laden_png(16, 14 << 20), laden_jpeg(16, 14 << 20)]
+
+    def ask(picture: bytes) -> None:
+        files = {"image": picture, "parameters": (None, json.dumps({"task": "denoise", "sigma": 0.1, "steps": 3}))}
+        answer = httpx.post(f"{serving.url}/v1/restore", files=files, headers={"Prefer": "respond-async"}, timeout=60)
+        assert answer.status_code in (202, 422), answer.text
+
+    for picture in pictures:
+        ask(picture)
+    before = serving.memory()
+    for picture in pictures * 4:
+        ask(picture)
+    serving.wait(lambda: serving.metric("frugal_images") == 0)
+    assert serving.memory() - before < 60 << 20
 
 
 def test_a_job_is_watched_to_its_end_and_then_forgotten(client):

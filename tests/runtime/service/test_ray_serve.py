@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from frugal_rt import Restorer
 from frugal_rt.engines.machine import THREADS
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.images import decode_photo, to_picture
+from frugal_rt.runtime.pictures.decoding import decode_photo
+from frugal_rt.runtime.pictures.images import to_picture
 from frugal_rt.runtime.pictures.measurement import prepare
 
 # Not by importing it: Ray reads its token once, and other tests set theirs first.

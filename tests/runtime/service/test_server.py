@@ -110,7 +110,8 @@ def test_an_address_that_is_taken_is_one_sentence(server, plan_copy):
 
 def test_a_worker_s_death_is_in_the_log_and_the_counts(server):
     address, process, log = server
-    (worker,) = psutil.Process(process.pid).children()
+    children = psutil.Process(process.pid).children()
+    (worker,) = (child for child in children if "frugal_rt.runtime.pool.worker" in child.cmdline())
     worker.kill()
     with httpx.Client(base_url=address, timeout=60) as client:
         until(lambda: counts(client)["frugal_worker_restarts"] == 1)

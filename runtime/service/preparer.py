@@ -1,0 +1,147 @@
+"""The process that decodes the pictures of requests and prepares their restoration: bytes in, a measurement out.
+
+A crafted picture may take minutes to decode, gigabytes, or the decoder's life. Here it takes none of the service's: the
+system ends this process at a limit of CPU time, and refuses it memory beyond another.
+"""
+
+import io
+import os
+import resource
+import signal
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from PIL import Image
+
+from ...engines import FrugalError, InputError
+from ..operators import Shape
+from ..pictures.damage import Damage
+from ..pictures.decoding import Limits, Metadata, count_pixels, decode_photo
+from ..pictures.images import as_mask
+from ..pictures.measurement import Measurement, full_size, prepare
+from ..process import return_large_blocks
+
+MAX_TILED = 64
+"""How many of the prior's images a picture restored in tiles may be as large as: a step of it is one call."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The first message to a preparer."""
+
+    limits: Limits
+    room: int
+    """Pixels of a request's pictures together, beyond which the answer is Larger."""
+    seconds: float
+    """CPU time for a request; past it the system ends the process with SIGPROF."""
+    memory: int
+    """Bytes that a request may take, beyond those of the idle process."""
+    niceness: int
+    """How far it stands back behind other processes, the workers first."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request to prepare. The picture follows it, and the mask where it has one: the number of bytes, then those."""
+
+    damage: Damage
+    """Without the mask, which is still to be decoded."""
+    fit: str | None
+    tile: bool
+    image_shape: Shape
+    """Of the prior."""
+    masked: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The answer to a request that can be restored."""
+
+    measurement: Measurement
+    metadata: Metadata
+    """Of the picture that was sent."""
+    files: dict[str, list[str]]
+    """The SHA-256 of each file that was sent, by the option that names it on the command line."""
+
+
+@dataclass(frozen=True)
+class Larger:
+    """The answer to a request whose pictures, by their heads, have more pixels than there is room for."""
+
+
+def main(connection: Connection) -> None:
+    """Prepare what is sent over a connection, one request after another, until its other end is closed."""
+    setup: Setup = connection.recv()
+    os.nice(setup.niceness)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    return_large_blocks()
+    Image.init()  # every format's code, before any request's time runs
+    _limit_memory(setup.memory)
+    while True:
+        try:
+            ask: Ask = connection.recv()
+            picture = _received(connection)
+            mask = _received(connection) if ask.masked else None
+        except (EOFError, OSError):
+            return  # the service is gone
+        signal.setitimer(signal.ITIMER_PROF, setup.seconds)
+        answer = _answer(setup, ask, picture, mask)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send(answer)
+        del picture, mask, answer  # errors hold what they were raised over
+
+
+def _received(connection: Connection) -> bytes:
+    """A file that is sent in pieces. Raises EOFError and OSError when the other end is closed."""
+    size, file = connection.recv(), io.BytesIO()
+    while file.tell() < size:
+        file.write(connection.recv_bytes())
+    return file.getvalue()
+
+
+def _limit_memory(beyond: int) -> None:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return  # not Linux: nothing says what is mapped already
+    limit = pages * resource.getpagesize() + beyond
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _answer(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prepared | Larger | FrugalError:
+    try:
+        return _prepare(setup, ask, picture, mask)
+    except FrugalError as error:
+        return error
+    except MemoryError:
+        return InputError("the image needs more memory to be prepared than there is for it; make it smaller")
+    except Exception as error:  # noqa: BLE001 (the service outlives whatever a picture finds in here)
+        return FrugalError(f"the image could not be prepared: {error!r}")
+
+
+def _prepare(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prepared | Larger:
+    """Decode a picture and settle what is asked of it. Raises InputError."""
+    limits, shape = setup.limits, ask.image_shape
+    name = "image.npy" if picture.startswith(b"\x93NUMPY") else "the image"
+    pixels = count_pixels(picture, name, limits)
+    if mask is not None:
+        pixels += count_pixels(mask, "the mask", limits)
+    if pixels > setup.room:
+        return Larger()
+    missing = None if mask is None else as_mask(decode_photo(mask, "the mask", limits=limits))
+    photo = decode_photo(picture, name, limits=limits)
+    damage = replace(ask.damage, mask=missing)
+    if ask.tile:
+        height, width = full_size(photo, damage)
+        largest = MAX_TILED * shape[1] * shape[2]
+        if height * width > largest:
+            raise InputError(f"the image has {height * width} pixels; up to {largest} are restored in tiles")
+        if ask.fit == "pad":
+            height, width = max(height, shape[1]), max(width, shape[2])
+        shape = (shape[0], height, width)
+    files = {
+        name: [sha256(data).hexdigest()] for name, data in (("images", picture), ("mask", mask)) if data is not None
+    }
+    return Prepared(prepare(photo, shape, damage, ask.fit), photo.metadata, files)

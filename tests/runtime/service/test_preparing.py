@@ -1,0 +1,181 @@
+"""Pictures that cost whoever decodes them: the service and everybody else go on, and the clock runs from arrival."""
+
+import io
+import json
+import signal
+import socket
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+from attack_pictures import large_png, odd_ppm, run_length_bmp, slow_jpeg
+from PIL import Image
+
+MANY = 40_000
+"""Scans of a JPEG that take minutes."""
+
+
+@pytest.fixture(scope="module")
+def serving(serve):
+    return serve(limit=8)
+
+
+@pytest.fixture(scope="module")
+def endless() -> bytes:
+    """A picture that takes minutes to decode, and is small by its bytes and pixels."""
+    return slow_jpeg(1000, MANY)
+
+
+@pytest.fixture(scope="module")
+def large_and_endless() -> bytes:
+    return slow_jpeg(2000, MANY)
+
+
+def ask(serving, picture: bytes, **asked):
+    return serving.post(picture, **{"task": "denoise", "sigma": 0.1, "steps": 3, "fit": "resize", **asked})
+
+
+def error(answer, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    return answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("picture", "says"),
+    [
+        (large_png(6000, 4000), "the image has 24000000 pixels; up to 4194304 are read"),
+        (odd_ppm(300, 300), "the image is a PPM, which only the command line reads; send it as a PNG"),
+        (run_length_bmp(300), "the image is a BMP of a kind that is decoded byte by byte; send it as a PNG"),
+        (b"P3 1 1 255 0 0 0", "the image is a PPM"),
+        (b"hello", "the image is not a picture this can read (PNG, JPEG, WEBP, TIFF, BMP, GIF, .npy)"),
+    ],
+    ids=["24 megapixels", "PPM", "BMP in run lengths", "PPM in words", "text"],
+)
+def test_pictures_are_refused_by_their_heads(serving, picture, says):
+    assert says in error(ask(serving, picture), 422)
+
+
+def test_the_formats_that_are_said_are_taken(serving):
+    formats = set(serving.get("/v1/service").json()["formats"])
+    assert "PPM" not in formats
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8))
+    for kind in formats - {"NPY"}:
+        file = io.BytesIO()
+        image.save(file, kind)
+        assert ask(serving, file.getvalue()).status_code == 200, kind
+
+
+def test_a_deadline_holds_while_a_picture_is_decoded(serving, endless, large_and_endless, png):
+    for picture in (endless, large_and_endless):
+        assert "deadline" in error(ask(serving, picture, timeout=0.4), 504)
+    assert ask(serving, png).status_code == 200
+
+
+def test_the_clock_starts_when_a_request_arrives(serving, png):
+    form = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="%s"; filename="a"\r\n\r\n%s\r\n' % part
+        for part in ((b"image", png), (b"parameters", json.dumps({"task": "denoise", "timeout": 0.3}).encode()))
+    )
+    head = "POST /v1/restore HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=x"
+    with socket.create_connection(serving.address, timeout=30) as connection:
+        connection.sendall(f"{head}\r\nContent-Length: {len(form) + 7}\r\n\r\n".encode())
+        time.sleep(0.4)
+        connection.sendall(form + b"--x--\r\n")
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert answer.startswith(b"HTTP/1.1 504 ")
+
+
+def test_a_picture_has_so_much_of_a_processor(serving, endless, png):
+    assert "takes over 5 s of a processor to be prepared" in error(ask(serving, endless), 422)
+    assert ask(serving, png).status_code == 200
+
+
+def test_small_pictures_do_not_wait_for_large_ones(serving, large_and_endless, png):
+    with ThreadPoolExecutor(3) as clients:
+        slow = [clients.submit(ask, serving, large_and_endless, timeout=20) for _ in range(3)]
+        serving.wait(lambda: decodes(serving) or any(one.done() for one in slow))
+        assert not any(one.done() for one in slow), [one.result().text for one in slow if one.done()]
+        assert ask(serving, png).status_code == 200
+        assert not all(one.done() for one in slow)
+        assert {one.result().status_code for one in slow} <= {422, 504}
+
+
+def decodes(serving) -> bool:
+    """Whether the process for large pictures is at work."""
+    try:
+        return any(one.nice() > 0 and one.cpu_percent(0.2) > 0 for one in serving.preparers())
+    except psutil.Error:
+        return False  # one of them was ended just now
+
+
+def test_a_client_that_hangs_up_makes_way_for_the_next(serving, large_and_endless):
+    size = len(large_and_endless)
+    gone = [socket.create_connection(serving.address) for _ in range(6)]
+    for connection in gone:
+        connection.sendall(f"POST /v1/restore HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        connection.sendall(large_and_endless)
+    serving.wait(lambda: decodes(serving))
+    for connection in gone:
+        connection.close()
+    serving.wait(lambda: serving.log.read_text().count("the client hung up") == 6)
+    assert ask(serving, large_png(1400, 1400)).status_code == 200
+
+
+def test_processes_that_die_are_replaced(serving, png):
+    large = large_png(1400, 1400)
+    assert ask(serving, large).status_code == 200
+    before = serving.preparers()
+    assert len(before) == 2
+    for process in before:
+        process.kill()
+    assert [ask(serving, picture).status_code for picture in (png, large)] == [200, 200]
+    assert not {process.pid for process in before} & {process.pid for process in serving.preparers()}
+
+
+def test_a_process_that_dies_over_a_picture_is_told_of(serving, large_and_endless):
+    with ThreadPoolExecutor(1) as client:
+        asked = client.submit(ask, serving, large_and_endless)
+        serving.wait(lambda: decodes(serving) or asked.done())
+        for process in serving.preparers():
+            process.kill()
+        assert "decodes pictures ended (SIGKILL); ask again" in error(asked.result(), 503)
+    assert ask(serving, large_png(1400, 1400)).status_code == 200
+
+
+def test_a_process_that_hangs_is_replaced_at_the_deadline(serving, png):
+    for process in serving.preparers():
+        process.send_signal(signal.SIGSTOP)
+    assert "deadline" in error(ask(serving, png, timeout=0.5), 504)
+    assert ask(serving, png).status_code == 200
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_has_so_much_memory(serving, png):
+    """The head of a WebP of 169 megapixels, for which its decoder asks memory before anybody knows its size."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "WEBP", lossless=True)
+    size, body = (13000 - 1).to_bytes(3, "little"), file.getvalue()[12:]
+    extended = b"VP8X" + (10).to_bytes(4, "little") + b"\x02\0\0\0" + size + size
+    anim = b"ANIM" + (6).to_bytes(4, "little") + bytes(6)
+    frame = bytes(6) + (15).to_bytes(3, "little") * 2 + bytes(4) + body
+    chunks = extended + anim + b"ANMF" + len(frame).to_bytes(4, "little") + frame
+    webp = b"RIFF" + (len(chunks) + 4).to_bytes(4, "little") + b"WEBP" + chunks
+    with Image.open(io.BytesIO(webp)) as opened:
+        assert opened.size == (13000, 13000)  # where there is the memory, it can be opened
+    assert "broken picture" in error(ask(serving, webp), 422)
+    assert ask(serving, png).status_code == 200
+
+
+def test_a_stop_ends_what_is_being_decoded(serve, large_and_endless):
+    serving = serve(timeout=1.0)
+    processes: list[object] = []
+    with ThreadPoolExecutor(1) as client:
+        asked: Future = client.submit(ask, serving, large_and_endless)
+        serving.wait(lambda: decodes(serving) or asked.done())
+        processes = serving.children()
+        assert serving.stop() == 0
+        assert asked.result().status_code == 504
+    assert not any(process.is_running() for process in processes)
