@@ -1,7 +1,8 @@
 """What takes long to make (graphs as onnxruntime optimised them, decompositions of matrices), kept between processes.
 
 In $FRUGAL_RT_CACHE, by default frugal-rt/ in the user's cache folder; "off" keeps none. Anything in there may be
-deleted at any time. An entry is used only if it matches the SHA-256 written beside it.
+deleted at any time. An entry is used only if it matches the SHA-256 written beside it. Each kind of entry has bytes of
+its own, so that many of one never push out another's.
 """
 
 import contextlib
@@ -20,10 +21,10 @@ from .files import atomic_write
 from .machine import instructions, processor
 
 logger = logging.getLogger(__name__)
-LIMIT = 2 << 30
-"""Bytes kept at most; the entries used longest ago go first."""
-LARGEST = LIMIT // 4
-"""Bytes of what is worth an entry: a larger one would soon push out the others, and itself."""
+LIMITS = {"graph": 2 << 30, "svd": 1 << 30, "kernels": 1 << 28}
+"""Bytes kept of each kind at most; its entries used longest ago go first."""
+LARGEST = LIMITS["graph"] // 4
+"""Bytes of the weights whose graphs are worth an entry: a larger one would soon push out the others, and itself."""
 
 
 def folder() -> Path | None:
@@ -37,10 +38,11 @@ def folder() -> Path | None:
         return None
 
 
-def key(*parts: str | Sequence[str]) -> str:
+def key(kind: str, *parts: str | Sequence[str]) -> str:
     """The name of what was made from `parts`, in order, on this kind of CPU: every content, version and setting that
-    decides it, so that nobody's input can stand for another's."""
-    return hashlib.sha256(json.dumps([*parts, processor(), instructions()]).encode()).hexdigest()[:40]
+    decides it, so that nobody's input can stand for another's. `kind` is one of LIMITS."""
+    digest = hashlib.sha256(json.dumps([*parts, processor(), instructions()]).encode()).hexdigest()
+    return f"{kind}-{digest[:40]}"
 
 
 def find(name: str) -> bytes | None:
@@ -74,8 +76,9 @@ def keep(name: str, write: Callable[[Path], object]) -> None:
             made.replace(root / name)
         with atomic_write(root / f"{name}.sha256") as file:
             file.write(digest.encode())
-        entries = (path for path in root.iterdir() if path.is_file() and path.suffix != ".sha256")
-        prune(root, entries, LIMIT, _remove)
+        kind = name.partition("-")[0]
+        alike = (path for path in root.glob(f"{kind}-*") if path.is_file() and path.suffix != ".sha256")
+        prune(root, alike, LIMITS[kind], _remove)
     except (OSError, FrugalError) as error:
         logger.info("%s was not kept in the cache: %s", name, error)
 

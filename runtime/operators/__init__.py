@@ -1,18 +1,21 @@
 """Degradations, by the kind of their basis. See base.py for what an operator is."""
 
 from .base import Custom, Linear, Operator, Resolvable, Shape
-from .circular import Circular, Mirrored, Tapered, is_mirrored
+from .bicubic import Bicubic, BicubicBlocks, bicubic
+from .circular import Circular, Tapered
 from .dense import MaskedMatrix, Matrix, valid_blur
 from .iterative import Iterative, Partial
 from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
 from .masks import Inpaint, Masked
+from .mirrored import Deblur, Mirrored, is_mirrored
 from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, SuperResolution
 from .sensing import WalshHadamard
-from .separable import Bicubic, Deblur, Separable
+from .separable import Separable
 
 __all__ = [
     "GREY_WEIGHTS",
     "Bicubic",
+    "BicubicBlocks",
     "Circular",
     "Colorize",
     "Custom",
@@ -33,6 +36,7 @@ __all__ = [
     "SuperResolution",
     "Tapered",
     "WalshHadamard",
+    "bicubic",
     "gaussian_kernel",
     "is_mirrored",
     "motion_kernel",

@@ -8,7 +8,7 @@ Everything is numpy or torch, whatever `x` is.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,14 @@ class Operator(ABC):
     def measured(self) -> int:
         """How many values a measurement holds that are not known beforehand."""
         return math.prod(self.measurement_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that it holds now: given, computed so far, and placed on a device.
+
+        An array that two names share is counted once; what a caller's own functions hold is not seen.
+        """
+        return sum(dict(_arrays(self)).values())
 
     def prepare(self) -> None:  # noqa: B027
         """Compute what takes long and DPS does not need, before it is needed."""
@@ -125,7 +133,7 @@ class Resolvable(Operator):
         self._placed: dict[Any, Array] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies for other processes carry what was given and not what is computed from it."""
+        """Drop every cached property and placed array: a copy for another process carries only what was given."""
         computed = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
         return {**{name: value for name, value in vars(self).items() if name not in computed}, "_placed": {}}
 
@@ -143,11 +151,23 @@ class Resolvable(Operator):
     def vjp(self, x: Array, r: Array) -> Array:
         return self.AT(r)
 
-    def place(self, key: str, array: np.ndarray, like: Array) -> Array:
-        """`array` in the namespace, device and (but for whole numbers) type of `like`; made once for each."""
+    def gram(self, r: Array) -> Array:
+        """A A^T r, (B, c, h, w)."""
+        return self.A(self.AT(r))
+
+    def precondition(self, r: Array, sigma: Any, scale: Any) -> Array:
+        """Nearly the resolvent, without iterating; symmetric and not negative. Arguments as of `resolvent`."""
+        return r
+
+    def place(self, key: str, array: np.ndarray | Callable[[], np.ndarray], like: Array) -> Array:
+        """`array` in the namespace, device and (but for whole numbers) type of `like`; made once for each.
+
+        A function is called for its array, where that takes some computing.
+        """
         where = (key, type(like), like.dtype, str(like.device))
         if where not in self._placed:
-            xp, dtype = array_namespace(like), like.dtype if array.dtype.kind == "f" else None
+            array = array if isinstance(array, np.ndarray) else array()
+            xp, dtype = array_namespace(like), like.dtype if array.dtype.kind in "fc" else None
             self._placed[where] = xp.asarray(array, dtype=dtype, device=like.device)
         return self._placed[where]
 
@@ -188,8 +208,18 @@ class Linear(Resolvable):
     def AT(self, y: Array) -> Array:
         return self.V(self.spectrum(y) * self.Ut(y))
 
+    def gram(self, r: Array) -> Array:
+        return self.weighed(r, self.spectrum(r) ** 2)
+
     def resolvent(self, r: Array, sigma: Any, scale: Any) -> Array:
-        return self.U(self.Ut(r) * reciprocal(sigma**2 + scale * self.spectrum(r) ** 2 + 0 * r))
+        return self.weighed(r, reciprocal(sigma**2 + scale * self.spectrum(r) ** 2 + 0 * r))
+
+    def precondition(self, r: Array, sigma: Any, scale: Any) -> Array:
+        return self.resolvent(r, sigma, scale)
+
+    def weighed(self, r: Array, weights: Array) -> Array:
+        """f(A A^T) r = U (f(s^2) * U^T r), (B, c, h, w); `weights` are f(s^2), as the spectrum is ordered."""
+        return self.U(weights * self.Ut(r))
 
     @staticmethod
     def filter(sigma: Any, scale: Any, s: Array) -> Array:
@@ -198,12 +228,12 @@ class Linear(Resolvable):
 
     def place_spectrum(self, s: np.ndarray, like: Array) -> Array:
         """`s` placed, 0 for what the type cannot tell from 0, or sigma = 0 would divide by it."""
-        least = s.max() * max(self.image_shape) * array_namespace(like).finfo(like.dtype).eps
-        return self.place("s", np.where(s < least, 0.0, s), like)
 
-    def _sandwich(self, key: str, left: np.ndarray, x: Array, right: np.ndarray) -> Array:
-        """left x right^T on every channel."""
-        return self.place(f"{key} left", left, x) @ x @ self.place(f"{key} right", right.T, x)
+        def told_apart() -> np.ndarray:
+            least = s.max() * max(self.image_shape) * array_namespace(like).finfo(like.dtype).eps
+            return np.where(s < least, 0.0, s)
+
+        return self.place("s", told_apart, like)
 
 
 def reciprocal(denominator: Array) -> Array:
@@ -219,3 +249,20 @@ def reduced(image_shape: Shape, scale: int) -> Shape:
     if scale < 2 or height % scale or width % scale:
         raise InputError(f"x{scale} does not divide {width}x{height}; choose a whole factor of both sides, 2 or more")
     return channels, height // scale, width // scale
+
+
+def _arrays(value: Any) -> Iterator[tuple[int, int]]:
+    """The identity and bytes of every array that `value` holds; a view counts as the whole that it keeps alive."""
+    if isinstance(value, np.ndarray):
+        while isinstance(value.base, np.ndarray):
+            value = value.base
+        yield id(value), value.nbytes
+    elif isinstance(value, Operator):
+        yield from _arrays(vars(value))
+    elif isinstance(value, dict):
+        yield from _arrays(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _arrays(one)
+    elif hasattr(value, "nbytes"):  # a tensor
+        yield id(value), int(value.nbytes)

@@ -1,13 +1,22 @@
-"""Blurs with any kernel that Fourier diagonalises, in real arithmetic: on a torus, and over a mirrored border."""
+"""Blurs on a torus, with any kernel: Fourier diagonalises them, in real arithmetic."""
 
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...engines import Array, InputError
+from ...engines import Array
 from ...engines.array_api import array_namespace
 from .base import Linear, Shape, reduced
 from .kernels import check_fits, kernel_settings, normalised
+
+
+class Polar(NamedTuple):
+    """A kernel's transform by its aliases: (1, 1, h, w) singular values; (1, 1, H, W) cosines and sines of phases."""
+
+    s: np.ndarray
+    cos: np.ndarray
+    sin: np.ndarray
 
 
 class Circular(Linear):
@@ -31,19 +40,42 @@ class Circular(Linear):
         self.name = "deblur" if scale == 1 else "sr"
         self.kernel, self.scale = normalised(kernel), scale
         check_fits(self.kernel, image_shape)
-        _, height, width = image_shape
-        placed = np.zeros((height, width))
-        placed[: self.kernel.shape[0], : self.kernel.shape[1]] = self.kernel
-        transfer = np.fft.fft2(np.roll(placed, [-(n // 2) for n in self.kernel.shape], axis=(0, 1)))[None, None]
-        transfer = (
-            transfer + np.conj(np.asarray(_opposite(transfer)))
-        ) / 2  # so that V is orthonormal whatever was rounded
+
+    @cached_property
+    def _polar(self) -> Polar:
+        transfer, scale = np.fft.fft2(self._centred())[None, None], self.scale
+        conjugate = np.conj(np.asarray(opposite(transfer, (2, 3))))
+        transfer = (transfer + conjugate) / 2  # so that V is orthonormal whatever was rounded
         lengths = np.sqrt(np.asarray(self._fold(np.abs(transfer) ** 2)))
-        self._s = lengths / scale
+        s = lengths / scale
         lengths = np.tile(lengths, (1, 1, scale, scale))
         seen = lengths > 1e-100  # for the others, any unit vector with the symmetry of a real image
         turned = np.where(seen, transfer, 1 / scale) / np.where(seen, lengths, 1)
-        self._cos, self._sin = turned.real, turned.imag
+        return Polar(s, turned.real.copy(), turned.imag.copy())
+
+    def _centred(self) -> np.ndarray:
+        """(H, W): the kernel, its middle at (0, 0)."""
+        (_, height, width), (rows, columns) = self.image_shape, self.kernel.shape
+        placed = np.zeros((height, width))
+        placed[:rows, :columns] = self.kernel
+        return np.roll(placed, (-(rows // 2), -(columns // 2)), axis=(0, 1))
+
+    def prepare(self) -> None:
+        _ = self._polar
+
+    def A(self, x: Array) -> Array:
+        f = _half(x)
+        blurred = _whole(self.place("transfer", lambda: np.fft.rfft2(self._centred()), f) * f, self.image_shape)
+        return blurred[:, :, :: self.scale, :: self.scale]
+
+    def AT(self, y: Array) -> Array:
+        xp = array_namespace(y)
+        if self.scale > 1:
+            spread = xp.zeros((y.shape[0], *self.image_shape), dtype=y.dtype, device=y.device)
+            spread[:, :, :: self.scale, :: self.scale] = y
+            y = spread
+        f = _half(y)
+        return _whole(xp.conj(self.place("transfer", lambda: np.fft.rfft2(self._centred()), f)) * f, self.image_shape)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,22 +83,26 @@ class Circular(Linear):
         return {**scale, **kernel_settings(self.kernel, "circular")}
 
     def spectrum(self, like: Array) -> Array:
-        return self.place_spectrum(self._s, like)
+        return self.place_spectrum(self._polar.s, like)
 
     def Vt(self, x: Array) -> Array:
-        c = _hartley(x)
-        return self._fold(self.place("cos", self._cos, x) * c - self.place("sin", self._sin, x) * _opposite(c))
+        c, (_, cos, sin) = hartley(x, (2, 3)), self._polar
+        return self._fold(self.place("cos", cos, x) * c - self.place("sin", sin, x) * opposite(c, (2, 3)))
 
     def V(self, s: Array) -> Array:
-        xp = array_namespace(s)
+        xp, (_, cos, sin) = array_namespace(s), self._polar
         s = xp.tile(s, (1, 1, self.scale, self.scale))
-        return _hartley(self.place("cos", self._cos, s) * s + self.place("sin", self._sin, s) * _opposite(s))
+        return hartley(self.place("cos", cos, s) * s + self.place("sin", sin, s) * opposite(s, (2, 3)), (2, 3))
 
     def Ut(self, y: Array) -> Array:
-        return _hartley(y)
+        return hartley(y, (2, 3))
 
     def U(self, s: Array) -> Array:
-        return _hartley(s)
+        return hartley(s, (2, 3))
+
+    def weighed(self, r: Array, weights: Array) -> Array:
+        """`weights` are even in the frequency, so half of the frequencies do."""
+        return _whole(weights[..., : r.shape[3] // 2 + 1] * _half(r), self.measurement_shape)
 
     def _fold(self, c: Array) -> Array:
         """The sum over the aliases of each frequency of the measurement."""
@@ -97,7 +133,7 @@ class Tapered(Circular):
         w is 1 inside and falls to 0 at the border as 1 minus the kernel's autocorrelation, along rows and columns. A
         second time takes away most of what once leaves.
         """
-        rows, columns = (_inwards(self.kernel.sum(axis=axis), y.shape[axis - 2]) for axis in (1, 0))
+        rows, columns = (_inwards(self.kernel.sum(axis=axis), y.shape[2 - axis]) for axis in (1, 0))
         weight = np.outer(rows, columns).astype(y.dtype)
         for _ in range(2):
             y = weight * y + (1 - weight) * self.A(y[None])[0]
@@ -113,76 +149,26 @@ def _inwards(taps: np.ndarray, n: int) -> np.ndarray:
     return 1 - np.asarray(np.interp(distance, np.arange(len(taps)), falls / falls[0], right=0))
 
 
-def _hartley(x: Array) -> Array:
-    """Re F x - Im F x over the last two axes, F unitary: real, orthonormal, its own inverse."""
+def hartley(x: Array, axes: tuple[int, ...]) -> Array:
+    """Re F x - Im F x over `axes`, F unitary: real, orthonormal, its own inverse."""
     xp = array_namespace(x)
-    f = xp.fft.fftn(x, axes=(2, 3), norm="ortho")
+    f = xp.fft.fftn(x, axes=axes, norm="ortho")
     return xp.real(f) - xp.imag(f)
 
 
-def _opposite(c: Array) -> Array:
-    """Coefficients of the frequencies -k in place of those of k."""
+def _half(x: Array) -> Array:
+    """Fourier's transform F x of real x over the last two axes, by the half of it that tells the rest; complex."""
+    half: Array = array_namespace(x).fft.rfftn(x, axes=(2, 3))
+    return half
+
+
+def _whole(f: Array, shape: Shape) -> Array:
+    """The real array, its last two sides those of `shape`, that `_half` took to f."""
+    whole: Array = array_namespace(f).fft.irfftn(f, s=shape[1:], axes=(2, 3))
+    return whole
+
+
+def opposite(c: Array, axes: tuple[int, ...]) -> Array:
+    """Coefficients of the frequencies -k in place of those of k, along `axes`."""
     xp = array_namespace(c)
-    return xp.roll(xp.flip(c, axis=(2, 3)), (1, 1), axis=(2, 3))
-
-
-class Mirrored(Linear):
-    """A blur over a mirrored border (d c b a | a b c d | d c b a), its kernel its own mirror image both ways.
-
-    The discrete cosine transform (type II) diagonalises it: an eigenvalue is
-    sum_ij h_ij cos(pi k i / H) cos(pi l j / W), its sign goes into U. At its border a real photograph is more like its
-    mirror image than like its other side. `kernel` (height, width) is normalised to sum to 1. Raises InputError where
-    it is larger than the image or not symmetric.
-    """
-
-    name = "deblur"
-
-    def __init__(self, image_shape: Shape, kernel: np.ndarray):
-        super().__init__(image_shape, image_shape)
-        self.kernel = normalised(kernel)
-        check_fits(self.kernel, image_shape)
-        if not is_mirrored(self.kernel):
-            raise InputError(
-                "a mirrored border needs a kernel that is its own mirror image both ways; take border circular or valid"
-            )
-        (_, height, width), (rows, columns) = image_shape, self.kernel.shape
-        self._left, self._right = _cosines(height), _cosines(width)
-        along, across = (
-            np.cos(np.pi / n * np.outer(np.arange(n), np.arange(size) - size // 2))
-            for n, size in ((height, rows), (width, columns))
-        )
-        eigenvalues = (along @ self.kernel @ across.T)[None, None]
-        self._s, self._sign = np.abs(eigenvalues), np.where(eigenvalues < 0, -1.0, 1.0)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return kernel_settings(self.kernel, "mirror")
-
-    def spectrum(self, like: Array) -> Array:
-        return self.place_spectrum(self._s, like)
-
-    def Vt(self, x: Array) -> Array:
-        return self._sandwich("Vt", self._left, x, self._right)
-
-    def V(self, s: Array) -> Array:
-        return self._sandwich("V", self._left.T, s, self._right.T)
-
-    def Ut(self, y: Array) -> Array:
-        return self.place("sign", self._sign, y) * self.Vt(y)
-
-    def U(self, s: Array) -> Array:
-        return self.V(self.place("sign", self._sign, s) * s)
-
-
-def is_mirrored(kernel: np.ndarray) -> bool:
-    """Whether `kernel`, of odd sides, is its own mirror image in both directions, up to rounding."""
-    odd = kernel.shape[0] % 2 == 1 and kernel.shape[1] % 2 == 1
-    flips = (kernel[::-1], kernel[:, ::-1])
-    return odd and all(np.abs(kernel - flipped).max() < 1e-6 * np.abs(kernel).max() for flipped in flips)
-
-
-def _cosines(n: int) -> np.ndarray:
-    """(n, n): the orthonormal discrete cosine transform of type II, a row each frequency."""
-    basis: np.ndarray = np.cos(np.pi / n * np.outer(np.arange(n), np.arange(n) + 0.5)) * np.sqrt(2 / n)
-    basis[0] /= np.sqrt(2)
-    return basis
+    return xp.roll(xp.flip(c, axis=axes), (1,) * len(axes), axis=axes)

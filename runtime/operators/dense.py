@@ -1,11 +1,9 @@
-"""Operators that are matrices, and those without a closed form, which become one where they are small enough.
-
-The singular value decomposition is computed when it is first needed, and kept on disk.
-"""
+"""Operators that are matrices, and those without a closed form, which become one where they are small enough."""
 
 import hashlib
 import logging
 import math
+from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +16,16 @@ from ...engines.array_api import array_namespace
 from .base import Linear, Operator, Resolvable, Shape
 from .circular import Circular
 from .iterative import Partial
-from .kernels import check_fits, kernel_settings, normalised, valid_part
+from .kernels import check_fits, is_product, kernel_settings, normalised, valid_part
 from .masks import check_mask, mask_settings
-from .separable import Valid
+from .separable import Valid, are_decomposed
 
 logger = logging.getLogger(__name__)
 MAX_VALUES = 1 << 26
 """Entries of a matrix: half a gigabyte."""
-MAX_DERIVED = 1 << 24
-"""Entries of a matrix that a blur becomes: 64x64 pixels by as many values. Beyond, it is a `Partial`."""
+MAX_DERIVED = 1 << 20
+"""Entries of a matrix that a task's blur becomes: 32x32 pixels by as many values. Beyond, conjugate gradients take less
+time than its decomposition (docs/operators.md), and it is a `Partial`."""
 
 
 class Decomposition(NamedTuple):
@@ -36,8 +35,73 @@ class Decomposition(NamedTuple):
     s: np.ndarray
     Vt: np.ndarray
 
+    @classmethod
+    def of(cls, matrix: np.ndarray) -> "Decomposition":
+        rows, columns = matrix.shape
+        U, s, Vt = np.linalg.svd(matrix.astype(np.float64, copy=False), full_matrices=rows > columns)
+        if rows > columns:
+            s, Vt = np.pad(s, (0, rows - columns)), np.pad(Vt, ((0, rows - columns), (0, 0)))
+        return cls(U, s, Vt)
 
-class Matrix(Linear):
+
+class Dense(Linear):
+    """A matrix (m, C H W), or (m, H W) for every channel, decomposed when DMPS or the hybrid needs it.
+
+    Pixels are numbered as numpy flattens (C, H, W), or (H, W). A measurement is (1, h, w), or (C, h, w), with m = h w.
+    Rows of zeros measure nothing.
+    """
+
+    def __init__(self, image_shape: Shape, measurement_shape: Shape):
+        super().__init__(image_shape, measurement_shape)
+        self._channels = measurement_shape[0]
+
+    @abstractmethod
+    def make(self) -> np.ndarray:
+        """The matrix, real numbers of any type."""
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        return self.make()
+
+    @cached_property
+    def decomposition(self) -> Decomposition:
+        return Decomposition.of(self.matrix)
+
+    def prepare(self) -> None:
+        _ = self.decomposition
+
+    def spectrum(self, like: Array) -> Array:
+        return self.place_spectrum(self.decomposition.s.reshape(1, 1, *self.measurement_shape[1:]), like)
+
+    def A(self, x: Array) -> Array:
+        return self._apply(self._placed_matrix(x), x, self.measurement_shape)
+
+    def AT(self, y: Array) -> Array:
+        return self._apply(self._placed_matrix(y).T, y, self.image_shape)
+
+    def Vt(self, x: Array) -> Array:
+        return self._apply(self.place("Vt", self.decomposition.Vt, x), x, self.measurement_shape)
+
+    def V(self, s: Array) -> Array:
+        return self._apply(self.place("Vt", self.decomposition.Vt, s).T, s, self.image_shape)
+
+    def Ut(self, y: Array) -> Array:
+        return self._apply(self.place("U", self.decomposition.U, y).T, y, self.measurement_shape)
+
+    def U(self, s: Array) -> Array:
+        return self._apply(self.place("U", self.decomposition.U, s), s, self.measurement_shape)
+
+    def _placed_matrix(self, like: Array) -> Array:
+        return self.place("A", lambda: self.matrix.astype(np.float64, copy=False), like)
+
+    def _apply(self, matrix: Array, x: Array, shape: Shape) -> Array:
+        """`matrix` times each channel, or the whole, of every row of `x`, as arrays of `shape`."""
+        xp = array_namespace(x)
+        flat = xp.reshape(x, (x.shape[0], self._channels, matrix.shape[1]))
+        return xp.reshape(flat @ matrix.T, (x.shape[0], *shape))
+
+
+class Matrix(Dense):
     """y = A x for a matrix A the caller gives, a row each measured value: (m, C H W), or (m, H W) for every channel.
 
     Pixels are numbered as numpy flattens (C, H, W), or (H, W). A measurement is (1, 1, m), or (C, 1, m); `measured_as`
@@ -61,21 +125,28 @@ class Matrix(Linear):
             raise InputError(f"the matrix has {matrix.size} entries; up to {MAX_VALUES} are taken")
         if matrix.dtype.kind not in "fiub" or not np.isfinite(matrix).all() or not matrix.any():
             raise InputError("the matrix must be real and finite, and measure something")
-        self._channels = channels if matrix.shape[1] == each else 1
-        super().__init__(image_shape, (self._channels, *(measured_as or (1, len(matrix)))))
-        self.matrix = matrix.astype(np.float64)
-        self._seen = matrix.any(axis=1)
+        channels = channels if matrix.shape[1] == each else 1
+        super().__init__(image_shape, (channels, *(measured_as or (1, len(matrix)))))
+        self._given = matrix.copy()
+
+    def make(self) -> np.ndarray:
+        return self._given
 
     @cached_property
     def sha256(self) -> str:
         """Of the matrix, in float64."""
         digest = hashlib.sha256(repr(self.matrix.shape).encode())
-        digest.update(np.ascontiguousarray(self.matrix).data)
+        for row in self.matrix:
+            digest.update(np.ascontiguousarray(row, np.float64).data)
         return digest.hexdigest()
 
     @property
     def settings(self) -> dict[str, Any]:
         return {"rows": len(self.matrix), "columns": self.matrix.shape[1], "matrix_sha256": self.sha256}
+
+    @cached_property
+    def _seen(self) -> np.ndarray:
+        return np.asarray(self.matrix.any(axis=1))
 
     @property
     def measured(self) -> int:
@@ -86,94 +157,72 @@ class Matrix(Linear):
 
     @cached_property
     def decomposition(self) -> Decomposition:
-        return _decomposed(self.matrix, self.sha256)
+        """From the cache folder where it is there."""
+        name = cache.key("svd", np.__version__, self.sha256)
+        kept = cache.find(name)
+        if kept is not None:
+            return Decomposition(**load(kept))
+        logger.info("decomposing a matrix of %d x %d; this is done once", *self.matrix.shape)
+        made = Decomposition.of(self.matrix)
 
-    def prepare(self) -> None:
-        _ = self.decomposition
+        def write(path: Path) -> None:
+            save_file({key: np.ascontiguousarray(array) for key, array in made._asdict().items()}, path)
 
-    def spectrum(self, like: Array) -> Array:
-        return self.place_spectrum(self.decomposition.s.reshape(1, 1, *self.measurement_shape[1:]), like)
-
-    def A(self, x: Array) -> Array:
-        return self._apply("A", self.matrix, x, self.measurement_shape)
-
-    def AT(self, y: Array) -> Array:
-        return self._apply("AT", self.matrix.T, y, self.image_shape)
-
-    def Vt(self, x: Array) -> Array:
-        return self._apply("Vt", self.decomposition.Vt, x, self.measurement_shape)
-
-    def V(self, s: Array) -> Array:
-        return self._apply("V", self.decomposition.Vt.T, s, self.image_shape)
-
-    def Ut(self, y: Array) -> Array:
-        return self._apply("Ut", self.decomposition.U.T, y, self.measurement_shape)
-
-    def U(self, s: Array) -> Array:
-        return self._apply("U", self.decomposition.U, s, self.measurement_shape)
-
-    def _apply(self, key: str, matrix: np.ndarray, x: Array, shape: Shape) -> Array:
-        """`matrix` times each channel, or the whole, of every row of `x`, as arrays of `shape`."""
-        xp = array_namespace(x)
-        flat = xp.reshape(x, (x.shape[0], self._channels, matrix.shape[1]))
-        return xp.reshape(flat @ self.place(key, matrix.T, x), (x.shape[0], *shape))
+        cache.keep(name, write)
+        return made
 
 
-def _decomposed(matrix: np.ndarray, digest: str) -> Decomposition:
-    """The decomposition of `matrix`, from the cache where it is there. `digest` names its content."""
-    name = cache.key("svd", np.__version__, digest)
-    kept = cache.find(name)
-    if kept is not None:
-        return Decomposition(**load(kept))
-    rows, columns = matrix.shape
-    logger.info("decomposing a matrix of %d x %d; this is done once", rows, columns)
-    U, s, Vt = np.linalg.svd(matrix, full_matrices=rows > columns)
-    if rows > columns:
-        s, Vt = np.pad(s, (0, rows - columns)), np.pad(Vt, ((0, rows - columns), (0, 0)))
-    made = Decomposition(U, s, Vt)
-
-    def write(path: Path) -> None:
-        save_file({key: np.ascontiguousarray(array) for key, array in made._asdict().items()}, path)
-
-    cache.keep(name, write)
-    return made
-
-
-class MaskedMatrix(Matrix):
+class MaskedMatrix(Dense):
     """`Masked` where the two have no common basis (a blur, then missing pixels), by the matrix of one channel.
 
     `inner` is the operator before the mask, for images (1, H, W); it is applied to each channel. Raises InputError as
-    `Masked` does, and where the matrix has over MAX_DERIVED entries: beyond 64x64, where `Partial` takes its place.
+    `Masked` does, and where the matrix has over MAX_VALUES entries: about 90x90, where `Partial` takes its place.
     """
 
     def __init__(self, image_shape: Shape, inner: Resolvable, missing: np.ndarray):
         missing = check_mask(missing, inner.measurement_shape)
-        matrix = matrix_of(inner)
-        matrix[missing.reshape(-1)] = 0
-        super().__init__(image_shape, matrix, inner.measurement_shape[1:])
+        super().__init__(image_shape, (image_shape[0], *inner.measurement_shape[1:]))
+        if _entries(self) > MAX_VALUES:
+            _, height, width = image_shape
+            raise InputError(f"this {inner.name} is too large for a matrix at {width}x{height}; take operators.Partial")
         self.name, self.inner = inner.name, inner
         self.missing: np.ndarray = missing
+
+    def make(self) -> np.ndarray:
+        matrix = matrix_of(self.inner)
+        matrix[self.missing.reshape(-1)] = 0
+        return matrix
+
+    @property
+    def measured(self) -> int:
+        return self._channels * int((~self.missing).sum())
+
+    def observed(self, y: np.ndarray) -> np.ndarray:
+        return np.where(self.missing, np.zeros_like(y), y)
 
     @property
     def settings(self) -> dict[str, Any]:
         return {**self.inner.settings, **mask_settings(self.missing)}
 
 
-class ValidMatrix(Matrix):
+class ValidMatrix(Dense):
     """`valid_blur` with a kernel that is no product of a column and a row, by the matrix of one channel."""
 
     name = "deblur"
 
     def __init__(self, image_shape: Shape, kernel: np.ndarray):
-        self.kernel = kernel = normalised(kernel)
-        check_fits(kernel, image_shape)
-        (_, height, width), (rows, columns) = image_shape, kernel.shape
-        size = height - rows + 1, width - columns + 1
-        matrix = np.zeros((math.prod(size), height * width))
-        y, x = (place.reshape(-1) for place in np.mgrid[: size[0], : size[1]])
-        for (a, b), weight in np.ndenumerate(kernel[::-1, ::-1]):
+        self.kernel = normalised(kernel)
+        check_fits(self.kernel, image_shape)
+        (channels, height, width), (rows, columns) = image_shape, self.kernel.shape
+        super().__init__(image_shape, (channels, height - rows + 1, width - columns + 1))
+
+    def make(self) -> np.ndarray:
+        (_, rows, columns), (_, height, width) = self.measurement_shape, self.image_shape
+        matrix = np.zeros((rows * columns, height * width))
+        y, x = (place.reshape(-1) for place in np.mgrid[:rows, :columns])
+        for (a, b), weight in np.ndenumerate(self.kernel[::-1, ::-1]):
             matrix[np.arange(len(matrix)), (y + a) * width + x + b] = weight
-        super().__init__(image_shape, matrix, size)
+        return matrix
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -184,35 +233,34 @@ def valid_blur(image_shape: Shape, kernel: np.ndarray) -> Resolvable:
     """A blur that is measured only where it saw nothing from outside the image (C, H, W): nothing is assumed there.
 
     What a real photograph needs: y is (C, H - h + 1, W - w + 1) for a kernel (h, w). A kernel that is a product of a
-    column and a row takes two small matrices, at any size; any other has no closed form and becomes the matrix of one
-    channel up to about 64x64, and a `Partial` of the blur on a torus beyond. Raises InputError for a kernel larger than
-    the image.
+    column and a row takes two small matrices, and any other, having no closed form, the matrix of one channel; where
+    either is too large to decompose, it is a `Partial` of the blur on a torus. Raises InputError for a kernel larger
+    than the image.
     """
     kernel = normalised(kernel)
     check_fits(kernel, image_shape)
-    singular = np.linalg.svd(kernel, compute_uv=False)
-    if singular[1:].max(initial=0) < 1e-9 * singular[0]:
-        return Valid(image_shape, kernel)
     inside = Partial(Circular(image_shape, kernel), valid_part(kernel, image_shape))
+    if is_product(kernel):
+        sides = zip(inside.measurement_shape[1:], image_shape[1:], strict=True)
+        return Valid(image_shape, kernel) if are_decomposed(*sides) else inside
     return ValidMatrix(image_shape, kernel) if is_small(inside) else inside
 
 
 def is_small(operator: Operator) -> bool:
     """Whether the matrix of one of its channels has at most MAX_DERIVED entries."""
-    return math.prod(operator.image_shape[1:]) * math.prod(operator.measurement_shape[1:]) <= MAX_DERIVED
+    return _entries(operator) <= MAX_DERIVED
+
+
+def _entries(operator: Operator) -> int:
+    """Of the matrix of one of its channels."""
+    return math.prod(operator.image_shape[1:]) * math.prod(operator.measurement_shape[1:])
 
 
 def matrix_of(operator: Resolvable) -> np.ndarray:
-    """The matrix (h w, H W) of an operator of one channel. Raises InputError beyond MAX_DERIVED entries."""
-    if not is_small(operator):
-        width, height = operator.image_shape[:0:-1]
-        raise InputError(
-            f"this {operator.name} is too large for a matrix at {width}x{height}, 64x64 being about the most; "
-            "take operators.Partial"
-        )
+    """The matrix (h w, H W) of an operator of one channel: a row is A^T of a measurement that is 1 in one place."""
     columns, rows = (math.prod(shape) for shape in (operator.image_shape, operator.measurement_shape))
     matrix = np.empty((rows, columns))
-    for first in range(0, columns, 512):
-        some = np.eye(min(512, columns - first), columns, first).reshape(-1, *operator.image_shape)
-        matrix[:, first : first + 512] = np.asarray(operator.A(some)).reshape(len(some), rows).T
+    for first in range(0, rows, 128):
+        some = np.eye(min(128, rows - first), rows, first).reshape(-1, *operator.measurement_shape)
+        matrix[first : first + 128] = np.asarray(operator.AT(some)).reshape(len(some), columns)
     return matrix

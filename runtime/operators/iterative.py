@@ -7,7 +7,7 @@ import numpy as np
 
 from ...engines import Array
 from ...engines.array_api import array_namespace
-from .base import Linear, Resolvable, Shape, reciprocal
+from .base import Resolvable, Shape, reciprocal
 from .masks import check_mask, mask_settings
 
 logger = logging.getLogger(__name__)
@@ -25,14 +25,6 @@ class Iterative(Resolvable):
     """A row stops where its residual's norm is this share of its right side's (docs/method.md)."""
     most = 100
     """Iterations at most: a row that has not converged by then keeps what it has."""
-
-    def gram(self, r: Array) -> Array:
-        """A A^T r, (B, c, h, w)."""
-        return self.A(self.AT(r))
-
-    def precondition(self, r: Array, sigma: Any, scale: Any) -> Array:
-        """Nearly (sigma^2 I + scale A A^T)^{-1} r, symmetric and not negative; r itself unless overridden."""
-        return r
 
     def resolvent(self, r: Array, sigma: Any, scale: Any) -> Array:
         xp = array_namespace(r)
@@ -58,18 +50,17 @@ class Partial(Iterative):
 
     A blur and then missing pixels; a blur measured only where it saw nothing from outside, which is a part of the blur
     on a torus. `part` is the rows and columns kept, `missing` (h, w) bool, True where a pixel of them is lost. The
-    preconditioner is `inner`'s own resolvent between M P and its transpose. Raises InputError for a mask of another
-    size or without a known pixel.
+    preconditioner is `inner`'s own, its resolvent where it has a basis, between M P and its transpose. Raises
+    InputError for a mask of another size or without a known pixel.
     """
 
-    def __init__(self, inner: Linear, part: Part | None = None, missing: np.ndarray | None = None):
+    def __init__(self, inner: Resolvable, part: Part | None = None, missing: np.ndarray | None = None):
         channels, height, width = inner.measurement_shape
         rows, columns = self.part = part or (slice(0, height), slice(0, width))
         kept: Shape = (channels, len(range(height)[rows]), len(range(width)[columns]))
         super().__init__(inner.image_shape, kept)
         self.name, self.inner = inner.name, inner
         self.missing = None if missing is None else check_mask(missing, kept)
-        self._known = np.ones(kept[1:]) if self.missing is None else 1.0 - self.missing
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -78,7 +69,8 @@ class Partial(Iterative):
 
     @property
     def measured(self) -> int:
-        return self.measurement_shape[0] * int(self._known.sum())
+        channels, height, width = self.measurement_shape
+        return channels * (height * width - (0 if self.missing is None else int(self.missing.sum())))
 
     def observed(self, y: np.ndarray) -> np.ndarray:
         return y if self.missing is None else np.where(self.missing, np.zeros_like(y), y)
@@ -90,24 +82,31 @@ class Partial(Iterative):
         return self.inner.AT(self._put_back(y))
 
     def gram(self, r: Array) -> Array:
-        s = self.inner.spectrum(r)
-        return self._taken(self.inner.U(s**2 * self.inner.Ut(self._put_back(r))))
+        return self._taken(self.inner.gram(self._put_back(r)))
 
     def precondition(self, r: Array, sigma: Any, scale: Any) -> Array:
-        missing = r - self.place("known", self._known, r) * r
-        return self._taken(self.inner.resolvent(self._put_back(r), sigma, scale)) + missing * reciprocal(
+        missing = r - self._masked(r)
+        return self._taken(self.inner.precondition(self._put_back(r), sigma, scale)) + missing * reciprocal(
             sigma**2 + 0 * r
         )
 
+    def prepare(self) -> None:
+        self.inner.prepare()
+
+    def _masked(self, y: Array) -> Array:
+        """M y."""
+        missing = self.missing
+        return y if missing is None else self.place("known", lambda: 1.0 - missing, y) * y
+
     def _taken(self, y: Array) -> Array:
         """M P y."""
-        return self.place("known", self._known, y) * y[(..., *self.part)]
+        return self._masked(y[(..., *self.part)])
 
     def _put_back(self, y: Array) -> Array:
         """P^T M^T y."""
         xp, shape = array_namespace(y), (y.shape[0], *self.inner.measurement_shape)
         whole = xp.zeros(shape, dtype=y.dtype, device=y.device)
-        whole[(..., *self.part)] = self.place("known", self._known, y) * y
+        whole[(..., *self.part)] = self._masked(y)
         return whole
 
 

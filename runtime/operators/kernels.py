@@ -106,6 +106,12 @@ def kernel_settings(kernel: np.ndarray, border: str) -> dict[str, Any]:
     return {"kernel": f"{kernel.shape[1]}x{kernel.shape[0]}", "kernel_sha256": digest, "border": border}
 
 
+def is_product(kernel: np.ndarray) -> bool:
+    """Whether `kernel`, normalised, is the product of a column and a row, up to rounding."""
+    product = np.outer(kernel.sum(axis=1), kernel.sum(axis=0))
+    return bool(np.abs(kernel - product).max() < 1e-9 * np.abs(kernel).max())
+
+
 def check_fits(kernel: np.ndarray, image_shape: Shape) -> None:
     """Raise InputError where the kernel is larger than the image."""
     (_, height, width), (rows, columns) = image_shape, kernel.shape

@@ -26,7 +26,6 @@ class Masked(Linear):
         self.name = inner.name
         self.inner = inner
         self.missing: np.ndarray = missing
-        self._known = 1.0 - missing[None, None]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -40,7 +39,7 @@ class Masked(Linear):
         return np.where(self.missing, np.zeros_like(y), y)
 
     def spectrum(self, like: Array) -> Array:
-        return self.place("known", self._known, like) * self.inner.spectrum(like)
+        return self.place("known", lambda: 1.0 - self.missing[None, None], like) * self.inner.spectrum(like)
 
     def Vt(self, x: Array) -> Array:
         return self.inner.Vt(x)

@@ -1,6 +1,7 @@
 """Compressed sensing: a few Walsh-Hadamard coefficients of each channel."""
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,20 @@ class WalshHadamard(Linear):
         self.fraction, self.seed = fraction, seed
         super().__init__(image_shape, (channels, 1, max(1, round(fraction * pixels))))
         bits = pixels.bit_length() - 1
-        self._left, self._right = _hadamard(bits // 2), _hadamard(bits - bits // 2)
-        self._order = np.argsort(np.random.PCG64(seed).random_raw(pixels), kind="stable")  # raw bits never change
-        self._back = np.argsort(self._order)
+        self._bits = bits // 2, bits - bits // 2
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """(H W,): the pixels as P shuffles them."""
+        _, height, width = self.image_shape
+        return np.argsort(np.random.PCG64(self.seed).random_raw(height * width), kind="stable")  # raw bits never change
 
     @property
     def settings(self) -> dict[str, Any]:
         return {"fraction": self.fraction, "seed": self.seed}
+
+    def prepare(self) -> None:
+        _ = self._order
 
     def spectrum(self, like: Array) -> Array:
         return self.place("s", np.ones((1, 1, 1, 1)), like)
@@ -49,19 +57,23 @@ class WalshHadamard(Linear):
     def Vt(self, x: Array) -> Array:
         xp, (channels, height, width) = array_namespace(x), self.image_shape
         flat = xp.reshape(x, (x.shape[0], channels, height * width))
-        mixed = self._transform(xp.take(flat, self.place("order", self._order, x), axis=2))
+        mixed = self._transform(xp.take(flat, self.place("order", lambda: self._order, x), axis=2))
         return mixed[:, :, None, : self.measurement_shape[2]]
 
     def V(self, s: Array) -> Array:
         xp, (channels, height, width) = array_namespace(s), self.image_shape
         rest = xp.zeros((s.shape[0], channels, height * width - s.shape[3]), dtype=s.dtype, device=s.device)
         mixed = self._transform(xp.concat([s[:, :, 0, :], rest], axis=2))
-        return xp.reshape(xp.take(mixed, self.place("back", self._back, s), axis=2), (s.shape[0], *self.image_shape))
+        back = self.place("back", lambda: np.argsort(self._order), s)
+        return xp.reshape(xp.take(mixed, back, axis=2), (s.shape[0], *self.image_shape))
 
     def _transform(self, flat: Array) -> Array:
         """The orthonormal Walsh-Hadamard transform of (B, C, H W), its own inverse."""
-        xp, shape = array_namespace(flat), (*flat.shape[:2], len(self._left), len(self._right))
-        return xp.reshape(self._sandwich("H", self._left, xp.reshape(flat, shape), self._right), flat.shape)
+        xp, (left, right) = array_namespace(flat), self._bits
+        H_left = self.place(f"H of {left}", lambda: _hadamard(left), flat)
+        H_right = self.place(f"H of {right}", lambda: _hadamard(right), flat)
+        grid = xp.reshape(flat, (*flat.shape[:2], 1 << left, 1 << right))
+        return xp.reshape(H_left @ grid @ H_right, flat.shape)
 
 
 def _hadamard(bits: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import numpy as np
 from ...engines import InputError
 from ..operators import (
     GREY_WEIGHTS,
-    Bicubic,
     Circular,
     Colorize,
     Deblur,
@@ -27,6 +26,7 @@ from ..operators import (
     SuperResolution,
     Tapered,
     WalshHadamard,
+    bicubic,
     is_mirrored,
     parse_kernel,
     valid_blur,
@@ -43,6 +43,8 @@ PAINTED = ("inpaint", "outpaint")
 """The tasks that are nothing but a mask."""
 KEPT = 4
 """Operators that are kept for the next picture."""
+KEPT_BYTES = 256 << 20
+"""Bytes that they hold at most, but for the last one's."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def without(
         return Masked(whole, lost)
     if isinstance(whole, Partial):
         return Partial(whole.inner, whole.part, lost)
-    if isinstance(whole, Linear) and not is_small(whole):
+    if not is_small(whole):
         return Partial(whole, missing=lost)
     return MaskedMatrix(whole.image_shape, whole_operator(task, (1, *whole.image_shape[1:]), damage), lost)
 
@@ -196,14 +198,14 @@ def _joined(masks: Sequence[np.ndarray], measurement_shape: Shape) -> np.ndarray
     return np.asarray(np.logical_or.reduce(masks))
 
 
-def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndarray | None) -> Linear:
+def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndarray | None) -> Resolvable:
     if kernel is not None:
         if filter is not None:
             raise InputError("--filter and --kernel both say how resolution was lost; give one")
         return Circular(shape, _weights(kernel), scale)
     if filter not in (None, *FILTERS):
         raise InputError(f"there is no filter {filter!r}; choose one of {', '.join(FILTERS)}")
-    return Bicubic(shape, scale) if filter == "bicubic" else SuperResolution(shape, scale)
+    return bicubic(shape, scale) if filter == "bicubic" else SuperResolution(shape, scale)
 
 
 def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Resolvable:
@@ -251,11 +253,11 @@ def _seen(photo: Photo) -> tuple[slice, slice]:
 
 
 def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> Any:
-    """What `make` gives, or gave before for `key`; the oldest of KEPT goes."""
+    """Return what `make` gives, or gave before for `key`; the oldest beyond KEPT and KEPT_BYTES go."""
     if key not in made:
-        if len(made) >= KEPT:
-            made.pop(next(iter(made)))
         made[key] = make()
+        while len(made) > KEPT or (len(made) > 1 and sum(one.nbytes for one in made.values()) > KEPT_BYTES):
+            made.pop(next(iter(made)))
     return made[key]
 
 

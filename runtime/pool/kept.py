@@ -48,18 +48,10 @@ class Kept:
         with self._lock:
             self._last[key] = operator, given
             self._last.move_to_end(key)
-            sizes = [(one, max(given, _arrays(operator))) for one, (operator, given) in self._last.items()]
+            sizes = [(one, max(given, operator.nbytes)) for one, (operator, given) in self._last.items()]
             left = sum(size for _, size in sizes)  # measured anew: they grow as they are used
             for one, size in sizes:
                 if left <= self._most_bytes and len(self._last) <= self._most:
                     break
                 del self._last[one]
                 left -= size
-
-
-def _arrays(operator: Operator) -> int:
-    """Bytes of the arrays that an operator says it holds, or is seen to hold."""
-    offered: int | None = getattr(operator, "nbytes", None)
-    if offered is not None:
-        return offered
-    return sum(getattr(value, "nbytes", 0) for value in list(vars(operator).values()))

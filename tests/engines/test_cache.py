@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pytest
 
 from frugal_rt.engines import cache
 
@@ -25,7 +26,7 @@ def test_a_damaged_cache_entry_is_made_again(tiny_plan, cached, caplog):
 
 def test_nothing_in_a_key_stands_for_another_thing():
     keys = [("a", "b"), ("ab",), ("a\0b",), ("b", "a"), (["a", "b"],), (["a"], "b"), ("a", ["b"]), ('a", "b',), ()]
-    assert len({cache.key(*parts) for parts in keys}) == len(keys)
+    assert len({cache.key("svd", *parts) for parts in keys}) == len(keys)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tiny_plan, cached):
@@ -34,10 +35,25 @@ def test_a_cache_that_cannot_be_written_is_no_error(tiny_plan, cached):
 
 
 def test_the_cache_forgets_what_was_used_longest_ago(cached, monkeypatch):
-    for i, name in enumerate("abc"):
+    for i, name in enumerate(("svd-a", "svd-b", "svd-c")):
         cache.keep(name, lambda path: path.write_bytes(bytes(100)))
         os.utime(cached / name, (i, i))
-    monkeypatch.setattr(cache, "LIMIT", 250)
-    assert cache.find("a")  # used now, so b is the oldest
-    cache.keep("d", lambda path: path.write_bytes(bytes(100)))
-    assert {path.name for path in cached.iterdir()} == {"a", "a.sha256", "d", "d.sha256"}
+    monkeypatch.setitem(cache.LIMITS, "svd", 250)
+    assert cache.find("svd-a")  # used now, so b is the oldest
+    cache.keep("svd-d", lambda path: path.write_bytes(bytes(100)))
+    assert {path.name for path in cached.iterdir()} == {"svd-a", "svd-a.sha256", "svd-d", "svd-d.sha256"}
+
+
+@pytest.mark.parametrize("flooded", cache.LIMITS)
+def test_many_entries_of_one_kind_push_out_none_of_another(flooded, cached, monkeypatch):
+    monkeypatch.setattr(cache, "LIMITS", dict.fromkeys(cache.LIMITS, 250))
+
+    def keep(kind: str, what: str, used: float) -> str:
+        name = cache.key(kind, what)
+        cache.keep(name, lambda path: path.write_bytes(bytes(100)))
+        os.utime(cached / name, (used, used))
+        return name
+
+    others = [keep(kind, "first", 0) for kind in cache.LIMITS if kind != flooded]
+    flood = [keep(flooded, str(i), 1 + i) for i in range(5)]
+    assert {path.name for path in cached.iterdir() if path.suffix != ".sha256"} == {*others, *flood[-2:]}

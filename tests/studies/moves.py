@@ -2,8 +2,8 @@
 
 python tests/studies/moves.py --engine celeba.plan --images tune-100.tar --lpips lpips_alex.onnx
 
-At 64x64 a blur inside its border, or with pixels missing, becomes a matrix that is decomposed (minutes, once). The
-second move and those that were tried beside it run on the same operators without it.
+At 64x64 the matrix of a blur inside its border, or with pixels missing, is decomposed here (minutes, once). The second
+move and those that were tried beside it run on the same operators without it.
 """
 
 import logging
@@ -25,11 +25,13 @@ from frugal_rt.runtime.evaluation.suite import measure
 from frugal_rt.runtime.operators import Circular, Linear, Partial, Resolvable, Shape
 from frugal_rt.runtime.operators.dense import ValidMatrix
 from frugal_rt.runtime.operators.kernels import valid_part
+from frugal_rt.runtime.operators.separable import Valid
 from frugal_rt.runtime.sampling import advance, equations
 from frugal_rt.runtime.sampling.psnr import psnr
 from frugal_rt.runtime.sampling.schedule import Coefficients
 
 KERNEL = operators.motion_kernel(9, 30)
+GAUSSIAN = operators.gaussian_kernel(2)
 SIGMAS = (0.01, 0.05)
 Move = Callable[..., Array]
 
@@ -45,6 +47,19 @@ def tasks(shape: Shape) -> dict[str, tuple[Callable[[], Linear], Resolvable]]:
         "motion, 30% missing": (
             lambda: operators.MaskedMatrix(shape, Circular(channel, KERNEL), missing),
             Partial(blur, missing=missing),
+        ),
+        "Gaussian, valid": (
+            lambda: Valid(shape, GAUSSIAN),
+            Partial(Circular(shape, GAUSSIAN), valid_part(GAUSSIAN, shape)),
+        ),
+        "bicubic x4": (lambda: operators.Bicubic(shape, 4), operators.BicubicBlocks(shape, 4)),
+        "Gaussian, 30% missing": (
+            lambda: operators.MaskedMatrix(shape, operators.Deblur.gaussian(channel, 2), missing),
+            Partial(operators.Deblur.gaussian(shape, 2), missing=missing),
+        ),
+        "bicubic x2, 30% missing": (
+            lambda: operators.MaskedMatrix(shape, operators.Bicubic(channel, 2), missing[::2, ::2]),
+            Partial(operators.Bicubic(shape, 2), missing=missing[::2, ::2]),
         ),
     }
 
@@ -114,7 +129,8 @@ def main(engine: Path, images: Path, lpips: Path, count: int, steps: int, method
         return f"{psnr(image, clean).mean():.2f} / {distance(image, clean).mean():.4f}"
 
     if moves in "ddrm_transition":
-        cells = [cell(basis(), sigma) for basis, _ in chosen.values() for sigma in SIGMAS]
+        decomposed = (basis() for basis, _ in chosen.values())
+        cells = [cell(operator, sigma) for operator in decomposed for sigma in SIGMAS]
         click.echo(f"| `ddrm_transition`, by a basis | {' | '.join(cells)} |")
     for name, move in MOVES.items():
         if moves in name:

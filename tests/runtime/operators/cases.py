@@ -65,6 +65,7 @@ BUILDERS: dict[str, Callable[[Shape], Linear]] = {
     "anisotropic": lambda s: operators.Circular(s, cut_gaussian(0.8, 0.4, 30)),
     "mirrored": lambda s: operators.Mirrored(s, cut_gaussian(0.9, 0.5)),
     "mirrored, of both signs": lambda s: operators.Mirrored(s, np.array([[2, 1, 2]])),
+    "mirrored, longer than the image": lambda s: operators.Deblur(s, np.cos(np.arange(-18, 19) / 6) ** 4 + 0.02),
     "kernel, then 1 of 2x2": lambda s: operators.Circular(s, lopsided(), 2),
     "kernel, then 1 of 4x4": lambda s: operators.Circular(s, cut_gaussian(0.9), 4),
     "matrix": lambda s: operators.Matrix(s, random_rows(3 * s[1] * s[2], 20)),
@@ -111,6 +112,10 @@ ITERATIVE: dict[str, Callable[[Shape], operators.Iterative]] = {
     "circular, masked": lambda s: Partial(operators.Circular(s, lopsided()), missing=spots(s)),
     "mirrored, masked": lambda s: Partial(operators.Deblur.gaussian(s, 0.8), missing=spots(s)),
     "bicubic, masked by parts": lambda s: Partial(operators.Bicubic(s, 2), missing=spots((3, s[1] // 2, s[2] // 2))),
+    "bicubic by blocks": lambda s: operators.BicubicBlocks(s, 2),
+    "bicubic by blocks, masked": lambda s: Partial(
+        operators.BicubicBlocks(s, 2), missing=spots((3, s[1] // 2, s[2] // 2))
+    ),
 }
 """Without a basis: what is iterated comes to its end here."""
 

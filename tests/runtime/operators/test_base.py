@@ -21,6 +21,8 @@ from .cases import lopsided, normal, spots
         (lambda: operators.Colorize((1, 8, 8)), "3 channels"),
         (lambda: operators.Deblur.gaussian((3, 8, 8), 0), "standard deviation"),
         (lambda: operators.Deblur.uniform((3, 8, 8), 4), "odd size"),
+        (lambda: operators.Deblur((3, 8, 8), np.array([1, 2, 4])), "the same from both ends"),
+        (lambda: operators.Deblur((3, 8, 8), np.ones(4)), "an odd number of weights"),
         (lambda: operators.Circular((3, 8, 8), np.ones((3, 9))), "the kernel is 9x3, larger than the image, 8x8"),
         (lambda: operators.Circular((3, 8, 8), np.ones(3)), "a kernel is a real array"),
         (lambda: operators.Circular((3, 8, 8), np.zeros((3, 3))), "sum to more than 0"),

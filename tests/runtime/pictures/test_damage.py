@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from frugal_rt import InputError
-from frugal_rt.runtime.operators import Iterative, Matrix, dense
+from frugal_rt.runtime.operators import Iterative, dense
 from frugal_rt.runtime.pictures.damage import Damage, parse_sigma, parse_size
 from frugal_rt.runtime.pictures.measurement import prepare
 
@@ -65,7 +65,7 @@ def test_what_is_too_large_for_a_matrix_is_the_same_operator_by_conjugate_gradie
     matrix = made()
     monkeypatch.setattr(dense, "MAX_DERIVED", 1000)
     iterated = made()
-    assert isinstance(matrix.operator, Matrix)
+    assert isinstance(matrix.operator, dense.Dense)
     assert isinstance(iterated.operator, Iterative)
     np.testing.assert_array_equal(iterated.y, matrix.y)
     x = photo().pixels[None]

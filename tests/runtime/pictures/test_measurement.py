@@ -5,6 +5,7 @@ import pytest
 
 from frugal_rt import InputError
 from frugal_rt.runtime.operators.masks import border_mask, box_mask
+from frugal_rt.runtime.pictures import measurement
 from frugal_rt.runtime.pictures.damage import Damage
 from frugal_rt.runtime.pictures.measurement import prepare, whole_operator, without
 
@@ -73,6 +74,19 @@ def test_pictures_of_one_size_share_an_operator_and_what_is_missing_tells_them_a
     for i in range(9):
         prepare(photo(missing=np.eye(16, k=i, dtype=bool)), SHAPE, Damage(), made=made)
     assert len(made) <= 4  # a picture each its own mask, and no more are kept
+
+
+def test_what_the_operators_kept_for_the_next_picture_hold_is_bounded_in_bytes(monkeypatch):
+    """Each is decomposed after it is made, as a restoration would; the last one stays whatever it holds."""
+    monkeypatch.setattr(measurement, "KEPT_BYTES", 1 << 20)
+    damage, made = Damage(kernel="motion:5,30"), {}
+    for i in range(3):
+        lost = photo(missing=np.eye(16, k=i, dtype=bool))
+        operator = prepare(lost, SHAPE, damage, made=made).operator
+        operator.prepare()
+        assert operator.nbytes > 1 << 20
+        assert any(one is operator for one in made.values())
+        assert sum(one.nbytes for one in made.values() if one is not operator) <= 1 << 20
 
 
 def test_a_tapered_photo_differs_at_its_edges_only():

@@ -1,30 +1,23 @@
-"""Blurs and bicubic by rows and columns, against torch, Pillow and scipy."""
+"""Blurs by cosines, against scipy; noisy deblurring, against singular values in a wrong order."""
 
 import numpy as np
 import pytest
-import scipy.linalg
 import scipy.ndimage
-import scipy.signal
-import torch
 
 from frugal_rt import Restorer, operators
+from frugal_rt.runtime.operators import mirrored
 from frugal_rt.runtime.pictures.images import PORTRAIT, fit_photo, read_photo
 
 from .cases import normal
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 8, 16])
-def test_bicubic_is_torch_s_and_nearly_pillow_s(scale):
-    from PIL import Image
-
-    x = normal((2, 3, 48, 96))
-    operator = operators.Bicubic(x.shape[1:], scale)
-    size = operator.measurement_shape[1:]
-    theirs = torch.nn.functional.interpolate(torch.tensor(x), size, mode="bicubic", antialias=True)
-    np.testing.assert_allclose(operator.A(x), theirs, atol=1e-12)
-    image = Image.fromarray(x[0, 0].astype(np.float32))
-    theirs = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
-    np.testing.assert_allclose(operator.A(x)[0, 0], theirs, atol=1e-5)
+def test_a_mirrored_blur_is_scipy_s_with_a_mirrored_border(array):
+    x, kernel = normal((2, 3, 9, 12)), operators.gaussian_kernel(1.2, 0.5)
+    expected = scipy.ndimage.convolve(x, kernel[None, None], mode="reflect")
+    np.testing.assert_allclose(operators.Mirrored((3, 9, 12), kernel).A(array(x)), expected, atol=1e-12)
+    assert operators.is_mirrored(kernel)
+    assert not operators.is_mirrored(operators.gaussian_kernel(0.5, 1.3, 30))
+    assert not operators.is_mirrored(np.ones((4, 4)))
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 16), (1, 31, 7)])
@@ -35,6 +28,18 @@ def test_blurs_are_scipy_s_with_a_mirrored_border(shape):
     np.testing.assert_allclose(gaussian.A(x), expected, atol=1e-10)
     expected = scipy.ndimage.uniform_filter(x, (0, 0, 5, 5), mode="reflect")
     np.testing.assert_allclose(operators.Deblur.uniform(shape, 5).A(x), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 16), (1, 31, 7), (3, 1, 2)])
+def test_a_long_side_s_cosine_transform_by_fourier_is_the_matrix_s(shape, array, monkeypatch):
+    x = normal((2, *shape))
+    by_matrix = operators.Deblur.gaussian(shape, 0.8)
+    expected = by_matrix.Vt(x), by_matrix.V(x), by_matrix.A(x)
+    monkeypatch.setattr(mirrored, "MAX_SIDE", 0)
+    monkeypatch.setattr(mirrored, "_cosines", None)
+    by_fourier = operators.Deblur.gaussian(shape, 0.8)
+    for ours, theirs in zip((by_fourier.Vt, by_fourier.V, by_fourier.A), expected, strict=True):
+        np.testing.assert_allclose(ours(array(x)), theirs, atol=1e-12)
 
 
 class Copied(operators.Deblur):
