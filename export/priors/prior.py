@@ -18,7 +18,7 @@ from ...engines.plan import BETA_SCHEDULES, PREDICTION_TYPES, UNSAID, VARIANCE_T
 from .hub import PUBLISHED, fetch
 from .weights import WEIGHT_FILES, read_weights
 
-EMBEDDED = {"celeba": Path(__file__).parent / "celeba"}
+EMBEDDED = {name: Path(__file__).parent / name for name in ("celeba", "photo")}
 """Priors that ship in the package, by the name `--model` takes; it takes those of `hub.PUBLISHED` too."""
 
 FRAMING = "framing.json"

@@ -69,7 +69,9 @@ def test_what_cannot_be_exported_is_refused(make_prior, break_it, error, sentenc
 
 
 def test_an_unknown_model_lists_those_there_are():
-    with pytest.raises(InputError, match=r"no prior 'imagenet'; choose one of celeba, celebahq-256, or give your own"):
+    with pytest.raises(
+        InputError, match=r"no prior 'imagenet'; choose one of celeba, photo, celebahq-256, or give your own"
+    ):
         find_prior("imagenet")
 
 
