@@ -76,6 +76,7 @@ def test_the_package_list_matches_the_folders():
     assert set(setup["packages"]) == {"frugal_rt"} | ours
 
 
+@pytest.mark.long
 def test_a_caller_s_types_are_checked_also_where_the_install_is_editable(tmp_path):
     """By what is installed here: `make` installs it editable, a wheel brings py.typed."""
     caller = tmp_path / "caller.py"

@@ -186,6 +186,7 @@ def test_from_a_checkpoint_to_a_restored_picture(adm_checkpoint, tmp_path, monke
     assert distance(torch.tensor(np.concatenate([out, variance], 1)), expected) < 1e-4
 
 
+@pytest.mark.long
 def test_a_network_as_deep_as_the_one_of_imagenet_is_exported(adm_checkpoint):
     """ImageNet's and LSUN's 256x256 architecture, an eighth as wide: 30 residual blocks and 16 attentions in a row."""
     config = {**SMALL, "mult": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (3, 4, 5)}
