@@ -133,12 +133,13 @@ def serve(
 
 
 def _listen(address: Address) -> socket.socket:
-    """A socket there. Raises FrugalError where the address cannot be had."""
+    """Return a socket that listens there. Raises FrugalError where the address cannot be had."""
     try:
         family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address.host, address.port))
+        listening.listen()  # who comes before the service has started waits, and is not refused
     except OSError as error:
         raise FrugalError(
             f"cannot listen on {address.host}:{address.port}: {error.strerror}; choose another --host or --port"

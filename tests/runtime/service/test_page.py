@@ -68,7 +68,6 @@ def serve(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.05)
-        time.sleep(0.2)
         return f"http://127.0.0.1:{port}", process
 
     yield start
