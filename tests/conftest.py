@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,12 @@ TINY_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "
 MakePrior = Callable[..., Path]
 TOGETHER = ("tests/runtime/pool/", "tests/runtime/service/")
 """Tests that start processes and wait for them: side by side they would disturb one another."""
+
+
+def pytest_configure() -> None:
+    """Ctrl-C stops commands under test also where the tests run in a shell's background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
