@@ -114,7 +114,7 @@ def test_a_cluster_restores_a_folder_as_one_process_does(here, node):
     assert said == expected
     assert len(said["restored"]) == 11
     assert_equal("out", "alone")
-    assert node.workers() == []
+    wait_for(lambda: not node.workers())  # a killed process takes a moment to go
 
 
 def test_a_cluster_goes_on_where_a_folder_was_left(here, node):
