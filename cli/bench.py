@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..engines import BACKENDS, InputError, Plan
+from ..engines import BACKENDS, InputError, open_plan
 from ..engines.files import atomic_write
 from ..export import build_plan
 from ..export.priors.random_prior import ARCHITECTURES, random_prior
@@ -70,7 +70,7 @@ def command(
         click.echo(stage, err=True)  # plain lines: a spinner's thread would be measured along
 
     if engine is not None:
-        plan = Plan.open(engine)
+        plan = open_plan(engine)
     else:
         with tempfile.TemporaryDirectory() as folder:
             plan = build_plan(random_prior(random_weights or "", Path(folder)), on_stage)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from ..engines import PRECISIONS, Plan
+from ..engines import PRECISIONS, open_plan
+from ..engines.files import is_there
 from ..engines.tensorrt.build import BATCHES, LEVEL, build
 from ..engines.tensorrt.library import FLAVOURS
 from ..engines.tensorrt.store import Built, bundle
@@ -59,8 +60,10 @@ def command(
     """
     if output is not None and not bundled:
         raise click.UsageError("-o names the plan that --bundle writes")
+    if bundled and output is None and not is_there(plan):
+        raise click.UsageError("--bundle writes a plan; name it with -o")
     target = plan if output is None else check_output(output, force, (".plan",))
-    opened = Plan.open(plan)
+    opened = open_plan(plan)
     with building() as on_progress:
         built = build(
             opened,

@@ -29,7 +29,7 @@ def pictures(label: str, total: int) -> Iterator[Callable[[str], None]]:
 
 
 class Watch(NamedTuple):
-    """What `steps` yields: for `Restorer.restore`, and for `Restorer.tiled`."""
+    """What `steps` yields: for `Restorer.restore`, and for `Restorer.at`."""
 
     on_step: Callable[[StepEvent], None]
     on_tiles: Callable[[int, int], None]

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..engines import FrugalError, InputError, Plan
+from ..engines import FrugalError, InputError, open_plan
 from ..runtime.offline import animation, trace
 from ..runtime.offline.folder import Failed, Order, Prepared, find_pictures
 from ..runtime.offline.gpus import gpus_named
@@ -31,9 +31,9 @@ from .progress import pictures, stages, steps
 @click.option(
     "--fit",
     type=click.Choice(["crop", "resize", "pad"]),
-    help="Bring a picture of the wrong size to the right one; pad restores a smaller one at its own size.",
+    help="Bring a picture to the size of the prior's images, where that has one; pad and neither leave it at its own.",
 )
-@click.option("--tile", is_flag=True, help="Restore a larger picture at its own size, in overlapping tiles.")
+@click.option("--tile", is_flag=True, hidden=True, help="What is done anyway, and once had to be asked for.")
 @click.option("--align", "align_", is_flag=True, help="Find the face in a photograph, restore that, and paste it back.")
 @click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
 @options.switch
@@ -124,7 +124,7 @@ def command(
     Of many pictures one that fails is told at the end and stops no other; the exit status is 1 then.
     """
     if tile and fit in ("crop", "resize"):
-        raise click.UsageError("--tile takes a picture at its own size; leave --fit out, or --fit pad a short side")
+        raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
     if align_ and (tile or fit is not None):
         raise click.UsageError("--align says how a face comes to the prior's size; leave --tile and --fit out")
     if switch is not None and method != "hybrid":
@@ -153,8 +153,8 @@ def command(
             lam=lam,
             seed=seed,
         )
-        order = Order(options.read_damage(damage), fit, tile, align_, settings, samples)
-        plan = Plan.open(engine)
+        order = Order(options.read_damage(damage), fit, align_, settings, samples)
+        plan = open_plan(engine)
         kept = params.record(ctx, plan)
         run = Run(
             plan,

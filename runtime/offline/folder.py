@@ -4,7 +4,7 @@ import glob
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from ..pictures.align import Frame, align
 from ..pictures.damage import Damage
 from ..pictures.decoding import LARGEST, Metadata, Photo, decode_photo
 from ..pictures.images import SUFFIXES
-from ..pictures.measurement import Measurement, full_size, prepare
+from ..pictures.measurement import Measurement, own_size, prepare
 from ..restorer import Restorer, Result
 from ..sampling.guidance import Guidance
 from ..sampling.loop import StepEvent
 
 TOGETHER = 16
 """Restorations that are in memory, and share network calls, at once."""
+PIXELS_TOGETHER = 4_000_000
+"""Pixels of theirs, beyond which no more join them."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,6 @@ class Order:
 
     damage: Damage
     fit: str | None
-    tile: bool
     align: bool
     guidance: Guidance
     """With any sigma: a picture has its own."""
@@ -96,12 +97,12 @@ class Order:
 class FolderRestorer:
     """Restores pictures as ordered, some at a time: those of one size share network calls, a restorer and operators.
 
-    It keeps what they share for the pictures to come. on_tiles: as `Restorer.tiled` takes it.
+    It keeps what they share for the pictures to come. on_tiles: as `Restorer.at` takes it.
     """
 
     def __init__(self, restorer: Restorer, order: Order, on_tiles: Callable[[int, int], object] | None = None):
         self._restorer, self._order = restorer, order
-        self._tiled = cache(partial(restorer.tiled, on_tiles=on_tiles))
+        self._at = lru_cache(2 * TOGETHER)(partial(restorer.at, on_tiles=on_tiles))
         self._operators: dict[Hashable, Any] = {}
 
     def restore(
@@ -116,22 +117,32 @@ class FolderRestorer:
         read: gives a picture's file. on_ready: called with each before it is restored. FrugalErrors of one picture,
         those of `read` among them, become its Failed.
         """
-        size = together(self._order.samples)
-        for first in range(0, len(sources), size):
-            portion = sources[first : first + size]
-            ready: list[Prepared] = []
-            done: dict[Path, Restored | Failed] = {}
-            for source in portion:
-                try:
-                    ready.append(self._prepare(source, read(source)))
-                except FrugalError as error:
-                    done[source] = Failed(source, str(error))
-                else:
-                    on_ready(ready[-1])
-            for _, same in groupby(ready, lambda one: id(one.restorer)):
-                for outcome in self._together(list(same), on_step):
-                    done[outcome.source] = outcome
-            yield from (done[source] for source in portion)
+        size, pixels = together(self._order.samples), 0
+        portion: list[Prepared | Failed] = []
+        for source in sources:
+            try:
+                ready = self._prepare(source, read(source))
+            except FrugalError as error:
+                portion.append(Failed(source, str(error)))
+            else:
+                on_ready(ready)
+                portion.append(ready)
+                pixels += math.prod(ready.restorer.image_shape[1:]) * self._order.samples
+            if len(portion) == size or pixels >= PIXELS_TOGETHER:
+                yield from self._outcomes(portion, on_step)
+                portion, pixels = [], 0
+        yield from self._outcomes(portion, on_step)
+
+    def _outcomes(
+        self, portion: Sequence[Prepared | Failed], on_step: Callable[[StepEvent], object] | None
+    ) -> Iterator[Restored | Failed]:
+        """What becomes of a portion, in its order."""
+        done: dict[Path, Restored | Failed] = {one.source: one for one in portion if isinstance(one, Failed)}
+        ready = (one for one in portion if isinstance(one, Prepared))
+        for _, same in groupby(ready, lambda one: id(one.restorer)):
+            for outcome in self._together(list(same), on_step):
+                done[outcome.source] = outcome
+        yield from (done[one.source] for one in portion)
 
     def _prepare(self, source: Path, data: bytes) -> Prepared:
         """A picture of that name, from its file. Raises InputError."""
@@ -140,11 +151,12 @@ class FolderRestorer:
         if order.align:
             photo, frame, measurement = align(photo, mine.plan, order.damage)
         else:
-            if order.tile:
-                sides = full_size(photo, order.damage)
-                least = mine.image_shape[1:] if order.fit == "pad" else sides
-                mine = self._tiled(*map(max, sides, least))
-            measurement = prepare(photo, mine.image_shape, order.damage, order.fit, self._operators)
+            sizing = own_size(photo, order.damage, mine.image_shape, mine.plan.stride is not None, order.fit)
+            if sizing.image_shape != mine.image_shape:
+                mine = self._at(*sizing.image_shape[1:])
+            measurement = prepare(photo, mine.image_shape, order.damage, sizing.fit, self._operators)
+            if sizing.said:
+                measurement = replace(measurement, because=f"{measurement.because}; {sizing.said}")
         if order.guidance.switch != "never":
             measurement.operator.prepare()
         return Prepared(source, photo, measurement, mine, frame)

@@ -105,7 +105,7 @@ class Run:
     @property
     def leaves_framing(self) -> bool:
         """Whether the prior knows whole faces in one framing, and is shown pictures that are cut otherwise."""
-        return framing_of(self.plan) is not None and (self.order.tile or self.order.fit in ("crop", "resize"))
+        return framing_of(self.plan) is not None and self.order.fit in ("crop", "resize")
 
     def here(
         self,

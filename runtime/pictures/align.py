@@ -149,12 +149,14 @@ def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
     photo = settled.photo
     faces = find_faces(photo)
     if not faces:
-        raise InputError("no face was found in the picture; cut one out by --fit crop, or --tile the whole")
+        raise InputError("no face was found in the picture; cut one out by --fit crop, or leave --align out")
     face = max(faces, key=lambda one: one.side)
     frame = Frame.around(face, framing, shape[2])
     cut = frame.cut(photo, shape[2])
     if settled.task == "inpaint" and photo.missing is not None and cut.missing is None:
-        raise InputError("no pixel of the face's frame is missing; --tile fills in what is missing elsewhere")
+        raise InputError(
+            "no pixel of the face's frame is missing; without --align what is missing elsewhere is filled in"
+        )
     measurement = measure(replace(settled, photo=cut, damage=replace(settled.damage, sigma=0.0)), shape)
     sigma, whence = damage.sigma, "as asked"
     if sigma is None and measurement.task == "denoise":

@@ -53,9 +53,9 @@ class Parameters(BaseModel):
         None, gt=0, le=1, allow_inf_nan=False, description="Share of the Walsh-Hadamard coefficients measured."
     )
     fit: Literal["crop", "resize", "pad"] | None = Field(
-        None, description="Bring a picture of another size to the prior's; pad restores a smaller one at its own."
+        None, description="Bring a picture to the prior's size, where that has one; pad and none leave it at its own."
     )
-    tile: bool = Field(False, description="Restore a larger picture at its own size, in overlapping tiles.")
+    tile: bool = Field(False, deprecated=True, description="A picture is restored at its own size anyway.")
     method: Literal[tuple(METHODS)] = Field("hybrid", description="How to steer.")  # type: ignore[valid-type]
     switch: Literal["auto"] | Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="The hybrid's: how many DMPS steps end it, or auto."

@@ -89,7 +89,7 @@ def on_the_cpu(here, monkeypatch) -> None:
 
 @pytest.fixture
 def order() -> Order:
-    return Order(Damage(), fit=None, tile=False, align=False, guidance=Guidance(steps=4), samples=1)
+    return Order(Damage(), fit=None, align=False, guidance=Guidance(steps=4), samples=1)
 
 
 def in_a_thread(what: Callable[[], None]) -> threading.Thread:
@@ -101,7 +101,7 @@ def in_a_thread(what: Callable[[], None]) -> threading.Thread:
 @pytest.mark.usefixtures("on_the_cpu")
 def test_two_processes_restore_a_folder_as_one_does():
     Path("photos/05.png").write_bytes(b"broken")
-    Image.new("RGB", (30, 20), "red").save("photos/large.png")
+    Image.new("RGBA", (16, 16)).save("photos/empty.png")  # nothing but missing pixels
     asked = (*RESTORE, "--samples", "2", "--json")
     alone = frugal(*asked, "-o", "alone")
     result = frugal(*asked, *ON_TWO)

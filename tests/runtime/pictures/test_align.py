@@ -195,7 +195,6 @@ def test_what_cannot_be_aligned_is_refused_in_a_sentence(here, monkeypatch):
     refused("deblur is about pixels of one scale", "photo.png", "--align", "--kernel", "gaussian:1")
     refused("--hole and --keep are about the middle", "photo.png", "--align", "--hole", "4x4")
     refused("leave --tile and --fit out", "photo.png", "--align", "--tile", status=2)
-    refused("--tile, or --align a face in it", "photo.png")
     corner = np.zeros((150, 200), np.uint8)
     corner[:4, :4] = 255
     Image.fromarray(corner).save("corner.png")
