@@ -85,7 +85,14 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **more: Any) -> Any:
         # `python -m frugal_rt` says the same name in its usage.
-        return super().main(*args, **{**more, "prog_name": more.get("prog_name") or NAME})
+        try:
+            return super().main(*args, **{**more, "prog_name": more.get("prog_name") or NAME})
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            _drop_output()
+            click.echo("Error: cannot write to standard output: the disk is full", err=True)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -99,11 +106,6 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             raise click.exceptions.Exit(130) from None
-        except OSError as error:
-            if error.errno != errno.ENOSPC or error.filename is not None:
-                raise
-            _drop_output()
-            raise click.ClickException("cannot write to standard output: the disk is full") from error
 
 
 def variable(command: str, option: click.Parameter) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+from click.core import ParameterSource
 
 from ..engines import FrugalError, InputError, Plan, cache
 from ..engines.files import is_there
@@ -153,7 +154,9 @@ def command(
     if output is None and len(images) == 2 and _names_output(images[1]):
         output, images = images[1], images[:1]
         ctx.params["images"] = images  # what --params is to repeat
-    suffix = _suffix(kind, output)
+    if ctx.get_parameter_source("kind") is ParameterSource.COMMANDLINE:
+        _check_format(kind, output)
+    suffix = f".{kind or 'png'}"
     if STREAM in images and (len(images) > 1 or devices or ray):
         raise click.UsageError("- is one picture from standard input, restored here; name no others, nor --devices")
     if STREAM in images and output is None:
@@ -264,13 +267,11 @@ def _names_output(path: Path) -> bool:
     return path.suffix.lower() in PICTURES and not is_there(path)
 
 
-def _suffix(kind: str | None, output: Path | None) -> str:
-    """How names end that are made for results. Raises UsageError for a format that `output` contradicts."""
-    suffix = f".{kind or 'png'}"
+def _check_format(kind: str | None, output: Path | None) -> None:
+    """Raise UsageError for a format that the name of the output contradicts."""
     named = None if output is None else PICTURES.get(output.suffix.lower())
-    if kind is not None and named not in (None, PICTURES[suffix]):
+    if named not in (None, PICTURES[f".{kind}"]):
         raise click.UsageError(f"--format {kind} is for pictures that -o does not name; {output} says its own")
-    return suffix
 
 
 def _intention(found: Prepared, prior: str, count: int) -> str:
