@@ -20,7 +20,6 @@ from rich.progress import (
     Progress,
     SpinnerColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -191,9 +190,8 @@ def _bar(label: str, total: int) -> Iterator[_Bar]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[phase]}"),
         TextColumn("{task.fields[tiles]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=console,
         transient=True,
         disable=not console.is_terminal or is_quiet(),

@@ -151,7 +151,12 @@ def command(
         raise click.UsageError("--align says how a face comes to the prior's size; leave --tile and --fit out")
     if switch is not None and method != "hybrid":
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
-    if output is None and len(images) == 2 and _names_output(images[1]):
+    if output is None and len(images) == 2 and images[1].suffix.lower() in PICTURES:
+        if is_there(images[1]):
+            raise InputError(
+                f"{images[1]} is there, so it is a picture to restore: name a folder for both, -o FOLDER, or replace "
+                f"it, -o {images[1]} --force"
+            )
         output, images = images[1], images[:1]
         ctx.params["images"] = images  # what --params is to repeat
     if ctx.get_parameter_source("kind") is ParameterSource.COMMANDLINE:
@@ -262,11 +267,6 @@ def _watched(
         on_picture(f"by {workers.workers} workers")
 
 
-def _names_output(path: Path) -> bool:
-    """Whether the second of two names is where the restoration of the first goes."""
-    return path.suffix.lower() in PICTURES and not is_there(path)
-
-
 def _check_format(kind: str | None, output: Path | None) -> None:
     """Raise UsageError for a format that the name of the output contradicts."""
     named = None if output is None else PICTURES.get(output.suffix.lower())
@@ -299,7 +299,8 @@ def _said(written: Written) -> dict[str, Any]:
 def _sentence(written: Written, count: int, one: bool) -> str:
     figures = written.figures
     samples, gradients = len(figures["k"]), figures["gradients"][0]
-    said = f"{written.paths[0]}: {figures['seconds']:.1f} s, {figures['forwards'][0]} network calls "
+    target = "standard output" if written.paths[0] == STREAM else written.paths[0]
+    said = f"{target}: {figures['seconds']:.1f} s, {figures['forwards'][0]} network calls "
     said += f"and {gradients} gradient{'s' * (gradients != 1)}"
     if samples > 1:
         said += f" for each of {samples} samples"

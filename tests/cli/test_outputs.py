@@ -76,7 +76,7 @@ def test_of_two_names_the_second_is_the_output_where_it_is_not_there(here):
 def test_a_second_name_that_is_there_is_a_picture_to_restore(here):
     Image.open("clean.png").save("other.png")
     before = Path("other.png").read_bytes()
-    refuses("say where the restored pictures go: -o FOLDER", *RESTORE, "clean.png", "other.png")
+    refuses("other.png is there, so it is a picture to restore: name a folder", *RESTORE, "clean.png", "other.png")
     assert "2 restored" in runs(*RESTORE, "clean.png", "other.png", "-o", "out").output
     assert Path("other.png").read_bytes() == before
 
