@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import os
+import re
 import sys
 from types import TracebackType
 from typing import Any
@@ -51,8 +52,8 @@ class Sourced(click.Context):
         for option in self.command.params:
             if self.get_parameter_source(option.name or "") is not ParameterSource.ENVIRONMENT:
                 continue
-            value = str(self.params.get(option.name or "", ""))
-            if option is param if param is not None else _word(option) in sentence or value in sentence:
+            clues = (_word(option), str(self.params.get(option.name or "", "")))
+            if option is param if param is not None else any(_speaks_of(clue, sentence) for clue in clues):
                 names.append(f"${option.envvar}")
         return f" (the environment sets {', '.join(names)})" if names else ""
 
@@ -116,6 +117,11 @@ def variable(command: str, option: click.Parameter) -> str:
 def _word(option: click.Parameter) -> str:
     """An option's long name, without its dashes."""
     return max(option.opts, key=len).lstrip("-")
+
+
+def _speaks_of(clue: str, sentence: str) -> bool:
+    """Whether an option's name or value is in a sentence, as a word."""
+    return bool(clue) and re.search(rf"(?<!\w){re.escape(clue)}(?!\w)", sentence) is not None
 
 
 def _from_environment(command: str, parameter: click.Parameter) -> click.Parameter:

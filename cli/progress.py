@@ -149,7 +149,7 @@ class _Bar:
 
     def __init__(self, label: str, total: int, progress: Progress):
         self.done = 0.0
-        self._label, self._total, self._progress = label, total, progress
+        self._label, self.total, self._progress = label, total, progress
         self._task = progress.add_task(label, total=total, phase="", tiles="")
         self._reports: int = 0
         self._first = (0.0, 0.0)
@@ -157,11 +157,11 @@ class _Bar:
 
     def move(self, done: float, total: int | None = None, **fields: Any) -> None:
         """Report that `done` of `total` is done, with words for the bar's fields `phase` and `tiles`."""
-        self.done, self._total = done, self._total if total is None else total
+        self.done, self.total = done, self.total if total is None else total
         self._reports += 1
         if self._reports == 1:
             self._first = time.monotonic(), done
-        self._progress.update(self._task, completed=math.floor(done), total=self._total, **fields)
+        self._progress.update(self._task, completed=math.floor(done), total=self.total, **fields)
         left = self.left()
         if self._reports == TIMED and left is not None and left >= WORTH_SAYING:
             note(f"{self._label} takes about {in_words(left)}")
@@ -171,12 +171,12 @@ class _Bar:
         started, at_first = self._first
         if self.done <= at_first:
             return None
-        return (time.monotonic() - started) / (self.done - at_first) * (self._total - self.done)
+        return (time.monotonic() - started) / (self.done - at_first) * (self.total - self.done)
 
     def line(self) -> str:
         """How far it is, in words."""
         left = self.left()
-        said = f"{self._label}: {self.done / (self._total or 1):.0%}, {math.floor(self.done)} of {self._total}"
+        said = f"{self._label}: {self.done / (self.total or 1):.0%}, {math.floor(self.done)} of {self.total}"
         return said if left is None else f"{said}, about {in_words(left)} left"
 
 

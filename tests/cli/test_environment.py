@@ -56,8 +56,11 @@ def test_a_wrong_value_names_its_variable(here, monkeypatch):
     monkeypatch.setenv("FRUGAL_RT_RESTORE_STEPS", "4")
     monkeypatch.setenv("FRUGAL_RT_RESTORE_SWITCH", "2")
     refuses("$FRUGAL_RT_RESTORE_SWITCH)", *asked, "--method", "dps", status=2)
-    unconcerned = frugal("restore", "-e", "tiny.plan", "nothing.png").stderr
-    assert "there is no file nothing.png\n" in unconcerned
+    unconcerned = frugal("restore", "-e", "tiny.plan", "nothing42.png").stderr
+    assert unconcerned.endswith("Error: there is no file nothing42.png\n")
+    monkeypatch.setenv("FRUGAL_RT_RESTORE_ENGINE", "nothing.plan")
+    refuses("make a plan with: frugal-rt export --model celeba", "restore", "clean.png")
+    refuses("(the environment sets $FRUGAL_RT_RESTORE_ENGINE)", "restore", "clean.png")
 
 
 def test_params_go_before_the_environment(here, monkeypatch):
