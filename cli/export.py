@@ -15,7 +15,7 @@ from ..export.mixed import parse_precisions, say_mixed
 from ..export.triton import check_repository, write_repository
 from ..runtime.pictures.damage import parse_size
 from ..runtime.pictures.images import check_output
-from . import options
+from . import options, talk
 from .build import say
 from .progress import building, stages
 
@@ -67,6 +67,8 @@ from .progress import building, stages
 )
 @options.as_json
 @options.force
+@talk.quiet
+@talk.verbose
 def command(
     model: str | None,
     weights: Path | None,
@@ -137,6 +139,9 @@ def command(
         halves = {name: {key: one[key] for key in ("parity", "refused") if key in one} for name, one in mixed.items()}
         click.echo(json.dumps({**said, "mixed": halves, "engines": built and built.record.data()}))
         return
+    if talk.is_quiet():
+        click.echo(str(target))
+        return
     click.echo(f"{target}: {plan.size}, {target.stat().st_size / 1e6:.1f} MB")
     click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
     for name, one in mixed.items():
@@ -166,6 +171,9 @@ def _target(output: Path | None, name: str, kind: str, force: bool) -> Path:
 def _say_repository(target: Path, names: list[str], licence: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"output": str(target), "models": names, "licence": licence}))
+        return
+    if talk.is_quiet():
+        click.echo(str(target))
         return
     click.echo(f"{target}: {', '.join(names)}")
     click.echo(f"licence of the weights: {licence}")

@@ -80,6 +80,11 @@ class Padded:
         return self._inner.records
 
     @property
+    def tiles(self) -> int:
+        """How many there are; 1 where images are run whole."""
+        return self._inner.tiles if isinstance(self._inner, Tiled) else 1
+
+    @property
     def waited(self) -> float:
         return self._inner.waited
 

@@ -70,7 +70,9 @@ class Restorer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str = "auto", *, trust_engines: bool = False) -> "Restorer":
-        """Open a plan, or an embedded prior's by its name, and the backend that runs it, one of `engines.BACKENDS`; "torch:bf16" names a precision too.
+        """Open a plan, or an embedded prior's by its name, and the backend that runs it.
+
+        That is one of `engines.BACKENDS`; "torch:bf16" names a precision too.
 
         trust_engines: load engines that the plan brings along, native code that another built, where none was built
         here. Raises PlanError, InputError, MissingExtra or BackendError.
@@ -243,6 +245,11 @@ class Restorer:
     def tile(self) -> tuple[int, int] | None:
         """Height and width of the tiles that images are cut into; None where they are seen whole."""
         return self.engine.tile if isinstance(self.engine, Tiled | Padded) else None
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles an image is cut into; 1 where it is seen whole."""
+        return self.engine.tiles if isinstance(self.engine, Tiled | Padded) else 1
 
     @property
     def weight(self) -> int:

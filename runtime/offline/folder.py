@@ -21,6 +21,7 @@ from ..pictures.measurement import Measurement, own_size, prepare
 from ..restorer import Restorer, Result
 from ..sampling.guidance import Guidance
 from ..sampling.loop import StepEvent
+from .streams import STREAM
 
 TOGETHER = 16
 """Restorations that are in memory, and share network calls, at once."""
@@ -147,7 +148,7 @@ class FolderRestorer:
     def _prepare(self, source: Path, data: bytes) -> Prepared:
         """A picture of that name, from its file. Raises InputError."""
         order, mine, frame = self._order, self._restorer, None
-        photo = decode_photo(data, source.name, LARGEST if order.damage.is_picture else math.inf)
+        photo = decode_photo(data, name_of(source), LARGEST if order.damage.is_picture else math.inf)
         if order.align:
             photo, frame, measurement = align(photo, mine.plan, order.damage)
         else:
@@ -181,6 +182,11 @@ class FolderRestorer:
             if len(pictures) == 1:
                 return [Failed(pictures[0].source, str(error))]
             return [outcome for one in pictures for outcome in self._together([one], on_step)]
+
+
+def name_of(source: Path) -> str:
+    """A picture's name in sentences about it."""
+    return "standard input" if source == STREAM else source.name
 
 
 def together(samples: int) -> int:

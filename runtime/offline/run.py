@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from ...engines import Plan, gpu_backend, open_engine
 from ...engines.files import make_folder
 from ..pictures.align import framing_of
-from ..pictures.images import check_output, read_bytes, to_picture
+from ..pictures.images import check_output, to_picture
 from ..pictures.settings import alone, png_settings
 from ..restorer import Restorer
 from ..sampling.loop import StepEvent
-from . import animation, trace
+from . import animation, streams, trace
 from .folder import Failed, FolderRestorer, Order, Prepared, Restored
 from .gpus import Devices
 from .outputs import Targets, write_result
@@ -77,7 +77,7 @@ class Written(NamedTuple):
 class Run:
     """Pictures to restore, as ordered.
 
-    record: of what was asked, which the text chunk of each picture carries. Opens the engine where this process
+    record: of what was asked, which each picture carries. Opens the engine where this process
     restores, and makes the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra or
     BackendError.
     """
@@ -103,6 +103,11 @@ class Run:
         self._recorder = animation.Recorder(folder, keep=beside.video is not None)
 
     @property
+    def backend(self) -> str:
+        """What runs the network here, by its engine's name, or what workers are asked to run it by."""
+        return self._backend if self._restorer is None else self._restorer.engine.name
+
+    @property
     def leaves_framing(self) -> bool:
         """Whether the prior knows whole faces in one framing, and is shown pictures that are cut otherwise."""
         return framing_of(self.plan) is not None and self.order.fit in ("crop", "resize")
@@ -125,7 +130,7 @@ class Run:
             self._recorder(event)
             on_step(event)
 
-        return self._written(folder.restore([*self.targets.paths], read_bytes, on_ready, each))
+        return self._written(folder.restore([*self.targets.paths], streams.read, on_ready, each))
 
     def hire(self, on_loss: Callable[[str], object]) -> Spread:
         """Join the cluster, or get ready to start a process for each GPU; a context manager that ends the workers.
@@ -159,7 +164,7 @@ class Run:
             make_folder(self.targets.folder)  # not before there is something to put into it
         asked = alone(self._record, source)
         settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.frame)
-        paths = write_result(self.targets.paths[source], restored, settings)
+        paths = write_result(self.targets.paths[source], restored, settings, self.targets.suffix)
         for path in self._beside.traces:
             trace.write_trace(path, trace.explain(result, self.plan))
         if self._beside.video is not None:

@@ -1,4 +1,4 @@
-"""The settings that a restored PNG carries, whoever restored it, and the record in them that `--params` reads."""
+"""The settings that a restored picture carries, whoever restored it, and the record in them that `--params` reads."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def png_settings(
     params: Mapping[str, Any],
     frame: Frame | None = None,
 ) -> dict[str, Any]:
-    """Return what a restored picture says of itself in its text chunk, in JSON's types.
+    """Return what a restored picture says of itself, in JSON's types.
 
     result, k: those of a `Result`, whose settings come first: `operator` (its name and what tells it from others),
     `sigma`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `batch`, `backend`, `prior` and
@@ -67,13 +67,16 @@ def alone(record: Mapping[str, Any], source: Path) -> dict[str, Any]:
     for name in ("engine", *FILES):
         if name in options and not (name == "kernel" and not Path(options[name]).suffix):
             options[name] = [Path(one).name for one in options[name]] if name == "images" else Path(options[name]).name
-    return {**record, "options": options, "sha256": {**record["sha256"], "images": hashes([str(source)])}}
+    images = hashes([str(source)])
+    return {**record, "options": options, "sha256": {**record["sha256"], **({"images": images} if images else {})}}
 
 
 def hashes(named: str | Sequence[str]) -> list[str]:
-    """Return the SHA-256 of each file named; folders, patterns, words and what cannot be read have none."""
+    """Return the SHA-256 of each file named; folders, patterns, words, "-" and what cannot be read have none."""
     found = []
     for one in [named] if isinstance(named, str) else named:
+        if one == "-":  # standard input, which can be read once
+            continue
         with contextlib.suppress(OSError):  # whoever opens it says so
             found.append(sha256_of(Path(one)))
     return found

@@ -125,7 +125,7 @@ def test_wrong_inputs_are_one_sentence(here):
         "clean.png",
     )
     refuses("text.plan is not a frugal-rt plan", "restore", "-e", "text.plan", "clean.png")
-    refuses("must end in .png", *RESTORE, "clean.png", "-o", "a.jpg")
+    refuses("must end in .png", *RESTORE, "clean.png", "-o", "a.bmp")
     refuses("on the [-1, 1] scale, 0..2", *RESTORE, "clean.png", "--sigma", "25")
     refuses("sigma must be a number or a fraction", *RESTORE, "clean.png", "--sigma", "lots")
     refuses("steps must lie in 2..1000", "restore", "-e", "tiny.plan", "clean.png", "--steps", "1001")

@@ -274,7 +274,7 @@ def test_ctrl_c_ends_the_processes_and_leaves_whole_pictures(here, whole_group):
     _, said = process.communicate(timeout=PATIENCE)
     assert time.monotonic() - began < 10
     assert process.returncode == 130
-    assert said == "Stopped.\n"
+    assert said == "12 pictures by tiny, 1000 steps each\nStopped.\n"
     assert gone(children)
     assert 0 < len(written()) < 12
     assert_whole("out")
