@@ -33,6 +33,8 @@ class Watch(NamedTuple):
 
     on_step: Callable[[StepEvent], None]
     on_tiles: Callable[[int, int], None]
+    on_more: Callable[[int], None]
+    """Called with steps that have come to the total."""
 
 
 @contextmanager
@@ -65,9 +67,12 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
                 raise KeyboardInterrupt
             progress.update(bar, tiles=f"tile {done} of {of}")
 
+        def on_more(more: int) -> None:
+            progress.update(bar, total=(progress.tasks[bar].total or 0) + more)
+
         before = signal.signal(signal.SIGINT, on_sigint)
         try:
-            yield Watch(on_step, on_tiles)
+            yield Watch(on_step, on_tiles, on_more)
             if stop:
                 raise KeyboardInterrupt
         finally:

@@ -34,7 +34,9 @@ from .progress import pictures, stages, steps
     help="Bring a picture of the wrong size to the right one; pad restores a smaller one at its own size.",
 )
 @click.option("--tile", is_flag=True, help="Restore a larger picture at its own size, in overlapping tiles.")
-@click.option("--align", "align_", is_flag=True, help="Find the face in a photograph, restore that, and paste it back.")
+@click.option(
+    "--align", "align_", is_flag=True, help="Find the faces in a photograph, restore them, and paste them back."
+)
 @click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
 @options.switch
 @click.option(
@@ -164,15 +166,17 @@ def command(
             Resources(engine, backend, trust_engines, gpus, ray, workers),
             kept,
         )
-    if run.leaves_framing:
-        name = plan.manifest["prior"]["name"]
-        click.echo(f"{name} knows whole faces framed in one way, and does poorly elsewhere: see --align", err=True)
     out = None if sys.stdout.isatty() else sys.stdout  # a bar on a terminal wants to know what is written beside it
+
+    advised: list[str] = []
 
     def ready(found: Prepared) -> None:
         if one:
             measurement = found.measurement
             click.echo(f"{found.source.name}: {measurement.task} ({measurement.because})", err=as_json)
+        if not advised and (advice := run.advice(found)):  # once, for the first of many that it is true of
+            advised.append(advice)
+            click.echo(advice if one else f"{found.source.name}: {advice}", err=True)
 
     outcomes = []
     with ExitStack() as stack:
@@ -203,7 +207,12 @@ def _watched(
     """The outcomes of a run, with a bar of its `total` steps, or of its pictures where workers restore them."""
     if not run.resources.spread:
         watch = stack.enter_context(steps("restoring", total, by_row=True))
-        yield from run.here(on_ready, watch.on_step, watch.on_tiles)
+
+        def ready(found: Prepared) -> None:
+            on_ready(found)
+            watch.on_more((len(found.measurements) - 1) * total // len(run.targets.paths))
+
+        yield from run.here(ready, watch.on_step, watch.on_tiles)
         return
     ray = run.resources.ray
     with stages() as on_stage:

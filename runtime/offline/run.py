@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...engines import Plan, gpu_backend, open_engine
 from ...engines.files import make_folder
-from ..pictures.align import framing_of
+from ..pictures.align import advice
 from ..pictures.images import check_output, read_bytes, to_picture
 from ..pictures.settings import alone, png_settings
 from ..restorer import Restorer
@@ -102,10 +102,12 @@ class Run:
         folder = None if beside.steps is None else animation.check_folder(beside.steps, beside.force)
         self._recorder = animation.Recorder(folder, keep=beside.video is not None)
 
-    @property
-    def leaves_framing(self) -> bool:
-        """Whether the prior knows whole faces in one framing, and is shown pictures that are cut otherwise."""
-        return framing_of(self.plan) is not None and (self.order.tile or self.order.fit in ("crop", "resize"))
+    def advice(self, prepared: Prepared) -> str | None:
+        """Return a line for a picture larger than the images of a prior of faces that is not aligned, or None."""
+        _, height, width = self.plan.image_shape
+        sizes = prepared.photo.size, prepared.restorer.image_shape[:0:-1]
+        larger = any(wide > width or high > height for wide, high in sizes)
+        return advice(prepared.photo, self.plan) if larger and prepared.aligned is None else None
 
     def here(
         self,
@@ -158,7 +160,7 @@ class Run:
         if self.targets.folder is not None:
             make_folder(self.targets.folder)  # not before there is something to put into it
         asked = alone(self._record, source)
-        settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.frame)
+        settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.faces)
         paths = write_result(self.targets.paths[source], restored, settings)
         for path in self._beside.traces:
             trace.write_trace(path, trace.explain(result, self.plan))
