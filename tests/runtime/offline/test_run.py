@@ -51,7 +51,7 @@ def test_a_picture_carries_the_record_of_itself_alone(here):
     written = restored(run_of(Beside()))[0]
     settings = json.loads(Image.open(written.paths[0]).text[SETTINGS_KEY])
     assert settings["params"]["options"] == {"engine": "tiny.plan", "images": ["a.png"]}
-    assert (settings["task"], settings["samples"], settings["frame"], settings["fit"]) == ("denoise", 1, None, None)
+    assert (settings["task"], settings["samples"], settings["faces"], settings["fit"]) == ("denoise", 1, [], None)
 
 
 def test_outcomes_come_apart_in_the_pictures_order(here):
