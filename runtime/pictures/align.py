@@ -11,7 +11,7 @@ from ..operators import GREY_WEIGHTS, Shape
 from .damage import GREY, SIGMA, Damage, SettledDamage, settle
 from .decoding import Photo
 from .detail import detail
-from .faces import Face, find_faces
+from .faces import SURE, Face, find_faces
 from .images import fit_photo, resized
 from .measurement import Measurement, measure
 from .noise_level import estimate_sigma
@@ -168,7 +168,7 @@ def framing_of(plan: Plan) -> Mapping[str, Any] | None:
 def advice(photo: Photo, plan: Plan) -> str | None:
     """Return what to say before `photo` is restored other than face by face; None where the prior is not of faces.
 
-    A photograph with a face of the prior's size or larger is one for `align`, where the detector is installed.
+    A photograph with a sure face of the prior's size or larger is one for `align`, where the detector is installed.
     """
     framing = framing_of(plan)
     if framing is None:
@@ -176,10 +176,10 @@ def advice(photo: Photo, plan: Plan) -> str | None:
     said = f"{plan.manifest['prior']['name']} knows whole faces framed in one way, and does poorly elsewhere"
     size = plan.image_shape[2]
     try:
-        fits = any(Frame.around(face, framing, size).side >= size for face in find_faces(photo))
+        sure = [face for face in find_faces(photo) if face.votes >= SURE]
     except MissingExtra:
         return said
-    return f"{said}: see --align" if fits else said
+    return f"{said}: see --align" if any(Frame.around(face, framing, size).side >= size for face in sure) else said
 
 
 def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
