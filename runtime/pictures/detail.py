@@ -1,6 +1,6 @@
 """The detail of a photograph that a smaller image of it cannot hold, as far as noise lets it be seen."""
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -33,15 +33,18 @@ def detail(square: np.ndarray, size: int, sigma: float, known: np.ndarray | None
     bands = max(1, round(np.log2(side / size)))
     grids = [round(size * (side / size) ** (j / bands)) for j in range(bands + 1)]
     seen = np.ones((side, side), np.float32) if known is None else known.astype(np.float32)
+    blocks = [max(1, round(fine / BLOCK)) for fine in grids[1:]]
+    shares = [np.maximum(_around(seen, count), np.float32(1e-6)) for count in blocks]
+    noises = [np.float32(sigma**2 * gain) for gain in _gains(side, grids)]
     found = np.zeros_like(turned)
-    for coarse, fine in pairwise(grids):
-        noise = sigma**2 * _gain(side, coarse, fine)
-        blocks = max(1, round(fine / BLOCK))
-        share = _around(seen, blocks)
-        for channel, kept in zip(turned, found, strict=True):
-            band = _held(channel, fine) - _held(channel, coarse)
-            power = _around(seen * band**2, blocks) / np.maximum(share, np.float32(1e-6))
-            kept += band * np.maximum(0, 1 - noise / np.maximum(power, np.finfo(np.float32).tiny)).astype(np.float32)
+    for channel, kept in zip(turned, found, strict=True):
+        coarse = _held(channel, grids[0])
+        for grid, count, share, noise in zip(grids[1:], blocks, shares, noises, strict=True):
+            fine = _held(channel, grid)
+            band = fine - coarse
+            power = np.maximum(_around(seen * band**2, count) / share, np.finfo(np.float32).tiny)
+            kept += np.maximum(0, 1 - noise / power) * band
+            coarse = fine
     return np.asarray(np.tensordot(OPPONENT.T, found, 1) if len(square) == 3 else found)
 
 
@@ -51,20 +54,24 @@ def _held(channel: np.ndarray, size: int) -> np.ndarray:
     return _at(_at(channel, (size, size), Image.Resampling.BOX), (side, side), Image.Resampling.BICUBIC)
 
 
-def _gain(side: int, coarse: int, fine: int) -> float:
-    """Return |I_fine - I_coarse|_F^2 / side^2: the mean variance of a band of white noise of variance 1.
+def _gains(side: int, grids: Sequence[int]) -> list[float]:
+    """Return |I_fine - I_coarse|_F^2 / side^2 of each two grids: the mean variance of a band of noise of variance 1.
 
     I_m is a Kronecker product of rows and columns, M_m x M_m, so that the norm takes no more than M_m (side, side):
     |M_f x M_f - M_c x M_c|^2 = |M_f|^4 - 2 <M_f, M_c>^2 + |M_c|^4.
     """
-    one = np.eye(side, dtype=np.float32)
+    one, gains = np.eye(side, dtype=np.float32), []
 
     def along(size: int) -> np.ndarray:
         return _at(_at(one, (side, size), Image.Resampling.BOX), (side, side), Image.Resampling.BICUBIC)
 
-    upper, lower = along(fine), along(coarse)
-    norm, product, least = (float(np.vdot(a, b)) for a, b in ((upper, upper), (upper, lower), (lower, lower)))
-    return (norm**2 - 2 * product**2 + least**2) / side**2
+    coarse = along(grids[0])
+    for grid in grids[1:]:
+        fine = along(grid)
+        norm, product, least = (float(np.vdot(a, b)) for a, b in ((fine, fine), (fine, coarse), (coarse, coarse)))
+        gains.append((norm**2 - 2 * product**2 + least**2) / side**2)
+        coarse = fine
+    return gains
 
 
 def _around(values: np.ndarray, blocks: int) -> np.ndarray:
