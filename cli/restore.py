@@ -169,14 +169,16 @@ def command(
     out = None if sys.stdout.isatty() else sys.stdout  # a bar on a terminal wants to know what is written beside it
 
     advised: list[str] = []
+    if run.resources.spread and (advice := run.advice()):
+        click.echo(advice, err=True)
 
     def ready(found: Prepared) -> None:
         if one:
             measurement = found.measurement
             click.echo(f"{found.source.name}: {measurement.task} ({measurement.because})", err=as_json)
-        if not advised and (advice := run.advice(found)):  # once, for the first of many that it is true of
-            advised.append(advice)
-            click.echo(advice if one else f"{found.source.name}: {advice}", err=True)
+        if not advised and (line := run.advice(found)):  # once, for the first of many that it is true of
+            advised.append(line)
+            click.echo(line if one else f"{found.source.name}: {line}", err=True)
 
     outcomes = []
     with ExitStack() as stack:

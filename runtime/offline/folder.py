@@ -2,7 +2,7 @@
 
 import glob
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby, islice
@@ -13,7 +13,7 @@ import numpy as np
 
 from ...engines import DivergedError, FrugalError, InputError
 from ...engines.files import is_folder, is_there
-from ..pictures.align import Aligned, FramedFace, align
+from ..pictures.align import Aligned, align
 from ..pictures.damage import Damage
 from ..pictures.decoding import LARGEST, Metadata, Photo, decode_photo
 from ..pictures.images import SUFFIXES
@@ -53,8 +53,8 @@ class Restored:
     task: str
     because: str
     sigma: float
-    faces: Sequence[FramedFace]
-    """Those that were restored; empty where all was."""
+    faces: Sequence[Mapping[str, Any]]
+    """`Aligned.settings` of those that were restored; empty where all was."""
     images: np.ndarray
     """(N, C, H, W): the result as the picture lay, cut out of its padding or in its place in the photograph."""
     missing: np.ndarray | None
@@ -77,7 +77,7 @@ class Restored:
             task=measurement.task,
             because=measurement.because,
             sigma=measurement.sigma,
-            faces=() if aligned is None else aligned.faces,
+            faces=() if aligned is None else aligned.settings,
             images=images if aligned is None else aligned.paste([each.image for each in results]),
             missing=None if aligned is None else aligned.left_missing(),
             result=result,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...engines import Plan, gpu_backend, open_engine
 from ...engines.files import make_folder
-from ..pictures.align import advice
+from ..pictures.align import knows_faces, sees_face
 from ..pictures.images import check_output, read_bytes, to_picture
 from ..pictures.settings import alone, png_settings
 from ..restorer import Restorer
@@ -102,12 +102,20 @@ class Run:
         folder = None if beside.steps is None else animation.check_folder(beside.steps, beside.force)
         self._recorder = animation.Recorder(folder, keep=beside.video is not None)
 
-    def advice(self, prepared: Prepared) -> str | None:
-        """Return a line for a picture larger than the images of a prior of faces that is not aligned, or None."""
-        _, height, width = self.plan.image_shape
+    def advice(self, prepared: Prepared | None = None) -> str | None:
+        """Return a line for a prior of faces that restores pictures larger than its images, unaligned; None otherwise.
+
+        prepared: one of the pictures; None where workers read them, so that only the order tells.
+        """
+        said = knows_faces(self.plan)
+        if said is None or self.order.align:
+            return None
+        if prepared is None:
+            return said if self.order.tile or self.order.fit in ("crop", "resize") else None
         sizes = prepared.photo.size, prepared.restorer.image_shape[:0:-1]
-        larger = any(wide > width or high > height for wide, high in sizes)
-        return advice(prepared.photo, self.plan) if larger and prepared.aligned is None else None
+        if all(wide <= self.plan.image_shape[2] and high <= self.plan.image_shape[1] for wide, high in sizes):
+            return None
+        return f"{said}: see --align" if sees_face(prepared.photo, self.plan) else said
 
     def here(
         self,

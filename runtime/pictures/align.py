@@ -1,7 +1,7 @@
 """The faces in a photograph brought into the framing that a prior was trained on, and put back restored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,6 +136,11 @@ class Aligned(NamedTuple):
     faces: Sequence[FramedFace]
     """The largest first, one at least. The first one's measurement says how all were settled."""
 
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """`frame` and `sigma` of each face as a restored picture tells them, in JSON's types."""
+        return [{"frame": [*astuple(face.frame)], "sigma": face.measurement.sigma} for face in self.faces]
+
     def paste(self, restored: Sequence[np.ndarray]) -> np.ndarray:
         """Return the photograph (N, C, H, W) with the N images (N, c, h, w) of each face in its frame alone.
 
@@ -165,21 +170,26 @@ def framing_of(plan: Plan) -> Mapping[str, Any] | None:
     return framing
 
 
-def advice(photo: Photo, plan: Plan) -> str | None:
-    """Return what to say before `photo` is restored other than face by face; None where the prior is not of faces.
-
-    A photograph with a sure face of the prior's size or larger is one for `align`, where the detector is installed.
-    """
-    framing = framing_of(plan)
-    if framing is None:
+def knows_faces(plan: Plan) -> str | None:
+    """Return that the plan's prior knows faces, in a sentence; None where it is not of framed faces."""
+    if framing_of(plan) is None:
         return None
-    said = f"{plan.manifest['prior']['name']} knows whole faces framed in one way, and does poorly elsewhere"
-    size = plan.image_shape[2]
+    return f"{plan.manifest['prior']['name']} knows whole faces framed in one way, and does poorly elsewhere"
+
+
+def sees_face(photo: Photo, plan: Plan) -> bool:
+    """Return whether a sure face of the size that the plan's prior knows, or larger, is in `photo`.
+
+    False where the detector is not installed, or the plan does not say how its faces are framed.
+    """
+    framing, size = framing_of(plan), plan.image_shape[2]
+    if framing is None:
+        return False
     try:
-        sure = [face for face in find_faces(photo) if face.votes >= SURE]
+        faces = find_faces(photo)
     except MissingExtra:
-        return said
-    return f"{said}: see --align" if any(Frame.around(face, framing, size).side >= size for face in sure) else said
+        return False
+    return any(face.votes >= SURE and Frame.around(face, framing, size).side >= size for face in faces)
 
 
 def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:

@@ -2,13 +2,11 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from ...engines.files import sha256_of
 from ...engines.version import __version__
-from .align import FramedFace
 
 FILES = ("images", "mask", "kernel", "matrix")
 """Options that name files, whose content is checked when they are used again."""
@@ -20,7 +18,7 @@ def png_settings(
     task: str,
     fit: str | None,
     params: Mapping[str, Any],
-    faces: Sequence[FramedFace] = (),
+    faces: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return what a restored picture says of itself in its text chunk, in JSON's types.
 
@@ -44,7 +42,7 @@ def png_settings(
         **result,
         "task": task,
         "fit": fit,
-        "faces": [{"frame": [*astuple(face.frame)], "sigma": face.measurement.sigma} for face in faces],
+        "faces": [*faces],
         "k": k[0],
         "samples": len(k),
         "params": dict(params),

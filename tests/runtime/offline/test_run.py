@@ -54,6 +54,14 @@ def test_a_picture_carries_the_record_of_itself_alone(here):
     assert (settings["task"], settings["samples"], settings["faces"], settings["fit"]) == ("denoise", 1, [], None)
 
 
+@pytest.mark.parametrize(("fit", "said"), [("crop", True), ("resize", True), ("pad", False), (None, False)])
+def test_before_workers_read_the_pictures_the_order_tells_that_a_prior_knows_faces_only(here, fit, said):
+    run = run_of(Beside(), fit=fit)
+    assert run.advice() is None
+    run.plan.manifest["prior"]["framing"] = {"centre": [0.5, 0.6], "side": 0.8}
+    assert run.advice() == ("tiny knows whole faces framed in one way, and does poorly elsewhere" if said else None)
+
+
 def test_outcomes_come_apart_in_the_pictures_order(here):
     run = run_of(Beside())
     first, second, third = (Path("photos") / name for name in ("a.png", "b.png", "c.jpg"))

@@ -18,7 +18,7 @@ from frugal_rt.runtime.pictures.align import MOST, Aligned, Damage, Frame, Frame
 from frugal_rt.runtime.pictures.decoding import Photo
 from frugal_rt.runtime.pictures.detail import detail
 from frugal_rt.runtime.pictures.faces import Face
-from frugal_rt.runtime.pictures.images import PORTRAIT, read_photo
+from frugal_rt.runtime.pictures.images import PORTRAIT, read_photo, resized
 from frugal_rt.runtime.pictures.measurement import Measurement
 
 from ...commands import frugal
@@ -110,7 +110,7 @@ def test_what_was_measured_well_stays_the_photograph_s():
     frame, whole = Frame(4, 3, 24), rng.uniform(-1, 1, (3, 30, 40)).astype(np.float32)
     images = rng.uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
     missing = np.zeros((30, 40), bool)
-    missing[10:15, 12:18], missing[0, 0] = True, True
+    missing[10:15, 12:18], missing[0, 0], missing[4, 6] = True, True, True
     hole = np.zeros((16, 16), bool)
     hole[5, 5] = True
     aligned = Aligned(Photo(whole, missing), [framed(frame, Inpaint((3, 16, 16), hole), "inpaint", 0.01)])
@@ -118,6 +118,8 @@ def test_what_was_measured_well_stays_the_photograph_s():
     np.testing.assert_array_equal(filled[:, :, ~missing], np.stack([whole[:, ~missing]] * 2))
     assert np.abs(filled[0][:, 10:15, 12:18] - whole[:, 10:15, 12:18]).min() > 0
     assert np.argwhere(aligned.left_missing()).tolist() == [[0, 0]]
+    enlarged = np.stack([resized(channel, (24, 24)) for channel in images[0]])
+    np.testing.assert_allclose(filled[0][:, 4, 6], enlarged[:, 1, 2], atol=1e-6)  # it does not fade into nothing
     grey = Photo(whole[:1])
     coloured = Aligned(grey, [framed(frame, Colorize((3, 16, 16)), "colorize", 0.01)]).paste([images])
     seen = Colorize((3, 30, 40)).A(coloured)

@@ -3,12 +3,8 @@
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from frugal_rt.runtime.operators import Denoise
-from frugal_rt.runtime.pictures.align import Frame, FramedFace
-from frugal_rt.runtime.pictures.measurement import Measurement
 from frugal_rt.runtime.pictures.settings import alone, hashes, png_settings, record
 
 PICTURE = hashlib.sha256(b"a picture").hexdigest()
@@ -46,10 +42,8 @@ def test_a_picture_s_record_names_files_and_no_folder(here, kernel, named):
 
 
 def test_a_face_is_its_frame_and_its_noise_and_several_samples_tell_the_first_k():
-    kept, operator = record({}, "w", {}), Denoise((3, 8, 8))
-    measurement = Measurement(operator, np.zeros(operator.measurement_shape), 0.02, "denoise", "")
-    face = FramedFace(Frame(-3, 4, 64), measurement, 0.16)
+    kept, face = record({}, "w", {}), {"frame": [-3, 4, 64], "sigma": 0.02}
     settings = png_settings({"steps": 50, "sample": 3}, (7, 9), "denoise", "crop", kept, [face])
     assert (settings["steps"], settings["sample"], settings["k"], settings["samples"]) == (50, 3, 7, 2)
-    assert (settings["faces"], settings["params"]) == ([{"frame": [-3, 4, 64], "sigma": 0.02}], kept)
+    assert (settings["faces"], settings["params"]) == ([face], kept)
     assert png_settings({}, (0,), "sr", None, kept)["faces"] == []
