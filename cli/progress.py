@@ -71,6 +71,8 @@ class Watch(NamedTuple):
 
     on_step: Callable[[StepEvent], None]
     on_tiles: Callable[[int, int], None]
+    on_more: Callable[[int], None]
+    """Called with steps that have come to the total."""
 
 
 @contextmanager
@@ -105,9 +107,12 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
                 raise KeyboardInterrupt
             bar.move(done=max(bar.done, whole + (done - 1) / of), tiles=f"tile {done} of {of}")
 
+        def on_more(more: int) -> None:
+            bar.move(total=bar.total + more)
+
         before = signal.signal(signal.SIGINT, on_sigint)
         try:
-            yield Watch(on_step, on_tiles)
+            yield Watch(on_step, on_tiles, on_more)
             if stop:
                 raise KeyboardInterrupt
         finally:

@@ -10,7 +10,7 @@ from typing import IO, Any
 import click
 from click.core import ParameterSource
 
-from ..engines import FrugalError, InputError, Plan, cache, open_plan
+from ..engines import FrugalError, InputError, cache, open_plan
 from ..engines.files import is_there
 from ..runtime.offline import animation, trace
 from ..runtime.offline.folder import Failed, Order, Prepared, find_pictures, name_of
@@ -37,7 +37,9 @@ from .progress import pictures, stages, steps
     help="Bring a picture to the size of the prior's images, where that has one; pad and neither leave it at its own.",
 )
 @click.option("--tile", is_flag=True, hidden=True, help="What is done anyway, and once had to be asked for.")
-@click.option("--align", "align_", is_flag=True, help="Find the face in a photograph, restore that, and paste it back.")
+@click.option(
+    "--align", "align_", is_flag=True, help="Find the faces in a photograph, restore them, and paste them back."
+)
 @click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
 @options.switch
 @click.option(
@@ -203,8 +205,6 @@ def command(
             kept,
         )
     name = plan.manifest["prior"]["name"]
-    if run.leaves_framing:
-        talk.note(f"{name} knows whole faces framed in one way, and does poorly elsewhere: see --align")
     talk.detail(f"{engine}: {name}, {plan.size}, by {run.backend}")
     talk.detail(f"cache: {cache.folder() or 'off'}")
     if output == STREAM:
@@ -214,12 +214,19 @@ def command(
     if not one:
         talk.note(f"{len(targets.paths)} pictures by {name}, {count} steps each")
 
+    advised: list[str] = []
+    if run.resources.spread and (advice := run.advice()):
+        talk.note(advice)
+
     def ready(found: Prepared) -> None:
         said = f"{name_of(found.source)}: {_intention(found, name, count)}"
         if not one:
             talk.detail(said)
         elif not talk.is_quiet():
             click.echo(said, file=sys.stderr if as_json else stdout)
+        if not advised and (line := run.advice(found)):  # once, for the first of many that it is true of
+            advised.append(line)
+            talk.note(line if one else f"{name_of(found.source)}: {line}")
 
     outcomes = []
     with ExitStack() as stack:
@@ -254,7 +261,12 @@ def _watched(
     """The outcomes of a run, with a bar of its `total` steps, or of its pictures where workers restore them."""
     if not run.resources.spread:
         watch = stack.enter_context(steps("restoring", total, by_row=True))
-        yield from run.here(on_ready, watch.on_step, watch.on_tiles)
+
+        def ready(found: Prepared) -> None:
+            on_ready(found)
+            watch.on_more((len(found.measurements) - 1) * total // len(run.targets.paths))
+
+        yield from run.here(ready, watch.on_step, watch.on_tiles)
         return
     ray = run.resources.ray
     with stages() as on_stage:

@@ -2,10 +2,10 @@
 
 import glob
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ...engines import DivergedError, FrugalError, InputError
 from ...engines.files import is_folder, is_there
-from ..pictures.align import Frame, align
+from ..pictures.align import Aligned, align
 from ..pictures.damage import Damage
 from ..pictures.decoding import LARGEST, Metadata, Photo, decode_photo
 from ..pictures.images import SUFFIXES
@@ -38,8 +38,13 @@ class Prepared:
     measurement: Measurement
     restorer: Restorer
     """The one for its size."""
-    frame: Frame | None = None
-    """The part of it that is restored, where that is not all."""
+    aligned: Aligned | None = None
+    """The faces that are restored, where that is not all; `measurement` is then the first one's."""
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """The measurement of each face, or of all."""
+        return [self.measurement] if self.aligned is None else [face.measurement for face in self.aligned.faces]
 
 
 @dataclass(frozen=True)
@@ -51,26 +56,33 @@ class Restored:
     task: str
     because: str
     sigma: float
-    frame: Frame | None
+    faces: Sequence[Mapping[str, Any]]
+    """`Aligned.settings` of those that were restored; empty where all was."""
     images: np.ndarray
     """(N, C, H, W): the result as the picture lay, cut out of its padding or in its place in the photograph."""
     missing: np.ndarray | None
-    """(H, W) bool: pixels that are still missing, outside the frame; None where none are."""
+    """(H, W) bool: pixels that are still missing, outside the frames; None where none are."""
     result: Result
+    """The first face's, where there are several, with the seconds of all."""
 
     @classmethod
-    def of(cls, one: Prepared, result: Result) -> "Restored":
-        photo, measurement, frame = one.photo, one.measurement, one.frame
+    def of(cls, one: Prepared, results: Sequence[Result]) -> "Restored":
+        """results: one for each of `one.measurements`."""
+        photo, measurement, aligned = one.photo, one.measurement, one.aligned
+        result = results[0]
         images = result.image if measurement.inside is None else result.image[(..., *measurement.inside)]
+        if len(results) > 1:
+            taken = {phase: sum(each.seconds[phase] for each in results) for phase in result.seconds}
+            result = replace(result, seconds=taken)
         return cls(
             source=one.source,
             metadata=photo.metadata,
             task=measurement.task,
             because=measurement.because,
             sigma=measurement.sigma,
-            frame=frame,
-            images=images if frame is None else frame.paste(photo, result.image, measurement),
-            missing=None if frame is None else frame.left_missing(photo),
+            faces=() if aligned is None else aligned.settings,
+            images=images if aligned is None else aligned.paste([each.image for each in results]),
+            missing=None if aligned is None else aligned.left_missing(),
             result=result,
         )
 
@@ -141,16 +153,18 @@ class FolderRestorer:
         done: dict[Path, Restored | Failed] = {one.source: one for one in portion if isinstance(one, Failed)}
         ready = (one for one in portion if isinstance(one, Prepared))
         for _, same in groupby(ready, lambda one: id(one.restorer)):
-            for outcome in self._together(list(same), on_step):
-                done[outcome.source] = outcome
+            for few in _portions(list(same), together(self._order.samples)):
+                for outcome in self._together(few, on_step):
+                    done[outcome.source] = outcome
         yield from (done[one.source] for one in portion)
 
     def _prepare(self, source: Path, data: bytes) -> Prepared:
         """A picture of that name, from its file. Raises InputError."""
-        order, mine, frame = self._order, self._restorer, None
+        order, mine, aligned = self._order, self._restorer, None
         photo = decode_photo(data, name_of(source), LARGEST if order.damage.is_picture else math.inf)
         if order.align:
-            photo, frame, measurement = align(photo, mine.plan, order.damage)
+            aligned = align(photo, mine.plan, order.damage)
+            photo, measurement = aligned.photo, aligned.faces[0].measurement
         else:
             sizing = own_size(photo, order.damage, mine.image_shape, mine.plan.stride is not None, order.fit)
             if sizing.image_shape != mine.image_shape:
@@ -158,9 +172,11 @@ class FolderRestorer:
             measurement = prepare(photo, mine.image_shape, order.damage, sizing.fit, self._operators)
             if sizing.said:
                 measurement = replace(measurement, because=f"{measurement.because}; {sizing.said}")
+        prepared = Prepared(source, photo, measurement, mine, aligned)
         if order.guidance.switch != "never":
-            measurement.operator.prepare()
-        return Prepared(source, photo, measurement, mine, frame)
+            for each in prepared.measurements:
+                each.operator.prepare()
+        return prepared
 
     def _together(
         self, pictures: Sequence[Prepared], on_step: Callable[[StepEvent], object] | None
@@ -170,14 +186,15 @@ class FolderRestorer:
         try:
             groups = [
                 restorer.start(
-                    np.repeat(one.measurement.y[None], order.samples, axis=0),
-                    one.measurement.operator,
-                    replace(order.guidance, sigma=one.measurement.sigma),
+                    np.repeat(each.y[None], order.samples, axis=0),
+                    each.operator,
+                    replace(order.guidance, sigma=each.sigma),
                 )
                 for one in pictures
+                for each in one.measurements
             ]
-            results = restorer.results(groups, on_step=on_step)
-            return [Restored.of(one, result) for one, result in zip(pictures, results, strict=True)]
+            results = iter(restorer.results(groups, on_step=on_step))
+            return [Restored.of(one, [*islice(results, len(one.measurements))]) for one in pictures]
         except DivergedError as error:
             if len(pictures) == 1:
                 return [Failed(pictures[0].source, str(error))]
@@ -192,6 +209,18 @@ def name_of(source: Path) -> str:
 def together(samples: int) -> int:
     """How many pictures, each restored so often, make TOGETHER rows."""
     return max(1, TOGETHER // samples)
+
+
+def _portions(pictures: Sequence[Prepared], most: int) -> Iterator[list[Prepared]]:
+    """The pictures in portions of `most` measurements, or of one picture that has more."""
+    few: list[Prepared] = []
+    for one in pictures:
+        if few and sum(len(each.measurements) for each in [*few, one]) > most:
+            yield few
+            few = []
+        few.append(one)
+    if few:
+        yield few
 
 
 def find_pictures(given: Sequence[Path]) -> list[Path]:

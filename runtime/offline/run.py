@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...engines import Plan, gpu_backend, open_engine
 from ...engines.files import make_folder
-from ..pictures.align import framing_of
+from ..pictures.align import knows_faces, sees_face
 from ..pictures.images import check_output, to_picture
 from ..pictures.settings import alone, png_settings
 from ..restorer import Restorer
@@ -107,10 +107,20 @@ class Run:
         """What runs the network here, by its engine's name, or what workers are asked to run it by."""
         return self._backend if self._restorer is None else self._restorer.engine.name
 
-    @property
-    def leaves_framing(self) -> bool:
-        """Whether the prior knows whole faces in one framing, and is shown pictures that are cut otherwise."""
-        return framing_of(self.plan) is not None and self.order.fit in ("crop", "resize")
+    def advice(self, prepared: Prepared | None = None) -> str | None:
+        """Return a line for a prior of faces that restores pictures larger than its images, unaligned; None otherwise.
+
+        prepared: one of the pictures; None where workers read them, so that nothing tells their sizes.
+        """
+        said = knows_faces(self.plan)
+        if said is None or self.order.align:
+            return None
+        if prepared is None:
+            return said
+        sizes = prepared.photo.size, prepared.restorer.image_shape[:0:-1]
+        if all(wide <= self.plan.image_shape[2] and high <= self.plan.image_shape[1] for wide, high in sizes):
+            return None
+        return f"{said}: see --align" if sees_face(prepared.photo, self.plan) else said
 
     def here(
         self,
@@ -121,7 +131,7 @@ class Run:
         """Restore and write every picture in this process, in order.
 
         on_ready: called with each picture before it is restored. on_step, on_tiles: as `Restorer.restore` and
-        `Restorer.tiled` take them.
+        `Restorer.at` take them.
         """
         assert self._restorer is not None  # workers restore otherwise
         folder = FolderRestorer(self._restorer, self.order, on_tiles)
@@ -163,7 +173,7 @@ class Run:
         if self.targets.folder is not None:
             make_folder(self.targets.folder)  # not before there is something to put into it
         asked = alone(self._record, source)
-        settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.frame)
+        settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.faces)
         paths = write_result(self.targets.paths[source], restored, settings, self.targets.suffix)
         for path in self._beside.traces:
             trace.write_trace(path, trace.explain(result, self.plan))

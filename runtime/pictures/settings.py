@@ -7,7 +7,6 @@ from typing import Any
 
 from ...engines.files import sha256_of
 from ...engines.version import __version__
-from .align import Frame
 
 FILES = ("images", "mask", "kernel", "matrix")
 """Options that name files, whose content is checked when they are used again."""
@@ -19,7 +18,7 @@ def png_settings(
     task: str,
     fit: str | None,
     params: Mapping[str, Any],
-    frame: Frame | None = None,
+    faces: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return what a restored picture says of itself, in JSON's types.
 
@@ -30,7 +29,9 @@ def png_settings(
     - `frugal_rt`: the version that restored it.
     - `task`: as it was settled.
     - `fit`: how the picture was brought to the prior's size; null where it had it, or was cut into tiles.
-    - `frame`: left, top and side, in pixels, of the square of the photograph that was restored; null for the whole.
+    - `faces`: for each face that was restored, the largest first, `frame`, left, top and side of its square in pixels
+      of the photograph, and `sigma`, the noise that was restored there; empty where the whole was. `operator`, `sigma`
+      and `k` are the first one's.
     - `k`: the DMPS steps that were left at the first sample's switch.
     - `samples`: how many were drawn. The picture of one of several has its own `sample`, and that of their deviation
       has `white`, the deviation on the [-1, 1] scale that is shown white.
@@ -41,7 +42,7 @@ def png_settings(
         **result,
         "task": task,
         "fit": fit,
-        "frame": None if frame is None else [frame.left, frame.top, frame.side],
+        "faces": [*faces],
         "k": k[0],
         "samples": len(k),
         "params": dict(params),
