@@ -2,15 +2,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+DEMO_BIN = .cache/demo-venv/bin
+DEMO_READY = .cache/demo-venv/.ready
 GPU_BIN = .cache/gpu-venv/bin
 GPU_READY = .cache/gpu-venv/.ready
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-long test-slow test-gpu lint docs wheel-smoke clean
+.PHONY: demo test test-long test-slow test-gpu lint docs wheel-smoke release clean
 
-# Set everything up, export the prior, restore a portrait three ways, say where the pictures are.
-demo: $(READY)
-	$(BIN)/frugal-rt demo -o demo
+# Install what a user has, and no more; damage a photograph and a face, restore them, and say where the pictures are.
+demo: $(DEMO_READY)
+	$(DEMO_BIN)/frugal-rt demo -o demo
 
 # The tests of every change: two processes of a thread each side by side, and at most five minutes a test.
 test: $(READY)
@@ -57,6 +59,13 @@ wheel-smoke: $(READY)
 	cd .cache/smoke && ! ../lean/bin/python -c 'import torch' 2>/dev/null
 	cd .cache/smoke && ../lean/bin/frugal-rt restore --engine celeba.plan y.png --steps 20
 
+# Build sdist and wheel, the wheel from the sdist, and check what an index and an installer would: the texts and what is in them.
+release: $(READY)
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist . >.cache/build.log || { cat .cache/build.log; exit 1; }
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/check_release.py dist
+
 clean:
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 
@@ -64,6 +73,11 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP_INSTALL) -e '.[cpu,openvino,export,test,docs]'
 	$(BIN)/$(PIP_INSTALL) -e '.[rtx]' || echo "tensorrt-rtx does not install here: its tests will be skipped"
+	touch $@
+
+$(DEMO_READY): pyproject.toml
+	mkdir -p .cache && $(PYTHON) -m venv .cache/demo-venv
+	.cache/demo-venv/bin/python -m pip install --disable-pip-version-check --progress-bar off '.[cpu,eval]' | sed -n 's/^Installing collected packages/installing/p'
 	touch $@
 
 $(GPU_READY): pyproject.toml

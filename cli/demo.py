@@ -1,6 +1,8 @@
 """frugal-rt demo"""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +12,75 @@ from rich.table import Table
 
 from ..engines import InputError
 from ..engines.files import make_folder
-from ..export import export_plan, find_prior
 from ..runtime.evaluation import demo
 from ..runtime.pictures.images import write_png
 from ..runtime.restorer import Restorer
-from ..runtime.sampling.switch import METHODS
 from . import options, talk
-from .progress import stages, steps
+from .progress import stages
 
 
 @click.command()
 @click.option(
-    "-e", "--engine", metavar="PLAN", type=options.PATH, help="Default: FOLDER/celeba.plan, exported if need be."
+    "-e", "--engine", metavar="PLAN", type=options.PATH, help="Show the face by this plan alone, not by both priors."
 )
-@options.steps
+@click.option("--steps", "steps_", type=int, help="Sampling steps T; default the preset fast.")
 @options.seed
 @options.backend
 @click.option("-o", "--output", metavar="FOLDER", type=options.PATH, default=Path("demo"), show_default=True)
 @options.as_json
 @talk.quiet
 @talk.verbose
-def command(engine: Path | None, steps_: int, seed: int, backend: str, output: Path, as_json: bool) -> None:
-    """Restore a packaged portrait: three tasks by DPS, DMPS and the hybrid.
+def command(engine: Path | None, steps_: int | None, seed: int, backend: str, output: Path, as_json: bool) -> None:
+    """Damage a photograph and a face, restore them, and show each beside the plain method that does best.
 
-    Writes FOLDER/sheet.png, replacing an earlier one, and prints what each cost and gave: network calls, gradients
-    through the network, and k, the DMPS steps left at the switch.
+    Writes FOLDER/sheet.png, replacing an earlier one, after each restoration, and prints what it gave: PSNR against the
+    picture before the damage, network calls, and gradients through the network.
     """
     if output.is_file():
         raise InputError(f"{output} is a file; name a folder for the pictures with -o")
-    plan = engine or output / "celeba.plan"
-    with stages() as on_stage:
-        if engine is None and not plan.exists():
-            make_folder(output)
-            export_plan(find_prior("celeba"), plan, on_stage)
-        on_stage("reading the plan")
-        restorer = Restorer.load(plan, backend)
-    with steps("demo", steps_ * len(demo.SHOWN) * len(METHODS)) as watch:
-        rows, sheet = demo.run(restorer, steps_, seed, lambda task, method, event: watch.on_step(event))
-    make_folder(output)
-    write_png(output / "sheet.png", sheet)
+    target, rows = output / "sheet.png", []
+    shows = [("a photograph", "photo", demo.PHOTOGRAPH), ("a face", "celeba", demo.FACE)]
+    for of, plan, tasks in shows if engine is None else [("a face", engine, demo.FACE)]:
+        with stages() as on_stage:
+            on_stage("reading the plan")
+            restorer = Restorer.load(plan, backend)
+            picture = demo.photograph() if tasks is demo.PHOTOGRAPH else None
+        with restorer:
+            for row in demo.run(restorer, of, tasks, picture, steps_, seed):
+                rows.append(row)
+                make_folder(output)
+                write_png(target, demo.sheet(rows))
+                talk.note(
+                    f"{row.picture}: {row.task}, {row.psnr:.1f} dB; {row.method} {row.plain_psnr:.1f} dB: {target}"
+                )
     if as_json:
-        click.echo(json.dumps({"output": str(output / "sheet.png"), "rows": [_said(row) for row in rows]}))
+        click.echo(json.dumps({"output": str(target), "rows": [_said(row) for row in rows]}))
         return
     if talk.is_quiet():
-        click.echo(str(output / "sheet.png"))
+        click.echo(str(target))
         return
-    table = Table(title=f"{restorer.engine.name}, T = {steps_}, seed {seed}")
-    for heading in ("task", "method", "PSNR", "time", "calls", "gradients", "k"):
-        table.add_column(heading, justify="left" if heading in ("task", "method") else "right", no_wrap=True)
+    table = Table()
+    for heading in ("picture", "damage", "plain method", "PSNR", "by", "PSNR", "time", "calls", "gradients"):
+        table.add_column(heading, justify="left" if heading in ("picture", "damage", "by") else "right", no_wrap=True)
     for row in rows:
         result = row.result
-        figures = (result.forwards[0], result.pullbacks[0], result.k[0])
-        seconds = sum(result.seconds.values())
-        table.add_row(row.task, row.method, f"{row.psnr:.2f} dB", f"{seconds:.2f} s", *map(str, figures))
+        seconds = f"{sum(result.seconds.values()):.1f} s"
+        figures = (
+            result.settings["prior"],
+            f"{row.psnr:.2f}",
+            seconds,
+            *(map(str, (result.forwards[0], result.pullbacks[0]))),
+        )
+        table.add_row(row.picture, row.task, row.method, f"{row.plain_psnr:.2f}", *figures)
     Console().print(table)
-    click.echo(f"pictures: {output / 'sheet.png'}")
+    click.echo(f"pictures: {target}")
+    program = sys.argv[0]
+    found = shutil.which("frugal-rt")
+    named = "frugal-rt" if found is not None and Path(program).resolve() == Path(found).resolve() else program
+    click.echo(f"your own picture: {named} restore PICTURE")
 
 
 def _said(row: demo.Row) -> dict[str, Any]:
     """A row for scripts."""
-    return {"task": row.task, "method": row.method, "psnr": row.psnr, **row.result.figures}
+    plain = {"method": row.method, "psnr": row.plain_psnr}
+    return {"picture": row.picture, "task": row.task, "psnr": row.psnr, "plain": plain, **row.result.figures}

@@ -1,12 +1,13 @@
-"""Three tasks on a packaged portrait by DPS, DMPS and the hybrid."""
+"""A photograph and a face, damaged and restored, each beside the plain method that does best for the damage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from ...engines import MissingExtra
 from ..operators import Operator, Shape
 from ..pictures.damage import Damage
 from ..pictures.decoding import Photo
@@ -15,11 +16,16 @@ from ..pictures.simulate import simulate
 from ..restorer import Restorer, Result
 from ..sampling.loop import StepEvent
 from ..sampling.psnr import psnr
-from ..sampling.switch import METHODS
+from . import plain
 from .contact_sheet import contact_sheet
 
 SIGMA = 0.01
+NOISE = 2 * 25 / 255
 SHOWN = ("super-resolution x4", "box inpainting", "colourise")
+"""Tasks on the portrait that measurements and studies share."""
+PHOTOGRAPH = ("noise of 25 grey levels", "scratches", "super-resolution x2")
+FACE = ("noise of 25 grey levels", "box inpainting", "super-resolution x4")
+"""Tasks that the demo shows, of each picture."""
 
 
 class Measured(NamedTuple):
@@ -35,58 +41,103 @@ class Measured(NamedTuple):
 class Row:
     """One restoration of the demo."""
 
+    picture: str
     task: str
-    method: str
     result: Result
     psnr: float
-    """dB against the clean portrait."""
+    """dB against the clean picture."""
+    method: str
+    """The plain one's name."""
+    plain_psnr: float
+    cells: tuple[tuple[Image.Image, str], ...]
+    """Pictures and captions, for the sheet."""
 
 
 def damage(task: str, shape: Shape) -> Damage:
     """What a task does to an image of `shape`: the hole is 3/8 of a side, 24x24 of 64x64."""
     return {
+        "noise of 25 grey levels": Damage(task="denoise", sigma=NOISE),
+        "scratches": Damage(task="inpaint", mask=scratches(shape), sigma=SIGMA),
+        "super-resolution x2": Damage(task="sr", scale=2, sigma=SIGMA),
         "super-resolution x4": Damage(task="sr", scale=4, sigma=SIGMA),
         "box inpainting": Damage(task="inpaint", hole=(3 * shape[2] // 8, 3 * shape[1] // 8), sigma=SIGMA),
         "colourise": Damage(task="colorize", sigma=SIGMA),
     }[task]
 
 
-def measure(restorer: Restorer, task: str, seed: int) -> Measured:
-    """The portrait at the prior's size, damaged."""
-    _, height, width = restorer.image_shape
-    portrait = read_photo(PORTRAIT)
-    if portrait.size != (width, height):
-        portrait = fit_photo(portrait, (width, height), "resize")
-    y, missing, operator = simulate(Photo(portrait.pixels), damage(task, restorer.image_shape), seed)
-    return Measured(portrait.pixels, y, missing, operator)
+def scratches(shape: Shape) -> np.ndarray:
+    """(H, W) bool: a dozen strokes across an image, a fortieth of its side wide."""
+    _, height, width = shape
+    mask = Image.new("L", (width, height))
+    draw, random = ImageDraw.Draw(mask), np.random.default_rng(0)
+    for x0, y0, x1, y1 in random.uniform(-0.1, 1.1, (12, 4)):
+        draw.line((x0 * width, y0 * height, x1 * width, y1 * height), 255, max(1, width // 40))
+    return np.asarray(mask) > 0
+
+
+def measure(restorer: Restorer, task: str, seed: int, picture: Photo | None = None) -> Measured:
+    """A picture, the portrait at the prior's size by default, damaged."""
+    if picture is None:
+        _, height, width = restorer.image_shape
+        portrait = read_photo(PORTRAIT)
+        picture = portrait if portrait.size == (width, height) else fit_photo(portrait, (width, height), "resize")
+    shape: Shape = (3, *picture.pixels.shape[1:])
+    y, missing, operator = simulate(Photo(picture.pixels), damage(task, shape), seed)
+    return Measured(picture.pixels, y, missing, operator)
+
+
+def photograph() -> Photo:
+    """Chelsea the cat, 256x256 of Stéfan van der Walt's photograph (CC0), by scikit-image. Raises MissingExtra."""
+    try:
+        from skimage.data import chelsea
+    except ImportError as error:
+        raise MissingExtra("The demo", "scikit-image", "eval") from error
+    return Photo(np.asarray(np.moveaxis(chelsea()[10:266, 100:356], -1, 0) / 127.5 - 1, np.float32))
 
 
 def run(
     restorer: Restorer,
-    steps: int = 100,
+    of: str,
+    tasks: tuple[str, ...],
+    picture: Photo | None = None,
+    steps: int | None = None,
     seed: int = 0,
-    on_step: Callable[[str, str, StepEvent], object] = lambda task, method, event: None,
-) -> tuple[list[Row], Image.Image]:
-    """Every task by every method, and the labelled contact sheet. `on_step` hears task, method and the step."""
-    rows: list[Row] = []
-    sheet = []
-    for task in SHOWN:
-        clean, y, missing, operator = measure(restorer, task, seed)
-        cells = [(to_picture(clean), "clean"), (to_picture(y, missing), "measurement")]
-        for method, switch in METHODS.items():
-            result = restorer.restore(
-                y,
-                operator,
-                sigma=SIGMA,
-                steps=steps,
-                switch=switch,
-                seed=seed,
-                on_step=lambda event, task=task, method=method: on_step(task, method, event),  # type: ignore[misc]
-            )
-            row = Row(task, method, result, float(psnr(result.image[None], clean[None])[0]))
-            rows.append(row)
-            cells.append(
-                (to_picture(result.image), f"{method}  {row.psnr:.1f} dB  {sum(result.seconds.values()):.1f} s")
-            )
-        sheet.append((task, cells))
-    return rows, contact_sheet(sheet)
+    on_step: Callable[[StepEvent], object] | None = None,
+) -> Iterator[Row]:
+    """Restore a picture, the portrait by default, after each of `tasks`; a Row each, when it is done.
+
+    of: what the picture is, for the sheet. steps: of the sampler; None takes the preset "fast", and denoising by its
+    aim. on_step: as of `Restorer.restore`. Raises MissingExtra.
+    """
+    for task in tasks:
+        clean, y, missing, operator = measure(restorer, task, seed, picture)
+        if operator.image_shape != restorer.image_shape:
+            restorer = restorer.at(*operator.image_shape[1:])
+        sigma = damage(task, operator.image_shape).sigma or 0.0
+        denoising = operator.name == "denoise"
+        preset = None if denoising or steps else "fast"
+        result = restorer.restore(y, operator, sigma=sigma, preset=preset, steps=steps, seed=seed, on_step=on_step)
+        name, other = _by_plain(y, missing, sigma, clean)
+        gained, plain_psnr = (float(psnr(one[None], clean[None])[0]) for one in (result.image, other))
+        prior = result.settings["prior"]
+        cells = (
+            (to_picture(clean), "before the damage"),
+            (to_picture(y, missing), "what is left"),
+            (to_picture(other), f"{name}  {plain_psnr:.1f} dB"),
+            (to_picture(result.image), f"{prior}  {gained:.1f} dB  {sum(result.seconds.values()):.1f} s"),
+        )
+        yield Row(of, task, result, gained, name, plain_psnr, cells)
+
+
+def sheet(rows: list[Row]) -> Image.Image:
+    """The rows as one labelled picture."""
+    return contact_sheet([(f"{row.picture}: {row.task}", row.cells) for row in rows], tile=256)
+
+
+def _by_plain(y: np.ndarray, missing: np.ndarray | None, sigma: float, clean: np.ndarray) -> tuple[str, np.ndarray]:
+    """The plain method for a damage by name, and what it gives."""
+    if missing is not None:
+        return "biharmonic", plain.biharmonic(y, missing)
+    if y.shape != clean.shape:
+        return "Lanczos", plain.lanczos(y, clean.shape[1] // y.shape[1])
+    return "non-local means", plain.non_local_means(y, sigma)

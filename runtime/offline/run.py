@@ -110,13 +110,13 @@ class Run:
     def advice(self, prepared: Prepared | None = None) -> str | None:
         """Return a line for a prior of faces that restores pictures larger than its images, unaligned; None otherwise.
 
-        prepared: one of the pictures; None where workers read them, so that nothing tells their sizes.
+        prepared: one of the pictures; None where workers read them, so that only the order tells.
         """
         said = knows_faces(self.plan)
         if said is None or self.order.align:
             return None
         if prepared is None:
-            return said
+            return said if self.order.fit in ("crop", "resize") else None
         sizes = prepared.photo.size, prepared.restorer.image_shape[:0:-1]
         if all(wide <= self.plan.image_shape[2] and high <= self.plan.image_shape[1] for wide, high in sizes):
             return None

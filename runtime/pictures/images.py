@@ -120,10 +120,10 @@ def pad_photo(photo: Photo, size: tuple[int, int]) -> Photo:
     )
 
 
-def resized(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A channel (h, w) at (width, height) float32, by a bicubic filter as wide as the coarser of the two grids."""
+def resized(channel: np.ndarray, size: tuple[int, int], by: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+    """A channel (h, w) at (width, height) float32, by a filter as wide as the coarser of the two grids."""
     image = Image.fromarray(np.asarray(channel, np.float32))
-    return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(image if image.size == size else image.resize(size, by))
 
 
 def to_picture(image: np.ndarray, missing: np.ndarray | None = None) -> Image.Image:

@@ -18,7 +18,7 @@ def test_export_writes_a_verified_plan(here, make_prior):
 
 def test_export_needs_one_prior(here):
     refuses("say which prior: --model celeba, or --weights DIR", "export")
-    refuses("no prior 'imagenet'; choose one of celeba", "export", "--model", "imagenet")
+    refuses("no prior 'imagenet'; choose one of photo, celeba", "export", "--model", "imagenet")
     refuses("nowhere is not a diffusers DDPM folder", "export", "--weights", "nowhere")
     refuses("there is no file nowhere.pt", "export", "--weights", "nowhere.pt", "--arch", "adm")
     refuses("--arch is of a .pt checkpoint", "export", "--model", "celeba", "--arch", "adm")

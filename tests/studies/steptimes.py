@@ -20,7 +20,7 @@ from frugal_rt.runtime.evaluation import demo
 @click.option("--backend", default="auto")
 def main(engine: Path, steps: int, switch: str, rounds: int, backend: str) -> None:
     restorer = Restorer.load(engine, backend)
-    measured = demo.measure(restorer, demo.TASKS[0], seed=0)
+    measured = demo.measure(restorer, demo.SHOWN[0], seed=0)
 
     def restore(by: str):
         return restorer.restore(measured.y, measured.operator, sigma=demo.SIGMA, steps=steps, switch=by)
