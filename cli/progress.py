@@ -36,9 +36,10 @@ class Watch(NamedTuple):
 
 
 @contextmanager
-def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
+def steps(label: str, total: int, by_row: bool = False, each: int | None = None) -> Iterator[Watch]:
     """A bar for `total` steps, or for those of all rows together, and the tiles of the running one where there are any.
 
+    each: steps that `total` counts for a row; where rows turn out to have another number, the total follows.
     The first Ctrl-C raises KeyboardInterrupt when the Watch is next called, the second at once.
     """
     stop = False
@@ -55,10 +56,13 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
         def on_step(event: StepEvent) -> None:
             if stop:
                 raise KeyboardInterrupt
+            rows = len(event.phases) if by_row else 1
+            if each is not None and event.step == event.steps - 1:  # the first step of these rows
+                progress.update(bar, total=(progress.tasks[bar].total or 0) + rows * (event.steps - each))
             settled = event.settled[0]
             phase = event.phases[0].upper()
             moved = f"{phase}  estimate settled to {settled:.1f} dB" if math.isfinite(settled) else phase
-            progress.update(bar, advance=len(event.phases) if by_row else 1, phase=moved)
+            progress.update(bar, advance=rows, phase=moved)
 
         def on_tiles(done: int, of: int) -> None:
             if stop:

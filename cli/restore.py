@@ -17,7 +17,7 @@ from ..runtime.offline.gpus import gpus_named
 from ..runtime.offline.outputs import Targets
 from ..runtime.offline.run import Beside, Resources, Run, Written
 from ..runtime.pictures.images import check_output
-from ..runtime.sampling.guidance import GUIDANCE, PRESETS, Guidance
+from ..runtime.sampling.guidance import PRESET, PRESETS, Guidance
 from ..runtime.sampling.switch import METHODS
 from . import options, params
 from .progress import pictures, stages, steps
@@ -35,14 +35,14 @@ from .progress import pictures, stages, steps
 )
 @click.option("--tile", is_flag=True, help="Restore a larger picture at its own size, in overlapping tiles.")
 @click.option("--align", "align_", is_flag=True, help="Find the face in a photograph, restore that, and paste it back.")
-@click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
+@options.aim
+@click.option("--method", type=click.Choice(list(METHODS)), help="How to steer; default: hybrid.")
 @options.switch
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    default="balanced",
-    show_default=True,
-    help=f"Sampling steps by name: {', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}.",
+    help=f"Sampling steps by name, {PRESET} by default: "
+    f"{', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}.",
 )
 @click.option("--steps", "steps_", metavar="T", type=int, help="Sampling steps, in place of the preset's.")
 @options.every
@@ -55,7 +55,7 @@ from .progress import pictures, stages, steps
     metavar="N",
     type=click.IntRange(1, 1000),
     default=1,
-    help="Restore N times: the mean, each, and a picture of their deviation.",
+    help="Restore N times, from noise: the mean, each, and a picture of their deviation.",
 )
 @options.backend
 @options.trust_engines
@@ -92,9 +92,10 @@ def command(
     fit: str | None,
     tile: bool,
     align_: bool,
-    method: str,
+    aim: str | None,
+    method: str | None,
     switch: str | None,
-    preset: str,
+    preset: str | None,
     steps_: int | None,
     every: int | None,
     guidance: str | None,
@@ -127,7 +128,7 @@ def command(
         raise click.UsageError("--tile takes a picture at its own size; leave --fit out, or --fit pad a short side")
     if align_ and (tile or fit is not None):
         raise click.UsageError("--align says how a face comes to the prior's size; leave --tile and --fit out")
-    if switch is not None and method != "hybrid":
+    if switch is not None and method not in (None, "hybrid"):
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     sources = find_pictures(images)
     one = len(images) == 1 and sources == [*images]
@@ -141,14 +142,20 @@ def command(
     targets = Targets.settle(sources, one, output, samples, resume, force)
     if save_params is not None:
         check_output(save_params, force, (".json",))
-    count = PRESETS[preset] if steps_ is None else steps_
+    if samples > 1 and aim is not None:
+        raise click.UsageError("--samples draws, and with --aim all would be the same; leave one of them out")
+    if samples > 1 and preset is None:
+        preset = PRESET
+    count = PRESETS[preset or PRESET] if steps_ is None else steps_
     with stages() as on_stage:
         on_stage("reading the plan")
         settings = Guidance(
-            steps=count,
-            switch=METHODS[method] if switch is None else switch,
+            aim=aim,
+            preset=preset,
+            steps=steps_,
+            switch=METHODS[method] if switch is None and method is not None else switch,
             every=every,
-            guidance=guidance or GUIDANCE[0],
+            guidance=guidance,
             zeta=zeta,
             lam=lam,
             seed=seed,
@@ -178,7 +185,7 @@ def command(
     with ExitStack() as stack:
         if ray and out is not None:
             stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what its nodes say
-        for outcome in _watched(run, stack, count * len(targets.paths) * samples, ready):
+        for outcome in _watched(run, stack, count, samples, ready):
             if one and isinstance(outcome, Failed):
                 raise InputError(outcome.why)
             outcomes.append(outcome)
@@ -198,11 +205,12 @@ def command(
 
 
 def _watched(
-    run: Run, stack: ExitStack, total: int, on_ready: Callable[[Prepared], None]
+    run: Run, stack: ExitStack, count: int, samples: int, on_ready: Callable[[Prepared], None]
 ) -> Iterator[Written | Failed]:
-    """The outcomes of a run, with a bar of its `total` steps, or of its pictures where workers restore them."""
+    """The outcomes of a run, with a bar of steps, `count` a sample as it is foreseen, or of pictures for workers."""
     if not run.resources.spread:
-        watch = stack.enter_context(steps("restoring", total, by_row=True))
+        total = count * len(run.targets.paths) * samples
+        watch = stack.enter_context(steps("restoring", total, by_row=True, each=count))
         yield from run.here(on_ready, watch.on_step, watch.on_tiles)
         return
     ray = run.resources.ray
@@ -223,6 +231,7 @@ def _said(written: Written) -> dict[str, Any]:
         "task": written.task,
         "because": written.because,
         "sigma": written.sigma,
+        "aim": written.aim,
         **written.figures,
     }
 
@@ -234,6 +243,8 @@ def _sentence(written: Written, count: int, one: bool) -> str:
     said += f"and {gradients} gradient{'s' * (gradients != 1)}"
     if samples > 1:
         said += f" for each of {samples} samples"
-    if one:
+    if written.aim is not None:
+        said += f", aim {written.aim}"
+    elif one:
         return f"{said}; DMPS ran the last {figures['k'][0]} of {count} steps"
-    return f"{said}; {written.task} ({written.because})"
+    return said if one else f"{said}; {written.task} ({written.because})"

@@ -145,7 +145,7 @@ class FolderRestorer:
                 least = mine.image_shape[1:] if order.fit == "pad" else sides
                 mine = self._tiled(*map(max, sides, least))
             measurement = prepare(photo, mine.image_shape, order.damage, order.fit, self._operators)
-        if order.guidance.switch != "never":
+        if order.guidance.aim_with(measurement.operator) is None and order.guidance.switch != "never":
             measurement.operator.prepare()
         return Prepared(source, photo, measurement, mine, frame)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...engines import Plan, gpu_backend, open_engine
+from ...engines import InputError, Plan, gpu_backend, open_engine
 from ...engines.files import make_folder
 from ..pictures.align import framing_of
 from ..pictures.images import check_output, read_bytes, to_picture
@@ -70,6 +70,8 @@ class Written(NamedTuple):
     task: str
     because: str
     sigma: float
+    aim: str | None
+    """Of denoising that started from the picture itself."""
     figures: Mapping[str, Any]
     """What it cost: those of `Result`."""
 
@@ -116,16 +118,21 @@ class Run:
         """Restore and write every picture in this process, in order.
 
         on_ready: called with each picture before it is restored. on_step, on_tiles: as `Restorer.restore` and
-        `Restorer.tiled` take them.
+        `Restorer.tiled` take them. Raises InputError for the trace of a restoration without a switch.
         """
         assert self._restorer is not None  # workers restore otherwise
         folder = FolderRestorer(self._restorer, self.order, on_tiles)
+
+        def begin(prepared: Prepared) -> None:
+            if self._beside.traces and self.order.guidance.aim_with(prepared.measurement.operator) is not None:
+                raise InputError("--trace is of the switch, and denoising from the picture has none; add --preset fast")
+            on_ready(prepared)
 
         def each(event: StepEvent) -> None:
             self._recorder(event)
             on_step(event)
 
-        return self._written(folder.restore([*self.targets.paths], read_bytes, on_ready, each))
+        return self._written(folder.restore([*self.targets.paths], read_bytes, begin, each))
 
     def hire(self, on_loss: Callable[[str], object]) -> Spread:
         """Join the cluster, or get ready to start a process for each GPU; a context manager that ends the workers.
@@ -164,4 +171,5 @@ class Run:
             trace.write_trace(path, trace.explain(result, self.plan))
         if self._beside.video is not None:
             self._recorder.write(self._beside.video, to_picture(result.image[0]))
-        return Written(source, paths, restored.task, restored.because, restored.sigma, result.figures)
+        aim = result.settings["aim"]
+        return Written(source, paths, restored.task, restored.because, restored.sigma, aim, result.figures)

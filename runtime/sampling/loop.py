@@ -1,4 +1,4 @@
-"""The plain loop that takes rows of one schedule from pure noise to images."""
+"""The plain loop that takes rows of one schedule from where they begin to images."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,8 @@ from .restoration import Move, Phase, Restoration
 T = TypeVar("T")
 TRIALS = 3
 """Steps that are timed for one figure."""
+PHASES = (Phase.DPS, Phase.DMPS, Phase.FLOW)
+"""Those in which there are steps."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class StepEvent:
     """Steps left, T-1 .. 0."""
     steps: int
     phases: tuple[str, ...]
-    """"dps" or "dmps" for each row: the phase of the step just made."""
+    """"dps", "dmps" or "flow" for each row: the phase of the step just made."""
     settled: tuple[float, ...]
     """PSNR in dB between the last two estimates compared, for each row; -inf before."""
     x0hat: np.ndarray
@@ -40,14 +42,14 @@ def run(
 ) -> dict[str, float]:
     """Take rows of one number of steps to their end, a step at a time, by network calls of `batch` rows.
 
-    Returns the seconds of each phase, "dps" and "dmps". Raises DivergedError, and what `on_step` raises.
+    Returns the seconds of each phase, "dps", "dmps" and "flow". Raises DivergedError, and what `on_step` raises.
     """
     engine.prepare(any(row.move.pulls for row in rows), batch)
-    seconds = {"dps": 0.0, "dmps": 0.0}
+    seconds = no_seconds()
     while rows[0].step >= 0:
         phases = [row.phase for row in rows]
         moves = [(row.phase, row.move) for row in rows]
-        for phase, move in product((Phase.DPS, Phase.DMPS), Move):
+        for phase, move in product(PHASES, Move):
             due = [row for row, now in zip(rows, moves, strict=True) if now == (phase, move)]
             for rows_of_a_call in halved(due, batch):
                 started = time.perf_counter()
@@ -67,6 +69,11 @@ def run(
                 )
             )
     return seconds
+
+
+def no_seconds() -> dict[str, float]:
+    """Return the seconds of each phase before anything was done."""
+    return {phase.value: 0.0 for phase in PHASES}
 
 
 def step_seconds(rows: Sequence[Restoration], engine: Engine) -> float:

@@ -180,9 +180,10 @@ class Job:
 
 
 def facts(result: Result) -> dict[str, Any]:
-    """How an image came about: k, the trace that the switch saw, calls, seconds of the network's time."""
+    """How an image came about: its aim, k, the trace that the switch saw, calls, seconds of the network's time."""
     trace = [{"left": left, "psnr": psnr} for left, psnr in zip(result.compared, result.trace[0], strict=True)]
     return {
+        "aim": result.settings["aim"],
         "k": result.k[0],
         "trace": trace,
         "forwards": result.forwards[0],

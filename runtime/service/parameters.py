@@ -10,7 +10,7 @@ from ...engines import InputError
 from ..operators import GREY_WEIGHTS
 from ..operators.kernels import KINDS
 from ..pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_size
-from ..sampling.guidance import GUIDANCE, PRESETS
+from ..sampling.guidance import AIMS, GUIDANCE, PRESET, PRESETS
 from ..sampling.switch import METHODS
 
 MAX_BYTES = 16 << 10
@@ -56,14 +56,25 @@ class Parameters(BaseModel):
         None, description="Bring a picture of another size to the prior's; pad restores a smaller one at its own."
     )
     tile: bool = Field(False, description="Restore a larger picture at its own size, in overlapping tiles.")
-    method: Literal[tuple(METHODS)] = Field("hybrid", description="How to steer.")  # type: ignore[valid-type]
+    aim: Literal[tuple(AIMS)] | None = Field(  # type: ignore[valid-type]
+        None,
+        description="Denoising starts from the picture itself: for detail, the default, or for fidelity. Of the method "
+        "and the fields after it but seed and timeout, any starts it from noise.",
+    )
+    method: Literal[tuple(METHODS)] | None = Field(  # type: ignore[valid-type]
+        None, description="How to steer; by default the hybrid."
+    )
     switch: Literal["auto"] | Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="The hybrid's: how many DMPS steps end it, or auto."
     )
-    preset: Literal[tuple(PRESETS)] = Field("balanced", description="Sampling steps by name.")  # type: ignore[valid-type]
+    preset: Literal[tuple(PRESETS)] | None = Field(  # type: ignore[valid-type]
+        None, description=f"Sampling steps by name; by default {PRESET}."
+    )
     steps: int | None = Field(None, ge=2, le=1000, description="Sampling steps, in place of the preset's.")
     every: int | None = Field(None, ge=2, le=1000, description="The hybrid takes a gradient at every so manieth step.")
-    guidance: Literal[GUIDANCE] = Field("own", description="Whose step sizes.")  # type: ignore[valid-type]
+    guidance: Literal[GUIDANCE] | None = Field(  # type: ignore[valid-type]
+        None, description=f"Whose step sizes; by default {GUIDANCE[0]}."
+    )
     zeta: float | None = Field(None, ge=0, allow_inf_nan=False, description="A constant step size for DPS.")
     lam: float | None = Field(
         None, ge=0, allow_inf_nan=False, alias="lambda", description="A constant step size for DMPS."
@@ -103,10 +114,11 @@ class Parameters(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """The settings of `Restorer.restore`. Raises InputError for a switch without the hybrid."""
-        if self.switch is not None and self.method != "hybrid":
+        if self.switch is not None and self.method not in (None, "hybrid"):
             raise InputError(f"switch is for the hybrid; {self.method} has none")
         return {
-            "switch": METHODS[self.method] if self.switch is None else self.switch,
+            "aim": self.aim,
+            "switch": METHODS[self.method] if self.switch is None and self.method is not None else self.switch,
             "preset": self.preset,
             "steps": self.steps,
             "every": self.every,

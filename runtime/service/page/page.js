@@ -52,7 +52,8 @@ async function greet() {
   $("scale").replaceChildren(...factors.map((r) => new Option(`${r}`, r, r === 4, r === 4)));
   const presets = Object.entries(service.presets).sort((a, b) => a[1] - b[1]);
   $("preset").replaceChildren(
-    ...presets.map(([name, steps]) => new Option(`${name}, ${steps} steps`, name, name === "balanced", name === "balanced")),
+    new Option("as the task needs", ""),
+    ...presets.map(([name, steps]) => new Option(`${name}, ${steps} steps`, name)),
   );
   $("keep").value = Math.round(Math.min(width, height) * 0.75);
 }
@@ -310,9 +311,9 @@ function parameters() {
     if (!fits && isTiled()) asked.tile = true;
     else if (!fits && !(task === "outpaint" && isSmall())) asked.fit = $("fit").value === "resize" ? "resize" : "crop";
   }
-  asked.method = $("method").value;
+  if ($("method").value !== "hybrid") asked.method = $("method").value;
   if ($("steps").value) number("steps", $("steps").value);
-  else asked.preset = $("preset").value;
+  else if ($("preset").value) asked.preset = $("preset").value;
   number("seed", $("seed").value);
   return asked;
 }
