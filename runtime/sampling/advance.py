@@ -91,8 +91,9 @@ def move(
     else:
         out, variance = engine.predict(x, c.t)
     x0hat, unclipped = estimate(x, out, c)
-    if z is None:
+    if kind is Move.FLOW:
         return probability_flow_step(x, x0hat, c), x0hat
+    assert z is not None  # every other move draws
     if kind.pulls:
         parts = [residual_gradient(one.operator, one.y, x0hat[one.rows], sigma[one.rows]) for one in groups]
         gradient, excess = (_joined(of_groups) for of_groups in zip(*parts, strict=True))
