@@ -199,7 +199,9 @@ def command(
         there = [str(path) for path in targets.there]
         click.echo(json.dumps({"restored": [*map(_said, restored)], "failed": failures, "there": there}))
     elif not one:
-        click.echo(f"{len(restored)} restored, {len(failed)} failed, {len(targets.there)} were there")
+        untouched = sum(written.unchanged for written in restored)
+        left = f"{untouched} left as they were, " if untouched else ""
+        click.echo(f"{len(restored) - untouched} restored, {left}{len(failed)} failed, {len(targets.there)} were there")
     if failed:
         raise FrugalError("; ".join(f"{outcome.source}: {outcome.why}" for outcome in failed))
 
@@ -224,7 +226,7 @@ def _watched(
 
 
 def _said(written: Written) -> dict[str, Any]:
-    """A restoration for scripts."""
+    """A picture's outcome for scripts."""
     return {
         "image": str(written.source),
         "outputs": [str(path) for path in written.paths],
@@ -232,11 +234,14 @@ def _said(written: Written) -> dict[str, Any]:
         "because": written.because,
         "sigma": written.sigma,
         "aim": written.aim,
+        "unchanged": written.unchanged,
         **written.figures,
     }
 
 
 def _sentence(written: Written, count: int, one: bool) -> str:
+    if written.unchanged:
+        return f"{written.paths[0]}: left as it was; {written.because}"
     figures = written.figures
     samples, gradients = len(figures["k"]), figures["gradients"][0]
     said = f"{written.paths[0]}: {figures['seconds']:.1f} s, {figures['forwards'][0]} network calls "

@@ -73,11 +73,35 @@ class Restored:
 
 
 @dataclass(frozen=True)
+class Untouched:
+    """A picture that nothing is wrong with, as it came."""
+
+    source: Path
+    data: bytes | None
+    """Its file; None where only part of it was to be restored, or at another size."""
+    pixels: np.ndarray
+    """(C, H, W) on [-1, 1]: what would have been restored."""
+    metadata: Metadata
+    because: str
+    sigma: float
+
+    @classmethod
+    def of(cls, one: Prepared, data: bytes) -> "Untouched":
+        photo, measurement = one.photo, one.measurement
+        whole = measurement.picture.shape[1:] == photo.pixels.shape[1:]
+        kept = data if whole else None
+        return cls(one.source, kept, measurement.picture, photo.metadata, measurement.because, measurement.sigma)
+
+
+@dataclass(frozen=True)
 class Failed:
     """A picture that cannot be read or restored, and why, in one sentence."""
 
     source: Path
     why: str
+
+
+Outcome = Restored | Untouched | Failed
 
 
 @dataclass(frozen=True)
@@ -110,24 +134,29 @@ class FolderRestorer:
         read: Callable[[Path], bytes],
         on_ready: Callable[[Prepared], object] = lambda prepared: None,
         on_step: Callable[[StepEvent], object] | None = None,
-    ) -> Iterator[Restored | Failed]:
+    ) -> Iterator[Outcome]:
         """Restore every picture, one after another, TOGETHER rows at a time; each as it would be alone.
 
-        read: gives a picture's file. on_ready: called with each before it is restored. FrugalErrors of one picture,
-        those of `read` among them, become its Failed.
+        One that nothing is wrong with is left untouched. read: gives a picture's file. on_ready: called with each
+        before it is restored. FrugalErrors of one picture, those of `read` among them, become its Failed.
         """
         size = together(self._order.samples)
         for first in range(0, len(sources), size):
             portion = sources[first : first + size]
             ready: list[Prepared] = []
-            done: dict[Path, Restored | Failed] = {}
+            done: dict[Path, Outcome] = {}
             for source in portion:
                 try:
-                    ready.append(self._prepare(source, read(source)))
+                    data = read(source)
+                    prepared = self._prepare(source, data)
                 except FrugalError as error:
                     done[source] = Failed(source, str(error))
+                    continue
+                if prepared.measurement.is_clean:
+                    done[source] = Untouched.of(prepared, data)
                 else:
-                    on_ready(ready[-1])
+                    ready.append(prepared)
+                    on_ready(prepared)
             for _, same in groupby(ready, lambda one: id(one.restorer)):
                 for outcome in self._together(list(same), on_step):
                     done[outcome.source] = outcome

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...engines import InputError
-from ...engines.files import is_folder
+from ...engines.files import atomic_write, is_folder
 from ..pictures.images import check_output, to_picture, write_png
-from .folder import Restored
+from .folder import Restored, Untouched
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Targets:
     """Pictures that are left, because theirs is there."""
     folder: Path | None
     """The one that several go into, whether it is there or not."""
+    named: bool
+    """Whether it was said where they go: what nothing is wrong with goes nowhere else."""
 
     @classmethod
     def settle(
@@ -51,7 +53,7 @@ class Targets:
         if one or in_folder:
             for target in due.values():
                 check_outputs(target, samples, force or resume)
-        return cls(due, there, None if one else output)
+        return cls(due, there, None if one else output, output is not None)
 
 
 def output_paths(target: Path, samples: int) -> list[Path]:
@@ -85,6 +87,16 @@ def write_result(target: Path, restored: Restored, settings: Mapping[str, Any]) 
         white = float(deviation.max())
         write_png(paths[-1], to_picture(2 * deviation / (white or 1) - 1), {**settings, "white": white})
     return paths
+
+
+def write_untouched(target: Path, untouched: Untouched) -> list[Path]:
+    """Write a picture as it came: its file where the format is the same, its pixels otherwise. Raises FrugalError."""
+    if untouched.data is not None and target.suffix.lower() == untouched.source.suffix.lower():
+        with atomic_write(target) as file:
+            file.write(untouched.data)
+    else:
+        write_png(target, to_picture(untouched.pixels), metadata=untouched.metadata)
+    return [target]
 
 
 def _in_folder(folder: Path, sources: Sequence[Path]) -> dict[Path, Path]:

@@ -13,11 +13,11 @@ from ..pictures.settings import alone, png_settings
 from ..restorer import Restorer
 from ..sampling.loop import StepEvent
 from . import animation, trace
-from .folder import Failed, FolderRestorer, Order, Prepared, Restored
+from .folder import Failed, FolderRestorer, Order, Outcome, Prepared, Restored, Untouched
 from .gpus import Devices
-from .outputs import Targets, write_result
+from .outputs import Targets, write_result, write_untouched
 from .ray_cluster import Cluster
-from .spread import Outcome, Spread
+from .spread import Spread
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Beside:
 
 
 class Written(NamedTuple):
-    """What became of a picture that was restored and written, without its pixels."""
+    """What became of a picture that was restored, or left as it was, and written, without its pixels."""
 
     source: Path
     paths: Sequence[Path]
@@ -73,7 +73,9 @@ class Written(NamedTuple):
     aim: str | None
     """Of denoising that started from the picture itself."""
     figures: Mapping[str, Any]
-    """What it cost: those of `Result`."""
+    """What it cost: those of `Result`; none of a picture that was left as it was."""
+    unchanged: bool = False
+    """Whether nothing was wrong with it."""
 
 
 class Run:
@@ -159,11 +161,22 @@ class Run:
         for outcome in outcomes:
             yield outcome if isinstance(outcome, Failed) else self._write(outcome)
 
-    def _write(self, restored: Restored) -> Written:
+    def _write(self, outcome: Restored | Untouched) -> Written | Failed:
         """The files of one picture. Raises FrugalError."""
-        source, result = restored.source, restored.result
         if self.targets.folder is not None:
             make_folder(self.targets.folder)  # not before there is something to put into it
+        return self._pass_on(outcome) if isinstance(outcome, Untouched) else self._write_result(outcome)
+
+    def _pass_on(self, one: Untouched) -> Written | Failed:
+        """The file of a picture that nothing is wrong with, where it was said where that goes."""
+        if not self.targets.named:
+            ask = "say what was done to it, such as --noise 5, or where it goes as it is: -o"
+            return Failed(one.source, f"{one.source.name}: {one.because}; {ask}")
+        paths = write_untouched(self.targets.paths[one.source], one)
+        return Written(one.source, paths, "denoise", one.because, one.sigma, None, {}, unchanged=True)
+
+    def _write_result(self, restored: Restored) -> Written:
+        source, result = restored.source, restored.result
         asked = alone(self._record, source)
         settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.frame)
         paths = write_result(self.targets.paths[source], restored, settings)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ...engines import InputError
 from ..operators import GREY_WEIGHTS
 from ..operators.kernels import KINDS
-from ..pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_size
+from ..pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_size, sigma_of
 from ..sampling.guidance import AIMS, GUIDANCE, PRESET, PRESETS
 from ..sampling.switch import METHODS
 
@@ -30,8 +30,8 @@ class Parameters(BaseModel):
         json_schema_extra={
             "examples": [
                 {"task": "sr", "scale": 4},
-                {"task": "inpaint", "hole": [24, 24], "sigma": 0.01, "seed": 7},
-                {"task": "deblur", "kernel": "motion:9,30", "sigma": 0.05, "preset": "quality"},
+                {"task": "inpaint", "hole": [24, 24], "noise": 1.3, "seed": 7},
+                {"task": "deblur", "kernel": "motion:9,30", "noise": 6, "preset": "quality"},
             ]
         },
     )
@@ -41,6 +41,9 @@ class Parameters(BaseModel):
     )
     sigma: float | None = Field(
         None, ge=0, le=2, allow_inf_nan=False, description="Deviation of the noise on the [-1, 1] scale."
+    )
+    noise: float | None = Field(
+        None, ge=0, le=255, allow_inf_nan=False, description="The same in grey levels of 255: sigma is 2 noise / 255."
     )
     hole: Size | None = Field(None, description="A missing box in the middle: width, height.")
     keep: Size | None = Field(None, description="The kept box in the middle: width, height.")
@@ -97,7 +100,9 @@ class Parameters(BaseModel):
             raise InputError("; ".join(_clause(one) for one in error.errors(include_url=False))) from None
 
     def damage(self, mask: Any) -> Damage:
-        """What was done to the picture; `mask` (H, W) bool or None."""
+        """What was done to the picture; `mask` (H, W) bool or None. Raises InputError for noise said twice."""
+        if self.noise is not None and self.sigma is not None:
+            raise InputError("noise and sigma say the same, in grey levels and on [-1, 1]; leave one of them out")
         return Damage(
             task=self.task,
             mask=mask,
@@ -109,7 +114,7 @@ class Parameters(BaseModel):
             border=self.border,
             fraction=self.keep_fraction,
             grey=self.grey,
-            sigma=self.sigma,
+            sigma=self.sigma if self.noise is None else sigma_of(self.noise),
         )
 
     def settings(self) -> dict[str, Any]:

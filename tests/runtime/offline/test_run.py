@@ -57,7 +57,7 @@ def test_a_picture_carries_the_record_of_itself_alone(here):
 def test_outcomes_come_apart_in_the_pictures_order(here):
     run = run_of(Beside())
     first, second, third = (Path("photos") / name for name in ("a.png", "b.png", "c.jpg"))
-    written = [Written(source, [], "denoise", "", 0.1, {}) for source in (third, first)]
+    written = [Written(source, [], "denoise", "", 0.1, None, {}) for source in (third, first)]
     assert run.apart([*written, Failed(second, "why")]) == ([*reversed(written)], [Failed(second, "why")])
 
 
