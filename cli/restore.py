@@ -200,7 +200,7 @@ def command(
         click.echo(json.dumps({"restored": [*map(_said, restored)], "failed": failures, "there": there}))
     elif not one:
         untouched = sum(written.unchanged for written in restored)
-        left = f"{untouched} left as they were, " if untouched else ""
+        left = f"{untouched} left alone, " if untouched else ""
         click.echo(f"{len(restored) - untouched} restored, {left}{len(failed)} failed, {len(targets.there)} were there")
     if failed:
         raise FrugalError("; ".join(f"{outcome.source}: {outcome.why}" for outcome in failed))

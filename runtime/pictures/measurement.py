@@ -116,10 +116,11 @@ def measure(
     if sigma is None and task == "denoise":
         found = estimate_sigma(y[(..., *seen)])
         is_clean, sigma = damage.task is None and found < CLEAN, max(SIGMA, found)
+        levels = f"{127.5 * found:.1f} grey levels of 255"
         because += (
-            f", and its noise is {127.5 * found:.1f} grey levels of 255, below {127.5 * CLEAN:g}: nothing was found wrong"
+            f", and its noise is {levels}, below {127.5 * CLEAN:g}: nothing was found wrong"
             if is_clean
-            else f"; sigma {sigma:.3f} estimated, {127.5 * sigma:.1f} grey levels of 255"
+            else f"; sigma {sigma:.3f} estimated, {levels}"
         )
     elif sigma is None:
         sigma = SIGMA

@@ -74,8 +74,8 @@ def test_noise_in_grey_levels_is_the_same_as_sigma(smooth):
 def test_a_clean_picture_alone_is_left_alone_and_writes_nothing(smooth):
     before = set(Path().iterdir())
     refuses(
-        "smooth.png: nothing is missing from the picture, and its noise is 0.0 grey levels of 255, below 2: nothing was "
-        "found wrong; say what was done to it, such as --noise 5, or where it goes as it is: -o",
+        "smooth.png: nothing is missing from the picture, and its noise is 0.0 grey levels of 255, below 2: nothing "
+        "was found wrong; say what was done to it, such as --noise 5, or where it goes as it is: -o",
         *DENOISE,
         "smooth.png",
     )
@@ -99,6 +99,6 @@ def test_a_clean_picture_goes_through_where_it_was_said_where(smooth):
 
 def test_of_a_folder_the_clean_ones_go_through(smooth):
     result = frugal(*DENOISE, "noisy.png", "smooth.png", "-o", "out")
-    assert "1 restored, 1 left as they were, 0 failed, 0 were there" in result.output
+    assert "1 restored, 1 left alone, 0 failed, 0 were there" in result.output
     assert Path("out/smooth.png").read_bytes() == Path("smooth.png").read_bytes()
     assert SETTINGS_KEY in Image.open("out/noisy.png").text
