@@ -493,12 +493,12 @@ async function finish(said, seen) {
   slider.value = 50;
   cut();
   view("done");
-  Object.assign(seen, { k: said.k, trace: said.trace, steps: said.steps });
-  draw(seen);
   if (said.unchanged) {
     $("status").textContent = `Left as it was: ${said.because}.`;
     return;
   }
+  Object.assign(seen, { k: said.k, trace: said.trace, steps: said.steps });
+  draw(seen);
   const calls = `${said.forwards} network calls, ${said.gradients || "none"} of them with a gradient`;
   const truth = isClean() ? ` Its PSNR to the photograph is ${psnr(cropped(), after).toFixed(1)} dB.` : "";
   $("status").textContent = `Restored (${said.task}: ${said.because}) in ${said.seconds.toFixed(1)} s: ${calls}.${truth} ${switched(seen)}`;
