@@ -1,14 +1,24 @@
 """The command `frugal-rt`. Commands are imported when called, so that `--help` is quick."""
 
+import contextlib
+import copy
 import difflib
+import errno
 import importlib
+import os
+import re
+import sys
+from types import TracebackType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..engines import FrugalError
 from ..engines.version import __version__
 
+NAME = "frugal-rt"
+SUSPECTS = "frugal_rt.suspects"
 COMMANDS = {
     "export": "Turn a prior's weights into a plan.",
     "build": "Compile a plan for this machine's GPU, with TensorRT.",
@@ -24,6 +34,30 @@ COMMANDS = {
 }
 
 
+class Sourced(click.Context):
+    """A command's context, whose errors name the variables of the environment that may have brought them."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if isinstance(error, click.UsageError):
+            self.meta[SUSPECTS] = self._suspects(getattr(error, "param", None), error.format_message())
+        elif isinstance(error, FrugalError):
+            self.meta[SUSPECTS] = self._suspects(None, str(error))
+        return super().__exit__(kind, error, trace)
+
+    def _suspects(self, param: click.Parameter | None, sentence: str) -> str:
+        """The variables that set `param`, or where it is None an option that the sentence is about, in brackets."""
+        names = []
+        for option in self.command.params:
+            if self.get_parameter_source(option.name or "") is not ParameterSource.ENVIRONMENT:
+                continue
+            clues = (_word(option), str(self.params.get(option.name or "", "")))
+            if option is param if param is not None else any(_speaks_of(clue, sentence) for clue in clues):
+                names.append(f"${option.envvar}")
+        return f" (the environment sets {', '.join(names)})" if names else ""
+
+
 class Commands(click.Group):
     """A group of the modules in this folder, whose errors are one sentence and an exit status."""
 
@@ -33,7 +67,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f".{name}", __name__).command
+        command: click.Command = copy.copy(importlib.import_module(f".{name}", __name__).command)
+        command.context_class = Sourced
+        command.params = [_from_environment(name, parameter) for parameter in command.params]
         return command
 
     def resolve_command(
@@ -48,17 +84,66 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        # `python -m frugal_rt` says the same name in its usage.
+        try:
+            return super().main(*args, **{**more, "prog_name": more.get("prog_name") or NAME})
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            _drop_output()
+            click.echo("Error: cannot write to standard output: the disk is full", err=True)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except FrugalError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(f"{error}{ctx.meta.get(SUSPECTS, '')}") from error
+        except click.UsageError as error:
+            if not ctx.meta.get(SUSPECTS):
+                raise
+            raise click.UsageError(f"{error.format_message()}{ctx.meta[SUSPECTS]}", error.ctx) from error
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             raise click.exceptions.Exit(130) from None
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="frugal-rt")
+def variable(command: str, option: click.Parameter) -> str:
+    """The variable of the environment that sets an option: FRUGAL_RT_RESTORE_ENGINE is --engine of restore."""
+    return f"FRUGAL_RT_{command}_{_word(option)}".replace("-", "_").upper()
+
+
+def _word(option: click.Parameter) -> str:
+    """An option's long name, without its dashes."""
+    return max(option.opts, key=len).lstrip("-")
+
+
+def _speaks_of(clue: str, sentence: str) -> bool:
+    """Whether an option's name or value is in a sentence, as a word."""
+    return bool(clue) and re.search(rf"(?<!\w){re.escape(clue)}(?!\w)", sentence) is not None
+
+
+def _from_environment(command: str, parameter: click.Parameter) -> click.Parameter:
+    """A copy that reads its variable: of this call alone, as --params keeps the environment out of what it sets."""
+    if isinstance(parameter, click.Option):
+        parameter = copy.copy(parameter)
+        parameter.envvar = variable(command, parameter)
+    return parameter
+
+
+def _drop_output() -> None:
+    """Lead standard output nowhere, so that what could not be written is not tried again at the exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.command(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="$FRUGAL_RT_RESTORE_ENGINE in the environment is --engine of restore, and so for every option of every "
+    "command.",
+)
+@click.version_option(__version__, prog_name=NAME)
 def main() -> None:
     """Zero-shot diffusion image restoration: export a prior once, restore anything with it."""

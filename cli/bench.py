@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from ..engines import BACKENDS, InputError, Plan
+from ..engines import BACKENDS, InputError, open_plan
 from ..engines.files import atomic_write
 from ..export import build_plan
 from ..export.priors.random_prior import ARCHITECTURES, random_prior
 from ..runtime.evaluation.bench import bench
 from ..runtime.evaluation.bench_report import markdown
 from ..runtime.pictures.images import check_output
-from . import options
+from . import options, talk
 
 
 @click.command()
@@ -38,6 +38,7 @@ from . import options
 @click.option("--json", "json_", metavar="FILE", type=options.PATH, help="Write everything, each round's samples too.")
 @click.option("--markdown", "markdown_", metavar="FILE", type=options.PATH, help="Write what is printed.")
 @options.force
+@talk.quiet
 def command(
     engine: Path | None,
     random_weights: str | None,
@@ -66,11 +67,9 @@ def command(
         if path is not None
     }
 
-    def on_stage(stage: str) -> None:
-        click.echo(stage, err=True)  # plain lines: a spinner's thread would be measured along
-
+    on_stage = talk.note  # plain lines: a spinner's thread would be measured along
     if engine is not None:
-        plan = Plan.open(engine)
+        plan = open_plan(engine)
     else:
         with tempfile.TemporaryDirectory() as folder:
             plan = build_plan(random_prior(random_weights or "", Path(folder)), on_stage)

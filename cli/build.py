@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
-from ..engines import PRECISIONS, Plan
+from ..engines import PRECISIONS, open_plan
+from ..engines.files import is_there
 from ..engines.tensorrt.build import BATCHES, LEVEL, build
 from ..engines.tensorrt.library import FLAVOURS
 from ..engines.tensorrt.store import Built, bundle
 from ..runtime.pictures.images import check_output
-from . import options
+from . import options, talk
 from .progress import building
 
 
@@ -41,6 +42,7 @@ from .progress import building
 @click.option("-o", "--output", type=options.PATH, help="With --bundle: the plan to write; default PLAN itself.")
 @click.option("--force", is_flag=True, help="Build again what is there, and replace the output.")
 @options.as_json
+@talk.quiet
 def command(
     plan: Path,
     precision: str | None,
@@ -59,8 +61,10 @@ def command(
     """
     if output is not None and not bundled:
         raise click.UsageError("-o names the plan that --bundle writes")
+    if bundled and output is None and not is_there(plan):
+        raise click.UsageError("--bundle writes a plan; name it with -o")
     target = plan if output is None else check_output(output, force, (".plan",))
-    opened = Plan.open(plan)
+    opened = open_plan(plan)
     with building() as on_progress:
         built = build(
             opened,
@@ -85,6 +89,10 @@ def say(built: Built, bundled: Path | None, as_json: bool) -> None:
         click.echo(
             json.dumps({**record.data(), "key": record.key, "bundled": None if bundled is None else str(bundled)})
         )
+        return
+    if talk.is_quiet():
+        if bundled is not None:
+            click.echo(str(bundled))
         return
     gpu = here.gpu or f"any GPU of compute capability {here.capability}"
     batches = ", ".join(map(str, record.batches))

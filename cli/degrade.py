@@ -11,7 +11,7 @@ from ..engines import InputError
 from ..runtime.pictures.damage import parse_size
 from ..runtime.pictures.images import check_output, fit_photo, read_photo, to_picture, write_npy, write_png
 from ..runtime.pictures.simulate import simulate
-from . import options
+from . import options, talk
 
 
 @click.command()
@@ -23,6 +23,7 @@ from . import options
 @click.option("-o", "--output", type=options.PATH, required=True, help="A .png, or a .npy that is not rounded.")
 @options.as_json
 @options.force
+@talk.quiet
 def command(
     image: Path,
     share: float | None,
@@ -53,4 +54,8 @@ def command(
         described_as = {"name": operator.name, **operator.settings}
         click.echo(json.dumps({"output": str(target), "operator": described_as, "shape": operator.measurement_shape}))
         return
-    click.echo(f"{target}: {operator.name}, {operator.measurement_shape[2]}x{operator.measurement_shape[1]}")
+    click.echo(
+        str(target)
+        if talk.is_quiet()
+        else f"{target}: {operator.name}, {operator.measurement_shape[2]}x{operator.measurement_shape[1]}"
+    )

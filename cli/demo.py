@@ -15,7 +15,7 @@ from ..runtime.evaluation import demo
 from ..runtime.pictures.images import write_png
 from ..runtime.restorer import Restorer
 from ..runtime.sampling.switch import METHODS
-from . import options
+from . import options, talk
 from .progress import stages, steps
 
 
@@ -28,6 +28,8 @@ from .progress import stages, steps
 @options.backend
 @click.option("-o", "--output", metavar="FOLDER", type=options.PATH, default=Path("demo"), show_default=True)
 @options.as_json
+@talk.quiet
+@talk.verbose
 def command(engine: Path | None, steps_: int, seed: int, backend: str, output: Path, as_json: bool) -> None:
     """Restore a packaged portrait: three tasks by DPS, DMPS and the hybrid.
 
@@ -49,6 +51,9 @@ def command(engine: Path | None, steps_: int, seed: int, backend: str, output: P
     write_png(output / "sheet.png", sheet)
     if as_json:
         click.echo(json.dumps({"output": str(output / "sheet.png"), "rows": [_said(row) for row in rows]}))
+        return
+    if talk.is_quiet():
+        click.echo(str(output / "sheet.png"))
         return
     table = Table(title=f"{restorer.engine.name}, T = {steps_}, seed {seed}")
     for heading in ("task", "method", "PSNR", "time", "calls", "gradients", "k"):

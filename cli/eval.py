@@ -25,7 +25,7 @@ from ..runtime.evaluation.suite import TASKS, choose
 from ..runtime.pictures.images import check_output, write_png
 from ..runtime.restorer import Restorer
 from ..runtime.sampling.switch import METHODS
-from . import options
+from . import options, talk
 from .progress import stages, steps
 
 
@@ -54,6 +54,8 @@ from .progress import stages, steps
 @click.option("--json", "json_", metavar="FILE", type=options.PATH, help="Write the means as JSON.")
 @click.option("--fetch-lpips", "fetched", metavar="FILE", type=options.PATH, help="Only make the file for --lpips.")
 @options.force
+@talk.quiet
+@talk.verbose
 def command(
     engine: Path | None,
     images: Path | None,
@@ -140,16 +142,13 @@ def _evaluate(evaluation: Evaluation, store: Store | None) -> list[Row]:
     finished = set() if store is None else store.finished
     rows: list[Row] = [] if store is None else store.rows
 
-    def note(sentence: str) -> None:
-        click.echo(sentence, err=True)
-
     with steps("evaluation", evaluation.events(finished)) as watch:
-        for group in evaluation.groups(finished, watch.on_step, note):
+        for group in evaluation.groups(finished, watch.on_step, talk.note):
             if store is not None:
                 store.add(group)
             rows = [*rows, *group.rows]
             mean = sum(row["psnr"] for row in group.rows) / len(group.rows)
-            note("{} by {}, seed {}: {:.2f} dB".format(*group.key, mean))
+            talk.note("{} by {}, seed {}: {:.2f} dB".format(*group.key, mean))
     if not rows:
         raise InputError("nothing was left to evaluate; choose other tasks or methods")
     return rows

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
-from ..engines import BackendError, InputError, Plan
+from ..engines import BackendError, InputError, Plan, open_plan
+from ..engines.embedded import embedded_plan
+from ..engines.extras import missing_export
 from ..engines.tensorrt.build import build, can_build
 from ..engines.tensorrt.store import Built
 from ..export import EMBEDDED, HALVES, PUBLISHED, Prior, export_plan, find_prior, open_prior, verified_plan
@@ -13,7 +15,7 @@ from ..export.mixed import parse_precisions, say_mixed
 from ..export.triton import check_repository, write_repository
 from ..runtime.pictures.damage import parse_size
 from ..runtime.pictures.images import check_output
-from . import options
+from . import options, talk
 from .build import say
 from .progress import building, stages
 
@@ -65,6 +67,8 @@ from .progress import building, stages
 )
 @options.as_json
 @options.force
+@talk.quiet
+@talk.verbose
 def command(
     model: str | None,
     weights: Path | None,
@@ -80,14 +84,15 @@ def command(
 ) -> None:
     """Turn a prior's weights into a plan: one file that holds them, the compiled graphs, and what describes them.
 
-    The plan is compared with torch before it is written; one that differs is not.
+    The plan is compared with torch before it is written; one that differs is not. Without torch, a prior that ships in
+    the package becomes the plan that was compared when it was packed.
     """
     if (model is not None) + (weights is not None) + (source is not None) != 1:
         raise InputError("say which prior: --model celeba, or --weights DIR (one of the two)")
     if arch is not None and weights is None:
         raise InputError("--arch is of a .pt checkpoint: --weights x.pt --arch adm")
     if size is not None and source is not None:
-        raise InputError("a plan is of one size; --size goes with --model or --weights")
+        raise InputError("a plan has its size; --size goes with --model or --weights")
     if precision is not None and (source is not None or kind == "triton"):
         raise InputError("--precision is of a plan that is made; a repository for Triton is in float32")
     precisions = parse_precisions(",".join(HALVES) if precision is None else precision)
@@ -96,7 +101,7 @@ def command(
     if source is not None:
         if kind == "plan":
             raise InputError("--plan is one already; with --format triton it becomes a model repository")
-        plan = Plan.open(source)
+        plan = open_plan(source)
         target = _target(output, source.stem, kind, force)
         with stages() as on_stage:
             on_stage("writing")
@@ -120,15 +125,24 @@ def command(
         _say_repository(target, names, prior.licence, as_json)
         return
     with stages() as on_stage:
-        plan = export_plan(prior, target, on_stage, precisions)
+        if model in EMBEDDED and sides is None and precision is None and missing_export():
+            on_stage("writing")
+            plan = embedded_plan(model)
+            plan.save(target)
+        else:
+            plan = export_plan(prior, target, on_stage, precisions)
     built, why = _build(target) if compiled and can_build() else (None, "")
     parity, mixed = plan.manifest["parity"], plan.manifest.get("mixed", {})
     if as_json:
-        said = {"output": str(target), "shape": prior.image_shape, "parity": parity, "licence": prior.licence}
+        shape = [plan.manifest["image"][name] for name in ("channels", "height", "width")]
+        said = {"output": str(target), "shape": shape, "parity": parity, "licence": prior.licence}
         halves = {name: {key: one[key] for key in ("parity", "refused") if key in one} for name, one in mixed.items()}
         click.echo(json.dumps({**said, "mixed": halves, "engines": built and built.record.data()}))
         return
-    click.echo(f"{target}: {'x'.join(map(str, prior.image_shape))}, {target.stat().st_size / 1e6:.1f} MB")
+    if talk.is_quiet():
+        click.echo(str(target))
+        return
+    click.echo(f"{target}: {plan.size}, {target.stat().st_size / 1e6:.1f} MB")
     click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
     for name, one in mixed.items():
         click.echo(f"{name}: {say_mixed(one)}")
@@ -157,6 +171,9 @@ def _target(output: Path | None, name: str, kind: str, force: bool) -> Path:
 def _say_repository(target: Path, names: list[str], licence: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"output": str(target), "models": names, "licence": licence}))
+        return
+    if talk.is_quiet():
+        click.echo(str(target))
         return
     click.echo(f"{target}: {', '.join(names)}")
     click.echo(f"licence of the weights: {licence}")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from ..engines import Plan
+from ..engines import Plan, open_plan
+from ..engines.files import is_there
 from ..engines.plan import UNSAID
 from ..engines.tensorrt.store import Record, bundled
 from ..export.mixed import say_mixed
@@ -18,7 +19,7 @@ from . import options
 @click.option("--extract", metavar="DIR", type=options.PATH, help="Write every member into DIR.")
 def command(plan: Path, as_json: bool, extract: Path | None) -> None:
     """Say what is in PLAN, checking every member against its hash, and that its graphs read its weights alone."""
-    opened = Plan.open(plan)
+    opened = open_plan(plan)
     opened.check()
     if extract is not None:
         for path in opened.extract(extract):
@@ -38,12 +39,13 @@ def _engine(record: Record) -> str:
 
 def _describe(path: Path, plan: Plan) -> None:
     manifest = plan.manifest
+    size = path.stat().st_size if is_there(path) else sum(len(plan.member(name)) for name in plan.members)
     prior, image, schedule = manifest["prior"], manifest["image"], {**UNSAID, **manifest["schedule"]}
     parity = ", ".join(f"{what} {error:.1e}" for what, error in manifest.get("parity", {}).items())
     lines = {
-        "plan": f"{path}, format {manifest['format_version']}, {path.stat().st_size / 1e6:.1f} MB, all hashes match, "
+        "plan": f"{path}, format {manifest['format_version']}, {size / 1e6:.1f} MB, all hashes match, "
         "graphs read nothing but its weights",
-        "prior": f"{prior['name']}, {image['channels']}x{image['height']}x{image['width']} on {image['range']}",
+        "prior": f"{prior['name']}, {plan.size} on {image['range']}",
         "licence": prior["licence"],
         "schedule": f"{schedule['beta_schedule']}, {schedule['num_train_timesteps']} steps, "
         f"predicts {schedule['prediction_type']}, variance {schedule['variance_type']}",

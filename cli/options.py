@@ -8,6 +8,7 @@ import click
 import numpy as np
 
 from ..engines import BACKENDS, PRECISIONS, InputError
+from ..engines.embedded import FOLDERS
 from ..runtime.operators import GREY_WEIGHTS
 from ..runtime.operators.kernels import KINDS
 from ..runtime.pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_noise, parse_sigma, parse_size
@@ -16,7 +17,15 @@ from ..runtime.sampling.guidance import AIMS, GUIDANCE
 
 PATH = click.Path(path_type=Path)
 
-engine = click.option("-e", "--engine", metavar="PLAN", type=PATH, required=True, help="The plan to run.")
+engine = click.option(
+    "-e",
+    "--engine",
+    metavar="PLAN",
+    type=PATH,
+    default="photo",
+    show_default=True,
+    help=f"The plan to run: a file, or {' or '.join(FOLDERS)}, whose priors are in the package.",
+)
 
 
 class Backend(click.Choice[str]):

@@ -1,4 +1,4 @@
-"""The options of a restoration kept, and used again: --params, --save-params, and the text chunk of every result."""
+"""The options of a restoration kept, and used again: --params, --save-params, and in every result's file."""
 
 import difflib
 import json
@@ -7,17 +7,16 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from PIL import Image
 
 from ..engines import InputError, Plan
 from ..engines.files import atomic_write, is_there
 from ..engines.plan import WEIGHTS
 from ..runtime.pictures import settings
-from ..runtime.pictures.decoding import FORMATS
-from ..runtime.pictures.images import SETTINGS_KEY
+from ..runtime.pictures.formats import PICTURES, read_settings
+from ..runtime.pictures.images import read_bytes
 
 NOT_KEPT = (
-    *("output", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),
+    *("output", "kind", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),
     *("devices", "ray", "workers"),
 )
 """What a restoration is asked to write, where, and on which machines and devices: the next one is asked anew."""
@@ -36,6 +35,9 @@ def _use(ctx: click.Context, option: click.Parameter, path: Path | None) -> None
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"{path.name}: restore has no option {name!r}{hint}")
     ctx.meta[META] = path, kept
+    for parameter in ctx.command.params:
+        if parameter.name in kept["options"]:
+            parameter.envvar = None  # FILE goes before the environment, or it would not say what was done
     ctx.default_map = {**(ctx.default_map or {}), **_beside(path.parent, kept["options"])}
 
 
@@ -46,7 +48,8 @@ params = click.option(
     is_eager=True,
     expose_value=False,
     callback=_use,
-    help="Take every option from FILE, a picture restored before or what --save-params wrote; others go before it.",
+    help="Take every option from FILE, a picture restored before or what --save-params wrote; others go before it, "
+    "and it before the environment.",
 )
 save_params = click.option(
     "--save-params", metavar="FILE", type=click.Path(path_type=Path), help="Write the options as a .json for --params."
@@ -89,18 +92,16 @@ def _refuse_others(ctx: click.Context, path: Path, before: dict[str, Any], now: 
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.suffix.lower() == ".png":
-            with Image.open(path, formats=FORMATS) as picture:
-                kept = json.loads(picture.info.get(SETTINGS_KEY, "{}")).get("params")
-            if kept is None:
-                raise InputError(f"{path.name} does not say how it was restored; frugal-rt's pictures do")
-        else:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path.name} holds no options of a restoration: {error}") from error
+    if path.suffix.lower() in PICTURES:
+        kept = (read_settings(path) or {}).get("params")
+        if kept is None:
+            raise InputError(f"{path.name} does not say how it was restored; frugal-rt's pictures do")
+    else:
+        data = read_bytes(path)
+        try:
+            kept = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path.name} holds no options of a restoration: {error}") from error
     if not isinstance(kept, dict) or not isinstance(kept.get("options"), dict):
         raise InputError(f'{path.name} holds no options: it should read {{"options": {{"steps": 50, ...}}}}')
     return kept

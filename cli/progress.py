@@ -1,45 +1,84 @@
-"""Live progress on a terminal's standard error, and Ctrl-C that waits for the end of a step, or of a call in tiles."""
+"""Live progress on standard error, and Ctrl-C that waits for the end of a step, or of a call in tiles.
+
+On a terminal it is a bar with the time left; elsewhere a line a minute; with -q nothing.
+"""
 
 import math
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from ..runtime.sampling.loop import StepEvent
+from .talk import detail, is_quiet, note
+
+EVERY = 60.0
+"""Seconds between two lines where there is no terminal."""
+WORTH_SAYING = 10.0
+"""Seconds from which on it is said beforehand about how long a work takes."""
+TIMED = 3
+"""The report of progress after which that is said; the first pays for memory and compiling, and is not counted."""
 
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], object]]:
-    """A spinner; call it with a phrase for what is being done."""
-    with Console(stderr=True).status("starting") as status:
-        yield status.update
+    """A spinner; call it with a phrase for what is being done. With -v each phrase is told with its seconds."""
+    stage, started = "starting", time.monotonic()
+    console = Console(stderr=True)
+    status = console.status(stage) if console.is_terminal and not is_quiet() else None
+
+    def on_stage(phrase: str) -> None:
+        nonlocal stage, started
+        now = time.monotonic()
+        if stage != "starting":
+            detail(f"{stage}: {now - started:.1f} s")
+        stage, started = phrase, now
+        if status is not None:
+            status.update(phrase)
+
+    with _each_minute(lambda: f"{stage}: {in_words(time.monotonic() - started)} so far", console):
+        if status is None:
+            yield on_stage
+        else:
+            with status:
+                yield on_stage
+    on_stage("")
 
 
 @contextmanager
 def pictures(label: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar for `total` pictures; call what it yields with a few words whenever one is done. Ctrl-C raises at once."""
-    with _bar() as progress:
-        bar = progress.add_task(label, total=total, phase="", tiles="")
-        yield lambda words: progress.update(bar, advance=1, phase=words)
+    with _bar(label, total) as bar:
+        yield lambda words: bar.move(done=bar.done + 1, phase=words)
 
 
 class Watch(NamedTuple):
-    """What `steps` yields: for `Restorer.restore`, and for `Restorer.tiled`."""
+    """What `steps` yields: for `Restorer.restore`, and for `Restorer.at`."""
 
     on_step: Callable[[StepEvent], None]
     on_tiles: Callable[[int, int], None]
+    on_more: Callable[[int], None]
+    """Called with steps that have come to the total."""
 
 
 @contextmanager
-def steps(label: str, total: int, by_row: bool = False, each: int | None = None) -> Iterator[Watch]:
+def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
     """A bar for `total` steps, or for those of all rows together, and the tiles of the running one where there are any.
 
-    each: steps that `total` counts for a row; where rows turn out to have another number, the total follows.
     The first Ctrl-C raises KeyboardInterrupt when the Watch is next called, the second at once.
     """
     stop = False
@@ -50,28 +89,30 @@ def steps(label: str, total: int, by_row: bool = False, each: int | None = None)
             raise KeyboardInterrupt
         stop = True
 
-    with _bar() as progress:
-        bar = progress.add_task(label, total=total, phase="", tiles="")
+    with _bar(label, total) as bar:
+        whole = 0
 
         def on_step(event: StepEvent) -> None:
+            nonlocal whole
             if stop:
                 raise KeyboardInterrupt
-            rows = len(event.phases) if by_row else 1
-            if each is not None and event.step == event.steps - 1:  # the first step of these rows
-                progress.update(bar, total=(progress.tasks[bar].total or 0) + rows * (event.steps - each))
             settled = event.settled[0]
             phase = event.phases[0].upper()
             moved = f"{phase}  estimate settled to {settled:.1f} dB" if math.isfinite(settled) else phase
-            progress.update(bar, advance=rows, phase=moved)
+            whole += len(event.phases) if by_row else 1
+            bar.move(done=whole, phase=moved)
 
         def on_tiles(done: int, of: int) -> None:
             if stop:
                 raise KeyboardInterrupt
-            progress.update(bar, tiles=f"tile {done} of {of}")
+            bar.move(done=max(bar.done, whole + (done - 1) / of), tiles=f"tile {done} of {of}")
+
+        def on_more(more: int) -> None:
+            bar.move(total=bar.total + more)
 
         before = signal.signal(signal.SIGINT, on_sigint)
         try:
-            yield Watch(on_step, on_tiles)
+            yield Watch(on_step, on_tiles, on_more)
             if stop:
                 raise KeyboardInterrupt
         finally:
@@ -87,11 +128,10 @@ def building() -> Iterator[Callable[[str, int, int], bool]]:
         nonlocal stop
         stop = True
 
-    with _bar() as progress:
-        bar = progress.add_task("building", total=1, phase="", tiles="")
+    with _bar("building", 1) as bar:
 
         def on_progress(what: str, done: int, of: int) -> bool:
-            progress.update(bar, completed=done, total=of, phase=f"the {what} engine")
+            bar.move(done=done, total=of, phase=f"the {what} engine")
             return not stop
 
         before = signal.signal(signal.SIGINT, on_sigint)
@@ -101,17 +141,88 @@ def building() -> Iterator[Callable[[str, int, int], bool]]:
             signal.signal(signal.SIGINT, before)
 
 
-def _bar() -> Progress:
+def in_words(seconds: float) -> str:
+    """A duration, as coarse as one that is estimated should be said."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class _Bar:
+    """Work of which so much is done, shown by `progress` where that is a terminal's."""
+
+    def __init__(self, label: str, total: int, progress: Progress):
+        self.done = 0.0
+        self._label, self.total, self._progress = label, total, progress
+        self._task = progress.add_task(label, total=total, phase="", tiles="")
+        self._reports: int = 0
+        self._first = (0.0, 0.0)
+        """When it was first reported, and how much was done then."""
+
+    def move(self, done: float, total: int | None = None, **fields: Any) -> None:
+        """Report that `done` of `total` is done, with words for the bar's fields `phase` and `tiles`."""
+        self.done, self.total = done, self.total if total is None else total
+        self._reports += 1
+        if self._reports == 1:
+            self._first = time.monotonic(), done
+        self._progress.update(self._task, completed=math.floor(done), total=self.total, **fields)
+        left = self.left()
+        if self._reports == TIMED and left is not None and left >= WORTH_SAYING:
+            note(f"{self._label} takes about {in_words(left)}")
+
+    def left(self) -> float | None:
+        """The seconds left, at the pace since the first report; None before there is one."""
+        started, at_first = self._first
+        if self.done <= at_first:
+            return None
+        return (time.monotonic() - started) / (self.done - at_first) * (self.total - self.done)
+
+    def line(self) -> str:
+        """How far it is, in words."""
+        left = self.left()
+        said = f"{self._label}: {self.done / (self.total or 1):.0%}, {math.floor(self.done)} of {self.total}"
+        return said if left is None else f"{said}, about {in_words(left)} left"
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[_Bar]:
     console = Console(stderr=True)
-    return Progress(
+    progress = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[phase]}"),
         TextColumn("{task.fields[tiles]}"),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or is_quiet(),
     )
+    with progress:
+        bar = _Bar(label, total, progress)
+        with _each_minute(bar.line, console):
+            yield bar
+
+
+@contextmanager
+def _each_minute(line: Callable[[], str], console: Console) -> Iterator[None]:
+    """Write a line to standard error every EVERY seconds, unless it is a terminal, or with -q."""
+    if console.is_terminal or is_quiet():
+        yield
+        return
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(EVERY):
+            click.echo(line(), err=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -4,22 +4,25 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stdout
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
+from click.core import ParameterSource
 
-from ..engines import FrugalError, InputError, Plan
+from ..engines import FrugalError, InputError, cache, open_plan
+from ..engines.files import is_there
 from ..runtime.offline import animation, trace
-from ..runtime.offline.folder import Failed, Order, Prepared, find_pictures
+from ..runtime.offline.folder import Failed, Order, Prepared, find_pictures, name_of
 from ..runtime.offline.gpus import gpus_named
 from ..runtime.offline.outputs import Targets
 from ..runtime.offline.run import Beside, Resources, Run, Written
+from ..runtime.offline.streams import STREAM
+from ..runtime.pictures.formats import PICTURES
 from ..runtime.pictures.images import check_output
 from ..runtime.sampling.guidance import PRESET, PRESETS, Guidance
 from ..runtime.sampling.switch import METHODS
-from . import options, params
+from . import options, params, talk
 from .progress import pictures, stages, steps
 
 
@@ -31,10 +34,12 @@ from .progress import pictures, stages, steps
 @click.option(
     "--fit",
     type=click.Choice(["crop", "resize", "pad"]),
-    help="Bring a picture of the wrong size to the right one; pad restores a smaller one at its own size.",
+    help="Bring a picture to the size of the prior's images, where that has one; pad and neither leave it at its own.",
 )
-@click.option("--tile", is_flag=True, help="Restore a larger picture at its own size, in overlapping tiles.")
-@click.option("--align", "align_", is_flag=True, help="Find the face in a photograph, restore that, and paste it back.")
+@click.option("--tile", is_flag=True, hidden=True, help="What is done anyway, and once had to be asked for.")
+@click.option(
+    "--align", "align_", is_flag=True, help="Find the faces in a photograph, restore them, and paste them back."
+)
 @options.aim
 @click.option("--method", type=click.Choice(list(METHODS)), help="How to steer; default: hybrid.")
 @options.switch
@@ -59,7 +64,19 @@ from .progress import pictures, stages, steps
 )
 @options.backend
 @options.trust_engines
-@click.option("-o", "--output", type=options.PATH, help="Default: IMAGE.restored.png, beside IMAGE. A folder for many.")
+@click.option(
+    "-o",
+    "--output",
+    type=options.PATH,
+    help=f"Of any name that ends in {', '.join(PICTURES)}; a folder for many; - for standard output. "
+    "Default: IMAGE.restored.png, beside IMAGE.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["png", "jpg", "webp", "tif"]),
+    help="Of pictures that -o does not name: those in a folder, or on standard output. Default: png.",
+)
 @click.option("--resume", is_flag=True, help="Pass over pictures whose output is there.")
 @click.option(
     "--trace",
@@ -83,6 +100,8 @@ from .progress import pictures, stages, steps
 @params.save_params
 @options.as_json
 @options.force
+@talk.quiet
+@talk.verbose
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -106,6 +125,7 @@ def command(
     backend: str,
     trust_engines: bool,
     output: Path | None,
+    kind: str | None,
     resume: bool,
     traces: tuple[Path, ...],
     save_steps: Path | None,
@@ -122,14 +142,34 @@ def command(
 
     With no task named it is read off the picture: smaller than the prior's images by a whole factor is
     super-resolution, transparent pixels are inpainting, one channel is colourising, anything else is denoising.
+    IMAGE may be -, standard input. Of two names the second is the output, as with -o, if it ends as a picture and is
+    not there; one that is there is a picture to restore.
+
     Of many pictures one that fails is told at the end and stops no other; the exit status is 1 then.
     """
     if tile and fit in ("crop", "resize"):
-        raise click.UsageError("--tile takes a picture at its own size; leave --fit out, or --fit pad a short side")
+        raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
     if align_ and (tile or fit is not None):
         raise click.UsageError("--align says how a face comes to the prior's size; leave --tile and --fit out")
     if switch is not None and method not in (None, "hybrid"):
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
+    if output is None and len(images) == 2 and images[1].suffix.lower() in PICTURES:
+        if is_there(images[1]):
+            raise InputError(
+                f"{images[1]} is there, so it is a picture to restore: name a folder for both, -o FOLDER, or replace "
+                f"it, -o {images[1]} --force"
+            )
+        output, images = images[1], images[:1]
+        ctx.params["images"] = images  # what --params is to repeat
+    if ctx.get_parameter_source("kind") is ParameterSource.COMMANDLINE:
+        _check_format(kind, output)
+    suffix = f".{kind or 'png'}"
+    if STREAM in images and (len(images) > 1 or devices or ray):
+        raise click.UsageError("- is one picture from standard input, restored here; name no others, nor --devices")
+    if STREAM in images and output is None:
+        raise InputError("say where the restoration of standard input goes: -o FILE, or -o - for standard output")
+    if output == STREAM and as_json:
+        raise click.UsageError("--json and -o - both write to standard output; leave one of them out")
     sources = find_pictures(images)
     one = len(images) == 1 and sources == [*images]
     if (devices or ray or not one) and (traces or save_steps or video):
@@ -139,7 +179,7 @@ def command(
     if devices is not None and ray:
         raise click.UsageError("--devices is of this machine and --ray of a cluster; leave one of them out")
     gpus = [] if devices is None else gpus_named(devices)
-    targets = Targets.settle(sources, one, output, samples, resume, force)
+    targets = Targets.settle(sources, one, output, samples, resume, force, suffix)
     if save_params is not None:
         check_output(save_params, force, (".json",))
     if samples > 1 and aim is not None:
@@ -160,8 +200,8 @@ def command(
             lam=lam,
             seed=seed,
         )
-        order = Order(options.read_damage(damage), fit, tile, align_, settings, samples)
-        plan = Plan.open(engine)
+        order = Order(options.read_damage(damage), fit, align_, settings, samples)
+        plan = open_plan(engine)
         kept = params.record(ctx, plan)
         run = Run(
             plan,
@@ -171,26 +211,44 @@ def command(
             Resources(engine, backend, trust_engines, gpus, ray, workers),
             kept,
         )
-    if run.leaves_framing:
-        name = plan.manifest["prior"]["name"]
-        click.echo(f"{name} knows whole faces framed in one way, and does poorly elsewhere: see --align", err=True)
-    out = None if sys.stdout.isatty() else sys.stdout  # a bar on a terminal wants to know what is written beside it
+    name = plan.manifest["prior"]["name"]
+    talk.detail(f"{engine}: {name}, {plan.size}, by {run.backend}")
+    talk.detail(f"cache: {cache.folder() or 'off'}")
+    if output == STREAM:
+        stdout: IO[str] | None = sys.stderr
+    else:  # a bar on a terminal wants to know what is written beside it
+        stdout = None if sys.stdout.isatty() else sys.stdout
+    if not one:
+        talk.note(f"{len(targets.paths)} pictures by {name}, {count} steps each")
+
+    advised: list[str] = []
+    if run.resources.spread and (advice := run.advice()):
+        talk.note(advice)
 
     def ready(found: Prepared) -> None:
-        if one:
-            measurement = found.measurement
-            click.echo(f"{found.source.name}: {measurement.task} ({measurement.because})", err=as_json)
+        said = f"{name_of(found.source)}: {_intention(found, name, settings)}"
+        if not one:
+            talk.detail(said)
+        elif not talk.is_quiet():
+            click.echo(said, file=sys.stderr if as_json else stdout)
+        if not advised and (line := run.advice(found)):  # once, for the first of many that it is true of
+            advised.append(line)
+            talk.note(line if one else f"{name_of(found.source)}: {line}")
 
     outcomes = []
     with ExitStack() as stack:
-        if ray and out is not None:
+        if ray and stdout is not None:
             stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what its nodes say
         for outcome in _watched(run, stack, count, samples, ready):
             if one and isinstance(outcome, Failed):
                 raise InputError(outcome.why)
             outcomes.append(outcome)
-            if isinstance(outcome, Written) and not as_json:
-                click.echo(_sentence(outcome, count, one), file=out)
+            if not isinstance(outcome, Written) or as_json:
+                continue
+            if not talk.is_quiet():
+                click.echo(_sentence(outcome, count, one), file=stdout)
+            elif output != STREAM:
+                click.echo("\n".join(map(str, outcome.paths)), file=stdout)
     if save_params is not None:
         params.save(save_params, kept)
     restored, failed = run.apart(outcomes)
@@ -198,7 +256,7 @@ def command(
         failures = [{"image": str(outcome.source), "error": outcome.why} for outcome in failed]
         there = [str(path) for path in targets.there]
         click.echo(json.dumps({"restored": [*map(_said, restored)], "failed": failures, "there": there}))
-    elif not one:
+    elif not one and not talk.is_quiet():
         untouched = sum(written.unchanged for written in restored)
         left = f"{untouched} left alone, " if untouched else ""
         click.echo(f"{len(restored) - untouched} restored, {left}{len(failed)} failed, {len(targets.there)} were there")
@@ -212,17 +270,41 @@ def _watched(
     """The outcomes of a run, with a bar of steps, `count` a sample as it is foreseen, or of pictures for workers."""
     if not run.resources.spread:
         total = count * len(run.targets.paths) * samples
-        watch = stack.enter_context(steps("restoring", total, by_row=True, each=count))
-        yield from run.here(on_ready, watch.on_step, watch.on_tiles)
+        watch = stack.enter_context(steps("restoring", total, by_row=True))
+        guidance = run.order.guidance
+
+        def ready(found: Prepared) -> None:
+            on_ready(found)
+            due = sum(guidance.steps_with(one.operator) for one in found.measurements)
+            watch.on_more((due - count) * samples)
+
+        yield from run.here(ready, watch.on_step, watch.on_tiles)
         return
     ray = run.resources.ray
     with stages() as on_stage:
         on_stage(f"joining the cluster at {ray}" if ray else "starting processes")
-        workers = stack.enter_context(run.hire(partial(click.echo, err=True)))
+        workers = stack.enter_context(run.hire(talk.note))
     on_picture = stack.enter_context(pictures("restoring", len(run.targets.paths)))
     for outcome in run.spread(workers):
         yield outcome
         on_picture(f"by {workers.workers} workers")
+
+
+def _check_format(kind: str | None, output: Path | None) -> None:
+    """Raise UsageError for a format that the name of the output contradicts."""
+    named = None if output is None else PICTURES.get(output.suffix.lower())
+    if named not in (None, PICTURES[f".{kind}"]):
+        raise click.UsageError(f"--format {kind} is for pictures that -o does not name; {output} says its own")
+
+
+def _intention(found: Prepared, prior: str, guidance: Guidance) -> str:
+    """What a restoration is about to do, in a few words."""
+    measurement, restorer = found.measurement, found.restorer
+    height, width = restorer.image_shape[-2:]
+    tiles = "whole" if restorer.tile is None else f"in {restorer.tiles} tiles"
+    count = guidance.steps_with(measurement.operator)
+    size = f"{width}x{height}, {tiles}, by {prior} in {count} step{'s' * (count != 1)}"
+    return f"{measurement.task} ({measurement.because}); {size}"
 
 
 def _said(written: Written) -> dict[str, Any]:
@@ -244,7 +326,8 @@ def _sentence(written: Written, count: int, one: bool) -> str:
         return f"{written.paths[0]}: left as it was; {written.because}"
     figures = written.figures
     samples, gradients = len(figures["k"]), figures["gradients"][0]
-    said = f"{written.paths[0]}: {figures['seconds']:.1f} s, {figures['forwards'][0]} network calls "
+    target = "standard output" if written.paths[0] == STREAM else written.paths[0]
+    said = f"{target}: {figures['seconds']:.1f} s, {figures['forwards'][0]} network calls "
     said += f"and {gradients} gradient{'s' * (gradients != 1)}"
     if samples > 1:
         said += f" for each of {samples} samples"

@@ -3,6 +3,7 @@
 from .array_api import Array
 from .backends import BACKENDS, NEED_GPU, ON_CPU, gpu_backend, open_engine, parse_backend
 from .base import PRECISIONS, Engine, OnHost, Prediction, Pull
+from .embedded import open_plan
 from .errors import (
     BackendError,
     BusyError,
@@ -40,5 +41,6 @@ __all__ = [
     "WorkerError",
     "gpu_backend",
     "open_engine",
+    "open_plan",
     "parse_backend",
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from . import machine
 from .array_api import Array
 from .errors import BackendError
 from .memory import give_back
@@ -30,6 +31,17 @@ PRECISIONS = ("fp16", "bf16", "fp32")
 
 Pull = Callable[[Array], Array]
 """Takes a cotangent of `Prediction.out`, (B, C, H, W), to the cotangent of `x`, same shape."""
+
+
+class Room(NamedTuple):
+    """What bounds the calls of an engine whose plan takes images of any size."""
+
+    memory: int
+    """Bytes of the memory that they live in."""
+    grain: int = 1
+    """What sides are best multiples of, as something is compiled or recorded for each size; 1 for nothing."""
+    side: int | None = None
+    """The longest side, None for any."""
 
 
 class Closable:
@@ -62,6 +74,10 @@ class OnHost(Closable):
     records = False
     waited = 0.0
 
+    @property
+    def room(self) -> Room:
+        return Room(machine.memory())
+
     def ahead(self, array: np.ndarray) -> Callable[[], Array]:
         ready = self.asarray(array)
         return lambda: ready
@@ -76,7 +92,10 @@ class OnHost(Closable):
 
 
 class Engine(Protocol):
-    """One backend running one plan. `x` is (B, C, H, W) on [-1, 1]; `t` is (B,) int64, one timestep per row."""
+    """One backend running one plan. `x` is (B, C, H, W) on [-1, 1]; `t` is (B,) int64, one timestep per row.
+
+    H and W are the plan's, or any multiples of its stride.
+    """
 
     @property
     def name(self) -> str:
@@ -92,6 +111,11 @@ class Engine(Protocol):
 
     def asarray(self, x: Any) -> Array:
         """`x` as a float32 array where this engine wants its state to live."""
+        ...
+
+    @property
+    def room(self) -> Room:
+        """What bounds its calls, where the plan takes images of any size."""
         ...
 
     @property

@@ -18,11 +18,15 @@ def version(distribution: str) -> str | None:
         return None
 
 
+def missing_export() -> str | None:
+    """Return the first of EXPORT_MODULES that is not installed, or None."""
+    return next((name for name in EXPORT_MODULES if importlib.util.find_spec(name) is None), None)
+
+
 def require_export() -> None:
     """Raise MissingExtra naming the first of EXPORT_MODULES that is not installed."""
-    for name in EXPORT_MODULES:
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtra("Exporting", name, "cpu,export")
+    if name := missing_export():
+        raise MissingExtra("Exporting", name, "cpu,export")
 
 
 def import_torch(what: str) -> Any:

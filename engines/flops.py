@@ -11,8 +11,9 @@ from .torch.network import build_network
 def network_flops(manifest: Mapping[str, Any]) -> dict[str, int] | None:
     """Floating-point operations for one image: `forward`, and `gradient`, what the gradient in x adds to it.
 
-    Counted by torch on shapes alone, a multiply-add as 2; normalisations and activations are left out. None where
-    torch or diffusers is missing.
+    The image is of the plan's size, or where it takes any, of the size that it is measured with. Counted by torch on
+    shapes alone, a multiply-add as 2; normalisations and activations are left out. None where torch or diffusers is
+    missing.
     """
     if not all(importlib.util.find_spec(name) for name in ("torch", "diffusers")):
         return None
@@ -20,7 +21,8 @@ def network_flops(manifest: Mapping[str, Any]) -> dict[str, int] | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     module, image = build_network(manifest["network"]), manifest["image"]
-    x = torch.empty(1, image["channels"], image["height"], image["width"], device="meta", requires_grad=True)
+    height, width = (image[side] or image["side"] for side in ("height", "width"))
+    x = torch.empty(1, image["channels"], height, width, device="meta", requires_grad=True)
     t = torch.zeros(1, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as counter:
         out = module(x, t)

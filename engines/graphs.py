@@ -16,9 +16,9 @@ from .errors import PlanError
 from .onnx_reader import FLOAT, INT64, Graph, Initialiser, read_graph
 
 _NAMES = (
-    "Abs Add AveragePool Cast Concat Conv Cos DepthToSpace Div Expand Flatten Identity InstanceNormalization Less "
-    "MatMul Max Mul Pad Reciprocal ReduceMax ReduceMean ReduceSum Reshape Sigmoid Sin Slice Softmax Sqrt Sub Transpose "
-    "Where"
+    "Abs Add AveragePool Cast Concat Conv Cos DepthToSpace Div Expand Flatten Identity InstanceNormalization "
+    "Less MatMul Max Mul Pad Reciprocal ReduceMax ReduceMean ReduceSum Reshape Sigmoid Sin Slice Softmax SpaceToDepth "
+    "Sqrt Sub Transpose Where"
 )
 OPERATIONS = frozenset(_NAMES.split())
 """Those that the exporter writes, and those that stand in for half precision while it is measured. None of them holds a

@@ -20,6 +20,8 @@ SIZE = 2048
 DEVICE_SIZE = 8192
 """On a GPU, which is done with the smaller ones before it is warm: 1.1 TFLOP."""
 TRIALS = 5
+UNKNOWN_MEMORY = 4 << 30
+"""Bytes that a machine is taken to have where its system does not say."""
 THREADS = "FRUGAL_RT_THREADS"
 """Names the variable that bounds `cores`, for those who share a machine without being bound to some of its cores."""
 
@@ -52,6 +54,32 @@ def cores() -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise InputError(f"{THREADS} is a number of threads, 1 or more; got {asked!r}")
     return min(there, int(asked))
+
+
+def memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or what its container is limited to."""
+    there = UNKNOWN_MEMORY
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *memory_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def memory_limits(listing: Path, root: Path) -> Iterator[int]:
+    """The memory limits of the control groups in `listing`, and of those that they lie in, below `root`.
+
+    Of cgroup v2 (0::/a/b, in memory.max) and v1 (5:memory:/a/b, in memory/.../memory.limit_in_bytes). A container may
+    see its own group as the root, by another name or none.
+    """
+    for line in listing.read_text().splitlines() if listing.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            file = folder / name
+            if folder.is_relative_to(top) and file.is_file() and (limit := file.read_text().strip()).isdecimal():
+                yield int(limit)
 
 
 def gpu() -> str | None:

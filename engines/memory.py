@@ -3,31 +3,41 @@
 import contextlib
 import ctypes
 import threading
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 SIZES_KEPT = 2
+BYTES_KEPT = 1 << 30
 
 
 class Free(Generic[T]):
-    """What is not in use now, by batch size: of the SIZES_KEPT sizes used last. Safe between threads."""
+    """What is not in use now, by rows and sides of the calls that it serves: of the SIZES_KEPT of them used last.
+
+    Beyond BYTES_KEPT only what was used last is kept. Safe between threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_size: dict[int, list[T]] = {}
+        self._by_size: dict[Hashable, list[tuple[T, int]]] = {}
 
-    def take(self, size: int) -> T | None:
+    def take(self, size: Hashable) -> T | None:
         """One that is free, or None."""
         with self._lock:
             free = self._by_size.get(size)
-            return free.pop() if free else None
+            return free.pop()[0] if free else None
 
-    def give(self, size: int, one: T) -> None:
-        """`one` is free again; what is free of a size not used for long is forgotten."""
+    def give(self, size: Hashable, one: T, held: int = 0) -> None:
+        """`one`, which holds so many bytes, is free again; what is free of a size not used for long is forgotten."""
         with self._lock:
-            self._by_size[size] = [*self._by_size.pop(size, []), one]
-            while len(self._by_size) > SIZES_KEPT:
+            self._by_size[size] = [*self._by_size.pop(size, []), (one, held)]
+            while len(self._by_size) > SIZES_KEPT or (len(self._by_size) > 1 and self._bytes() > BYTES_KEPT):
                 del self._by_size[next(iter(self._by_size))]
+            while len(self._by_size[size]) > 1 and self._bytes() > BYTES_KEPT:
+                del self._by_size[size][0]
+
+    def _bytes(self) -> int:
+        return sum(held for free in self._by_size.values() for _, held in free)
 
 
 def give_back() -> None:

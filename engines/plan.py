@@ -20,10 +20,13 @@ import numpy as np
 from .errors import FrugalError, PlanError
 from .files import atomic_write
 from .graphs import check_graph
+from .shapes import is_shape
 from .weights import read_safetensors
 
 FORMAT = "frugal-rt plan"
-FORMAT_VERSION = 2
+ONE_SIZE, ANY_SIZE = 2, 3
+"""Versions of the format: of a plan for images of one size, and of one for any. A number says what a reader must know,
+so that a plan which needs no more than 2 is one that every reader of 2 opens."""
 ALIGNMENT = 64
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -38,7 +41,6 @@ _GRAPH = {"member": str, "inputs": dict, "outputs": dict, "weights": list}
 _SHAPE = {
     "members": {"*": {"bytes": int, "sha256": str}},
     "prior": {"name": str, "card": str, "licence": str},
-    "image": {"channels": int, "height": int, "width": int},
     "schedule": {"num_train_timesteps": int},
     "network": {"config": {}, "pixel_unshuffle": int, "learned_variance": bool},
     "graphs": dict.fromkeys(("embedding", "forward", "pullback"), _GRAPH),
@@ -46,6 +48,11 @@ _SHAPE = {
     "tools": {"*": str},
 }
 """What a manifest must hold, for its readers to rely on."""
+_IMAGE: dict[int, dict[str, Any]] = {
+    ONE_SIZE: {"height": int, "width": int},
+    ANY_SIZE: {"height": (None,), "width": (None,), "stride": int, "side": int, "reach": int},
+}
+"""What its `image` must hold, by version."""
 HALF_TYPES = ("float16", "bfloat16")
 _MIXED = {"graphs": {name: {**_GRAPH, "types": {"*": HALF_TYPES}} for name in ("forward", "pullback")}}
 _MEASURED = {**_MIXED, "parity": {"output": float, "gradient": float}}
@@ -107,9 +114,31 @@ class Plan:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images the prior makes."""
+        """(C, H, W) of the images the prior makes; where they are of any size, of those that it is measured with."""
         image = self.manifest["image"]
-        return image["channels"], image["height"], image["width"]
+        side = image.get("side")
+        return image["channels"], image["height"] or side, image["width"] or side
+
+    @property
+    def stride(self) -> int | None:
+        """What the sides of its images are multiples of, whatever they are; None where they are of one size."""
+        stride: int | None = self.manifest["image"].get("stride")
+        return stride
+
+    @property
+    def size(self) -> str:
+        """The size of its images, for people."""
+        channels, height, width = self.image_shape
+        if self.stride is None:
+            return f"{channels}x{height}x{width}"
+        return f"{channels} channels of any size, the network's in multiples of {self.stride}"
+
+    @property
+    def reach(self) -> int:
+        """Pixels between one of an answer and the farthest that it depends on, at most, but for norms; of images of any
+        size."""
+        reach: int = self.manifest["image"]["reach"]
+        return reach
 
     def member(self, name: str) -> memoryview:
         """The bytes of a member, checked against the manifest's SHA-256. Raises PlanError."""
@@ -155,7 +184,7 @@ class Plan:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to `path`: to a temporary file beside it, then renamed. Raises FrugalError."""
         with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in {MANIFEST: self._manifest_bytes(), **self._held()}.items():
+            for name, data in {MANIFEST: self.manifest_bytes(), **self._held()}.items():
                 entry = zipfile.ZipInfo(name)  # the fixed date of 1980 keeps plans reproducible
                 entry.external_attr = 0o644 << 16
                 large = len(data) >= _LARGE
@@ -168,7 +197,7 @@ class Plan:
     def extract(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write every member, checked, into `folder` (made if need be; existing files are not touched)."""
         root = Path(folder)
-        targets = {root / MANIFEST: self._manifest_bytes(), **{root / name: self.member(name) for name in self.members}}
+        targets = {root / MANIFEST: self.manifest_bytes(), **{root / name: self.member(name) for name in self.members}}
         taken = [str(target) for target in targets if target.exists()]
         if taken:
             raise FrugalError(f"{', '.join(taken)} already exists; extract into an empty folder")
@@ -186,7 +215,8 @@ class Plan:
             raise PlanError(f"{self.source} has been closed; open it again")
         return self._members
 
-    def _manifest_bytes(self) -> memoryview:
+    def manifest_bytes(self) -> memoryview:
+        """The manifest as it is written."""
         return memoryview(json.dumps(self.manifest, indent=2, sort_keys=True).encode() + b"\n")
 
 
@@ -200,7 +230,10 @@ def _refuse_other_formats(path: Path, source: str) -> None:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
-        raise PlanError(f"there is no file {path}; make a plan with: frugal-rt export --model celeba") from None
+        raise PlanError(
+            f"there is no file {path}, nor a prior of that name in the package; make a plan with: frugal-rt export "
+            "--model photo"
+        ) from None
     except OSError as error:
         raise PlanError(f"cannot read {source}: {error.strerror}") from error
     remedy = "make a plan with: frugal-rt export --model celeba"
@@ -229,16 +262,21 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
             raise ValueError
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
         raise PlanError(f"{source} is damaged: its {MANIFEST} cannot be trusted; copy or export it again") from error
-    if version > FORMAT_VERSION:
+    if version > ANY_SIZE:
         raise PlanError(
-            f"{source} is plan format {version} and this frugal-rt reads up to {FORMAT_VERSION}; "
+            f"{source} is plan format {version} and this frugal-rt reads up to {ANY_SIZE}; "
             "upgrade with: pip install -U frugal-rt"
         )
-    if version < FORMAT_VERSION:
+    if version < ONE_SIZE:
         raise PlanError(
             f"{source} is plan format {version}, which held no gradient; export it again: frugal-rt export --force"
         )
-    wrong = _mismatch(manifest, _SHAPE) or _wrong_mixed(manifest.get("mixed", {})) or _unlisted(manifest)
+    wrong = (
+        _mismatch(manifest, {**_SHAPE, "image": {"channels": int, **_IMAGE[version]}})
+        or _wrong_mixed(manifest.get("mixed", {}))
+        or _unlisted(manifest)
+        or _misshapen(manifest)
+    )
     if wrong:
         raise PlanError(f"{source}: its {MANIFEST} has no valid {wrong}; it was not written by frugal-rt")
     checked: dict[str, Any] = manifest
@@ -271,6 +309,21 @@ def _graphs(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         for name in () if "refused" in one else _MIXED["graphs"]:
             found[f"mixed.{precision}.graphs.{name}"] = one["graphs"][name]
     return found
+
+
+def _misshapen(manifest: dict[str, Any]) -> str:
+    """The first input or output of a graph whose shape is none, or nothing; or the stride, of images of any size."""
+    free = manifest["format_version"] == ANY_SIZE
+    image = manifest["image"]
+    if free and not (min(image[name] for name in ("stride", "side", "reach")) > 0 == image["side"] % image["stride"]):
+        return "image.stride"
+    shapes = (
+        (f"{place}.{kind}.{name}", shape)
+        for place, entry in _graphs(manifest).items()
+        for kind in ("inputs", "outputs")
+        for name, shape in entry[kind].items()
+    )
+    return next((place for place, shape in shapes if not is_shape(shape, free)), "")
 
 
 def _mismatch(value: Any, shape: Any, path: str = "") -> str:

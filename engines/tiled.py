@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .array_api import Array, array_namespace
-from .base import Engine, OnHost, Prediction, Pull
+from .base import Engine, OnHost, Prediction, Pull, Room
 from .errors import InputError
 
 OVERLAP = 0.5
@@ -38,8 +38,8 @@ class Tiled(OnHost):
     Where an image takes several calls, a gradient runs the forward graph of each tile a second time.
 
     `on_tiles(done, total)` is told after each of the network's calls how many tiles are done of those that `predict`,
-    or `pullback` and its gradient together, go over. What it raises ends the call there. Raises InputError for an
-    image smaller than a tile.
+    or `pullback` and its gradient together, go over. What it raises ends the call there. `shares(length, side)` says
+    where tiles lie along a side, as `tile_shares` does. Raises InputError for an image smaller than a tile.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Tiled(OnHost):
         tile: tuple[int, int, int],
         image: tuple[int, int, int],
         on_tiles: Callable[[int, int], object] | None = None,
+        shares: Callable[[int, int], dict[int, np.ndarray]] | None = None,
     ):
         if image[0] != tile[0] or image[1] < tile[1] or image[2] < tile[2]:
             raise InputError(
@@ -56,7 +57,16 @@ class Tiled(OnHost):
             )
         self._engine, self._tile, self._on_tiles = engine, tile, on_tiles
         self._rows = 1
-        self._down, self._across = (tile_shares(image[side], tile[side]) for side in (1, 2))
+        self._down, self._across = ((shares or tile_shares)(image[side], tile[side]) for side in (1, 2))
+
+    @property
+    def room(self) -> Room:
+        return self._engine.room
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Height and width of the tiles."""
+        return self._tile[1:]
 
     @property
     def tiles(self) -> int:

@@ -10,7 +10,9 @@ from ..engines.plan import WEIGHTS
 from ..engines.weights import read_safetensors
 from .lowering import OPSET, Emitter
 from .pullback import PullbackEmitter, reverse
-from .trace import BATCH, Shape, Trace, Value, trace
+from .reach import reach_of
+from .sizes import BATCH, Shape, known, written
+from .trace import Trace, Value, trace
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +21,14 @@ IR_VERSION = 10
 
 
 def graphs_of(
-    module: "torch.nn.Module", shape: tuple[int, int, int], outputs: list[str], weights: bytes | bytearray
-) -> dict[str, tuple[bytes, dict[str, Any]]]:
-    """Each graph's ONNX bytes and its entry in the manifest, for any batch.
+    module: "torch.nn.Module",
+    shape: tuple[int, int, int],
+    outputs: list[str],
+    weights: bytes | bytearray,
+    stride: int | None = None,
+) -> tuple[dict[str, tuple[bytes, dict[str, Any]]], int | None]:
+    """Each graph's ONNX bytes and its entry in the manifest, for any batch; with a `stride` for any sides, multiples of
+    it, too. With them what `reach_of` says then, or else None.
 
     embedding: t (batch,) int64 to `embedding` (batch, K), all that the network needs of t.
     forward: x (batch, C, H, W) and embedding to `outputs` and the activations that the pullback reads.
@@ -35,7 +42,7 @@ def graphs_of(
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingExtra("Exporting", "onnx", "export") from error
-    traced = trace(module, shape)
+    traced = trace(module, shape, stride)
     if len(traced.outputs) != len(outputs):
         raise ExportError(f"the network has {len(traced.outputs)} outputs, its config says {len(outputs)}")
     tensors = read_safetensors(memoryview(weights), "the export")
@@ -46,7 +53,8 @@ def graphs_of(
         "forward": _forward(traced, conditions, outputs, kept),
         "pullback": pullback,
     }
-    return {name: serialise(name, *parts, tensors) for name, parts in built.items()}
+    graphs = {name: serialise(name, *parts, tensors) for name, parts in built.items()}
+    return graphs, None if stride is None else reach_of(traced)
 
 
 Built = tuple[Emitter, dict[str, tuple[str, Shape]], dict[str, tuple[str, Shape]]]
@@ -60,7 +68,7 @@ def conditions_of(traced: Trace) -> list[Value]:
 
 
 def width(values: Sequence[Value]) -> int:
-    return sum(int(np.prod([n or 0 for n in value.shape[1:]])) for value in values)
+    return sum(int(np.prod([known(n) for n in value.shape[1:]])) for value in values)
 
 
 def _embedding(traced: Trace, conditions: list[Value]) -> Built:
@@ -126,7 +134,7 @@ def serialise(
 
     def info(name: str, shape: Shape) -> Any:
         kind = TensorProto.INT64 if name == "t" else TensorProto.FLOAT
-        return helper.make_tensor_value_info(name, kind, ["batch" if n is BATCH else n for n in shape])
+        return helper.make_tensor_value_info(name, kind, written(shape))
 
     constants = [numpy_helper.from_array(a, name) for name, a in e.constants.items() if name in read]
     weights = sorted(e.weights & read)
@@ -148,8 +156,8 @@ def serialise(
     model.graph.initializer.extend(external(name, *tensors[name]) for name in weights)
     entry = {
         "member": f"{graph}.onnx",
-        "inputs": {name: _manifest_shape(shape) for name, (_, shape) in inputs.items()},
-        "outputs": {name: _manifest_shape(shape) for name, (_, shape) in outputs.items()},
+        "inputs": {name: written(shape) for name, (_, shape) in inputs.items()},
+        "outputs": {name: written(shape) for name, (_, shape) in outputs.items()},
         "weights": weights,
     }
     return model.SerializeToString(deterministic=True), entry
@@ -174,7 +182,3 @@ def external(name: str, view: np.ndarray, offset: int) -> Any:
     for key, value in {"location": WEIGHTS, "offset": offset, "length": view.nbytes}.items():
         tensor.external_data.add(key=key, value=str(value))
     return tensor
-
-
-def _manifest_shape(shape: Shape) -> list[int | str]:
-    return ["batch" if n is BATCH else n for n in shape]

@@ -7,7 +7,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from ..engines import ExportError
-from .trace import Shape, Value
+from .sizes import Shape, is_free, known
+from .trace import Value
 
 OPSET = 18
 T = TypeVar("T")
@@ -65,7 +66,18 @@ class Emitter:
 
     def reshape(self, x: str, shape: Shape) -> str:
         """x (batch, ...) to `shape`, whose first dimension is the batch."""
-        return self.node("Reshape", x, self.ints(0, *(int(n) for n in shape[1:])))  # type: ignore[arg-type]
+        return self.node("Reshape", x, self.ints(0, *map(known, shape[1:])))
+
+    def grouped(self, x: str, shape: Shape, groups: int) -> str:
+        """x of `shape` (B, C, ...) as (B, groups, N); or (B, groups, M, W), which takes no numbers of free sides."""
+        free = is_free(shape)
+        return self.node("Reshape", x, self.ints(*((0, groups, -1, 0) if free else (0, groups, -1))))
+
+    def ungrouped(self, x: str, shape: Shape) -> str:
+        """What `grouped` gave, in `shape` again."""
+        if is_free(shape):
+            return self.node("Reshape", x, self.ints(0, known(shape[1]), -1, 0))
+        return self.reshape(x, shape)
 
     def permute(self, x: str, *axes: int) -> str:
         return self.node("Transpose", x, perm=list(axes))
@@ -82,9 +94,9 @@ class Emitter:
         x, weight, bias = v.inputs
         groups = v.settings["groups"]
         ones, zeros = self.constant(np.ones(groups, np.float32)), self.constant(np.zeros(groups, np.float32))
-        grouped = self.reshape(self(x), (None, groups, -1))
+        grouped = self.grouped(self(x), v.shape, groups)
         normal = self.node("InstanceNormalization", grouped, ones, zeros, epsilon=v.settings["eps"])
-        return self.scale_shift(self.reshape(normal, v.shape), weight, bias, len(v.shape))
+        return self.scale_shift(self.ungrouped(normal, v.shape), weight, bias, len(v.shape))
 
     def scale_shift(self, x: str, weight: Value, bias: Value, rank: int) -> str:
         scaled = self.node("Mul", x, self.each_channel(weight, rank))
@@ -198,14 +210,22 @@ def _silu(e: Emitter, v: Value) -> str:
 
 def upsample(e: Emitter, x: str, shape: Shape) -> str:
     """Nearest, x2, as copies side by side: Resize's gradient would be a scatter in other hands than ours."""
-    _, c, h, w = (n or 0 for n in shape)
+    if is_free(shape):
+        return e.node("DepthToSpace", e.node("Concat", x, x, x, x, axis=1), blocksize=2, mode="DCR")
+    _, c, h, w = map(known, shape)
     spread = e.reshape(x, (None, c, h, 1, w, 1))
     return e.reshape(e.node("Expand", spread, e.ints(1, 1, 1, 2, 1, 2)), (None, c, 2 * h, 2 * w))
 
 
 def unshuffle(e: Emitter, x: str, shape: Shape, r: int) -> str:
-    """torch's channel order: c r^2 + i r + j. ONNX's SpaceToDepth has another."""
-    _, c, h, w = (n or 0 for n in shape)
+    """torch's channel order: c r^2 + i r + j. ONNX's SpaceToDepth has (i r + j) C + c, the same for a single channel.
+
+    (OpenVINO 2026.4 merges a Gather, which would put all channels in order at once, wrongly into the Conv after it.)
+    """
+    if is_free(shape):
+        parts = [e.node("SpaceToDepth", e.slice(x, 1, c, c + 1), blocksize=r) for c in range(known(shape[1]))]
+        return e.node("Concat", *parts, axis=1)
+    _, c, h, w = map(known, shape)
     blocks = e.reshape(x, (None, c, h // r, r, w // r, r))
     return e.reshape(e.permute(blocks, 0, 1, 3, 5, 2, 4), (None, c * r * r, h // r, w // r))
 

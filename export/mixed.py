@@ -22,7 +22,7 @@ OPSETS = {"fp16": OPSET, "bf16": 22}
 """22 is the first whose convolution takes bfloat16."""
 HEAVY = {"AveragePool", "Conv", "Gemm", "MatMul"}
 ELEMENTWISE = {"Add", "Mul", "Sigmoid", "Sub"}
-SHAPE = {"Concat", "DepthToSpace", "Expand", "Pad", "Reshape", "Slice", "Split", "Transpose"}
+SHAPE = {"Concat", "DepthToSpace", "Expand", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Transpose"}
 NORMALISED = {"InstanceNormalization", "Softmax"}
 """In float32, and what they give is fit for half."""
 TINY = 1e-30

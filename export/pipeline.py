@@ -7,7 +7,7 @@ from typing import Any
 
 from ..engines import InputError, Plan
 from ..engines.extras import EXPORT_MODULES, require_export, version
-from ..engines.plan import FORMAT, FORMAT_VERSION, WEIGHTS
+from ..engines.plan import ANY_SIZE, FORMAT, ONE_SIZE, WEIGHTS
 from ..engines.torch.network import build_network, load_weights
 from .mixed import HALVES, check_precisions, mixed_graphs
 from .priors.adm import AdmOptions, read_adm
@@ -99,15 +99,18 @@ def build_plan(
     on_stage("tracing the network and its gradient")
     weights = bytearray(save(tensors))
     shape = channels, height, width = prior.image_shape
+    image = {"channels": channels, "height": height, "width": width, "range": [-1, 1]}
     outputs = ["out", "variance"] if prior.learned_variance else ["out"]
-    graphs = graphs_of(module, shape, outputs, weights)
+    graphs, reach = graphs_of(module, shape, outputs, weights, prior.stride if prior.any_size else None)
+    if prior.any_size:
+        image |= {"height": None, "width": None, "stride": prior.stride, "side": prior.size, "reach": reach}
     mixed = {precision: mixed_graphs(graphs, precision) for precision in precisions}
     manifest: dict[str, Any] = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": ANY_SIZE if prior.any_size else ONE_SIZE,
         "prior": {"name": prior.name, "card": prior.card, "licence": prior.licence}
         | ({} if prior.framing is None else {"framing": prior.framing}),
-        "image": {"channels": channels, "height": height, "width": width, "range": [-1, 1]},
+        "image": image,
         "schedule": prior.scheduler,
         "network": network,
         "graphs": {name: entry for name, (_, entry) in graphs.items()},

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..engines import ExportError
 from .lowering import Emitter, shuffle, unshuffle, upsample
+from .sizes import Side, is_free, is_twice, known
 from .trace import Trace, Value
 
 Cotangents = list[tuple[Value, str]]
@@ -33,24 +34,25 @@ class PullbackEmitter(Emitter):
         return f"kept:{value.name}"
 
     def normalised(self, v: Value) -> tuple[str, str]:
-        """(x - mean) / std of a group norm, (B, G, N), and 1 / std, (B, G, 1)."""
+        """(x - mean) / std of a group norm, `grouped`, and 1 / std, (B, G, 1) or (B, G, 1, 1)."""
 
         def make() -> tuple[str, str]:
-            grouped = self.reshape(self(v.inputs[0]), (None, v.settings["groups"], -1))
-            centred = self.node("Sub", grouped, self.mean(grouped))
-            variance = self.mean(self.node("Mul", centred, centred))
+            grouped = self.grouped(self(v.inputs[0]), v.shape, v.settings["groups"])
+            centred = self.node("Sub", grouped, self.mean(v, grouped))
+            variance = self.mean(v, self.node("Mul", centred, centred))
             padded = self.node("Add", variance, self.constant(v.settings["eps"], np.float32))
             inverse = self.node("Reciprocal", self.node("Sqrt", padded))
             return self.node("Mul", centred, inverse), inverse
 
         return self.once((v, "normalised"), make)
 
-    def mean(self, x: str) -> str:
-        return self.node("ReduceMean", x, self.ints(-1), keepdims=1)
+    def mean(self, v: Value, grouped: str) -> str:
+        """The mean of each group of a group norm v."""
+        return self.node("ReduceMean", grouped, self.ints(*((-2, -1) if is_free(v.shape) else (-1,))), keepdims=1)
 
     def group_norm(self, v: Value) -> str:
         _, weight, bias = v.inputs
-        return self.scale_shift(self.reshape(self.normalised(v)[0], v.shape), weight, bias, len(v.shape))
+        return self.scale_shift(self.ungrouped(self.normalised(v)[0], v.shape), weight, bias, len(v.shape))
 
     def pull(self, v: Value, g: str) -> Cotangents:
         """The cotangents of v's active inputs, given that of v."""
@@ -61,11 +63,11 @@ class PullbackEmitter(Emitter):
 
 def _pull_conv(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
     x, weight, *_ = v.inputs
-    size, pads = int(weight.shape[2] or 0), v.settings["pads"]
+    size, pads = known(weight.shape[2]), v.settings["pads"]
     if v.settings["stride"] == 1:
         back = [size - 1 - pad for pad in pads]
         return [(x, e.node("Conv", g, e.transposed_weight(weight, flipped=True), pads=back))]
-    if any(n != 2 * (m or 0) for n, m in zip(x.shape[2:], v.shape[2:], strict=True)):
+    if not all(is_twice(n, half) for n, half in zip(x.shape[2:], v.shape[2:], strict=True)):
         raise ExportError("the network halves odd sizes, which frugal-rt cannot export yet")
     return [(x, e.transposed_conv(g, e(weight), size, pads))]
 
@@ -79,10 +81,10 @@ def _pull_group_norm(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
     x, weight, _ = v.inputs
     normal, inverse = e.normalised(v)
     scaled = e.node("Mul", g, e.each_channel(weight, len(v.shape)))
-    h = e.reshape(scaled, (None, v.settings["groups"], -1))
-    along = e.node("Mul", normal, e.mean(e.node("Mul", h, normal)))
-    centred = e.node("Sub", e.node("Sub", h, e.mean(h)), along)
-    return [(x, e.reshape(e.node("Mul", centred, inverse), x.shape))]
+    h = e.grouped(scaled, v.shape, v.settings["groups"])
+    along = e.node("Mul", normal, e.mean(v, e.node("Mul", h, normal)))
+    centred = e.node("Sub", e.node("Sub", h, e.mean(v, h)), along)
+    return [(x, e.ungrouped(e.node("Mul", centred, inverse), x.shape))]
 
 
 def _pull_silu(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
@@ -110,7 +112,7 @@ def _pull_attention(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
 def _pull_cat(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
     axis, start, parts = v.settings["axis"], 0, []
     for one in v.inputs:
-        stop = start + int(one.shape[axis] or 0)
+        stop = start + known(one.shape[axis])
         parts.append((one, e.slice(g, axis, start, stop)))
         start = stop
     return parts
@@ -119,7 +121,7 @@ def _pull_cat(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
 def _pull_slice(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
     x, axis, rank = v.inputs[0], v.settings["axis"], len(v.shape)
     widths = [0] * (2 * rank)
-    widths[axis], widths[rank + axis] = v.settings["start"], int(x.shape[axis] or 0) - v.settings["stop"]
+    widths[axis], widths[rank + axis] = v.settings["start"], known(x.shape[axis]) - v.settings["stop"]
     return [(x, e.node("Pad", g, e.ints(*widths)))]
 
 
@@ -130,7 +132,10 @@ def _pull_mul(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
 
 def _pull_upsample(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
     x = v.inputs[0]
-    _, c, h, w = (n or 0 for n in x.shape)
+    if is_free(x.shape):
+        means = e.node("AveragePool", g, kernel_shape=[2, 2], strides=[2, 2])
+        return [(x, e.node("Mul", means, e.constant(4, np.float32)))]
+    _, c, h, w = map(known, x.shape)
     blocks = e.reshape(g, (None, c, h, 2, w, 2))
     return [(x, e.node("ReduceSum", blocks, e.ints(3, 5), keepdims=0))]
 
@@ -141,10 +146,12 @@ def _pull_mean_pool(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
 
 
 def _pull_pad(e: PullbackEmitter, v: Value, g: str) -> Cotangents:
-    top, left, _, _ = v.settings["pads"]
+    top, left, bottom, right = v.settings["pads"]
     x = v.inputs[0]
-    rows = e.slice(g, 2, top, top + int(x.shape[2] or 0))
-    return [(x, e.slice(rows, 3, left, left + int(x.shape[3] or 0)))]
+    for axis, before, after in ((2, top, bottom), (3, left, right)):
+        free = isinstance(x.shape[axis], Side)
+        g = e.slice(g, axis, before, (-after or np.iinfo(np.int64).max) if free else before + known(x.shape[axis]))
+    return [(x, g)]
 
 
 def _inverse(axes: list[int]) -> list[int]:

@@ -17,7 +17,7 @@ from ..engines.plan import WEIGHTS
 from ..engines.weights import read_safetensors
 from .lowering import OPSET
 from .mixed import HALVES, SHAPE, TINY, element_type
-from .verify import LARGE, evaluate
+from .verify import LARGE, evaluate, shapes
 
 DROPPED = {"fp16": 13, "bf16": 16}
 """Bits of float32's 24 that the format has not."""
@@ -51,24 +51,26 @@ def natural_cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.
     """Inputs as a sampler gives them: a label, x (1, C, H, W) float32, t (1,) int64, and a normal cotangent v.
 
     x_t = sqrt(abar) x0 + sqrt(1 - abar) noise, of a smooth random x0 in [-1, 1], across the training range; then a few
-    awkward ones of the same scale. Fewer of images larger than LARGE.
+    awkward ones of the same scale. Fewer of images larger than LARGE, and of the second size of a plan for any.
     """
-    shape, large = plan.image_shape, max(plan.image_shape[1:]) > LARGE
     abar = np.cumprod(1 - train_betas(plan.manifest["schedule"]))
     random = np.random.default_rng(0)
-    inputs = []
-    for t in np.linspace(0, len(abar) - 1, 3 if large else 5).astype(np.int64):
-        noise = random.standard_normal(shape)
-        inputs.append((f"x_t at t = {t}", np.sqrt(abar[t]) * _smooth(shape, random) + np.sqrt(1 - abar[t]) * noise, t))
-    awkward = {
-        "a checkerboard": np.indices(shape).sum(0) % 2 * 2.0 - 1,
-        "zeros": np.zeros(shape),
-        "a constant": np.full(shape, 0.7),
-    }
-    middle = len(abar) // 2
-    inputs += [(f"{label} at t = {middle}", x, middle) for label, x in list(awkward.items())[: 1 if large else None]]
-    for label, x, t in inputs:
-        yield label, x[None].astype(np.float32), np.array([t]), random.standard_normal((1, *shape), dtype=np.float32)
+    for shape in shapes(plan):
+        few = max(shape[1:]) > LARGE or shape != plan.image_shape
+        inputs = []
+        for t in np.linspace(0, len(abar) - 1, 3 if few else 5).astype(np.int64):
+            noise, smooth = random.standard_normal(shape), _smooth(shape, random)
+            inputs.append((f"x_t at t = {t}", np.sqrt(abar[t]) * smooth + np.sqrt(1 - abar[t]) * noise, t))
+        awkward = {
+            "a checkerboard": np.indices(shape).sum(0) % 2 * 2.0 - 1,
+            "zeros": np.zeros(shape),
+            "a constant": np.full(shape, 0.7),
+        }
+        middle = len(abar) // 2
+        inputs += [(f"{label} at t = {middle}", x, middle) for label, x in list(awkward.items())[: 1 if few else None]]
+        for label, x, t in inputs:
+            v = random.standard_normal((1, *shape), dtype=np.float32)
+            yield label, x[None].astype(np.float32), np.array([t]), v
 
 
 def _smooth(shape: tuple[int, int, int], random: np.random.Generator) -> np.ndarray:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines import ExportError
+from .sizes import BATCH, Shape, Side, Size, is_twice, known
 
 if TYPE_CHECKING:
     import torch
 
-BATCH = None
-"""The one dimension of a shape that is not known when the graph is made."""
 
-Shape = tuple[int | None, ...]
+EXAMPLE, OTHERS = (7, 11), ((13, 17), (19, 23))
+"""Sides of the example, in strides, where they are free, and others that tell how a size depends on them: different
+primes, so that none is another's by chance."""
 
 
 @dataclass(eq=False)
@@ -51,28 +52,33 @@ class Trace:
     outputs: list[Value]
 
 
-def trace(module: "torch.nn.Module", shape: tuple[int, int, int]) -> Trace:
+def trace(module: "torch.nn.Module", shape: tuple[int, int, int], stride: int | None = None) -> Trace:
     """The operations of `module`, which maps x (batch, C, H, W) float32 and t (batch,) int64 to one output or more.
 
+    stride: the sides are free, multiples of it, and `shape` says the channels alone; None takes H and W as they are.
     Raises ExportError naming the operation where one is not known, or torch's reason where it cannot trace.
     """
     import torch
 
-    batch = {0: torch.export.Dim.DYNAMIC}
+    free = torch.export.Dim.DYNAMIC
+    axes = {0: free} if stride is None else {0: free, 2: free, 3: free}
+    sides = shape[1:] if stride is None else [n * stride for n in EXAMPLE]
     with _quiet(), torch.no_grad():
         try:
-            example = (torch.zeros(2, *shape), torch.tensor([3, 500]))
-            program = torch.export.export(module, example, dynamic_shapes=(batch, batch))
+            example = (torch.zeros(2, shape[0], *sides), torch.tensor([3, 500]))
+            program = torch.export.export(module, example, dynamic_shapes=(axes, {0: free}))
         except Exception as error:  # torch's exporter raises many kinds
             raise ExportError(f"torch cannot trace this network: {error}") from error
-    return _Reader(program).read()
+    return _Reader(program, stride).read()
 
 
 class _Reader:
     """Walks the ATen graph once, turning each node into a Value, or into the Value it is only another name of."""
 
-    def __init__(self, program: Any):
-        self._program = program
+    def __init__(self, program: Any, stride: int | None):
+        self._program, self._stride = program, stride
+        self._sides: dict[str, Any] = {}
+        """Torch's symbols of the sides that are free."""
         self._values: list[Value] = []
         self._seen: dict[Any, Any] = {}
 
@@ -85,7 +91,10 @@ class _Reader:
                 shape = tuple(int(n) for n in node.meta["val"].shape)
                 self._seen[node] = Value(node.name, shape, weight=weights[node.name])
             elif node.op == "placeholder":
-                inputs.append(Value(node.name, _shape(node), varies=True, active=not inputs))
+                if self._stride is not None and not inputs:
+                    _, _, height, width = node.meta["val"].shape
+                    self._sides = {"height": height.node.expr, "width": width.node.expr}
+                inputs.append(Value(node.name, self._shape(node), varies=True, active=not inputs))
                 self._seen[node] = inputs[-1]
             elif node.op == "call_function":
                 self._seen[node] = self._call(node)
@@ -99,7 +108,7 @@ class _Reader:
             return self._seen[node.args[0]][node.args[1]]
         name = str(node.target).removeprefix("aten.")
         if name == "sym_size.int":
-            return BATCH  # the batch is the only size that is not known
+            return self._size(node.meta["val"])
         if name == "_assert_tensor_metadata.default":
             return None
         sources = [self._seen[one] for one in node.all_input_nodes]
@@ -134,6 +143,30 @@ class _Reader:
             result = node.target(*concrete(positional), **{key: concrete(self._resolve(v)) for key, v in named.items()})
         return self._constant(node.name, result.numpy())
 
+    def _shape(self, node: Any) -> Shape:
+        value = node.meta["val"]
+        return tuple(self._size(n) for n in value.shape) if hasattr(value, "shape") else ()
+
+    def _size(self, n: Any) -> Size:
+        """A size of torch's: a number, a side or a part of one, or the batch. Raises ExportError.
+
+        Torch's expression may be of any form, such as a number of channels worked out from both sides: what it is
+        worth at other sides tells.
+        """
+        if isinstance(n, int):
+            return n
+        if self._stride is None or not n.node.expr.free_symbols & set(self._sides.values()):
+            return BATCH
+        others = [(height * self._stride, width * self._stride) for height, width in OTHERS]
+        worth = [n.node.expr.subs(dict(zip(self._sides.values(), sides, strict=True))) for sides in others]
+        if len(set(worth)) == 1 and worth[0].is_Integer:
+            return int(worth[0])
+        for i, name in enumerate(self._sides):
+            parts = {sides[i] / value for sides, value in zip(others, worth, strict=True)}
+            if len(parts) == 1 and (by := parts.pop()).is_Integer:
+                return Side(name, int(by))
+        raise ExportError("the network changes its images' sides in a way that frugal-rt cannot export yet")
+
     @staticmethod
     def _constant(name: str, array: np.ndarray) -> Value:
         return Value(name, array.shape, constant=array)
@@ -141,7 +174,7 @@ class _Reader:
     def _new(self, node: Any, op: str, *inputs: Value, shape: Shape | None = None, **settings: Any) -> Value:
         value = Value(
             node.name,
-            _shape(node) if shape is None else shape,
+            self._shape(node) if shape is None else shape,
             op,
             inputs,
             settings,
@@ -204,7 +237,7 @@ class _Reader:
         return self._new(node, "reshape", self_)
 
     def _view(self, node: Any, self_: Value, **_: Any) -> Value:
-        return self_ if _shape(node) == self_.shape else self._new(node, "reshape", self_)
+        return self_ if self._shape(node) == self_.shape else self._new(node, "reshape", self_)
 
     _reshape = _flatten = _squeeze = _view
 
@@ -221,9 +254,9 @@ class _Reader:
 
     def _slice(self, node: Any, self_: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
         size, first = self_.shape[dim], start or 0
-        if first == 0 and step == 1 and (end is None or end >= (size or 2**62)):
+        if first == 0 and step == 1 and (end is None or end >= (size if isinstance(size, int) else 2**62)):
             return self_
-        if size is BATCH or step != 1:
+        if not isinstance(size, int) or step != 1:
             raise ExportError("the network slices its batch or skips entries, which frugal-rt cannot export yet")
         stop = size if end is None else min(end + size if end < 0 else end, size)
         return self._new(node, "slice", self_, axis=dim % len(self_.shape), start=first % size, stop=stop)
@@ -231,7 +264,7 @@ class _Reader:
     def _chunk(self, node: Any, self_: Value, chunks: int, dim: int = 0) -> list[Value]:
         axis, shape = dim % len(self_.shape), self_.shape
         size = shape[axis]
-        if size is BATCH or size % chunks:
+        if not isinstance(size, int) or size % chunks:
             raise ExportError(f"the network cuts {size} channels into {chunks}, which frugal-rt cannot export yet")
         part = size // chunks
         cut = (*shape[:axis], part, *shape[axis + 1 :])
@@ -242,7 +275,7 @@ class _Reader:
 
     def _split(self, node: Any, self_: Value, split_size: int, dim: int = 0) -> list[Value]:
         size = self_.shape[dim]
-        if size is BATCH or size % split_size:
+        if not isinstance(size, int) or size % split_size:
             raise ExportError(f"the network splits by {split_size} unevenly, which frugal-rt cannot export yet")
         return self._chunk(node, self_, size // split_size, dim)
 
@@ -284,10 +317,12 @@ class _Reader:
     ) -> Value:
         if rest.get("attn_mask") is not None or rest.get("is_causal") or rest.get("dropout_p"):
             raise ExportError("the network masks its attention, which frugal-rt cannot export yet")
-        return self._new(node, "attention", query, key, value, scale=scale or float(query.shape[-1] or 1) ** -0.5)
+        return self._new(
+            node, "attention", query, key, value, scale=scale or float(known(query.shape[-1]) or 1) ** -0.5
+        )
 
     def _upsample_nearest2d(self, node: Any, input: Value, **_: Any) -> Value:
-        if _shape(node)[2:] != tuple(2 * (n or 0) for n in input.shape[2:]):
+        if not all(is_twice(n, half) for n, half in zip(self._shape(node)[2:], input.shape[2:], strict=True)):
             raise ExportError("the network upsamples by other than 2, which frugal-rt cannot export yet")
         return self._new(node, "upsample", input)
 
@@ -318,12 +353,6 @@ def _arguments(node: Any) -> dict[str, Any]:
     if "self" in given:
         given = {"self_": given.pop("self"), **given}
     return given
-
-
-def _shape(node: Any) -> Shape:
-    value = node.meta["val"]
-    shapes = value.shape if hasattr(value, "shape") else ()
-    return tuple(n if isinstance(n, int) else BATCH for n in shapes)
 
 
 def _pair(value: Any) -> list[int]:

@@ -23,6 +23,8 @@ ROUNDING = 4
 most: a constant input leaves a group norm hardly any variance to divide by, and there float32 itself is no better."""
 LARGE = 128
 """Side of the images above which fewer are compared, and torch keeps few activations: they are GBs an image."""
+OTHER = (3, 10)
+"""Height and width, in strides, at which graphs for any size are compared too: a constant of one size fails there."""
 RUNS = 8
 """Pullbacks on a busy machine that must all agree: a race between threads shows now and then, not at once."""
 
@@ -31,10 +33,10 @@ def parity(plan: Plan, runs: int = RUNS) -> dict[str, float]:
     """The largest relative errors of the plan's graphs in onnxruntime against torch: of outputs, and of gradients.
     Against its float64 where its float32 is not within TOLERANCE.
 
-    Over batches of 1, 2 and 5 (1 and 2 of images larger than LARGE), timesteps across the training range, and inputs
-    chosen to be awkward: constant, huge, tiny, zero, a checkerboard; then `runs` pullbacks with more threads than cores
-    at work. Raises ExportError if a value is not finite, further off than rounding, not the same in each run, or if a
-    graph holds a ScatterND.
+    Over batches of 1, 2 and 5 (1 and 2 of images larger than LARGE), two sizes where the plan takes any, timesteps
+    across the training range, and inputs chosen to be awkward: constant, huge, tiny, zero, a checkerboard; then `runs`
+    pullbacks with more threads than cores at work. Raises ExportError if a value is not finite, further off than
+    rounding, not the same in each run, or if a graph holds a ScatterND.
     """
     _refuse_scatter(plan)
     answers = in_onnxruntime(plan, runs)  # its sessions are gone before torch begins: each holds GBs at 256x256
@@ -63,32 +65,41 @@ def parity(plan: Plan, runs: int = RUNS) -> dict[str, float]:
     return worst
 
 
+def shapes(plan: Plan) -> list[tuple[int, int, int]]:
+    """(C, H, W) of the images to compare on: the plan's own; where it takes any size, one of other sides too."""
+    own = plan.image_shape
+    height, width = OTHER
+    return [own] if plan.stride is None else [own, (own[0], height * plan.stride, width * plan.stride)]
+
+
 def cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Inputs to compare on: a label, x (B, C, H, W) float32, t (B,) int64, and the cotangent v, of x's shape.
 
-    Of images larger than LARGE an awkward one is taken at one timestep, not at three.
+    Of images larger than LARGE, and of a second size, an awkward one is taken at one timestep, not at three.
     """
-    shape, last = plan.image_shape, plan.manifest["schedule"].get("num_train_timesteps", 1000) - 1
-    large = max(shape[1:]) > LARGE
+    last = plan.manifest["schedule"].get("num_train_timesteps", 1000) - 1
     random = np.random.default_rng(0)
 
     def case(label: str, x: np.ndarray, t: np.ndarray) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
         return label, x, t, np.random.default_rng(1).standard_normal(x.shape, dtype=np.float32)
 
-    for batch in (1, 2) if large else (1, 2, 5):
-        x = random.standard_normal((batch, *shape), dtype=np.float32)
-        yield case(f"noise, batch {batch}", x, np.linspace(0, last, batch).astype(np.int64))
-    awkward = {
-        "zeros": np.zeros(shape),
-        "a constant": np.full(shape, 0.7),
-        "huge values": 1e3 * random.standard_normal(shape),
-        "tiny values": 1e-12 * random.standard_normal(shape),
-        "a checkerboard": np.indices(shape).sum(0) % 2 * 2.0 - 1,
-    }
-    times = (0, last // 2, last)
-    for i, (label, one) in enumerate(awkward.items()):
-        for t in times[i % 3 :][:1] if large else times:
-            yield case(f"{label} at t = {t}", one[None].astype(np.float32), np.array([t]))
+    for shape in shapes(plan):
+        few = max(shape[1:]) > LARGE or shape != plan.image_shape
+        of = "" if shape == plan.image_shape else f", {shape[2]}x{shape[1]}"
+        for batch in (1, 2) if few else (1, 2, 5):
+            x = random.standard_normal((batch, *shape), dtype=np.float32)
+            yield case(f"noise, batch {batch}{of}", x, np.linspace(0, last, batch).astype(np.int64))
+        awkward = {
+            "zeros": np.zeros(shape),
+            "a constant": np.full(shape, 0.7),
+            "huge values": 1e3 * random.standard_normal(shape),
+            "tiny values": 1e-12 * random.standard_normal(shape),
+            "a checkerboard": np.indices(shape).sum(0) % 2 * 2.0 - 1,
+        }
+        times = (0, last // 2, last)
+        for i, (label, one) in enumerate(awkward.items()):
+            for t in times[i % 3 :][:1] if few else times:
+                yield case(f"{label} at t = {t}{of}", one[None].astype(np.float32), np.array([t]))
 
 
 def in_onnxruntime(plan: Plan, runs: int) -> list[dict[str, np.ndarray]]:

@@ -1,5 +1,6 @@
 """The public class: a plan loaded once, restoring many measurements."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engines import DivergedError, Engine, InputError, Plan, open_engine
+from ..engines import DivergedError, Engine, InputError, Plan, open_engine, open_plan
+from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
 from .operators import Denoise, Operator
@@ -42,7 +44,7 @@ class Result:
     """Gradients through the network, for each row."""
     settings: dict[str, Any]
     """What repeats this result: aim, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator, backend,
-    prior. With an aim, those of the sampler from noise are None."""
+    tile, prior. With an aim, those of the sampler from noise are None."""
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -69,16 +71,18 @@ class Restorer:
         self._owns_plan = False
         """Whether the plan was opened for this restorer, and ends with it."""
         self.image_shape = plan.image_shape
-        """(C, H, W) of the images this prior makes."""
+        """(C, H, W) of the images this restorer makes. A plan for images of any size has others by `at`."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str = "auto", *, trust_engines: bool = False) -> "Restorer":
-        """Open a plan and the backend that runs it, one of `engines.BACKENDS`; "torch:bf16" names a precision too.
+        """Open a plan, or an embedded prior's by its name, and the backend that runs it.
+
+        That is one of `engines.BACKENDS`; "torch:bf16" names a precision too.
 
         trust_engines: load engines that the plan brings along, native code that another built, where none was built
         here. Raises PlanError, InputError, MissingExtra or BackendError.
         """
-        plan = Plan.open(path)
+        plan = open_plan(path)
         restorer = cls(plan, open_engine(plan, backend, trust_engines=trust_engines))
         restorer._owns_plan = True
         return restorer
@@ -86,7 +90,7 @@ class Restorer:
     def close(self) -> None:
         """Let go of the network, and of the plan where `load` opened it; a `with` block does it at its end.
 
-        The memory is free on return. `restore` raises BackendError from then on. `tiled` restorers share the network:
+        The memory is free on return. `restore` raises BackendError from then on. Those of `at` share the network:
         to close one is to close all.
         """
         self.engine.close()
@@ -99,16 +103,34 @@ class Restorer:
     def __exit__(self, *ended: object) -> None:
         self.close()
 
-    def tiled(self, height: int, width: int, on_tiles: Callable[[int, int], object] | None = None) -> "Restorer":
-        """This restorer for images of another size, in overlapping tiles of the prior's. Nothing is loaded again.
+    def at(
+        self,
+        height: int,
+        width: int,
+        on_tiles: Callable[[int, int], object] | None = None,
+        most: int | None = None,
+    ) -> "Restorer":
+        """This restorer for images of another size. Nothing is loaded again.
+
+        A plan for images of any size sees them whole where the memory allows, and else in large tiles that overlap by
+        what a pixel depends on; one for images of one size in tiles of that size, which overlap by half.
 
         on_tiles: called with (done, total), tiles of the step that is running, after each network call; an exception
-        it raises stops the restoration between tiles. Raises InputError if a side is smaller than the prior's.
+        it raises stops the restoration between tiles. most: pixels of a network call at most, in place of what the
+        memory allows, where the plan takes any size. Raises InputError for a side smaller than the prior's, or none.
         """
         image_shape = (self.plan.image_shape[0], height, width)
-        restorer = Restorer(self.plan, Tiled(self.engine, self.plan.image_shape, image_shape, on_tiles))
+        engine = (
+            Tiled(self.engine, self.plan.image_shape, image_shape, on_tiles)
+            if self.plan.stride is None
+            else Padded(self.engine, self.plan, image_shape, on_tiles, most)
+        )
+        restorer = Restorer(self.plan, engine)
         restorer.image_shape, restorer._untiled, restorer._owns_plan = image_shape, self, self._owns_plan
         return restorer
+
+    tiled = at
+    """The earlier name of `at`."""
 
     def restore(
         self,
@@ -177,7 +199,7 @@ class Restorer:
         batch: int | None = None,
         on_step: Callable[[StepEvent], object] | None = None,
     ) -> list[Result]:
-        """What several calls of `start` began, of one number of steps, brought to its end together: a Result for each.
+        """What several calls of `start` began, brought to its end together: a Result for each.
 
         Their images are batches, and seconds a share by rows. Arguments as `restore` takes them. Raises DivergedError.
         """
@@ -226,9 +248,25 @@ class Restorer:
             "sample": row.sample,
             "batch": batch,
             "backend": self.engine.name,
+            "tile": self.tile,
             "prior": self.plan.manifest["prior"]["name"],
             "weights_sha256": self.plan.manifest["members"][WEIGHTS]["sha256"],
         }
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """Height and width of the tiles that images are cut into; None where they are seen whole."""
+        return self.engine.tile if isinstance(self.engine, Tiled | Padded) else None
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles an image is cut into; 1 where it is seen whole."""
+        return self.engine.tiles if isinstance(self.engine, Tiled | Padded) else 1
+
+    @property
+    def weight(self) -> int:
+        """The pixels of an image in those of one of `Plan.image_shape`, rounded up."""
+        return -(-math.prod(self.image_shape) // math.prod(self.plan.image_shape))
 
     def start(self, y: Any, operator: Operator, asked: Guidance) -> list[Restoration]:
         """A row for each measurement, not yet begun: for `results`, or for whoever drives `advance`.
@@ -285,11 +323,13 @@ class Restorer:
     def fastest_batch(self, rows: int) -> int:
         """The batch that takes the least time an image in forward calls on this machine, among 1, 2, 4, .. 16.
 
-        At most `rows`; each size is timed once in a restorer's life, and none beyond the first that is slower. Where
-        images are cut into tiles, it counts those.
+        At most `rows`, and as many as the memory has room for; each size is timed once in a restorer's life, and none
+        beyond the first that is slower. Where images are cut into tiles of the prior's size, it counts those.
         """
         if isinstance(self.engine, Tiled) and self._untiled is not None:
             return self._untiled.fastest_batch(rows * self.engine.tiles)
+        if isinstance(self.engine, Padded):
+            rows = min(rows, self.engine.rows)
         best = 1
         if rows == 1:
             return best

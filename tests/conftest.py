@@ -110,9 +110,23 @@ def tiny_plan(make_prior: MakePrior, exported: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def local_plan(make_prior: MakePrior, exported: Callable[..., Path]) -> Path:
+    """The plan of a tiny prior for images of any size: convolutions alone, behind a 2x2 pixel-unshuffle; stride 4."""
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
+    unet = {"in_channels": 12, "out_channels": 12, **blocks}
+    return exported("local.plan", lambda: read_prior(make_prior(unet), "local"), precisions=())
+
+
+@pytest.fixture(scope="session")
 def celeba_plan(exported: Callable[..., Path]) -> Path:
-    """The embedded prior's plan."""
+    """The plan of the embedded prior of faces."""
     return exported("celeba.plan", lambda: find_prior("celeba"))
+
+
+@pytest.fixture(scope="session")
+def photo_plan(exported: Callable[..., Path]) -> Path:
+    """The plan of the embedded prior of photographs, of any size."""
+    return exported("photo.plan", lambda: find_prior("photo"))
 
 
 @pytest.fixture

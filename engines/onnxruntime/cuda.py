@@ -14,6 +14,7 @@ from ..base import ANSWERS, Engine, Prediction, Pull
 from ..errors import BackendError
 from ..extras import version
 from ..plan import Plan
+from ..shapes import sized
 from ..torch.arrays import OnTorch, Tensor, TorchArrays, like, streams
 from .engine import OnnxRuntimeEngine
 from .sessions import Sessions, import_onnxruntime
@@ -96,12 +97,13 @@ class OnnxRuntimeCudaEngine(OnTorch):
     def _run(self, session: Any, graph: str, wanted: tuple[str, ...] | None, **inputs: Tensor) -> dict[str, Tensor]:
         """The graph's outputs, all or those `wanted`, for inputs on the device."""
         torch, binding = self._arrays.torch, session.io_binding()
-        batch = len(next(iter(inputs.values())))
+        images = inputs["x" if graph == "forward" else "v"]
+        size = len(images), *images.shape[2:]
         there = self._graphs[graph]["outputs"]
         inputs = {name: array.contiguous() for name, array in inputs.items()}
         with self._arrays.memory():
             found = {
-                name: torch.empty((batch, *shape[1:]), dtype=torch.float32, device="cuda")
+                name: torch.empty(sized(shape, *size), dtype=torch.float32, device="cuda")
                 for name, shape in there.items()
                 if wanted is None or name in wanted
             }

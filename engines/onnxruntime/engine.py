@@ -1,6 +1,7 @@
 """The plan's graphs in onnxruntime, on the CPU or a CUDA device."""
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..base import ANSWERS, OnHost, Prediction, Pull
 from ..embeddings import Embeddings
 from ..memory import Free
 from ..plan import Plan
+from ..shapes import sized
 from .sessions import Sessions, run_bound
 
 
@@ -55,7 +57,8 @@ class OnnxRuntimeEngine(OnHost):
         return Prediction(found["out"].numpy(), found["variance"].numpy() if "variance" in found else None)
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
-        work = self._free.take(len(x)) or _Workspace(self, len(x))
+        size = len(x), *x.shape[2:]
+        work = self._free.take(size) or _Workspace(self, *size)
         embedding = self._embed(t)
         run_bound(self._forward, work.forward, x=self.asarray(x), embedding=embedding)
         prediction = Prediction(work.copy("out"), work.copy("variance") if "variance" in work.values else None)
@@ -64,7 +67,7 @@ class OnnxRuntimeEngine(OnHost):
             known = {"embedding": embedding} if "embedding" in work.inputs else {}
             run_bound(self._pullback, work.pullback, v=self.asarray(cotangent), **known)
             gradient = work.copy("gradient")
-            self._free.give(len(x), work)
+            self._free.give(size, work, work.bytes)
             return gradient
 
         return prediction, pull
@@ -77,14 +80,17 @@ class OnnxRuntimeEngine(OnHost):
 class _Workspace:
     """The memory of one pullback, on the engine's device: what the forward graph writes and the pullback graph reads.
 
-    Made once for a batch size and used again; a second pullback begun before the first is pulled gets its own.
+    Made once for a number of rows and their sides, and used again; a second pullback begun before the first is pulled
+    gets its own.
     """
 
-    def __init__(self, engine: OnnxRuntimeEngine, batch: int):
+    def __init__(self, engine: OnnxRuntimeEngine, rows: int, height: int, width: int):
         graphs = engine._graphs
         outputs = {**graphs["forward"]["outputs"], **graphs["pullback"]["outputs"]}
+        shapes = {name: sized(shape, rows, height, width) for name, shape in outputs.items()}
         make = engine._sessions.ort.OrtValue.ortvalue_from_shape_and_type
-        self.values = {name: make([batch, *shape[1:]], np.float32, engine._device) for name, shape in outputs.items()}
+        self.bytes = 4 * sum(map(math.prod, shapes.values()))
+        self.values = {name: make([*shape], np.float32, engine._device) for name, shape in shapes.items()}
         self.inputs = graphs["pullback"]["inputs"]
         self.forward = engine._forward.io_binding()
         self.pullback = engine._pullback.io_binding()

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from ..base import ANSWERS, PRECISIONS
 from ..errors import BackendError, InputError
 from ..files import atomic_write
 from ..plan import Plan
+from ..shapes import sized
 from . import library
 from .library import TensorRT
 from .store import ENGINES, Built, Here, Record, building, built, keep, plan_hash, system
 
 logger = logging.getLogger(__name__)
 BATCHES = (1, 4, 16)
+LONGEST, GRAIN = 1024, 64
+"""Of a plan for images of any size: the longest side of one alone, in pixels, and what such sides are multiples of. A
+profile takes as much memory as its largest call."""
 LEVEL = 3
 
 OnProgress = Callable[[str, int, int], bool]
@@ -56,7 +61,8 @@ def build(
     rt = library.load(flavour)
     here = _target(rt, capability)
     with building() as root:
-        there = next((one for one in built(plan) if _is(one, here, precision, sizes)), None)
+        sides = () if plan.stride is None else tuple(longest_side(rows) for rows in sizes)
+        there = next((one for one in built(plan) if _is(one, here, precision, sizes, sides)), None)
         if there is not None and not force:
             return there
         timings = root / f"timings-{hashlib.sha256(repr(here).encode()).hexdigest()[:16]}"
@@ -66,7 +72,12 @@ def build(
         files = {
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in engines.items()
         }
-        return keep(Record(plan_hash(plan), here, precision, sizes, level, files), engines, root)
+        return keep(Record(plan_hash(plan), here, precision, sizes, level, files, sides), engines, root)
+
+
+def longest_side(rows: int) -> int:
+    """Of images of which a call has so many: all calls have the same pixels at most."""
+    return max(GRAIN, int(LONGEST / math.sqrt(rows)) // GRAIN * GRAIN)
 
 
 def can_build() -> bool:
@@ -88,8 +99,10 @@ def choose_precision(plan: Plan, precision: str | None) -> str:
     return precision
 
 
-def _is(one: Built, here: Here, precision: str, batches: tuple[int, ...]) -> bool:
-    return one.own and (one.record.here, one.record.precision, one.record.batches) == (here, precision, batches)
+def _is(one: Built, here: Here, precision: str, batches: tuple[int, ...], sides: tuple[int, ...]) -> bool:
+    record = one.record
+    found = record.here, record.precision, record.batches, record.sides
+    return one.own and found == (here, precision, batches, sides)
 
 
 def _target(rt: TensorRT, capability: str | None) -> Here:
@@ -140,7 +153,7 @@ def _build(
         config.num_compute_capabilities = 1
         target = trt.ComputeCapability.CURRENT if capability is None else _capabilities(rt)[capability]
         rt.need(config.set_compute_capability(target, 0), f"build for compute capability {capability or 'of this GPU'}")
-    for profile in _profiles(rt, entry, batches):
+    for profile in _profiles(rt, plan, entry, batches):
         rt.need(config.add_optimization_profile(profile) >= 0, "take a profile")
     if not rt.flavour.blind:  # tensorrt-rtx times nothing
         _remember(rt, config, timings)
@@ -183,13 +196,19 @@ def _parsed(rt: TensorRT, parser: Any, done: bool, entry: dict[str, Any]) -> Non
         rt.need(done, f"read {entry['member']}")
 
 
-def _profiles(rt: TensorRT, entry: dict[str, Any], batches: tuple[int, ...]) -> list[Any]:
-    """One for each size, which takes those between it and the next smaller one too."""
+def _profiles(rt: TensorRT, plan: Plan, entry: dict[str, Any], batches: tuple[int, ...]) -> list[Any]:
+    """One for each size, which takes those between it and the next smaller one too; and images from one stride a side
+    to `longest_side`, best at half of that, where the plan takes images of any size."""
     profiles = []
-    for least, size in zip((1, *(size + 1 for size in batches)), batches, strict=False):
+    for least, rows in zip((1, *(rows + 1 for rows in batches)), batches, strict=False):
         profile = rt.need(rt.builder.create_optimization_profile(), "make a profile")
-        for name, (_, *shape) in entry["inputs"].items():
-            profile.set_shape(name, (least, *shape), (size, *shape), (size, *shape))
+        shortest, best, longest = plan.stride or 0, longest_side(rows) // 2, longest_side(rows)
+        for name, shape in entry["inputs"].items():
+            lowest, tuned, highest = (
+                sized(shape, *call)
+                for call in ((least, shortest, shortest), (rows, best, best), (rows, longest, longest))
+            )
+            profile.set_shape(name, lowest, tuned, highest)
         profiles.append(profile)
     return profiles
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from .. import cache
 from ..array_api import Array
-from ..base import ANSWERS, Prediction, Pull
+from ..base import ANSWERS, Prediction, Pull, Room
 from ..errors import BackendError
 from ..onnxruntime.sessions import Sessions
 from ..plan import Plan
-from ..torch.arrays import OnTorch, Tensor, TorchArrays, like
+from ..torch.arrays import GRAIN, OnTorch, Tensor, TorchArrays, like
 from . import library, store
 from .library import TensorRT
 
@@ -24,8 +24,9 @@ TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 class TensorRTEngine(OnTorch):
     """Forward calls and pullbacks by engines that `frugal-rt build` made; numpy arrays are answered with numpy arrays.
 
-    The forward engine hands the activations that the pullback engine reads over on the device. Steps are recorded as
-    CUDA graphs. A call of more rows than the engines were built for is split.
+    The forward engine hands the activations that the pullback engine reads over on the device. A call of more rows than
+    the engines were built for is split. Steps are recorded as CUDA graphs where the plan is of one size: a context that
+    takes other sides must not be in a recording.
 
     flavour: of library.FLAVOURS. precision: of store.PRECISIONS, None for the best that is there.
     trust: whether engines that another built, those in the plan, are loaded. Raises MissingExtra, BackendError where no
@@ -38,13 +39,20 @@ class TensorRTEngine(OnTorch):
         here = store.Here.of(rt.name, rt.version, device)
         self._built = store.find(plan, here, precision, trust)
         super().__init__(TorchArrays(f"The {flavour} backend", "cuda"))
-        self._most = self._built.record.batches[-1]
         self._predict = self._load("predict")
         self._embeddings = self._arrays.asarray(Sessions(plan, "cpu").embedding_table())
 
     @property
     def name(self) -> str:
         return f"{self._rt.name} {self._rt.version} (cuda, {self._built.record.precision})"
+
+    @property
+    def records(self) -> bool:
+        return super().records and not self._built.record.sides
+
+    @property
+    def room(self) -> Room:
+        return self._arrays.room(GRAIN)._replace(side=max(self._built.record.sides, default=None))
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
         self.need_open()
@@ -88,9 +96,16 @@ class TensorRTEngine(OnTorch):
         return self._embeddings[torch.as_tensor(t, dtype=torch.int64, device=self._arrays.device)]
 
     def _pieces(self, *arrays: Tensor) -> list[tuple[Tensor, ...]]:
-        """The rows of each array, as many at once as an engine takes."""
-        starts = range(0, len(arrays[0]), self._most)
-        return [tuple(_aligned(array[i : i + self._most].contiguous()) for array in arrays) for i in starts]
+        """The rows of each array, the first of images, as many at once as an engine takes. Raises BackendError."""
+        images = arrays[0]
+        height, width = images.shape[2:]
+        most = self._built.record.most_rows(height, width)
+        if not most:
+            raise BackendError(
+                f"the engines were built for sides of up to {self.room.side} pixels, and an image has {width}x{height}"
+            )
+        starts = range(0, len(images), most)
+        return [tuple(_aligned(array[i : i + most].contiguous()) for array in arrays) for i in starts]
 
     def _joined(self, parts: list[Array]) -> Array:
         return parts[0] if len(parts) == 1 else self._arrays.torch.cat(parts)
@@ -106,12 +121,12 @@ def _aligned(array: Tensor) -> Tensor:
 
 
 class _Graph:
-    """One engine, with an execution context for each batch size and stream: a context is not two calls' at once, and
-    one whose shapes never change may be recorded."""
+    """One engine, with execution contexts by stream: a context is not two calls' at once. Each is of one batch size, as
+    one whose shapes never change may be recorded; or of one profile, where images are of any size."""
 
     def __init__(self, rt: TensorRT, arrays: TorchArrays, built: store.Built, name: str):
         self._rt, self._arrays, self._name = rt, arrays, name
-        self._batches = built.record.batches
+        self._record = built.record
         self._engine = rt.need(rt.runtime.deserialize_cuda_engine(built.read(name)), f"load the {name} engine")
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         reads = {one: self._engine.get_tensor_mode(one) == rt.trt.TensorIOMode.INPUT for one in names}
@@ -119,16 +134,19 @@ class _Graph:
         self.outputs = [one for one in names if not reads[one]]
         self._types = {one: self._type(one) for one in names}
         self._contexts: dict[tuple[int, int], Any] = {}
+        self._shapes: dict[tuple[int, int], dict[str, tuple[int, ...]]] = {}
+        """Of the inputs of each context."""
         self._new: set[tuple[int, int]] = set()
         """Keys of contexts that have not run yet."""
         # By its contents: engines in a plan may say of themselves what the user's own ones are.
-        self._kernels = _Kernels(rt, self._engine, built.record.files[name]["sha256"]) if rt.flavour.blind else None
+        sha256, eager = built.record.files[name]["sha256"], not self._record.sides
+        self._kernels = _Kernels(rt, self._engine, sha256, eager) if rt.flavour.blind else None
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         """The outputs for these inputs, on the device and in the order of torch's current stream."""
-        torch, batch = self._arrays.torch, len(next(iter(arrays.values())))
+        torch = self._arrays.torch
         with self._arrays.memory(), self._arrays.queue() as stream:
-            context = self._context(batch, stream)
+            key, context = self._context(arrays, stream)
             found = {
                 name: torch.empty(
                     tuple(context.get_tensor_shape(name)), dtype=self._types[name], device=self._arrays.device
@@ -140,26 +158,32 @@ class _Graph:
                     raise BackendError(f"the {self._name} engine has {name} in {self._types[name]}; got {array.dtype}")
                 self._need(context.set_tensor_address(name, array.data_ptr()), f"take {name}")
             self._need(context.execute_async_v3(stream.cuda_stream), "run")
-            if (batch, stream.cuda_stream) in self._new:
-                self._new.discard((batch, stream.cuda_stream))
+            if key in self._new:
+                self._new.discard(key)
                 stream.synchronize()
                 if self._kernels is not None:
                     self._kernels.keep()
         return found
 
-    def _context(self, batch: int, stream: Any) -> Any:
-        key = batch, stream.cuda_stream
+    def _context(self, arrays: dict[str, Array], stream: Any) -> tuple[tuple[int, int], Any]:
+        """A context for a call of these inputs, and what it is kept by."""
+        images = arrays["x" if "x" in arrays else "v"]
+        rows, _, height, width = images.shape
+        profile = self._record.profile(rows, height, width)
+        key = profile if self._record.sides else rows, stream.cuda_stream
+        shapes = {name: tuple(arrays[name].shape) for name in self.inputs}
         if key not in self._contexts:
             context = self._need(self._made_context(), "make a context")
-            profile = next(i for i, size in enumerate(self._batches) if size >= batch)
             self._need(context.set_optimization_profile_async(profile, stream.cuda_stream), "choose a profile")
-            for name in self.inputs:
-                shape = (batch, *tuple(self._engine.get_tensor_shape(name))[1:])
-                self._need(context.set_input_shape(name, shape), f"take {name} of shape {shape}")
-            stream.synchronize()
-            self._contexts[key] = context
+            self._contexts[key], self._shapes[key] = context, {}
             self._new.add(key)
-        return self._contexts[key]
+        context = self._contexts[key]
+        if self._shapes[key] != shapes:
+            for name, shape in shapes.items():
+                self._need(context.set_input_shape(name, shape), f"take {name} of shape {shape}")
+            self._shapes[key] = shapes
+            stream.synchronize()
+        return key, context
 
     def _made_context(self) -> Any:
         trt = self._rt.trt
@@ -182,14 +206,14 @@ class _Graph:
 class _Kernels:
     """The kernels that tensorrt-rtx compiles for this GPU when a context is made, kept for the next process."""
 
-    def __init__(self, rt: TensorRT, engine: Any, sha256: str):
+    def __init__(self, rt: TensorRT, engine: Any, sha256: str, eager: bool):
         trt, self._rt = rt.trt, rt
         self._name = cache.key("kernels", rt.name, rt.version, rt.need_device().name, sha256)
         self.settings = rt.need(engine.create_runtime_config(), "make a context's settings")
-        # For its very shapes before the first call, rather than others first and these in the background.
-        self.settings.dynamic_shapes_kernel_specialization_strategy = (
-            trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        )
+        # For its very shapes before the first call, rather than others first and these in the background; but of many
+        # sizes each would wait.
+        strategy = trt.DynamicShapesKernelSpecializationStrategy
+        self.settings.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER if eager else strategy.LAZY
         self.settings.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # whole steps are recorded
         self._compiled = rt.need(self.settings.create_runtime_cache(), "make a cache of kernels")
         known = cache.find(self._name)

@@ -70,17 +70,33 @@ class Record:
     """TensorRT's optimisation level, 0..5."""
     files: Mapping[str, Mapping[str, Any]]
     """Bytes and SHA-256 of each of ENGINES."""
+    sides: tuple[int, ...] = ()
+    """Of a plan for images of any size: the longest side for each of `batches`, descending."""
 
     @property
     def key(self) -> str:
         """The name of its folder."""
         here = self.here
         parts = here.flavour, here.version, here.capability, here.gpu, here.system, self.precision, str(self.batches)
-        return hashlib.sha256("\0".join((self.plan, *parts)).encode()).hexdigest()[:40]
+        sides = (str(self.sides),) if self.sides else ()
+        return hashlib.sha256("\0".join((self.plan, *parts, *sides)).encode()).hexdigest()[:40]
+
+    def profile(self, rows: int, height: int, width: int) -> int:
+        """The first profile that takes such a call. Raises StopIteration where none does."""
+        longest = self.sides or (max(height, width),) * len(self.batches)
+        sizes = enumerate(zip(self.batches, longest, strict=True))
+        return next(i for i, (most, side) in sizes if most >= rows and side >= max(height, width))
+
+    def most_rows(self, height: int, width: int) -> int:
+        """The rows that a call of images of these sides may have; 0 where the sides are too long."""
+        longest = self.sides or (max(height, width),) * len(self.batches)
+        fit = [most for most, side in zip(self.batches, longest, strict=True) if side >= max(height, width)]
+        return max(fit, default=0)
 
     def data(self) -> dict[str, Any]:
         """It in JSON's types."""
-        return {**asdict(self), "batches": list(self.batches)}
+        data = {**asdict(self), "batches": list(self.batches), "sides": list(self.sides)}
+        return data if self.sides else {key: value for key, value in data.items() if key != "sides"}
 
     @classmethod
     def parse(cls, data: Any) -> "Record":
@@ -92,10 +108,13 @@ class Record:
             }
             here = Here(**{name: str(value) for name, value in data["here"].items()})
             batches = tuple(int(size) for size in data["batches"])
-            record = cls(str(data["plan"]), here, str(data["precision"]), batches, int(data["level"]), files)
+            sides = tuple(int(side) for side in data.get("sides", ()))
+            record = cls(str(data["plan"]), here, str(data["precision"]), batches, int(data["level"]), files, sides)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("no record of an engine") from error
         if not batches or list(batches) != sorted(set(batches)) or batches[0] < 1 or record.precision not in PRECISIONS:
+            raise ValueError("no record of an engine")
+        if sides and (len(sides) != len(batches) or list(sides) != sorted(sides, reverse=True) or sides[-1] < 1):
             raise ValueError("no record of an engine")
         return record
 

@@ -12,8 +12,9 @@ from weakref import WeakSet
 
 import numpy as np
 
+from .. import machine
 from ..array_api import Array
-from ..base import Closable
+from ..base import Closable, Room
 from ..errors import BackendError
 from ..extras import import_torch
 
@@ -23,6 +24,8 @@ WARM = 2
 """Times that work runs before it is recorded: the first pays for plans, workspaces and memory."""
 UNDERWAY = 2
 """Calls that the host may be ahead of the device: as many as keep it busy, and no more than a cancelled job wastes."""
+GRAIN = 64
+"""What the sides of an image are rounded up to where steps are recorded, or a network compiled, for each size."""
 launching = threading.RLock()
 """Held while a library is given the addresses of a call, and while work is recorded: CUDA records one graph at a time
 in a process, and an execution context is one call's."""
@@ -54,6 +57,12 @@ class TorchArrays:
             """Memory that recordings share."""
             self._recordings: WeakSet[Any] = WeakSet()
             self._replayed_on: Any = None
+
+    def room(self, grain: int) -> Room:
+        """As `Engine.room`, where something is made for each size of multiples of `grain`."""
+        if self.device == "cpu":
+            return Room(machine.memory(), grain)
+        return Room(self.torch.cuda.mem_get_info()[1], grain)
 
     def asarray(self, x: Any) -> Tensor:
         return self.torch.as_tensor(x, dtype=self.torch.float32, device=self.device)
@@ -195,6 +204,10 @@ class OnTorch(Closable):
     @property
     def waited(self) -> float:
         return self._arrays.waited
+
+    @property
+    def room(self) -> Room:
+        return self._arrays.room(GRAIN if self.records else 1)
 
 
 def like(result: Tensor, given: Array) -> Array:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from ..array_api import Array
-from ..base import Prediction, Pull
+from ..base import Prediction, Pull, Room
 from ..errors import BackendError
 from ..plan import Plan
-from .arrays import OnTorch, Tensor, TorchArrays, like
+from .arrays import GRAIN, OnTorch, Tensor, TorchArrays, like
 from .network import build_network, load_weights
 
 logger = logging.getLogger(__name__)
 SHAPES = 64
-"""Batch sizes, with and without a gradient, that a network may be compiled for."""
+"""Sizes of a batch and its images, with and without a gradient, that a network may be compiled for."""
 
 
 class TorchEngine(OnTorch):
@@ -26,7 +26,7 @@ class TorchEngine(OnTorch):
 
     The keywords after it are for comparing: `channels_last` is the memory format; an engine that is not `frozen` keeps
     graphs that could reach the parameters, as a checkpoint does when it is loaded and used; a `compiled` one pays for
-    torch.compile at the first call of each batch size, with and without a gradient; and it `falls_back` to torch as it
+    torch.compile at the first call of each size, with and without a gradient; and it `falls_back` to torch as it
     is, once and with a word in the log, or raises BackendError.
     """
 
@@ -65,6 +65,10 @@ class TorchEngine(OnTorch):
             [self._device, *[self._precision] * (self._precision != "fp32"), *["compiled"] * self._compiled]
         )
         return f"torch ({how})"
+
+    @property
+    def room(self) -> Room:
+        return self._arrays.room(GRAIN) if self._compiled else super().room
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
         self.need_open()  # and all is loaded

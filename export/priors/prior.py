@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ...engines import ExportError, InputError
+from ...engines.embedded import FOLDERS
 from ...engines.plan import BETA_SCHEDULES, PREDICTION_TYPES, UNSAID, VARIANCE_TYPES
 from .hub import PUBLISHED, fetch
 from .weights import WEIGHT_FILES, read_weights
 
-EMBEDDED = {name: Path(__file__).parent / name for name in ("celeba", "photo")}
+EMBEDDED = FOLDERS
 """Priors that ship in the package, by the name `--model` takes; it takes those of `hub.PUBLISHED` too."""
 
 FRAMING = "framing.json"
@@ -53,8 +54,20 @@ class Prior:
         return side * self.pixel_unshuffle
 
     @property
+    def attends(self) -> bool:
+        """Whether its network sees an image whole at some layer: it is of one size then."""
+        kinds = "down_block_types", "up_block_types"
+        blocks = [block for kind in kinds for block in self.unet.get(kind, ["Attn"])]  # diffusers' own attend
+        return bool(self.unet.get("add_attention", True)) or any("Attn" in block for block in blocks)
+
+    @property
+    def any_size(self) -> bool:
+        """Whether its plan will take images of any size: convolutions do, unless `at` says one."""
+        return self.sides is None and not self.attends
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images that its plan will make."""
+        """(C, H, W) of the images that its plan will make; where they are of any size, of those it was trained on."""
         return self.channels, *(self.sides or (self.size, self.size))
 
     @property
@@ -64,20 +77,20 @@ class Prior:
         return self.pixel_unshuffle << (levels - 1)
 
     def at(self, height: int, width: int) -> "Prior":
-        """The same network on images of another size, within what it was trained for: it slides over them, and sees
-        them whole where it attends. Raises InputError for a size that is not a multiple of its stride.
+        """The same network on images of one other size. Where it attends, it sees them whole, and the size is within
+        what it was trained for. Raises InputError for a size out of that, or not a multiple of its stride.
         """
-        if (height, width) == (self.size, self.size):
+        if (height, width) == (self.size, self.size) and self.attends:
             return self
         if height % self.stride or width % self.stride:
             raise InputError(
                 f"{self.name} halves its images until {self.stride} pixels are one, so both sides must be multiples of "
                 f"{self.stride}; {width}x{height} is not: take a larger one, and --fit pad"
             )
-        if min(height, width) < self.size or max(height, width) > LARGEST * self.size:
+        if self.attends and (min(height, width) < self.size or max(height, width) > LARGEST * self.size):
             raise InputError(
                 f"{self.name} was trained at {self.size}x{self.size}; its range is taken to be from there to "
-                f"{LARGEST} times the side; --tile takes larger pictures"
+                f"{LARGEST} times the side; restore takes larger pictures in tiles"
             )
         return replace(self, sides=(height, width), framing=None)
 

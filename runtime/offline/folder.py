@@ -2,10 +2,10 @@
 
 import glob
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import groupby
+from functools import lru_cache, partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ import numpy as np
 
 from ...engines import DivergedError, FrugalError, InputError
 from ...engines.files import is_folder, is_there
-from ..pictures.align import Frame, align
+from ..pictures.align import Aligned, align
 from ..pictures.damage import Damage
 from ..pictures.decoding import LARGEST, Metadata, Photo, decode_photo
 from ..pictures.images import SUFFIXES
-from ..pictures.measurement import Measurement, full_size, prepare
+from ..pictures.measurement import Measurement, own_size, prepare
 from ..restorer import Restorer, Result
 from ..sampling.guidance import Guidance
 from ..sampling.loop import StepEvent
+from .streams import STREAM
 
 TOGETHER = 16
 """Restorations that are in memory, and share network calls, at once."""
+PIXELS_TOGETHER = 4_000_000
+"""Pixels of theirs, beyond which no more join them."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,13 @@ class Prepared:
     measurement: Measurement
     restorer: Restorer
     """The one for its size."""
-    frame: Frame | None = None
-    """The part of it that is restored, where that is not all."""
+    aligned: Aligned | None = None
+    """The faces that are restored, where that is not all; `measurement` is then the first one's."""
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """The measurement of each face, or of all."""
+        return [self.measurement] if self.aligned is None else [face.measurement for face in self.aligned.faces]
 
 
 @dataclass(frozen=True)
@@ -48,26 +56,33 @@ class Restored:
     task: str
     because: str
     sigma: float
-    frame: Frame | None
+    faces: Sequence[Mapping[str, Any]]
+    """`Aligned.settings` of those that were restored; empty where all was."""
     images: np.ndarray
     """(N, C, H, W): the result as the picture lay, cut out of its padding or in its place in the photograph."""
     missing: np.ndarray | None
-    """(H, W) bool: pixels that are still missing, outside the frame; None where none are."""
+    """(H, W) bool: pixels that are still missing, outside the frames; None where none are."""
     result: Result
+    """The first face's, where there are several, with the seconds of all."""
 
     @classmethod
-    def of(cls, one: Prepared, result: Result) -> "Restored":
-        photo, measurement, frame = one.photo, one.measurement, one.frame
+    def of(cls, one: Prepared, results: Sequence[Result]) -> "Restored":
+        """results: one for each of `one.measurements`."""
+        photo, measurement, aligned = one.photo, one.measurement, one.aligned
+        result = results[0]
         images = result.image if measurement.inside is None else result.image[(..., *measurement.inside)]
+        if len(results) > 1:
+            taken = {phase: sum(each.seconds[phase] for each in results) for phase in result.seconds}
+            result = replace(result, seconds=taken)
         return cls(
             source=one.source,
             metadata=photo.metadata,
             task=measurement.task,
             because=measurement.because,
             sigma=measurement.sigma,
-            frame=frame,
-            images=images if frame is None else frame.paste(photo, result.image, measurement),
-            missing=None if frame is None else frame.left_missing(photo),
+            faces=() if aligned is None else aligned.settings,
+            images=images if aligned is None else aligned.paste([each.image for each in results]),
+            missing=None if aligned is None else aligned.left_missing(),
             result=result,
         )
 
@@ -110,7 +125,6 @@ class Order:
 
     damage: Damage
     fit: str | None
-    tile: bool
     align: bool
     guidance: Guidance
     """With any sigma: a picture has its own."""
@@ -120,12 +134,12 @@ class Order:
 class FolderRestorer:
     """Restores pictures as ordered, some at a time: those of one size share network calls, a restorer and operators.
 
-    It keeps what they share for the pictures to come. on_tiles: as `Restorer.tiled` takes it.
+    It keeps what they share for the pictures to come. on_tiles: as `Restorer.at` takes it.
     """
 
     def __init__(self, restorer: Restorer, order: Order, on_tiles: Callable[[int, int], object] | None = None):
         self._restorer, self._order = restorer, order
-        self._tiled = cache(partial(restorer.tiled, on_tiles=on_tiles))
+        self._at = lru_cache(2 * TOGETHER)(partial(restorer.at, on_tiles=on_tiles))
         self._operators: dict[Hashable, Any] = {}
 
     def restore(
@@ -140,43 +154,57 @@ class FolderRestorer:
         One that nothing is wrong with is left untouched. read: gives a picture's file. on_ready: called with each
         before it is restored. FrugalErrors of one picture, those of `read` among them, become its Failed.
         """
-        size = together(self._order.samples)
-        for first in range(0, len(sources), size):
-            portion = sources[first : first + size]
-            ready: list[Prepared] = []
-            done: dict[Path, Outcome] = {}
-            for source in portion:
-                try:
-                    data = read(source)
-                    prepared = self._prepare(source, data)
-                except FrugalError as error:
-                    done[source] = Failed(source, str(error))
-                    continue
-                if prepared.measurement.is_clean:
-                    done[source] = Untouched.of(prepared, data)
+        size, pixels = together(self._order.samples), 0
+        portion: list[Prepared | Untouched | Failed] = []
+        for source in sources:
+            try:
+                data = read(source)
+                ready = self._prepare(source, data)
+            except FrugalError as error:
+                portion.append(Failed(source, str(error)))
+            else:
+                if ready.measurement.is_clean:
+                    portion.append(Untouched.of(ready, data))
                 else:
-                    ready.append(prepared)
-                    on_ready(prepared)
-            for _, same in groupby(ready, lambda one: id(one.restorer)):
-                for outcome in self._together(list(same), on_step):
+                    on_ready(ready)
+                    portion.append(ready)
+                pixels += math.prod(ready.restorer.image_shape[1:]) * self._order.samples
+            if len(portion) == size or pixels >= PIXELS_TOGETHER:
+                yield from self._outcomes(portion, on_step)
+                portion, pixels = [], 0
+        yield from self._outcomes(portion, on_step)
+
+    def _outcomes(
+        self, portion: Sequence[Prepared | Untouched | Failed], on_step: Callable[[StepEvent], object] | None
+    ) -> Iterator[Outcome]:
+        """What becomes of a portion, in its order."""
+        done: dict[Path, Outcome] = {one.source: one for one in portion if not isinstance(one, Prepared)}
+        ready = (one for one in portion if isinstance(one, Prepared))
+        for _, same in groupby(ready, lambda one: id(one.restorer)):
+            for few in _portions(list(same), together(self._order.samples)):
+                for outcome in self._together(few, on_step):
                     done[outcome.source] = outcome
-            yield from (done[source] for source in portion)
+        yield from (done[one.source] for one in portion)
 
     def _prepare(self, source: Path, data: bytes) -> Prepared:
         """A picture of that name, from its file. Raises InputError."""
-        order, mine, frame = self._order, self._restorer, None
-        photo = decode_photo(data, source.name, LARGEST if order.damage.is_picture else math.inf)
+        order, mine, aligned = self._order, self._restorer, None
+        photo = decode_photo(data, name_of(source), LARGEST if order.damage.is_picture else math.inf)
         if order.align:
-            photo, frame, measurement = align(photo, mine.plan, order.damage)
+            aligned = align(photo, mine.plan, order.damage)
+            photo, measurement = aligned.photo, aligned.faces[0].measurement
         else:
-            if order.tile:
-                sides = full_size(photo, order.damage)
-                least = mine.image_shape[1:] if order.fit == "pad" else sides
-                mine = self._tiled(*map(max, sides, least))
-            measurement = prepare(photo, mine.image_shape, order.damage, order.fit, self._operators)
-        if order.guidance.aim_with(measurement.operator) is None and order.guidance.switch != "never":
-            measurement.operator.prepare()
-        return Prepared(source, photo, measurement, mine, frame)
+            sizing = own_size(photo, order.damage, mine.image_shape, mine.plan.stride is not None, order.fit)
+            if sizing.image_shape != mine.image_shape:
+                mine = self._at(*sizing.image_shape[1:])
+            measurement = prepare(photo, mine.image_shape, order.damage, sizing.fit, self._operators)
+            if sizing.said:
+                measurement = replace(measurement, because=f"{measurement.because}; {sizing.said}")
+        prepared = Prepared(source, photo, measurement, mine, aligned)
+        for each in prepared.measurements:
+            if order.guidance.aim_with(each.operator) is None and order.guidance.switch != "never":
+                each.operator.prepare()
+        return prepared
 
     def _together(
         self, pictures: Sequence[Prepared], on_step: Callable[[StepEvent], object] | None
@@ -186,23 +214,41 @@ class FolderRestorer:
         try:
             groups = [
                 restorer.start(
-                    np.repeat(one.measurement.y[None], order.samples, axis=0),
-                    one.measurement.operator,
-                    replace(order.guidance, sigma=one.measurement.sigma),
+                    np.repeat(each.y[None], order.samples, axis=0),
+                    each.operator,
+                    replace(order.guidance, sigma=each.sigma),
                 )
                 for one in pictures
+                for each in one.measurements
             ]
-            results = restorer.results(groups, on_step=on_step)
-            return [Restored.of(one, result) for one, result in zip(pictures, results, strict=True)]
+            results = iter(restorer.results(groups, on_step=on_step))
+            return [Restored.of(one, [*islice(results, len(one.measurements))]) for one in pictures]
         except DivergedError as error:
             if len(pictures) == 1:
                 return [Failed(pictures[0].source, str(error))]
             return [outcome for one in pictures for outcome in self._together([one], on_step)]
 
 
+def name_of(source: Path) -> str:
+    """A picture's name in sentences about it."""
+    return "standard input" if source == STREAM else source.name
+
+
 def together(samples: int) -> int:
     """How many pictures, each restored so often, make TOGETHER rows."""
     return max(1, TOGETHER // samples)
+
+
+def _portions(pictures: Sequence[Prepared], most: int) -> Iterator[list[Prepared]]:
+    """The pictures in portions of `most` measurements, or of one picture that has more."""
+    few: list[Prepared] = []
+    for one in pictures:
+        if few and sum(len(each.measurements) for each in [*few, one]) > most:
+            yield few
+            few = []
+        few.append(one)
+    if few:
+        yield few
 
 
 def find_pictures(given: Sequence[Path]) -> list[Path]:

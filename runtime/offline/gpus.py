@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from subprocess import Popen
 from typing import Any, NamedTuple
 
-from ...engines import BackendError, FrugalError, InputError, Plan, PlanError, nvidia
+from ...engines import BackendError, FrugalError, InputError, Plan, PlanError, nvidia, open_plan
 from ...engines.machine import THREADS, cores
 from ..process import how_it_ended, launch
 from .folder import Order, Outcome
@@ -48,7 +48,7 @@ class Load(NamedTuple):
     order: Order
 
     def opened(self) -> Plan:
-        plan = Plan.open(self.plan)
+        plan = open_plan(self.plan)
         if plan.manifest != self.manifest:
             raise PlanError(f"{self.plan.name} has been replaced by another plan since this began")
         return plan
@@ -83,7 +83,7 @@ class Devices(Spread):
         trust_engines: bool = False,
     ):
         super().__init__(len(devices), order, on_loss)
-        self._load = Load(plan, Plan.open(plan).manifest, backend, trust_engines, order)
+        self._load = Load(plan, open_plan(plan).manifest, backend, trust_engines, order)
         self._free = [*devices]
         self._threads = str(max(1, cores() // len(devices)))
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from ...engines import InputError
 from ...engines.files import atomic_write, is_folder
-from ..pictures.images import check_output, to_picture, write_png
+from ..pictures.formats import PICTURES, encode_picture, write_picture
+from ..pictures.images import check_output, to_picture
+from . import streams
 from .folder import Restored, Untouched
 
 
@@ -18,32 +20,46 @@ class Targets:
     """Where the results of pictures go."""
 
     paths: Mapping[Path, Path]
-    """The PNG of each picture that is to be restored, in the pictures' order."""
+    """The file of each picture that is to be restored, or STREAM, in the pictures' order."""
     there: Sequence[Path]
     """Pictures that are left, because theirs is there."""
     folder: Path | None
     """The one that several go into, whether it is there or not."""
+    suffix: str
+    """The format of those that are not named by the user, one of PICTURES."""
     named: bool
     """Whether it was said where they go: what nothing is wrong with goes nowhere else."""
 
     @classmethod
     def settle(
-        cls, sources: Sequence[Path], one: bool, output: Path | None, samples: int, resume: bool, force: bool
+        cls,
+        sources: Sequence[Path],
+        one: bool,
+        output: Path | None,
+        samples: int,
+        resume: bool,
+        force: bool,
+        suffix: str = ".png",
     ) -> "Targets":
         """Settle them for `samples` of each picture.
 
         one: a picture was named, and not several; its result goes beside it where there is no `output`. resume: leave
-        pictures whose files are all there. force: replace files. Raises InputError for what may not be written.
+        pictures whose files are all there. force: replace files. suffix: of the names that are made here. Raises
+        InputError for what may not be written.
         """
+        if output == streams.STREAM:
+            return cls({_alone(sources, one, samples): output}, [], None, suffix, named=True)
         in_folder = output is not None and is_folder(output)
         if one and not in_folder:
-            targets = {source: output or source.parent / f"{source.stem}.restored.png" for source in sources}
+            targets = {source: output or source.parent / f"{source.stem}.restored{suffix}" for source in sources}
         elif output is None:
             raise InputError("say where the restored pictures go: -o FOLDER")
         else:
             if output.is_file():
                 raise InputError(f"{output} is a file; several pictures go into a folder: -o FOLDER")
-            targets = _in_folder(output, sources)
+            if output.suffix.lower() in PICTURES and not in_folder:
+                raise InputError(f"{output} is named as a picture; several go into a folder: -o FOLDER")
+            targets = _in_folder(output, sources, suffix)
         there = [
             source
             for source, target in targets.items()
@@ -53,57 +69,80 @@ class Targets:
         if one or in_folder:
             for target in due.values():
                 check_outputs(target, samples, force or resume)
-        return cls(due, there, None if one else output, output is not None)
+        return cls(due, there, None if one else output, suffix, output is not None)
 
 
 def output_paths(target: Path, samples: int) -> list[Path]:
-    """The picture and, for 2 samples or more, STEM.sample-1.png .. and STEM.deviation.png beside it."""
+    """The picture and, for 2 samples or more, STEM.sample-1.png .. and STEM.deviation.png beside it, in its format."""
     if samples == 1:
         return [target]
     more = [f"sample-{i + 1}" for i in range(samples)]
-    return [target, *(target.with_name(f"{target.stem}.{name}.png") for name in [*more, "deviation"])]
+    return [target, *(target.with_name(f"{target.stem}.{name}{target.suffix}") for name in [*more, "deviation"])]
 
 
 def check_outputs(target: Path, samples: int, force: bool) -> None:
     """Raises InputError unless all of them may be written."""
     for path in output_paths(target, samples):
-        check_output(path, force)
+        check_output(path, force, [*PICTURES])
 
 
-def write_result(target: Path, restored: Restored, settings: Mapping[str, Any]) -> list[Path]:
-    """Write a result's rows, with the metadata of the picture they came from, and `settings` in a text chunk.
+def write_result(target: Path, restored: Restored, settings: Mapping[str, Any], suffix: str = ".png") -> list[Path]:
+    """Write a result's rows, with the metadata of the picture they came from, and `settings`, into their files.
 
     With several samples the picture is their mean, and the deviation's is grey: the root mean square over channels of
-    the deviation of a sample (N - 1 below), white being its largest, which its own text chunk names. Raises
-    FrugalError.
+    the deviation of a sample (N - 1 below), white being its largest, which its own settings name. suffix: the format
+    for standard output. Raises FrugalError.
     """
     images, missing, metadata = restored.images, restored.missing, restored.metadata
     paths = output_paths(target, len(images))
-    write_png(target, to_picture(images.mean(axis=0), missing), settings, metadata)
+    mean = to_picture(images.mean(axis=0), missing)
+    if target == streams.STREAM:
+        streams.write(encode_picture(f"standard output{suffix}", mean, settings, metadata))
+        return paths
+    write_picture(target, mean, settings, metadata)
     if len(images) > 1:
         for i, (path, image) in enumerate(zip(paths[1:-1], images, strict=True)):
-            write_png(path, to_picture(image, missing), {**settings, "sample": settings["sample"] + i}, metadata)
+            write_picture(path, to_picture(image, missing), {**settings, "sample": settings["sample"] + i}, metadata)
         deviation = np.sqrt(np.square(images.std(axis=0, ddof=1)).mean(axis=0, keepdims=True))
         white = float(deviation.max())
-        write_png(paths[-1], to_picture(2 * deviation / (white or 1) - 1), {**settings, "white": white})
+        write_picture(paths[-1], to_picture(2 * deviation / (white or 1) - 1), {**settings, "white": white})
     return paths
 
 
-def write_untouched(target: Path, untouched: Untouched) -> list[Path]:
-    """Write a picture as it came: its file where the format is the same, its pixels otherwise. Raises FrugalError."""
-    if untouched.data is not None and target.suffix.lower() == untouched.source.suffix.lower():
-        with atomic_write(target) as file:
-            file.write(untouched.data)
+def write_untouched(target: Path, untouched: Untouched, suffix: str = ".png") -> list[Path]:
+    """Write a picture as it came: its file where the format is the same, its pixels otherwise.
+
+    suffix: the format for standard output. Raises FrugalError.
+    """
+    to_stream = target == streams.STREAM
+    name, data = f"standard output{suffix}" if to_stream else target.name, untouched.data
+    kind = PICTURES[Path(name).suffix.lower()]
+    if data is None or PICTURES.get(untouched.source.suffix.lower()) != kind:
+        data = encode_picture(name, to_picture(untouched.pixels), metadata=untouched.metadata)
+    if to_stream:
+        streams.write(data)
     else:
-        write_png(target, to_picture(untouched.pixels), metadata=untouched.metadata)
+        with atomic_write(target) as file:
+            file.write(data)
     return [target]
 
 
-def _in_folder(folder: Path, sources: Sequence[Path]) -> dict[Path, Path]:
+def _alone(sources: Sequence[Path], one: bool, samples: int) -> Path:
+    """The picture whose restoration goes to standard output. Raises InputError."""
+    if not one:
+        raise InputError("standard output takes one picture; several go into a folder: -o FOLDER")
+    if samples > 1:
+        raise InputError("--samples makes several pictures, and standard output takes one; name a file with -o")
+    streams.check_output()
+    return sources[0]
+
+
+def _in_folder(folder: Path, sources: Sequence[Path], suffix: str) -> dict[Path, Path]:
     """Where each picture goes: FOLDER/STEM.png, or FOLDER/NAME.png where two have the stem. Raises InputError."""
     stems = [source.stem for source in sources]
     targets = {
-        source: folder / f"{source.stem if stems.count(source.stem) == 1 else source.name}.png" for source in sources
+        source: folder / f"{source.stem if stems.count(source.stem) == 1 else source.name}{suffix}"
+        for source in sources
     }
     owners: dict[Path, Path] = {}
     for source, target in targets.items():

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from ...engines import InputError, Plan, gpu_backend, open_engine
 from ...engines.files import make_folder
-from ..pictures.align import framing_of
-from ..pictures.images import check_output, read_bytes, to_picture
+from ..pictures.align import knows_faces, sees_face
+from ..pictures.images import check_output, to_picture
 from ..pictures.settings import alone, png_settings
 from ..restorer import Restorer
 from ..sampling.loop import StepEvent
-from . import animation, trace
-from .folder import Failed, FolderRestorer, Order, Outcome, Prepared, Restored, Untouched
+from . import animation, streams, trace
+from .folder import Failed, FolderRestorer, Order, Outcome, Prepared, Restored, Untouched, name_of
 from .gpus import Devices
 from .outputs import Targets, write_result, write_untouched
 from .ray_cluster import Cluster
@@ -81,7 +81,7 @@ class Written(NamedTuple):
 class Run:
     """Pictures to restore, as ordered.
 
-    record: of what was asked, which the text chunk of each picture carries. Opens the engine where this process
+    record: of what was asked, which each picture carries. Opens the engine where this process
     restores, and makes the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra or
     BackendError.
     """
@@ -107,9 +107,24 @@ class Run:
         self._recorder = animation.Recorder(folder, keep=beside.video is not None)
 
     @property
-    def leaves_framing(self) -> bool:
-        """Whether the prior knows whole faces in one framing, and is shown pictures that are cut otherwise."""
-        return framing_of(self.plan) is not None and (self.order.tile or self.order.fit in ("crop", "resize"))
+    def backend(self) -> str:
+        """What runs the network here, by its engine's name, or what workers are asked to run it by."""
+        return self._backend if self._restorer is None else self._restorer.engine.name
+
+    def advice(self, prepared: Prepared | None = None) -> str | None:
+        """Return a line for a prior of faces that restores pictures larger than its images, unaligned; None otherwise.
+
+        prepared: one of the pictures; None where workers read them, so that nothing tells their sizes.
+        """
+        said = knows_faces(self.plan)
+        if said is None or self.order.align:
+            return None
+        if prepared is None:
+            return said
+        sizes = prepared.photo.size, prepared.restorer.image_shape[:0:-1]
+        if all(wide <= self.plan.image_shape[2] and high <= self.plan.image_shape[1] for wide, high in sizes):
+            return None
+        return f"{said}: see --align" if sees_face(prepared.photo, self.plan) else said
 
     def here(
         self,
@@ -120,7 +135,7 @@ class Run:
         """Restore and write every picture in this process, in order.
 
         on_ready: called with each picture before it is restored. on_step, on_tiles: as `Restorer.restore` and
-        `Restorer.tiled` take them. Raises InputError for the trace of a restoration without a switch.
+        `Restorer.at` take them. Raises InputError for the trace of a restoration without a switch.
         """
         assert self._restorer is not None  # workers restore otherwise
         folder = FolderRestorer(self._restorer, self.order, on_tiles)
@@ -134,7 +149,7 @@ class Run:
             self._recorder(event)
             on_step(event)
 
-        return self._written(folder.restore([*self.targets.paths], read_bytes, begin, each))
+        return self._written(folder.restore([*self.targets.paths], streams.read, begin, each))
 
     def hire(self, on_loss: Callable[[str], object]) -> Spread:
         """Join the cluster, or get ready to start a process for each GPU; a context manager that ends the workers.
@@ -171,15 +186,15 @@ class Run:
         """The file of a picture that nothing is wrong with, where it was said where that goes."""
         if not self.targets.named:
             ask = "say what was done to it, such as --noise 5, or where it goes as it is: -o"
-            return Failed(one.source, f"{one.source.name}: {one.because}; {ask}")
-        paths = write_untouched(self.targets.paths[one.source], one)
+            return Failed(one.source, f"{name_of(one.source)}: {one.because}; {ask}")
+        paths = write_untouched(self.targets.paths[one.source], one, self.targets.suffix)
         return Written(one.source, paths, "denoise", one.because, one.sigma, None, {}, unchanged=True)
 
     def _write_result(self, restored: Restored) -> Written:
         source, result = restored.source, restored.result
         asked = alone(self._record, source)
-        settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.frame)
-        paths = write_result(self.targets.paths[source], restored, settings)
+        settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.faces)
+        paths = write_result(self.targets.paths[source], restored, settings, self.targets.suffix)
         for path in self._beside.traces:
             trace.write_trace(path, trace.explain(result, self.plan))
         if self._beside.video is not None:

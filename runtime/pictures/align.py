@@ -1,41 +1,33 @@
-"""A face brought into the framing that a prior was trained on, and what became of it put back into its photograph."""
+"""The faces in a photograph brought into the framing that a prior was trained on, and put back restored."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...engines import InputError, MissingExtra, Plan
 from ..operators import GREY_WEIGHTS, Shape
-from .damage import SIGMA, Damage, SettledDamage, settle
+from .damage import GREY, SIGMA, Damage, SettledDamage, settle
 from .decoding import Photo
+from .detail import detail
+from .faces import SURE, Face, find_faces
 from .images import fit_photo, resized
 from .measurement import Measurement, measure
 from .noise_level import estimate_sigma
 
 ALIGNED = ("denoise", "inpaint", "colorize")
 """The tasks that survive a change of scale: what happened to a pixel has no width, as a kernel or a block has."""
-SEARCHED = 384
-"""Pixels of the longer side of what is searched. Averaging or interpolating on the way takes noise out."""
-SMALLEST = 32
-"""Pixels of the smallest face there."""
-VOTES = 3
-"""Boxes of the detector that must agree on a face."""
+MOST = 16
+"""Faces of one photograph that are restored, the largest of all."""
+TOLD = 3
+"""Faces of one photograph whose places are said."""
+ENLARGED = 4
+"""Times that a frame is enlarged at most: below that there is too little of a face to restore."""
 OWN_PIXELS = 0.15
 """A frame that differs from the prior's images by a smaller share is taken at the photograph's own pixels."""
 FEATHER = 0.125
 """Share of a frame's side over which it fades into the photograph."""
-
-
-class Face(NamedTuple):
-    """The detector's square box, in pixels of the photograph: its centre, its side, and how many boxes agreed."""
-
-    x: float
-    y: float
-    side: float
-    votes: int
 
 
 @dataclass(frozen=True)
@@ -69,39 +61,6 @@ class Frame:
         cut = Photo(pixels, missing if missing.any() else None, photo.metadata, outside if outside.any() else None)
         return cut if self.side == size else fit_photo(cut, (size, size), "mean" if self.side > size else "resize")
 
-    def paste(self, photo: Photo, images: np.ndarray, measurement: Measurement) -> np.ndarray:
-        """The photograph (N, C, H, W) with each of `images`, restored from `measurement`, in the square alone.
-
-        The border fades. Values that were measured within SIGMA stay the photograph's, at its own resolution: known
-        pixels beside the missing ones, and the grey of a picture that is coloured.
-        """
-        inside, rows, columns = self.places(photo)
-        channels = images.shape[1]
-        before = (photo.colour() if channels == 3 else photo).pixels
-        whole = np.repeat(before[None], len(images), axis=0)
-        old = before[:, rows, columns]
-        known = np.ones(old.shape[1:], bool) if photo.missing is None else ~photo.missing[rows, columns]
-        exact = measurement.sigma <= SIGMA
-        say = np.where(known, self._fade()[inside], np.float32(1))
-        for image, restored in zip(whole, images, strict=True):
-            new = np.stack([resized(channel, (self.side, self.side)) for channel in restored])[(..., *inside)]
-            if measurement.task == "inpaint" and exact:
-                new = np.where(known, old, new)
-            if measurement.task == "colorize" and exact:
-                weights = np.asarray(GREY_WEIGHTS[measurement.operator.settings["weights"]], np.float32)
-                new = new + np.where(known, np.tensordot(weights, old - new, 1), np.float32(0))
-            image[:, rows, columns] = old + say * (new - old)
-        return whole
-
-    def left_missing(self, photo: Photo) -> np.ndarray | None:
-        """(H, W) bool: missing pixels that lie outside the square; None where there are none."""
-        if photo.missing is None:
-            return None
-        _, rows, columns = self.places(photo)
-        missing = photo.missing.copy()
-        missing[rows, columns] = False
-        return missing if missing.any() else None
-
     def places(self, photo: Photo) -> tuple[tuple[slice, slice], slice, slice]:
         """Where photograph and square overlap: in the square, and the rows and columns in the photograph."""
         width, height = photo.size
@@ -110,19 +69,99 @@ class Frame:
         inside = slice(top - self.top, bottom - self.top), slice(left - self.left, right - self.left)
         return inside, slice(top, bottom), slice(left, right)
 
-    def _fade(self) -> np.ndarray:
+    def fade(self) -> np.ndarray:
         """(side, side): 1 in the middle, falling off linearly towards the border."""
         ramp = np.minimum(np.arange(self.side), np.arange(self.side)[::-1]) + 0.5
         ramp = np.clip(ramp / (FEATHER * self.side), 0, 1).astype(np.float32)
         return np.minimum.outer(ramp, ramp)
 
 
-class Aligned(NamedTuple):
-    """A photograph, the square of it that a prior restores, and the measurement that the square is."""
+class FramedFace(NamedTuple):
+    """A square of a photograph with a face in it, and the measurement that a prior restores it from."""
 
-    photo: Photo
     frame: Frame
     measurement: Measurement
+    sigma: float
+    """Deviation of the photograph's own pixels; the measurement's is that of their means."""
+
+    def paste(self, photo: Photo, whole: np.ndarray, images: np.ndarray) -> None:
+        """Write `images` (N, C, h, w), restored from the measurement, into `whole` (N, C, H, W), `photo` N times.
+
+        A frame larger than the images keeps the photograph's own detail beyond their resolution, as `detail` weighs
+        it; a grey one stays grey unless colour was asked for. Values that were measured within SIGMA stay the
+        photograph's: known pixels beside missing ones, to the bit, and the grey of a picture that is coloured. The
+        frame's border fades.
+        """
+        frame, task, exact = self.frame, self.measurement.task, self.sigma <= SIGMA
+        inside, rows, columns = frame.places(photo)
+        old = photo.pixels[:, rows, columns]
+        known = np.ones(old.shape[1:], bool) if photo.missing is None else ~photo.missing[rows, columns]
+        say = np.where(known, frame.fade()[inside], np.float32(1))
+        colours = task == "colorize"
+        if colours:
+            weights = np.asarray(GREY_WEIGHTS[self.measurement.operator.settings["weights"]], np.float32)
+            old = old if len(old) == 1 else np.tensordot(weights, old, 1)[None]
+        elif (old == old[:1])[:, known].all():
+            old, images = old[:1], _grey(images)
+        for image, restored in zip(whole, images, strict=True):
+            new = np.stack([resized(channel, (frame.side, frame.side)) for channel in restored])
+            if colours and exact:
+                new = new[(..., *inside)]
+                new = np.where(known, new + (old - np.tensordot(weights, new, 1)), new)
+            else:
+                new = self._with_detail(new, old, known, inside, images.shape[-1])
+            if task == "inpaint" and exact:
+                new = np.where(known, old, new)
+            there = image[:, rows, columns]
+            image[:, rows, columns] = there + say * (new - there)
+
+    def _with_detail(
+        self, new: np.ndarray, old: np.ndarray, known: np.ndarray, inside: tuple[slice, slice], size: int
+    ) -> np.ndarray:
+        """The restored square (C, s, s) with the detail of what the photograph knows of it, cut to `inside`."""
+        channels = max(len(new), len(old))
+        seen = np.zeros(new.shape[1:], bool)
+        seen[inside] = known
+        square = np.broadcast_to(new, (channels, *seen.shape)) if len(old) > 1 else _grey(new[None])[0]
+        square = square.copy()
+        square[(..., *inside)] = np.where(known, old, square[(..., *inside)])
+        found = detail(square, size, self.sigma, seen)
+        return np.asarray((new + seen * found)[(..., *inside)])
+
+
+class Aligned(NamedTuple):
+    """A photograph, and the faces of it that a prior restores."""
+
+    photo: Photo
+    faces: Sequence[FramedFace]
+    """The largest first, one at least. The first one's measurement says how all were settled."""
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """`frame` and `sigma` of each face as a restored picture tells them, in JSON's types."""
+        return [{"frame": [*astuple(face.frame)], "sigma": face.measurement.sigma} for face in self.faces]
+
+    def paste(self, restored: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the photograph (N, C, H, W) with the N images (N, c, h, w) of each face in its frame alone.
+
+        Where frames overlap the larger face lies above: they are pasted from the last to the first.
+        """
+        coloured = self.faces[0].measurement.task == "colorize"
+        before = (self.photo.colour() if coloured else self.photo).pixels
+        whole = np.repeat(before[None], len(restored[0]), axis=0)
+        for face, images in reversed([*zip(self.faces, restored, strict=True)]):
+            face.paste(self.photo, whole, images)
+        return whole
+
+    def left_missing(self) -> np.ndarray | None:
+        """(H, W) bool: missing pixels that lie in no frame; None where there are none."""
+        if self.photo.missing is None:
+            return None
+        missing = self.photo.missing.copy()
+        for face in self.faces:
+            _, rows, columns = face.frame.places(self.photo)
+            missing[rows, columns] = False
+        return missing if missing.any() else None
 
 
 def framing_of(plan: Plan) -> Mapping[str, Any] | None:
@@ -131,109 +170,113 @@ def framing_of(plan: Plan) -> Mapping[str, Any] | None:
     return framing
 
 
+def knows_faces(plan: Plan) -> str | None:
+    """Return that the plan's prior knows faces, in a sentence; None where it is not of framed faces."""
+    if framing_of(plan) is None:
+        return None
+    return f"{plan.manifest['prior']['name']} knows whole faces framed in one way, and does poorly elsewhere"
+
+
+def sees_face(photo: Photo, plan: Plan) -> bool:
+    """Return whether a sure face of the size that the plan's prior knows, or larger, is in `photo`.
+
+    False where the detector is not installed, or the plan does not say how its faces are framed.
+    """
+    framing, size = framing_of(plan), plan.image_shape[2]
+    if framing is None:
+        return False
+    try:
+        faces = find_faces(photo)
+    except MissingExtra:
+        return False
+    return any(face.votes >= SURE and Frame.around(face, framing, size).side >= size for face in faces)
+
+
 def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
-    """The largest face in `photo`, framed as the prior of `plan` knows faces, ready to restore.
+    """The faces in `photo`, MOST of them, framed as the prior of `plan` knows faces, ready to restore.
 
     `damage.sigma` is that of the photograph's own pixels, where denoising estimates it too; a frame that is shrunk
-    averages them, and has less. Raises InputError without a face, for another
-    task than those of ALIGNED, and where the plan does not say how its faces are framed; MissingExtra.
+    averages them, and has less. A grey photograph is denoised unless `damage` asks for colour. Faces that would be
+    enlarged by more than ENLARGED are left, and those with no pixel missing where missing ones are filled in.
+
+    Raises InputError without a face, for another task than those of ALIGNED, and where the plan does not say how its
+    faces are framed; MissingExtra.
     """
-    framing = framing_of(plan)
+    framing, name = framing_of(plan), plan.manifest["prior"]["name"]
     if framing is None:
         raise InputError(
-            f"{plan.manifest['prior']['name']} does not say how the faces are framed that it was trained on, so none "
-            "can be aligned; export it again if it is celeba, or put a framing.json beside its weights"
+            f"{name} does not say how the faces are framed that it was trained on, so none can be aligned; export it "
+            "again if it is celeba, or put a framing.json beside its weights"
         )
     shape: Shape = plan.image_shape
     settled = _accepted(photo, shape[0], damage)
-    photo = settled.photo
-    faces = find_faces(photo)
-    if not faces:
-        raise InputError("no face was found in the picture; cut one out by --fit crop, or --tile the whole")
-    face = max(faces, key=lambda one: one.side)
-    frame = Frame.around(face, framing, shape[2])
-    cut = frame.cut(photo, shape[2])
-    if settled.task == "inpaint" and photo.missing is not None and cut.missing is None:
-        raise InputError("no pixel of the face's frame is missing; --tile fills in what is missing elsewhere")
-    measurement = measure(replace(settled, photo=cut, damage=replace(settled.damage, sigma=0.0)), shape)
-    sigma, whence = damage.sigma, "as asked"
-    if sigma is None and measurement.task == "denoise":
-        _, rows, columns = frame.places(photo)
-        sigma, whence = max(SIGMA, estimate_sigma(photo.pixels[:, rows, columns])), "estimated"
-    elif sigma is None:
-        sigma, whence = SIGMA, "assumed"
-    averaged = sigma * min(1, shape[2] / frame.side) if whence != "assumed" else sigma
-    noise = f"sigma {sigma:.3f} {whence}" + (f", {averaged:.3f} in the frame" if averaged < sigma else "")
-    which = "the face" if len(faces) == 1 else f"the largest of {len(faces)} faces"
-    scaled = "at its own pixels" if frame.side == shape[2] else f"brought to {shape[2]}x{shape[1]}"
-    where = f"{which}, {frame.side}x{frame.side} at ({frame.left}, {frame.top}), {scaled}"
-    because = f"{measurement.because}; {noise}; {where}"
-    return Aligned(photo, frame, replace(measurement, sigma=averaged, because=because))
-
-
-def find_faces(photo: Photo) -> list[Face]:
-    """Upright frontal faces, the one that most boxes agree on first, without those of less than half its votes.
-
-    By scikit-image's cascade of local binary patterns over the whole photograph at SEARCHED pixels. Raises
-    MissingExtra.
-    """
-    grey = photo.pixels.mean(axis=0)
-    if photo.missing is not None and not photo.missing.all():
-        grey = np.where(photo.missing, grey[~photo.missing].mean(), grey)
-    height, width = grey.shape
-    scale = SEARCHED / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    levels = np.round(np.clip(resized(grey, size) + 1, 0, 2) * 127.5).astype(np.uint8)
-    if min(size) < SMALLEST:
-        return []
-    found = _detector().detect_multi_scale(
-        img=levels,
-        scale_factor=1.1,
-        step_ratio=1,
-        min_size=(SMALLEST, SMALLEST),
-        max_size=(min(size), min(size)),
-        min_neighbor_number=1,
-        intersection_score_threshold=2.0,  # more than two boxes can share, so that none are merged: votes count them
-    )
-    boxes = np.array([(one["c"] + one["width"] / 2, one["r"] + one["height"] / 2, one["width"]) for one in found])
-    faces = _agreed(boxes.reshape(-1, 3) / scale)
-    return [face for face in faces if face.votes >= max(VOTES, faces[0].votes / 2)]
-
-
-def _agreed(boxes: np.ndarray) -> list[Face]:
-    """Boxes (n, 3) of x, y and side that lie together, as one each: the median, most votes first."""
-    faces = []
-    while len(boxes):
-        x, y, side = boxes.T
-        apart = np.maximum(np.abs(x[:, None] - x), np.abs(y[:, None] - y))
-        together = (apart < side[:, None] / 4) & (np.abs(np.log(side[:, None] / side)) < np.log(1.5))
-        best = together[together.sum(axis=1).argmax()]
-        middle = np.median(boxes[best], axis=0)
-        face = Face(float(middle[0]), float(middle[1]), float(middle[2]), int(best.sum()))
+    frames = [Frame.around(face, framing, shape[2]) for face in find_faces(settled.photo)]
+    frames = sorted(frames, key=lambda frame: -frame.side)
+    if not frames:
+        raise InputError(
+            "no face was found in the picture, upright, frontal and a twelfth of its longer side or more; cut one out "
+            "by --fit crop, or leave --align out"
+        )
+    large = [frame for frame in frames if ENLARGED * frame.side >= shape[2]]
+    if not large:
+        raise InputError(
+            f"the largest face's frame in the picture has {frames[0].side} pixels a side, too few for {name}, which "
+            f"needs {-(-shape[2] // ENLARGED)}; take a picture of more pixels"
+        )
+    cuts = [(frame, frame.cut(settled.photo, shape[2])) for frame in large[:MOST]]
+    if settled.task == "inpaint":
+        cuts = [(frame, cut) for frame, cut in cuts if cut.missing is not None]
+    if not cuts:
+        raise InputError("no pixel of a face's frame is missing; leave --align out to fill in the others")
+    faces, places = [], []
+    for frame, cut in cuts:
+        face, noise = _framed(settled, frame, cut, shape)
         faces.append(face)
-        boxes = boxes[np.maximum(np.abs(x - face.x), np.abs(y - face.y)) > face.side / 2]
-    return sorted(faces, key=lambda face: -face.votes)
+        scaled = "at its own pixels" if frame.side == shape[2] else f"brought to {shape[2]}x{shape[1]}"
+        places.append(f"{frame.side}x{frame.side} at ({frame.left}, {frame.top}), {scaled}, {noise}")
+    which = "the face" if len(frames) == 1 else f"{len(faces)} of {len(frames)} faces"
+    which = f"{len(faces)} faces" if len(faces) == len(frames) > 1 else which
+    more = f"; and {len(places) - TOLD} smaller" if len(places) > TOLD else ""
+    first = faces[0].measurement
+    because = f"{first.because}; {which}, {'; '.join(places[:TOLD])}{more}"
+    faces[0] = faces[0]._replace(measurement=replace(first, because=because))
+    return Aligned(settled.photo, faces)
+
+
+def _framed(settled: SettledDamage, frame: Frame, cut: Photo, shape: Shape) -> tuple[FramedFace, str]:
+    """The square `cut` as a measurement, and what to say of its noise."""
+    measurement = measure(replace(settled, photo=cut, damage=replace(settled.damage, sigma=0.0)), shape)
+    own, whence = settled.damage.sigma, "as asked"
+    if own is None and settled.task == "denoise":
+        _, rows, columns = frame.places(settled.photo)
+        own, whence = estimate_sigma(settled.photo.pixels[:, rows, columns]), "estimated"
+    elif own is None:
+        own, whence = SIGMA, "assumed"
+    sigma = own if whence == "as asked" else max(SIGMA, own)
+    averaged = sigma * min(1, shape[2] / frame.side) if whence != "assumed" else sigma
+    said = f"sigma {sigma:.3f} {whence}" + (f", {averaged:.3f} in the frame" if averaged < sigma else "")
+    return FramedFace(frame, replace(measurement, sigma=averaged), own), said
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    """(N, 1, h, w): images (N, C, h, w) without their colour."""
+    if images.shape[1] == 1:
+        return images
+    return np.tensordot(images, np.asarray(GREY_WEIGHTS[GREY], np.float32), ((1,), (0,)))[:, None]
 
 
 def _accepted(photo: Photo, channels: int, damage: Damage) -> SettledDamage:
     """The damage settled on the photograph as it is. Raises InputError for what cannot be done in a frame."""
     if damage.hole is not None or damage.keep is not None:
         raise InputError("--hole and --keep are about the middle of a picture, not of a face; draw a --mask to --align")
-    settled = settle(photo, damage, (channels, *photo.pixels.shape[1:]))
+    shape = (channels, *photo.pixels.shape[1:])
+    settled = settle(photo, damage, shape)
+    if settled.task == "colorize" and damage.task is None and damage.grey is None:
+        settled = settle(photo, replace(damage, task="denoise"), shape)
+        settled = replace(settled, because="grey stays grey, and --task colorize colours it")
     if settled.task not in ALIGNED:
         raise InputError(
             f"--align changes the scale, and {settled.task} is about pixels of one scale; it goes with "
             f"{', '.join(ALIGNED)}"
         )
     return settled
-
-
-@cache
-def _detector() -> Any:
-    try:
-        from skimage.data import lbp_frontal_face_cascade_filename
-        from skimage.feature import Cascade
-    except ImportError as error:
-        raise MissingExtra("Finding faces", "scikit-image", "align") from error
-    trained: Any = lbp_frontal_face_cascade_filename
-    return Cascade(trained())

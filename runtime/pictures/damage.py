@@ -65,6 +65,11 @@ class Damage:
         """Whether the measurement is a picture, on [-1, 1] but for its noise."""
         return self.task not in VECTORS and self.matrix is None and self.fraction is None
 
+    @property
+    def leaves_task(self) -> bool:
+        """Whether the photo is to tell its task: neither that nor an option that implies one is named."""
+        return self.task is None and self.mask is None and _implied(self) is None
+
 
 def parse_sigma(text: str) -> float:
     """A number or a fraction such as 13/255, on the [-1, 1] scale. Raises InputError outside 0..2."""
@@ -129,7 +134,7 @@ def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = N
     Raises InputError for an option that the task does not read, a mask that does not fit the photo, a box that leaves
     nothing, and what cannot be padded.
     """
-    factor = _whole_factor(photo, image_shape)
+    factor = whole_factor(photo, image_shape)
     task, because = _task(photo, damage, image_shape, None if fit else factor)
     refuse_unread(task, damage)
     if damage.mask is not None:
@@ -191,7 +196,7 @@ def _implied(damage: Damage) -> str | None:
     return next((task for task, option in tasks.items() if option is not None), None)
 
 
-def _whole_factor(photo: Photo, image_shape: Shape) -> int | None:
+def whole_factor(photo: Photo, image_shape: Shape) -> int | None:
     """The r >= 2 by which both sides of the prior's images are larger, if there is one."""
     (width, height), (_, full_height, full_width) = photo.size, image_shape
     r = full_width // width

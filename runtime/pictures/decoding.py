@@ -114,7 +114,7 @@ def count_pixels(data: bytes, name: str, limits: Limits | None = None) -> int:
 def load_npy(file: IO[bytes], name: str, most: int) -> np.ndarray:
     """The array in a .npy, no pickle, once its header says that it has `most` values or fewer. Raises InputError."""
     _npy_shape(file, name, most)
-    with _said(lambda error: f"{name} is not a .npy array of numbers: {error}"):
+    with as_input_error(lambda error: f"{name} is not a .npy array of numbers: {error}"):
         return np.asarray(np.load(file, allow_pickle=False))
 
 
@@ -126,7 +126,7 @@ def kept_mode(image: Image.Image) -> str | None:
 
 
 @contextlib.contextmanager
-def _said(sentence: Callable[[Exception], str]) -> Iterator[None]:
+def as_input_error(sentence: Callable[[Exception], str]) -> Iterator[None]:
     """Whatever a decoder raises over a file as an InputError: it raises what it likes on broken ones."""
     try:
         yield
@@ -147,7 +147,7 @@ def _opened(data: bytes, name: str, limits: Limits) -> Iterator[Image.Image]:
             return f"{name} needs more memory to be decoded than there is for it; make it smaller"
         return f"{name} is a broken picture: {error}"
 
-    with _said(broken):
+    with as_input_error(broken):
         try:
             picture = Image.open(io.BytesIO(data), formats=limits.formats)
         except UnidentifiedImageError:
@@ -232,7 +232,7 @@ def _from_npy(data: bytes, name: str, largest: float, limits: Limits) -> Photo:
 
 def _npy_shape(file: IO[bytes], name: str, most: int) -> tuple[int, ...]:
     """The shape that a .npy's header names, `most` values at most; the file is at its beginning again."""
-    with _said(lambda error: f"{name} is not a .npy array of numbers: {error}"):  # a header is Python's syntax
+    with as_input_error(lambda error: f"{name} is not a .npy array of numbers: {error}"):  # a header is Python's syntax
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, _ = read_header[np.lib.format.read_magic(file)](file)
         if math.prod(shape) > most:

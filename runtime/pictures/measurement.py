@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,19 @@ from ..operators import (
 from ..operators.dense import is_small
 from ..operators.kernels import KINDS, valid_part
 from ..operators.masks import border_mask
-from .damage import BORDERS, FILTERS, GREY, SIGMA, TASK_FIELDS, VECTORS, Damage, SettledDamage, settle
-from .decoding import Photo
+from .damage import (
+    BORDERS,
+    FILTERS,
+    GREY,
+    SIGMA,
+    TASK_FIELDS,
+    VECTORS,
+    Damage,
+    SettledDamage,
+    settle,
+    whole_factor,
+)
+from .decoding import MAX_PIXELS, Photo
 from .images import fit_photo, pad_photo
 from .noise_level import CLEAN, estimate_sigma
 
@@ -277,14 +288,71 @@ def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> 
     return made[key]
 
 
-def full_size(photo: Photo, damage: Damage) -> tuple[int, int]:
-    """(height, width) of the image that `photo` is a measurement of, whatever the prior's size. Raises InputError."""
+class Sizing(NamedTuple):
+    """The size at which a photo is restored."""
+
+    image_shape: Shape
+    """(C, H, W) of the image that is restored."""
+    fit: str | None
+    """How the photo is brought there, as `measure` takes it."""
+    said: str = ""
+    """A clause that says what is lost on the way, or nothing."""
+
+
+def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, fit: str | None = None) -> Sizing:
+    """Settle the size of the image that `photo` is a measurement of: its own, unless `fit` or the damage says another.
+
+    prior_shape: (C, H, W) of the prior's images; any_size: whether they may be of any other too. A prior of one size
+    takes larger images in tiles, and has a smaller one padded. Measured values that are no picture, and damages about
+    the prior's whole image (smaller by a whole factor, outpainting without a box, the inside of a blur), take its size.
+
+    fit: "crop" or "resize" brings a photo to the prior's size, "pad" leaves it at its own. Raises InputError for a size
+    that is unknown, or beyond MAX_PIXELS.
+    """
+    channels, least = prior_shape[0], prior_shape[1:]
     if not damage.is_picture:
-        raise InputError("a list of measured values does not say how large the image is; leave --tile out")
-    if damage.task == "sr" and damage.scale is None:
-        raise InputError("super-resolution in tiles needs its factor: --scale 2 .. 16")
+        return Sizing(prior_shape, fit)
+    if fit in ("crop", "resize"):
+        if any_size:
+            raise InputError("this prior takes a picture at its own size; leave --fit out")
+        return Sizing(prior_shape, fit, _lost(photo, prior_shape, damage, fit))
     width, height = photo.size
-    return height * (damage.scale or 1), width * (damage.scale or 1)
+    factor = whole_factor(photo, prior_shape)
+    if (
+        not any_size
+        and fit is None
+        and ((factor is not None and damage.leaves_task) or _is_whole(photo, damage, least))
+    ):
+        return Sizing(prior_shape, None)
+    scale = damage.scale or (1 if damage.task != "sr" or any_size else factor)
+    if scale is None or (damage.task == "sr" and damage.scale is None and any_size):
+        raise InputError("super-resolution needs its factor: --scale 2 .. 16")
+    height, width = height * scale, width * scale
+    if height * width > MAX_PIXELS:
+        raise InputError(f"the image would be {width}x{height}; up to {MAX_PIXELS / 1e6:.0f} megapixels are restored")
+    if any_size:
+        return Sizing((channels, height, width), None)
+    high, wide = (max(n, -(-side // scale) * scale) for n, side in zip((height, width), least, strict=True))
+    return Sizing((channels, high, wide), None if (high, wide) == (height, width) else "pad")
+
+
+def _is_whole(photo: Photo, damage: Damage, least: tuple[int, ...]) -> bool:
+    """Whether a photo no larger than the prior's images is the part of one that its damage left."""
+    within = photo.size[0] <= least[1] and photo.size[1] <= least[0]
+    centred = damage.task == "outpaint" and damage.keep is None and photo.missing is None
+    return within and (centred or damage.border in ("valid", "taper"))
+
+
+def _lost(photo: Photo, prior_shape: Shape, damage: Damage, fit: str) -> str:
+    """What bringing a photo to the prior's size does to its pixels; nothing where it has that size."""
+    scale = damage.scale or 1
+    width, height = prior_shape[2] // scale, prior_shape[1] // scale
+    if photo.size == (width, height):
+        return ""
+    kept = min(1.0, width * height / (photo.size[0] * photo.size[1]))
+    how = "cropped and shrunk" if fit == "crop" else "resized"
+    less = f", which leaves {kept:.1%} of its pixels" if kept < 1 else ""
+    return f"{how} from {photo.size[0]}x{photo.size[1]} to {width}x{height}{less}"
 
 
 def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> Photo:
@@ -299,12 +367,9 @@ def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> P
     if fit == "pad" and fits:
         return pad_photo(photo, size)
     if fit in (None, "pad"):
-        tiles = "--tile" if photo.size[0] >= size[0] and photo.size[1] >= size[1] else "--tile --fit pad"
-        ways = "--fit crop or --fit resize, "
-        ways += "or --fit pad, which restores it at its own size" if fits else f"{tiles}, or --align a face in it"
         raise InputError(
-            f"the picture is {photo.size[0]}x{photo.size[1]}, and {task} with this prior starts from "
-            f"{size[0]}x{size[1]}; give one of that size, {ways}"
+            f"the picture is {photo.size[0]}x{photo.size[1]}, and {task} as it is asked for starts from "
+            f"{size[0]}x{size[1]}; give one of that size, or --fit crop or --fit resize"
         )
     return fit_photo(photo, size, fit)
 

@@ -1,4 +1,4 @@
-"""The settings that a restored PNG carries, whoever restored it, and the record in them that `--params` reads."""
+"""The settings that a restored picture carries, whoever restored it, and the record in them that `--params` reads."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,6 @@ from typing import Any
 
 from ...engines.files import sha256_of
 from ...engines.version import __version__
-from .align import Frame
 
 FILES = ("images", "mask", "kernel", "matrix")
 """Options that name files, whose content is checked when they are used again."""
@@ -19,9 +18,9 @@ def png_settings(
     task: str,
     fit: str | None,
     params: Mapping[str, Any],
-    frame: Frame | None = None,
+    faces: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return what a restored picture says of itself in its text chunk, in JSON's types.
+    """Return what a restored picture says of itself, in JSON's types.
 
     result, k: those of a `Result`, whose settings come first: `operator` (its name and what tells it from others),
     `sigma`, `aim`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `batch`, `backend`, `prior` and
@@ -30,7 +29,9 @@ def png_settings(
     - `frugal_rt`: the version that restored it.
     - `task`: as it was settled.
     - `fit`: how the picture was brought to the prior's size; null where it had it, or was cut into tiles.
-    - `frame`: left, top and side, in pixels, of the square of the photograph that was restored; null for the whole.
+    - `faces`: for each face that was restored, the largest first, `frame`, left, top and side of its square in pixels
+      of the photograph, and `sigma`, the noise that was restored there; empty where the whole was. `operator`, `sigma`
+      and `k` are the first one's.
     - `k`: the DMPS steps that were left at the first sample's switch.
     - `samples`: how many were drawn. The picture of one of several has its own `sample`, and that of their deviation
       has `white`, the deviation on the [-1, 1] scale that is shown white.
@@ -41,7 +42,7 @@ def png_settings(
         **result,
         "task": task,
         "fit": fit,
-        "frame": None if frame is None else [frame.left, frame.top, frame.side],
+        "faces": [*faces],
         "k": k[0],
         "samples": len(k),
         "params": dict(params),
@@ -67,13 +68,16 @@ def alone(record: Mapping[str, Any], source: Path) -> dict[str, Any]:
     for name in ("engine", *FILES):
         if name in options and not (name == "kernel" and not Path(options[name]).suffix):
             options[name] = [Path(one).name for one in options[name]] if name == "images" else Path(options[name]).name
-    return {**record, "options": options, "sha256": {**record["sha256"], "images": hashes([str(source)])}}
+    images = hashes([str(source)])
+    return {**record, "options": options, "sha256": {**record["sha256"], **({"images": images} if images else {})}}
 
 
 def hashes(named: str | Sequence[str]) -> list[str]:
-    """Return the SHA-256 of each file named; folders, patterns, words and what cannot be read have none."""
+    """Return the SHA-256 of each file named; folders, patterns, words, "-" and what cannot be read have none."""
     found = []
     for one in [named] if isinstance(named, str) else named:
+        if one == "-":  # standard input, which can be read once
+            continue
         with contextlib.suppress(OSError):  # whoever opens it says so
             found.append(sha256_of(Path(one)))
     return found

@@ -39,10 +39,16 @@ class Costs:
         """The curve of calls with or without a gradient."""
         return self.pullback if pulls else self.forward
 
-    def size(self, rows: int, pulls: bool) -> int:
-        """The size of the next call where `rows` wait for one."""
-        return max(size for size in self.of(pulls) if size <= rows)
+    def size(self, rows: int, pulls: bool, weight: int = 1) -> int:
+        """The size of the next call where `rows` wait for one, each of so many times the pixels that were measured."""
+        return max(size for size in self._sizes(pulls, weight) if size <= rows)
 
-    def room(self, pulls: bool) -> int:
+    def room(self, pulls: bool, weight: int = 1) -> int:
         """The largest size."""
-        return max(self.of(pulls))
+        return max(self._sizes(pulls, weight))
+
+    def _sizes(self, pulls: bool, weight: int) -> list[int]:
+        """Of calls that have no more pixels than the largest that was measured: it is by pixels that a processor is
+        busy. One image is always a call."""
+        measured = self.of(pulls)
+        return [size for size in measured if size == 1 or size * weight <= max(measured)]

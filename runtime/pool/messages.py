@@ -29,6 +29,8 @@ class Ready:
 
     backend: str
     image_shape: tuple[int, int, int]
+    any_size: bool
+    """Whether the plan takes images of any size, and not that of `image_shape` alone."""
     prior: str
     weights_sha256: str
     costs: Costs

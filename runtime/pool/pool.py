@@ -80,6 +80,11 @@ class Pool:
         return self._workers.facts.image_shape
 
     @property
+    def any_size(self) -> bool:
+        """Whether images may be of any size, seen whole; others than `image_shape` are cut into tiles otherwise."""
+        return self._workers.facts.any_size
+
+    @property
     def prior(self) -> str:
         """The prior's name."""
         return self._workers.facts.prior

@@ -15,7 +15,7 @@ from .messages import Refused, Submit
 
 THREADS = 2
 SIZES_KEPT = 32
-"""Sizes of images in tiles that requests may share."""
+"""Sizes of images, others than the prior's, that requests may share."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Preparation:
     def __init__(self, restorer: Restorer, inbox: "SimpleQueue[Any]"):
         self._restorer, self._inbox = restorer, inbox
         self._operators = Kept()
-        self._tiled = lru_cache(SIZES_KEPT)(restorer.tiled)
+        self._at = lru_cache(SIZES_KEPT)(restorer.at)
         self._threads = ThreadPoolExecutor(THREADS, "frugal-rt-prepare")
         self._pending: dict[int, Future[None]] = {}
 
@@ -61,7 +61,7 @@ class Preparation:
         try:
             operator = self._operators.get(submit.operator, submit.asked.switch != "never")
             size = operator.image_shape[1:]
-            mine = self._restorer if size == self._restorer.image_shape[1:] else self._tiled(*size)
+            mine = self._restorer if size == self._restorer.image_shape[1:] else self._at(*size)
             self._inbox.put(Begun(submit.key, mine, mine.start(submit.y, operator, submit.asked)))
         except FrugalError as error:
             self._inbox.put(Refused(submit.key, error))

@@ -177,14 +177,19 @@ class Scheduler:
         """As many rows of a group, in their order, as a call takes. Tiles of one image are a batch of their own."""
         if isinstance(group[0].entry.restorer.engine, Tiled):
             return group[:1], 1
-        pulls = group[0].row.move.pulls
-        return group[: self.costs.size(len(group), pulls)], self.costs.room(pulls)
+        pulls, weight = group[0].row.move.pulls, group[0].entry.restorer.weight
+        return group[: self.costs.size(len(group), pulls, weight)], self.costs.room(pulls, weight)
+
+    def _seconds(self, restorer: Restorer, pulls: bool, rows: int) -> float:
+        """The measured time of a call, of so many times the pixels that it was measured with."""
+        if isinstance(restorer.engine, Tiled):
+            return restorer.engine.tiles * self.costs.of(pulls)[rows]
+        return restorer.weight * self.costs.of(pulls)[rows]
 
     def _advance(self, batch: Sequence[_Turn]) -> dict[int, FrugalError]:
         """The call; where it fails, one for each row alone, so that only those fail that must."""
         engine, pulls = batch[0].entry.restorer.engine, batch[0].row.move.pulls
-        tiles = engine.tiles if isinstance(engine, Tiled) else 1
-        seconds = tiles * self.costs.of(pulls)[len(batch)]
+        seconds = self._seconds(batch[0].entry.restorer, pulls, len(batch))
         self.underway = Underway(next(self._calls), tuple({turn.entry.key for turn in batch}), seconds)
         try:
             advance([turn.row for turn in batch], engine)

@@ -69,7 +69,10 @@ def _load(setup: Setup) -> tuple[Restorer, Ready]:
     weights = restorer.plan.manifest["members"][WEIGHTS]["sha256"]
     if setup.weights_sha256 not in (None, weights):
         raise PlanError(f"{setup.plan} now holds another prior than the one this pool began with")
-    return restorer, Ready(restorer.engine.name, restorer.image_shape, prior, weights, Costs.measure(restorer))
+    any_size = restorer.plan.stride is not None
+    return restorer, Ready(
+        restorer.engine.name, restorer.image_shape, any_size, prior, weights, Costs.measure(restorer)
+    )
 
 
 def _serve(wire: Wire, inbox: "SimpleQueue[Any]", scheduler: Scheduler) -> NoReturn:

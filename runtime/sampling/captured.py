@@ -5,8 +5,10 @@ move takes them a step further in place. All that comes from the host is the noi
 row has while it is loaded are views of those arrays.
 """
 
+import math
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,8 @@ from .schedule import Coefficients, Schedule
 
 KEPT = 16
 """Sets of rows that an engine keeps arrays for in a thread."""
+BYTES_KEPT = 2 << 30
+"""Bytes of the arrays of all sets in a thread, but for the one used last: images of many sizes have a set each."""
 WORTH = 16
 """Steps that rows have left, at least, for their moves to be recorded: recording runs each a few times."""
 BLOCK = 8
@@ -53,14 +57,17 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
     if any(row.operator is not first.operator or row.schedule is not first.schedule for row in rows):
         return None
     kept = _kept(engine)
-    key = (id(first.operator), len(first.schedule), len(rows))  # the operator is held: its id stays its own
+    # The operator is held: its id stays its own, and its images have one size.
+    key = (id(first.operator), len(first.schedule), len(rows))
     if key not in kept:
         if first.step + 1 < WORTH:
             return None
         kept[key] = Loaded(rows, engine.ahead)
         while len(kept) > KEPT:
             kept.popitem(last=False)[1].load([])
+        _forget(kept[key])
     kept.move_to_end(key)
+    kept[key].used = time.monotonic()
     return kept[key] if kept[key].replays(first.move, engine, move) else None
 
 
@@ -70,6 +77,21 @@ def _kept(engine: Engine) -> "OrderedDict[Any, Loaded]":
         _local.kept = WeakKeyDictionary()
     found: OrderedDict[Any, Loaded] = _local.kept.setdefault(engine, OrderedDict())
     return found
+
+
+def _forget(new: "Loaded") -> None:
+    """Let go of the sets used longest ago, whatever engine's, while all of them are more than BYTES_KEPT.
+
+    Restorers for other sizes of image have engines of their own, around the same network.
+    """
+    others = [(one, of, key) for of in _local.kept.values() for key, one in of.items() if one is not new]
+    held = new.bytes + sum(one.bytes for one, *_ in others)
+    for one, of, key in sorted(others, key=lambda entry: entry[0].used):
+        if held <= BYTES_KEPT:
+            return
+        one.load([])
+        del of[key]
+        held -= one.bytes
 
 
 class Loaded:
@@ -83,6 +105,8 @@ class Loaded:
         xp = self._xp = array_namespace(x)
         self.name = object()
         """What rows are held by: they do not keep this, which goes when its engine does."""
+        self.used = time.monotonic()
+        """When its rows were last asked for."""
         self._ahead, self._operator = ahead, first.operator
         self._rows: list[Restoration] = []
         self._schedule: Schedule | None = None
@@ -101,6 +125,8 @@ class Loaded:
         """Each of NUMBERS, NaN for None."""
         self._tables, self._timesteps = empty(steps, len(NAMES)), empty(steps, dtype=xp.int64)
         self._step, self._order = empty(count, dtype=xp.int64), xp.arange(count, device=x.device)
+        whole = (self._x, self._x0hat, self._noise, self._y)
+        self.bytes = sum(math.prod(array.shape) for array in whole) * xp.finfo(x.dtype).bits // 8
 
     def replays(self, kind: Move, engine: Engine, move: MoveOf) -> bool:
         """Whether a move is recorded, which it is the first time it is asked for, if it can be."""

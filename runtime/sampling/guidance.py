@@ -70,20 +70,26 @@ class Guidance:
             raise InputError(f"aims are for denoising, and {operator.name} has none yet; leave the aim out")
         return None
 
+    def steps_with(self, operator: Operator) -> int:
+        """The steps of a row with `operator`; with an aim, at most. Raises InputError."""
+        aim = self.aim_with(operator)
+        if aim is not None:
+            return AIMS[aim]
+        preset = PRESET if self.preset is None else self.preset
+        if preset not in PRESETS:
+            raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        return PRESETS[preset] if self.steps is None else self.steps
+
     def settle(self, operator: Operator, rows: int = 1) -> "Settled":
         """The numbers that `rows` rows with `operator` carry. Raises InputError for what cannot be had."""
         if not 0 <= self.sigma <= 2:
             raise InputError(f"sigma is on the [-1, 1] scale and must lie in 0..2; got {self.sigma}")
-        preset = PRESET if self.preset is None else self.preset
-        if preset not in PRESETS:
-            raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
         for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
             if not 0 <= value <= last < 2**64:
                 raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
-        aim = self.aim_with(operator)
+        aim, steps = self.aim_with(operator), self.steps_with(operator)
         if aim is not None:
-            return Settled(AIMS[aim], Switch(0, 0), None, None, None, 1, aim)
-        steps = PRESETS[preset] if self.steps is None else self.steps
+            return Settled(steps, Switch(0, 0), None, None, None, 1, aim)
         switch = self._switch(operator, steps)
         zeta, lam = self._constants(operator)
         every = self.every

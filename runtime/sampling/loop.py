@@ -40,17 +40,18 @@ def run(
     batch: int = 1,
     on_step: Callable[[StepEvent], object] | None = None,
 ) -> dict[str, float]:
-    """Take rows of one number of steps to their end, a step at a time, by network calls of `batch` rows.
+    """Take rows to their end, a step at a time, by network calls of `batch` rows.
 
+    `on_step` hears of those that were moved: rows that start from pictures of less noise have fewer steps.
     Returns the seconds of each phase, "dps", "dmps" and "flow". Raises DivergedError, and what `on_step` raises.
     """
     engine.prepare(any(row.move.pulls for row in rows), batch)
     seconds = no_seconds()
-    while rows[0].step >= 0:
-        phases = [row.phase for row in rows]
-        moves = [(row.phase, row.move) for row in rows]
+    while live := [row for row in rows if row.step >= 0]:
+        phases = [row.phase for row in live]
+        moves = [(row.phase, row.move) for row in live]
         for phase, move in product(PHASES, Move):
-            due = [row for row, now in zip(rows, moves, strict=True) if now == (phase, move)]
+            due = [row for row, now in zip(live, moves, strict=True) if now == (phase, move)]
             for rows_of_a_call in halved(due, batch):
                 started = time.perf_counter()
                 advance(rows_of_a_call, engine)
@@ -58,14 +59,14 @@ def run(
                     float(rows_of_a_call[0].x[0, 0, 0])  # waits for a device: the seconds are the phase's
                 seconds[phase.value] += time.perf_counter() - started
         if on_step is not None:
-            settle(rows)
+            settle(live)
             on_step(
                 StepEvent(
-                    step=rows[0].step + 1,
-                    steps=len(rows[0].schedule),
+                    step=max(row.step for row in live) + 1,
+                    steps=max(len(row.schedule) for row in live),
                     phases=tuple(phase.value for phase in phases),
-                    settled=tuple(row.trace[-1] if row.trace else -np.inf for row in rows),
-                    x0hat=np.stack([to_numpy(row.x0hat) for row in rows if row.x0hat is not None]),
+                    settled=tuple(row.trace[-1] if row.trace else -np.inf for row in live),
+                    x0hat=np.stack([to_numpy(row.x0hat) for row in live if row.x0hat is not None]),
                 )
             )
     return seconds

@@ -143,7 +143,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
             "frugal_rt": __version__,
             "prior": serving.pool.prior,
             "backend": serving.pool.backend,
-            "image": {"channels": channels, "height": height, "width": width},
+            "image": {"channels": channels, "height": height, "width": width, "any_size": serving.pool.any_size},
             "max_bytes": options.max_bytes,
             "max_pixels": options.max_pixels,
             "formats": [*SERVED, "NPY"],

@@ -56,9 +56,9 @@ class Parameters(BaseModel):
         None, gt=0, le=1, allow_inf_nan=False, description="Share of the Walsh-Hadamard coefficients measured."
     )
     fit: Literal["crop", "resize", "pad"] | None = Field(
-        None, description="Bring a picture of another size to the prior's; pad restores a smaller one at its own."
+        None, description="Bring a picture to the prior's size, where that has one; pad and none leave it at its own."
     )
-    tile: bool = Field(False, description="Restore a larger picture at its own size, in overlapping tiles.")
+    tile: bool = Field(False, deprecated=True, description="A picture is restored at its own size anyway.")
     aim: Literal[tuple(AIMS)] | None = Field(  # type: ignore[valid-type]
         None,
         description="Denoising starts from the picture itself: for detail, the default, or for fidelity. Of the method "

@@ -5,6 +5,7 @@ system ends this process at a limit of CPU time, and refuses it memory beyond an
 """
 
 import io
+import math
 import os
 import resource
 import signal
@@ -20,7 +21,7 @@ from ..operators import Shape
 from ..pictures.damage import Damage
 from ..pictures.decoding import Limits, Metadata, count_pixels, decode_photo
 from ..pictures.images import as_mask
-from ..pictures.measurement import Measurement, full_size, prepare
+from ..pictures.measurement import Measurement, own_size, prepare
 from ..process import return_large_blocks
 
 MAX_TILED = 64
@@ -49,9 +50,9 @@ class Ask:
     damage: Damage
     """Without the mask, which is still to be decoded."""
     fit: str | None
-    tile: bool
     image_shape: Shape
-    """Of the prior."""
+    any_size: bool
+    """Of the prior: its images, and whether they may have any other size."""
     masked: bool
 
 
@@ -133,15 +134,13 @@ def _prepare(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prep
     missing = None if mask is None else as_mask(decode_photo(mask, "the mask", limits=limits))
     photo = decode_photo(picture, name, limits=limits)
     damage = replace(ask.damage, mask=missing)
-    if ask.tile:
-        height, width = full_size(photo, damage)
-        largest = MAX_TILED * shape[1] * shape[2]
-        if height * width > largest:
-            raise InputError(f"the image has {height * width} pixels; up to {largest} are restored in tiles")
-        if ask.fit == "pad":
-            height, width = max(height, shape[1]), max(width, shape[2])
-        shape = (shape[0], height, width)
+    sizing = own_size(photo, damage, shape, ask.any_size, ask.fit)
+    pixels, largest = math.prod(sizing.image_shape[1:]), MAX_TILED * math.prod(shape[1:])
+    if ask.any_size and pixels > limits.max_pixels:
+        raise InputError(f"the image has {pixels} pixels; up to {limits.max_pixels} are restored")
+    if not ask.any_size and pixels > largest:
+        raise InputError(f"the image has {pixels} pixels; up to {largest} are restored in tiles")
     files = {
         name: [sha256(data).hexdigest()] for name, data in (("images", picture), ("mask", mask)) if data is not None
     }
-    return Prepared(prepare(photo, shape, damage, ask.fit), photo.metadata, files)
+    return Prepared(prepare(photo, sizing.image_shape, damage, sizing.fit), photo.metadata, files)

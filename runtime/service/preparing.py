@@ -60,7 +60,7 @@ class Preparers:
         """Start the processes, and wait for that which most requests need. Raises WorkerError where it cannot start."""
         self._slow.start()
         try:
-            await self._quick.ask("", Ask(Damage(), None, False, (1, 1, 1), False), io.BytesIO(), None)
+            await self._quick.ask("", Ask(Damage(), None, (1, 1, 1), False, False), io.BytesIO(), None)
         except _Ended as error:
             raise WorkerError(f"the process that decodes pictures cannot start ({error.how})") from None
 

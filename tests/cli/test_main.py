@@ -1,6 +1,8 @@
 """The command as a whole: what each part of it says of itself."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,12 @@ def test_every_command_explains_itself(command):
     result = frugal(command, "--help")
     assert result.exit_code == 0
     assert "Usage: " in result.output
+
+
+def test_the_module_is_the_command(here):
+    run = subprocess.run([sys.executable, "-m", "frugal_rt", "restore", "--help"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("Usage: frugal-rt restore [OPTIONS] IMAGE...")
 
 
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")

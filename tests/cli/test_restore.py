@@ -118,15 +118,14 @@ def test_wrong_inputs_are_one_sentence(here):
     refuses("too long", *RESTORE, "x" * 300 + ".png", "-o", "out.png")
     refuses("text.png is not a picture", *RESTORE, "text.png")
     refuses(
-        "there is no file nothing.plan; make a plan with: frugal-rt export",
+        "there is no file nothing.plan, nor a prior of that name in the package; make a plan with: frugal-rt export",
         "restore",
         "-e",
         "nothing.plan",
         "clean.png",
     )
     refuses("text.plan is not a frugal-rt plan", "restore", "-e", "text.plan", "clean.png")
-    refuses("starts from 16x16; give one of that size, --fit crop or --fit resize", *RESTORE, "large.png")
-    refuses("must end in .png", *RESTORE, "clean.png", "-o", "a.jpg")
+    refuses("must end in .png", *RESTORE, "clean.png", "-o", "a.bmp")
     refuses("on the [-1, 1] scale, 0..2", *RESTORE, "clean.png", "--sigma", "25")
     refuses("sigma must be a number or a fraction", *RESTORE, "clean.png", "--sigma", "lots")
     refuses("steps must lie in 2..1000", "restore", "-e", "tiny.plan", "clean.png", "--steps", "1001")
@@ -135,7 +134,6 @@ def test_wrong_inputs_are_one_sentence(here):
     refuses("the mask is 30x20 but the picture is 16x16", *RESTORE, "clean.png", "--mask", "large.png")
     refuses("is for the hybrid", *RESTORE, "clean.png", "--method", "dps", "--switch", "3", status=2)
     refuses("is not one of", *RESTORE, "clean.png", "--task", "sharpen", status=2)
-    refuses("Missing option", "restore", "clean.png", status=2)
     refuses("No such command", "mend", status=2)
     refuses("Did you mean restore?", "restor", status=2)
     refuses("Did you mean one of: '--samples', '--scale'", *RESTORE, "clean.png", "--scal", "4", status=2)
@@ -168,8 +166,8 @@ def flat_pullback(self, x, t):
     [
         ("onnxruntime", "pip install 'frugal-rt[cpu]'", [*RESTORE, "clean.png", "--backend", "cpu"]),
         ("torch", "pip install 'frugal-rt[torch]'", [*RESTORE, "clean.png", "--backend", "torch"]),
-        ("onnx", "pip install 'frugal-rt[cpu,export]'", ["export", "--model", "celeba"]),
-        ("onnxruntime", "pip install 'frugal-rt[cpu,export]'", ["export", "--model", "celeba"]),
+        ("onnx", "pip install 'frugal-rt[cpu,export]'", ["export", "--model", "celeba", "--size", "64x64"]),
+        ("onnxruntime", "pip install 'frugal-rt[cpu,export]'", ["export", "--model", "celeba", "--size", "64x64"]),
     ],
 )
 def test_a_missing_extra_is_one_sentence_with_its_command(here, monkeypatch, missing, sentence, command):

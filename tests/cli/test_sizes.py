@@ -17,7 +17,7 @@ RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")
 
 
 def test_a_larger_picture_is_restored_at_its_own_size_in_tiles(here):
-    asked = ("restore", "-e", "tiny.plan", "--steps", "4", "--tile")
+    asked = ("restore", "-e", "tiny.plan", "--steps", "4")
     Image.open("clean.png").resize((40, 24)).save("large.png")
     assert "denoise" in frugal(*asked, "large.png").output
     assert Image.open("large.restored.png").size == (40, 24)
@@ -25,16 +25,19 @@ def test_a_larger_picture_is_restored_at_its_own_size_in_tiles(here):
     assert frugal(*asked, "small.png", "--scale", "2").exit_code == 0
     assert Image.open("small.restored.png").size == (40, 24)
     refuses("needs its factor: --scale", *asked, "small.png", "--task", "sr", "-o", "x.png")
-    refuses("an image of 20x12 is smaller than this prior's 16x16", *asked, "small.png", "-o", "x.png")
-    refuses("how large the image is; leave --tile out", *asked, "small.png", "--keep-fraction", "0.5", "-o", "x.png")
-    refuses("leave --fit out", *asked, "small.png", "--fit", "crop", status=2)
-    refuses("--fit crop or --fit resize, --tile, or --align a face", *RESTORE, "large.png", "-o", "x.png")
+    assert frugal(*asked, "small.png", "-o", "x.png").exit_code == 0  # larger one way, smaller the other
+    assert Image.open("x.png").size == (20, 12)
+    refuses("sense with this prior starts from a .npy array", *asked, "small.png", "--keep-fraction", "0.5", "--force")
+    refuses("leave --fit out", *asked, "small.png", "--fit", "crop", "--tile", status=2)
 
 
 @pytest.mark.parametrize("how", ["crop", "resize"])
 def test_fit(here, how):
     Image.new("RGB", (30, 20), "red").save("large.png")
-    assert frugal(*RESTORE, "large.png", "--fit", how, "--hole", "4x4").exit_code == 0
+    said = frugal(*RESTORE, "large.png", "--fit", how, "--hole", "4x4")
+    assert said.exit_code == 0
+    assert "from 30x20 to 16x16, which leaves 42.7% of its pixels" in said.output
+    assert Image.open("large.restored.png").size == (16, 16)
 
 
 def test_ctrl_c_stops_between_tiles(here, monkeypatch):
@@ -50,7 +53,7 @@ def test_ctrl_c_stops_between_tiles(here, monkeypatch):
 
     monkeypatch.setattr(Tiled, "_cut", cut)
     monkeypatch.setattr(Restorer, "fastest_batch", lambda self, rows: 1)
-    result = frugal(*RESTORE, "large.png", "--tile")
+    result = frugal(*RESTORE, "large.png")
     assert result.exit_code == 130
     assert "Stopped." in result.stderr
     assert len(calls) == 2
@@ -76,3 +79,50 @@ def test_a_smaller_picture_is_padded_restored_and_cut_back(here, shape, options,
     assert Image.open("small.restored.png").size == restored
     if "--hole" in options:  # of the picture: its surroundings are not counted
         assert "11% of the pixels are missing" in result.output
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (17, 5), (16, 16), (41, 23)])
+def test_a_prior_of_any_size_takes_a_picture_at_its_own(here, local_plan, size):
+    picture = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(picture).save("mine.png")
+    said = frugal("restore", "-e", str(local_plan), "--steps", "3", "--sigma", "0.2", "mine.png")
+    assert said.exit_code == 0, said.output
+    assert Image.open("mine.restored.png").size == size
+
+
+def test_a_prior_of_any_size_is_told_what_a_size_would_say(here, local_plan):
+    """A picture of half the prior's side is no sign of lost resolution, as its images may have that side too."""
+    asked = ("restore", "-e", str(local_plan), "--steps", "3", "--sigma", "0.1")
+    Image.open("clean.png").resize((8, 8)).save("half.png")
+    assert "denoise" in frugal(*asked, "half.png").output
+    assert frugal(*asked, "half.png", "--scale", "3", "--force").exit_code == 0
+    assert Image.open("half.restored.png").size == (24, 24)
+    refuses("needs its factor: --scale", *asked, "half.png", "--task", "sr", "-o", "x.png")
+    refuses("takes a picture at its own size; leave --fit out", *asked, "half.png", "--fit", "crop", "-o", "x.png")
+
+
+def test_pictures_of_many_sizes_are_each_restored_as_alone(here, local_plan):
+    asked = ("restore", "-e", str(local_plan), "--steps", "3", "--sigma", "0.2")
+    Path("all").mkdir()
+    for i, size in enumerate([(16, 12), (20, 20), (16, 12), (9, 30)]):
+        picture = np.random.default_rng(i).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(picture).save(f"all/{i}.png")
+    assert frugal(*asked, "all", "-o", "out").exit_code == 0
+    for i in range(4):
+        assert frugal(*asked, f"all/{i}.png", "-o", "alone.png", "--force").exit_code == 0
+        np.testing.assert_array_equal(np.asarray(Image.open(f"out/{i}.png")), np.asarray(Image.open("alone.png")))
+
+
+def test_a_picture_too_large_is_refused_before_anything_is_made(here, local_plan):
+    Image.new("RGB", (5000, 1000)).save("wide.png")
+    refuses(
+        "the image would be 80000x16000; up to 64 megapixels",
+        "restore",
+        "-e",
+        str(local_plan),
+        "wide.png",
+        "--scale",
+        "16",
+        "-o",
+        "x.png",
+    )

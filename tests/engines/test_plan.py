@@ -19,7 +19,7 @@ from safetensors.numpy import save as save_safetensors
 
 from frugal_rt import FrugalError, Plan, PlanError
 from frugal_rt.cli import main
-from frugal_rt.engines.plan import ALIGNMENT, FORMAT, FORMAT_VERSION, WEIGHTS
+from frugal_rt.engines.plan import ALIGNMENT, FORMAT, ONE_SIZE, WEIGHTS
 
 GRAPHS = {
     name: {"member": "elsewhere.onnx", "inputs": {}, "outputs": {}, "weights": []}
@@ -30,7 +30,7 @@ GRAPHS = {
 def small_plan() -> Plan:
     manifest = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": ONE_SIZE,
         "prior": {"name": "none", "card": "", "licence": "none"},
         "image": {"channels": 3, "height": 8, "width": 8},
         "schedule": {"num_train_timesteps": 1000},
@@ -154,7 +154,7 @@ def find(path: Path, member: str) -> int:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda p: edit_manifest(p, format_version=99), "plan format 99 and this frugal-rt reads up to 2; upgrade"),
+        (lambda p: edit_manifest(p, format_version=99), "plan format 99 and this frugal-rt reads up to 3; upgrade"),
         (lambda p: edit_manifest(p, format_version=1), "plan format 1, which held no gradient; export it again"),
         (lambda p: edit_manifest(p, graphs={"forward": {"member": "x"}}), "has no valid graphs.embedding"),
         (lambda p: edit_manifest(p, graphs=GRAPHS), "has no valid graphs.embedding.member"),

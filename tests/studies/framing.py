@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from frugal_rt.runtime.evaluation.picture_set import read_pictures
-from frugal_rt.runtime.pictures.align import find_faces
 from frugal_rt.runtime.pictures.decoding import Photo
+from frugal_rt.runtime.pictures.faces import find_faces
 from frugal_rt.runtime.pictures.images import fit_photo, read_photo
 
 NEAR = 0.15

@@ -46,8 +46,10 @@ async function* events(path) {
 
 async function greet() {
   service = await (await ask("v1/service")).json();
-  const { width, height } = service.image;
-  $("about").textContent = `Restores a photograph that a known operator damaged, by the prior ${service.prior}, ${width}×${height}.`;
+  if (service.image.any_size) Object.assign(service.image, { width: 256, height: 256 }); // of what is damaged here
+  const { width, height, any_size } = service.image;
+  const size = any_size ? "of any size" : `${width}×${height}`;
+  $("about").textContent = `Restores a photograph that a known operator damaged, by the prior ${service.prior}, ${size}.`;
   const factors = [2, 4, 8, 16].filter((r) => width % r === 0 && height % r === 0);
   $("scale").replaceChildren(...factors.map((r) => new Option(`${r}`, r, r === 4, r === 4)));
   const presets = Object.entries(service.presets).sort((a, b) => a[1] - b[1]);
@@ -79,7 +81,7 @@ async function load(file, clean = isClean()) {
 }
 
 const isClean = () => $("form").elements.clean.value === "yes";
-const isTiled = () => !isClean() && $("fit").value === "tile";
+const isWhole = () => !isClean() && (service.image.any_size || $("fit").value === "own");
 const noise = () => $("sigma").value.trim() || (isClean() ? ($("task").value === "denoise" ? "0.25" : "0.01") : "");
 
 function surface(width, height) {
@@ -109,7 +111,7 @@ function measurement() {
   return canvas;
 }
 
-const isSmall = () => photo.bitmap.width <= service.image.width && photo.bitmap.height <= service.image.height
+const isSmall = () => !service.image.any_size && photo.bitmap.width <= service.image.width && photo.bitmap.height <= service.image.height
   && photo.bitmap.width * photo.bitmap.height < service.image.width * service.image.height;
 
 /** Paint over what is missing. */
@@ -125,8 +127,8 @@ function withHoles(canvas, colour) {
     context.drawImage(holes, 0, 0);
   } else if ($("task").value === "outpaint" && (isClean() || !isSmall())) {
     const { width, height } = service.image;
-    const across = isClean() || isTiled() ? 1 : canvas.width / width;
-    const down = isClean() || isTiled() ? 1 : canvas.height / height;
+    const across = isClean() || isWhole() ? 1 : canvas.width / width;
+    const down = isClean() || isWhole() ? 1 : canvas.height / height;
     const least = Math.min(across, down);
     const [sx, sy] = $("fit").value === "resize" ? [across, down] : [least, least];
     const keep = Number($("keep").value);
@@ -308,8 +310,7 @@ function parameters() {
     const factor = width / bitmap.width;
     const guessed = !task && Number.isInteger(factor) && factor === height / bitmap.height; // super-resolution
     const fits = guessed || (bitmap.width * scale === width && bitmap.height * scale === height);
-    if (!fits && isTiled()) asked.tile = true;
-    else if (!fits && !(task === "outpaint" && isSmall())) asked.fit = $("fit").value === "resize" ? "resize" : "crop";
+    if (!fits && !isWhole() && !(task === "outpaint" && isSmall())) asked.fit = $("fit").value === "resize" ? "resize" : "crop";
   }
   if ($("method").value !== "hybrid") asked.method = $("method").value;
   if ($("steps").value) number("steps", $("steps").value);
@@ -391,7 +392,7 @@ function edit() {
   if (isClean() && !task.value) task.value = "inpaint";
   task.options[0].disabled = isClean();
   for (const field of document.querySelectorAll("[data-for]")) field.hidden = field.dataset.for !== task.value;
-  $("sized").hidden = isClean();
+  $("sized").hidden = isClean() || service.image.any_size;
   $("sigma").placeholder = isClean() ? noise() : task.value === "denoise" || !task.value ? "estimated" : "0.01";
   $("steps").placeholder = service?.presets[$("preset").value] ?? "";
   if (!photo) return view("empty");

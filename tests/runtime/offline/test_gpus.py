@@ -89,7 +89,7 @@ def on_the_cpu(here, monkeypatch) -> None:
 
 @pytest.fixture
 def order() -> Order:
-    return Order(Damage(), fit=None, tile=False, align=False, guidance=Guidance(steps=4), samples=1)
+    return Order(Damage(), fit=None, align=False, guidance=Guidance(steps=4), samples=1)
 
 
 def in_a_thread(what: Callable[[], None]) -> threading.Thread:
@@ -101,7 +101,7 @@ def in_a_thread(what: Callable[[], None]) -> threading.Thread:
 @pytest.mark.usefixtures("on_the_cpu")
 def test_two_processes_restore_a_folder_as_one_does():
     Path("photos/05.png").write_bytes(b"broken")
-    Image.new("RGB", (30, 20), "red").save("photos/large.png")
+    Image.new("RGBA", (16, 16)).save("photos/empty.png")  # nothing but missing pixels
     asked = (*RESTORE, "--samples", "2", "--json")
     alone = frugal(*asked, "-o", "alone")
     result = frugal(*asked, *ON_TWO)
@@ -274,7 +274,7 @@ def test_ctrl_c_ends_the_processes_and_leaves_whole_pictures(here, whole_group):
     _, said = process.communicate(timeout=PATIENCE)
     assert time.monotonic() - began < 10
     assert process.returncode == 130
-    assert said == "Stopped.\n"
+    assert said == "12 pictures by tiny, 1000 steps each\nStopped.\n"
     assert gone(children)
     assert 0 < len(written()) < 12
     assert_whole("out")

@@ -24,7 +24,7 @@ def here(three_pictures) -> Path:
 
 def run_of(beside: Beside, fit: str | None = None, samples: int = 1) -> Run:
     """A run over the folder by this process."""
-    order = Order(Damage(), fit, False, False, Guidance(steps=4, switch="always"), samples)
+    order = Order(Damage(), fit, False, Guidance(steps=4, switch="always"), samples)
     targets = Targets.settle(find_pictures([Path("photos")]), False, Path("out"), samples, False, False)
     resources = Resources(Path("tiny.plan"), "cpu", trust_engines=False)
     return Run(Plan.open("tiny.plan"), order, targets, beside, resources, RECORD)
@@ -51,7 +51,15 @@ def test_a_picture_carries_the_record_of_itself_alone(here):
     written = restored(run_of(Beside()))[0]
     settings = json.loads(Image.open(written.paths[0]).text[SETTINGS_KEY])
     assert settings["params"]["options"] == {"engine": "tiny.plan", "images": ["a.png"]}
-    assert (settings["task"], settings["samples"], settings["frame"], settings["fit"]) == ("denoise", 1, None, None)
+    assert (settings["task"], settings["samples"], settings["faces"], settings["fit"]) == ("denoise", 1, [], None)
+
+
+@pytest.mark.parametrize(("fit", "said"), [("crop", True), ("resize", True), ("pad", False), (None, False)])
+def test_before_workers_read_the_pictures_the_order_tells_that_a_prior_knows_faces_only(here, fit, said):
+    run = run_of(Beside(), fit=fit)
+    assert run.advice() is None
+    run.plan.manifest["prior"]["framing"] = {"centre": [0.5, 0.6], "side": 0.8}
+    assert run.advice() == ("tiny knows whole faces framed in one way, and does poorly elsewhere" if said else None)
 
 
 def test_outcomes_come_apart_in_the_pictures_order(here):

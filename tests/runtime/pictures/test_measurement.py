@@ -7,7 +7,7 @@ from frugal_rt import InputError
 from frugal_rt.runtime.operators.masks import border_mask, box_mask
 from frugal_rt.runtime.pictures import measurement
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.measurement import prepare, whole_operator, without
+from frugal_rt.runtime.pictures.measurement import own_size, prepare, whole_operator, without
 
 from .photos import HOLE, SHAPE, photo
 
@@ -116,10 +116,9 @@ def test_grey_and_colour_are_brought_to_what_the_task_measures():
 @pytest.mark.parametrize(
     ("picture", "damage", "sentence"),
     [
-        (photo(12, 13), Damage(), "12x13, and denoise .* or --fit pad, which restores it at its own size"),
-        (photo(12, 30), Damage(), "12x30, and denoise .* --tile --fit pad, or --align a face"),
-        (photo(20, 30), Damage(), "20x30, and denoise with this prior starts from 16x16; .* --fit crop"),
-        (photo(), Damage(task="sr", scale=4), "16x16, and sr with this prior starts from 4x4"),
+        (photo(12, 13), Damage(), "12x13, and denoise as it is asked for starts from 16x16; .* --fit crop"),
+        (photo(20, 30), Damage(), "20x30, and denoise as it is asked for starts from 16x16"),
+        (photo(), Damage(task="sr", scale=4), "16x16, and sr as it is asked for starts from 4x4"),
         (photo(), Damage(task="sr"), "--scale"),
         (photo(), Damage(task="sr", scale=5), "x5 does not divide"),
         (photo(), Damage(task="inpaint"), "--mask"),
@@ -148,7 +147,7 @@ def test_grey_and_colour_are_brought_to_what_the_task_measures():
         (photo(4, 4), Damage(filter="lanczos"), "no filter 'lanczos'; choose one of box, bicubic"),
         (photo(), Damage(filter="bicubic"), "--filter does not go with denoise"),
         (photo(), Damage(task="denoise", scale=4), "--scale does not go with denoise"),
-        (photo(), Damage(mask=HOLE, scale=4), "16x16, and sr with this prior starts from 4x4"),
+        (photo(), Damage(mask=HOLE, scale=4), "16x16, and sr as it is asked for starts from 4x4"),
         (photo(4, 4), Damage(mask=HOLE, scale=4), "the mask is 16x16 but the picture is 4x4"),
         (photo(), Damage(task="sense"), "--keep-fraction"),
         (photo(), Damage(fraction=0.5), "16x16, and sense .* a .npy array of 128 values a channel, 1 x 128"),
@@ -207,7 +206,7 @@ def test_a_padded_picture_s_surroundings_are_not_measured(picture, damage):
 @pytest.mark.parametrize(
     ("picture", "damage", "sentence"),
     [
-        (photo(20, 12), Damage(), "starts from 16x16; .*--tile"),
+        (photo(20, 12), Damage(), "starts from 16x16; .*--fit crop"),
         (photo(12, 12), Damage(task="outpaint"), "leave --fit pad out"),
         (photo(12, 12), Damage(kernel="gaussian:1", border="valid"), "--border valid has no part in it"),
         (photo(12, 12, missing=HOLE[:12, :12]), Damage(task="denoise"), "transparent pixels, which denoise cannot use"),
@@ -218,3 +217,39 @@ def test_a_padded_picture_s_surroundings_are_not_measured(picture, damage):
 def test_what_cannot_be_padded_is_refused(picture, damage, sentence):
     with pytest.raises(InputError, match=sentence):
         prepare(picture, SHAPE, damage, "pad")
+
+
+@pytest.mark.parametrize(
+    ("picture", "damage", "fit", "shape", "brought"),
+    [
+        (photo(16, 16), Damage(), None, (16, 16), None),
+        (photo(20, 30), Damage(), None, (30, 20), None),
+        (photo(20, 30), Damage(), "crop", (16, 16), "crop"),
+        (photo(12, 30), Damage(), None, (30, 16), "pad"),
+        (photo(12, 13), Damage(), "pad", (16, 16), "pad"),
+        (photo(4, 4), Damage(), None, (16, 16), None),
+        (photo(4, 4), Damage(task="denoise"), None, (16, 16), "pad"),
+        (photo(4, 4), Damage(task="sr"), None, (16, 16), None),
+        (photo(5, 5), Damage(scale=3), None, (18, 18), "pad"),
+        (photo(9, 5), Damage(scale=4), None, (20, 36), None),
+        (photo(12, 12), Damage(task="outpaint"), None, (16, 16), None),
+        (photo(8, 8), Damage(kernel="gaussian:1", border="valid"), None, (16, 16), None),
+        (photo(20, 20), Damage(kernel="gaussian:1", border="valid"), None, (20, 20), None),
+        (photo(16, 16), Damage(fraction=0.5), None, (16, 16), None),
+    ],
+)
+def test_the_size_of_a_picture_for_a_prior_of_one_size(picture, damage, fit, shape, brought):
+    """By hand: its own, padded or in tiles, unless the damage is about the prior's whole image."""
+    sizing = own_size(picture, damage, SHAPE, False, fit)
+    assert sizing[:2] == ((3, *shape), brought)
+    if damage.is_picture:
+        assert prepare(picture, sizing.image_shape, damage, sizing.fit).operator.image_shape == (3, *shape)
+
+
+@pytest.mark.parametrize(
+    ("picture", "damage"),
+    [(photo(4, 4), Damage()), (photo(21, 3), Damage()), (photo(12, 12), Damage(kernel="gaussian:1", border="taper"))],
+)
+def test_the_size_of_a_picture_for_a_prior_of_any_size_is_its_own(picture, damage):
+    for fit in (None, "pad"):
+        assert own_size(picture, damage, SHAPE, True, fit) == ((3, *picture.size[::-1]), None, "")

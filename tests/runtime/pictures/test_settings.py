@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from frugal_rt.runtime.pictures.align import Frame
 from frugal_rt.runtime.pictures.settings import alone, hashes, png_settings, record
 
 PICTURE = hashlib.sha256(b"a picture").hexdigest()
@@ -42,9 +41,9 @@ def test_a_picture_s_record_names_files_and_no_folder(here, kernel, named):
     assert (kept["options"], kept["sha256"]) == (options, {"weights": "w", "mask": ["1"]})
 
 
-def test_a_frame_is_three_numbers_and_several_samples_tell_the_first_k():
-    kept = record({}, "w", {})
-    settings = png_settings({"steps": 50, "sample": 3}, (7, 9), "denoise", "crop", kept, Frame(-3, 4, 64))
+def test_a_face_is_its_frame_and_its_noise_and_several_samples_tell_the_first_k():
+    kept, face = record({}, "w", {}), {"frame": [-3, 4, 64], "sigma": 0.02}
+    settings = png_settings({"steps": 50, "sample": 3}, (7, 9), "denoise", "crop", kept, [face])
     assert (settings["steps"], settings["sample"], settings["k"], settings["samples"]) == (50, 3, 7, 2)
-    assert (settings["frame"], settings["params"]) == ([-3, 4, 64], kept)
-    assert png_settings({}, (0,), "sr", None, kept)["frame"] is None
+    assert (settings["faces"], settings["params"]) == ([face], kept)
+    assert png_settings({}, (0,), "sr", None, kept)["faces"] == []

@@ -202,6 +202,23 @@ def test_rows_of_a_batch_are_rows_alone(restorer):
     assert np.array_equal(batch, alone)
 
 
+def test_pictures_of_several_noises_and_lengths_come_to_their_ends_together(restorer):
+    operator, events = operators.Denoise(restorer.image_shape), []
+    y, noises = measurement(operator, 3), (0.01, 0.3, 0.03)
+    groups = [
+        restorer.start(one, operator, Guidance(sigma=sigma, aim="detail")) for one, sigma in zip(y, noises, strict=True)
+    ]
+    lengths = [len(rows[0].schedule) for rows in groups]
+    assert lengths[0] == 1 < lengths[2] < lengths[1] == 8
+    found = restorer.results(groups, 2, events.append)
+    for result, one, sigma, steps in zip(found, y, noises, lengths, strict=True):
+        alone = restorer.restore(one, operator, sigma=sigma)
+        assert np.array_equal(result.image[0], alone.image)
+        assert result.forwards == alone.forwards == (steps,)
+    assert sum(len(event.phases) for event in events) == sum(lengths)
+    assert [event.step for event in events] == list(reversed(range(8)))
+
+
 def test_nothing_is_drawn_compared_or_pulled_back(restorer, counted, monkeypatch):
     def refuse(*key):
         raise AssertionError("noise was drawn")
@@ -225,7 +242,7 @@ def test_detail_is_the_default_and_the_settings_repeat_it(restorer):
     y = measurement(operator, 2)
     default = restorer.restore(y, operator, sigma=0.3)
     assert {name for name, value in default.settings.items() if value is None} == {
-        *("steps", "switch", "every", "zeta", "lambda")
+        *("steps", "switch", "every", "zeta", "lambda", "tile")
     }
     assert default.settings["aim"] == "detail"
     again = restorer.restore(y, operator, sigma=0.3, aim="detail", seed=4)

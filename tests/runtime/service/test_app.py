@@ -59,11 +59,9 @@ def test_a_mask_marks_what_is_missing(client):
 
 
 def test_tiles_take_a_larger_picture(client):
-    answer = restore(client, png((24, 20)), task="denoise", sigma=0.2, steps=3, tile=True)
+    answer = restore(client, png((24, 20)), task="denoise", sigma=0.2, steps=3)
     assert Image.open(io.BytesIO(answer.content)).size == (24, 20)
-    assert "up to 16384 are restored in tiles" in error(
-        restore(client, png((200, 200)), task="sr", scale=8, tile=True), 422
-    )
+    assert "up to 16384 are restored in tiles" in error(restore(client, png((200, 200)), task="sr", scale=8), 422)
 
 
 def smooth():
@@ -104,9 +102,9 @@ def test_denoising_has_aims_over_http(client):
 
 
 def test_a_smaller_picture_is_restored_at_its_own_size(client):
-    answer = restore(client, png((13, 9)), task="denoise", sigma=0.2, steps=3, fit="pad")
+    answer = restore(client, png((13, 9)), task="denoise", sigma=0.2, steps=3)
     assert Image.open(io.BytesIO(answer.content)).size == (13, 9)
-    answer = restore(client, png((20, 9)), task="denoise", sigma=0.2, steps=3, fit="pad", tile=True)
+    answer = restore(client, png((20, 9)), task="denoise", sigma=0.2, steps=3, fit="pad")
     assert Image.open(io.BytesIO(answer.content)).size == (20, 9)
 
 
@@ -117,7 +115,7 @@ def test_nothing_but_the_page_is_served_from_disk(client):
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert client.get("/sample.png").headers["content-type"] == "image/png"
     about = client.get("/v1/service").json()
-    assert (about["prior"], about["image"]) == ("tiny", {"channels": 3, "height": 16, "width": 16})
+    assert (about["prior"], about["image"]) == ("tiny", {"channels": 3, "height": 16, "width": 16, "any_size": False})
 
 
 def test_a_replica_offers_nothing_that_it_alone_can_answer(pool):

@@ -271,7 +271,6 @@ def test_slider_by_keyboard(page: Page) -> None:
 
 def test_cancel_stops_it(page: Page) -> None:
     page.drop(picture(64, 64, noise=20), "large.png")
-    page.choose("fit", "tile")
     page.set(steps="1000")
     page["restore"].click()
     page.until(lambda: page.text("status").startswith("Step"))

@@ -1,0 +1,61 @@
+"""Plans of the priors that ship in the package, made from their weights and ready graphs: no torch, nothing to fetch.
+
+Beside the weights of a prior lies ready.zip: the plan's manifest and graphs, and the header of its weights. The weights
+themselves are stored once, in half precision or in full, by diffusers' names.
+"""
+
+import json
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from .errors import PlanError
+from .files import is_there
+from .plan import MANIFEST, WEIGHTS, Plan
+from .weights import read_safetensors
+
+FOLDERS = {name: Path(__file__).parents[1] / "export" / "priors" / name for name in ("photo", "celeba")}
+"""By the names that stand for a plan where no file has that name."""
+READY = "ready.zip"
+HEADER = f"{WEIGHTS}.header"
+"""What stands in READY for the weights: the length of their header and the header, as safetensors begins."""
+STORED = "unet/diffusion_pytorch_model.safetensors"
+PREFIX = "unet."
+
+
+def open_plan(path: str | os.PathLike[str]) -> Plan:
+    """The plan at `path`, or the embedded prior's of that name where no such file exists. Raises PlanError."""
+    name = os.fspath(path)
+    return embedded_plan(name) if name in FOLDERS and not is_there(Path(path)) else Plan.open(path)
+
+
+def embedded_plan(name: str) -> Plan:
+    """The plan of an embedded prior, in memory: the bytes that exporting it gives. Raises PlanError."""
+    folder = FOLDERS[name]
+    try:
+        with zipfile.ZipFile(folder / READY) as archive:
+            held = {one: archive.read(one) for one in archive.namelist()}
+        manifest = json.loads(held.pop(MANIFEST))
+        stored = read_safetensors(memoryview((folder / STORED).read_bytes()), f"the prior {name}")
+        weights = _weights(held.pop(HEADER), {f"{PREFIX}{key}": array for key, (array, _) in stored.items()})
+        plan = Plan(manifest, {WEIGHTS: weights, **held}, name)  # in the order of the exporter
+        for member in plan.members:
+            plan.member(member)
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, struct.error, PlanError) as error:
+        raise PlanError(
+            f"the prior {name} in this installation is damaged ({error}); install frugal-rt again"
+        ) from error
+    return plan
+
+
+def _weights(header: bytes, stored: dict[str, np.ndarray]) -> bytearray:
+    """A safetensors file with that header, whose tensors are `stored` ones in the header's type."""
+    tensors = {key: entry for key, entry in json.loads(header[8:]).items() if key != "__metadata__"}
+    size = max(end for entry in tensors.values() for end in entry["data_offsets"][1:])
+    data = bytearray(header) + bytearray(size)
+    for key, (array, _) in read_safetensors(memoryview(data), "the header").items():
+        array[...] = stored[key].reshape(array.shape)
+    return data

@@ -1,0 +1,33 @@
+"""Shapes of the inputs and outputs of graphs, as a manifest has them: ["batch", 64, "height/2", "width/2"].
+
+A size is a number, "batch", or a side of the image divided by a whole number. Only a plan for images of any size has
+sides.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_SIDE = re.compile(r"(height|width)(?:/([1-9]\d{0,3}))?")
+
+
+def is_shape(value: Any, sides: bool) -> bool:
+    """Whether parsed JSON is a shape; with sides of the image where `sides`."""
+    if not isinstance(value, list) or value[:1] != ["batch"]:
+        return False
+    named = [n for n in value[1:] if isinstance(n, str)]
+    numbers = [n for n in value[1:] if type(n) is int and n > 0]
+    return len(named) + len(numbers) == len(value) - 1 and all(sides and _SIDE.fullmatch(n) for n in named)
+
+
+def sized(shape: Sequence[Any], rows: int, height: int, width: int) -> tuple[int, ...]:
+    """The numbers that a shape stands for in a call of `rows` images of these sides."""
+    names = {"batch": rows, "height": height, "width": width}
+
+    def number(n: int | str) -> int:
+        if isinstance(n, int):
+            return n
+        name, _, by = n.partition("/")
+        return names[name] // int(by or 1)
+
+    return tuple(map(number, shape))

@@ -1,0 +1,41 @@
+"""Standard input as a picture, and standard output as the place of its restoration: the name "-"."""
+
+import sys
+from pathlib import Path
+
+from ...engines import FrugalError, InputError
+from ..pictures.images import MAX_BYTES, read_bytes
+
+STREAM = Path("-")
+
+
+def read(path: Path) -> bytes:
+    """A picture's file, or standard input, of no more bytes than one may have. Raises InputError."""
+    if path != STREAM:
+        return read_bytes(path)
+    if sys.stdin.isatty():
+        raise InputError("standard input is a terminal; send a picture into it: < IMAGE")
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise InputError(f"standard input has more than {MAX_BYTES >> 20} MiB, up to which pictures are read")
+    return data
+
+
+def check_output() -> None:
+    """Raise InputError where standard output is a terminal, which a picture's bytes would garble."""
+    if sys.stdout.isatty():
+        raise InputError("a picture is not written to a terminal; send it elsewhere: > FILE, or -o FILE")
+
+
+def write(data: bytes) -> None:
+    """Write to standard output. Raises FrugalError, or BrokenPipeError where nobody reads it any more."""
+    sys.stdout.flush()
+    stream = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)  # raw: what failed is not tried again at the exit
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[stream.write(rest) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FrugalError(f"cannot write to standard output: {error.strerror or error}") from error

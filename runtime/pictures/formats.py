@@ -1,0 +1,159 @@
+"""The formats that restored pictures are written in, and where each carries their settings.
+
+A PNG has them in a text chunk; JPEG, WebP and TIFF in an XMP packet, so that the EXIF of the photograph stays whole.
+"""
+
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape, unescape
+
+import numpy as np
+from PIL import ExifTags, Image, TiffImagePlugin, TiffTags
+
+from ...engines import InputError
+from ...engines.files import atomic_write
+from .decoding import Metadata, as_input_error
+from .images import SETTINGS_KEY, encode_png, read_bytes
+
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+"""What a restored picture is written as, by the suffix of its name."""
+LONGEST = {"JPEG": 65_535, "WEBP": 16_383}
+"""Pixels of a side, where a format has a limit."""
+MAX_SEGMENT = 65_533
+"""Bytes of a JPEG's segment: an EXIF block that does not fit is left out."""
+MAX_PACKET = 1 << 20
+"""Bytes of an XMP packet that is read; Pillow bounds a PNG's text likewise."""
+STRIP = 1 << 20
+"""Bytes, about, of a TIFF's strip before it is compressed."""
+PACKET = (
+    '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    f'<rdf:Description rdf:about="" xmlns:{SETTINGS_KEY}="urn:{SETTINGS_KEY}">'
+    f"<{SETTINGS_KEY}:settings>{{}}</{SETTINGS_KEY}:settings>"
+    '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+IN_PACKET = re.compile(rf"<{SETTINGS_KEY}:settings>([^<]*)</{SETTINGS_KEY}:settings>".encode())
+DESCRIPTIVE = {
+    *("ImageDescription", "Make", "Model", "Orientation", "XResolution", "YResolution", "ResolutionUnit"),
+    *("Software", "DateTime", "Artist", "HostComputer", "Copyright", "ExifOffset", "GPSInfo"),
+}
+"""EXIF's tags that a TIFF takes over; others may say how the pixels of another file lay."""
+
+
+def encode_picture(
+    name: str, picture: Image.Image, settings: Mapping[str, Any] | None = None, metadata: Metadata | None = None
+) -> bytes:
+    """The bytes of a picture's file in the format that the suffix of `name` says.
+
+    JPEG at quality 95 without chroma subsampling, the others lossless. Grey stays one channel but in WebP, which has
+    none; transparent pixels are black in JPEG, which has no transparency. Raises InputError for a side or settings
+    that the format has no room for.
+    """
+    kind = PICTURES[Path(name).suffix.lower()]
+    metadata = metadata or Metadata()
+    if kind == "PNG":
+        return encode_png(picture, settings, metadata)
+    most = LONGEST.get(kind)
+    if most is not None and max(picture.size) > most:
+        raise InputError(f"{name}: a {kind} has sides of up to {most} pixels; write a .png or .tif")
+    packet = b"" if settings is None else PACKET.format(escape(json.dumps(settings))).encode()
+    if kind == "TIFF":
+        return _tiff(picture, packet, metadata)
+    if kind == "JPEG":
+        picture = picture.convert("RGB") if picture.mode == "RGBA" else picture
+        how: dict[str, Any] = {"quality": 95, "subsampling": 0}
+    else:
+        picture = picture.convert("RGB") if picture.mode == "L" else picture
+        how = {"lossless": True, "exact": True}
+    how |= metadata.for_picture(picture)
+    if packet:
+        how["xmp"] = packet
+    if kind == "JPEG" and len(how.get("exif", b"")) > MAX_SEGMENT:
+        del how["exif"]
+    file = io.BytesIO()
+    try:
+        picture.save(file, kind, **how)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}; write a .png or .tif") from error
+    return file.getvalue()
+
+
+def write_picture(
+    path: str | os.PathLike[str],
+    picture: Image.Image,
+    settings: Mapping[str, Any] | None = None,
+    metadata: Metadata | None = None,
+) -> None:
+    """Write a picture as `encode_picture` encodes it, whole or not at all. Raises FrugalError."""
+    data = encode_picture(Path(path).name, picture, settings, metadata)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """The settings that a restored picture carries, or None where it has none; none of its pixels is decoded.
+
+    Raises InputError for a file that cannot be read, is too large, or is broken.
+    """
+    kind, data = PICTURES[path.suffix.lower()], read_bytes(path)
+    with as_input_error(lambda error: f"{path.name} holds no options of a restoration: {error}"):
+        with Image.open(io.BytesIO(data), formats=[kind]) as picture:
+            if kind == "PNG":
+                text = picture.info.get(SETTINGS_KEY)
+            else:
+                packet = picture.info.get("xmp") or b""
+                found = IN_PACKET.search(packet) if len(packet) <= MAX_PACKET else None
+                text = None if found is None else unescape(found[1].decode())
+        settings = None if text is None else json.loads(text)
+    return settings if isinstance(settings, dict) else None
+
+
+def _tiff(picture: Image.Image, packet: bytes, metadata: Metadata) -> bytes:
+    """A TIFF in strips, deflated after taking differences along rows.
+
+    Written tag by tag, as Pillow's compressing writer (libtiff's) loses the EXIF and GPS directories of a photograph.
+    """
+    ifd = TiffImagePlugin.ImageFileDirectory_v2()
+    if metadata.exif is not None:
+        exif = Image.Exif()
+        exif.load(metadata.exif)
+        for tag in exif:
+            if ExifTags.TAGS.get(tag) in DESCRIPTIVE:
+                ifd[tag] = exif.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else exif[tag]
+    levels = np.atleast_3d(np.asarray(picture))
+    height, width, channels = levels.shape
+    differences = np.diff(levels, axis=1, prepend=levels[:, :1] * 0)  # of uint8: they wrap, as TIFF has it
+    rows = max(1, STRIP // (width * channels))
+    strips = [zlib.compress(differences[top : top + rows].tobytes()) for top in range(0, height, rows)]
+    base = ExifTags.Base
+    ifd[base.ImageWidth], ifd[base.ImageLength] = width, height
+    ifd[base.BitsPerSample] = (8,) * channels
+    ifd[base.SamplesPerPixel] = channels
+    ifd[base.PhotometricInterpretation] = 1 if channels == 1 else 2
+    if channels == 4:
+        ifd[base.ExtraSamples] = 2  # alpha that is not multiplied in
+    ifd[base.PlanarConfiguration] = 1
+    ifd[base.Compression] = 8
+    ifd[base.Predictor] = 2
+    ifd[base.RowsPerStrip] = rows
+    counts = tuple(map(len, strips))
+    for tag in (base.StripByteCounts, base.StripOffsets):
+        ifd.tagtype[tag] = TiffTags.LONG
+    ifd[base.StripByteCounts] = counts
+    ifd[base.StripOffsets] = tuple(sum(counts[:i]) for i in range(len(counts)))  # from the end of the directory
+    if packet:
+        ifd.tagtype[TiffImagePlugin.XMP] = TiffTags.BYTE
+        ifd[TiffImagePlugin.XMP] = packet
+    profile = metadata.for_picture(picture).get("icc_profile")
+    if profile is not None:
+        ifd[TiffImagePlugin.ICCPROFILE] = profile
+    file = io.BytesIO()
+    ifd.save(file)
+    file.write(b"".join(strips))
+    return file.getvalue()
