@@ -108,7 +108,7 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
             bar.move(done=max(bar.done, whole + (done - 1) / of), tiles=f"tile {done} of {of}")
 
         def on_more(more: int) -> None:
-            bar.move(total=bar.total + more)
+            bar.total += more
 
         before = signal.signal(signal.SIGINT, on_sigint)
         try:
