@@ -22,7 +22,6 @@ from ..runtime.evaluation.report import markdown, results, sheet
 from ..runtime.evaluation.ssim import load_ssim
 from ..runtime.evaluation.store import Store
 from ..runtime.evaluation.suite import TASKS, choose
-from ..runtime.pictures.damage import parse_sigma
 from ..runtime.pictures.images import check_output, write_png
 from ..runtime.restorer import Restorer
 from ..runtime.sampling.switch import METHODS
@@ -38,7 +37,8 @@ from .progress import stages, steps
 @click.option("--tasks", default="all", show_default=True, help=f"Comma-separated: {', '.join(TASKS)}.")
 @click.option("--methods", default=",".join(METHODS), show_default=True, help="Comma-separated.")
 @click.option("--vs", type=click.Choice(["deepinv"]), help="Also this library's DPS, DiffPIR and DDRM on the same.")
-@click.option("--sigma", metavar="S", help="Noise of every task, on [-1, 1]; default: 0.01, denoise 0.25.")
+@click.option("--noise", metavar="N", help="Noise of every task, in grey levels of 255; default: 1.3, denoise 32.")
+@click.option("--sigma", metavar="S", help="The same on [-1, 1]; default: 0.01, denoise 0.25.")
 @options.steps
 @click.option("--seeds", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Seeds 0 to N-1.")
 @click.option("--samples", metavar="N", type=click.IntRange(2), help="Restore N times: the mean, and its deviation.")
@@ -64,6 +64,7 @@ def command(
     tasks: str,
     methods: str,
     vs: str | None,
+    noise: str | None,
     sigma: str | None,
     steps_: int,
     seeds: int,
@@ -108,7 +109,7 @@ def command(
             ],
             tasks=choose(tasks, list(TASKS), "task"),
             seeds=seeds,
-            sigma=None if sigma is None else parse_sigma(sigma),
+            sigma=options.read_sigma(noise, sigma),
             samples=samples,
             lpips=None if lpips is None else Lpips(lpips).for_images(restorer.image_shape),
         )

@@ -7,13 +7,13 @@ from typing import Any
 import click
 import numpy as np
 
-from ..engines import BACKENDS, PRECISIONS
+from ..engines import BACKENDS, PRECISIONS, InputError
 from ..engines.embedded import FOLDERS
 from ..runtime.operators import GREY_WEIGHTS
 from ..runtime.operators.kernels import KINDS
-from ..runtime.pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_sigma, parse_size
+from ..runtime.pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_noise, parse_sigma, parse_size
 from ..runtime.pictures.images import read_kernel, read_mask, read_matrix
-from ..runtime.sampling.guidance import GUIDANCE
+from ..runtime.sampling.guidance import AIMS, GUIDANCE
 
 PATH = click.Path(path_type=Path)
 
@@ -63,6 +63,13 @@ guidance = click.option(
 )
 zeta = click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper.")
 lam = click.option("--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper.")
+aim = click.option(
+    "--aim",
+    type=click.Choice(list(AIMS)),
+    help="Denoising starts from the picture itself: for detail, the default, in 8 network calls, or for fidelity "
+    "(PSNR), in one. With --samples, or an option from --method to --lambda, it starts from noise. Other tasks have no "
+    "aims yet.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Say what was done as one JSON object, for scripts.")
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 
@@ -88,7 +95,8 @@ _DAMAGE = (
         "--matrix", metavar="A.npy", type=PATH, help="Measured by a matrix: C*H*W columns, or H*W for each channel."
     ),
     click.option("--grey", type=click.Choice(list(GREY_WEIGHTS)), help="Weights of R, G, B; default rec601."),
-    click.option("--sigma", metavar="S", help="Noise deviation on the [-1, 1] scale, such as 0.1 or 13/255."),
+    click.option("--noise", metavar="N", help="Noise deviation in grey levels of 255, such as 25."),
+    click.option("--sigma", metavar="S", help="The same on the [-1, 1] scale, such as 0.1 or 50/255."),
 )
 
 
@@ -113,9 +121,18 @@ def read_damage(options: dict[str, Any], **more: Any) -> Damage:
         fraction=options["keep_fraction"],
         matrix=None if options["matrix"] is None else read_matrix(options["matrix"]),
         grey=options["grey"],
-        sigma=None if options["sigma"] is None else parse_sigma(options["sigma"]),
+        sigma=read_sigma(options["noise"], options["sigma"]),
         **more,
     )
+
+
+def read_sigma(noise: str | None, sigma: str | None) -> float | None:
+    """The deviation on the [-1, 1] scale that --noise or --sigma says. Raises InputError, where both do too."""
+    if noise is not None and sigma is not None:
+        raise InputError("--noise and --sigma say the same, in grey levels and on [-1, 1]; leave one of them out")
+    if noise is not None:
+        return parse_noise(noise)
+    return None if sigma is None else parse_sigma(sigma)
 
 
 def _kernel(text: str | None) -> str | np.ndarray | None:

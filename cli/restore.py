@@ -20,7 +20,7 @@ from ..runtime.offline.run import Beside, Resources, Run, Written
 from ..runtime.offline.streams import STREAM
 from ..runtime.pictures.formats import PICTURES
 from ..runtime.pictures.images import check_output
-from ..runtime.sampling.guidance import GUIDANCE, PRESETS, Guidance
+from ..runtime.sampling.guidance import PRESET, PRESETS, Guidance
 from ..runtime.sampling.switch import METHODS
 from . import options, params, talk
 from .progress import pictures, stages, steps
@@ -40,14 +40,14 @@ from .progress import pictures, stages, steps
 @click.option(
     "--align", "align_", is_flag=True, help="Find the faces in a photograph, restore them, and paste them back."
 )
-@click.option("--method", type=click.Choice(list(METHODS)), default="hybrid", show_default=True)
+@options.aim
+@click.option("--method", type=click.Choice(list(METHODS)), help="How to steer; default: hybrid.")
 @options.switch
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    default="balanced",
-    show_default=True,
-    help=f"Sampling steps by name: {', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}.",
+    help=f"Sampling steps by name, {PRESET} by default: "
+    f"{', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}.",
 )
 @click.option("--steps", "steps_", metavar="T", type=int, help="Sampling steps, in place of the preset's.")
 @options.every
@@ -60,7 +60,7 @@ from .progress import pictures, stages, steps
     metavar="N",
     type=click.IntRange(1, 1000),
     default=1,
-    help="Restore N times: the mean, each, and a picture of their deviation.",
+    help="Restore N times, from noise: the mean, each, and a picture of their deviation.",
 )
 @options.backend
 @options.trust_engines
@@ -111,9 +111,10 @@ def command(
     fit: str | None,
     tile: bool,
     align_: bool,
-    method: str,
+    aim: str | None,
+    method: str | None,
     switch: str | None,
-    preset: str,
+    preset: str | None,
     steps_: int | None,
     every: int | None,
     guidance: str | None,
@@ -150,7 +151,7 @@ def command(
         raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
     if align_ and (tile or fit is not None):
         raise click.UsageError("--align says how a face comes to the prior's size; leave --tile and --fit out")
-    if switch is not None and method != "hybrid":
+    if switch is not None and method not in (None, "hybrid"):
         raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     if output is None and len(images) == 2 and images[1].suffix.lower() in PICTURES:
         if is_there(images[1]):
@@ -181,14 +182,20 @@ def command(
     targets = Targets.settle(sources, one, output, samples, resume, force, suffix)
     if save_params is not None:
         check_output(save_params, force, (".json",))
-    count = PRESETS[preset] if steps_ is None else steps_
+    if samples > 1 and aim is not None:
+        raise click.UsageError("--samples draws, and with --aim all would be the same; leave one of them out")
+    if samples > 1 and preset is None:
+        preset = PRESET
+    count = PRESETS[preset or PRESET] if steps_ is None else steps_
     with stages() as on_stage:
         on_stage("reading the plan")
         settings = Guidance(
-            steps=count,
-            switch=METHODS[method] if switch is None else switch,
+            aim=aim,
+            preset=preset,
+            steps=steps_,
+            switch=METHODS[method] if switch is None and method is not None else switch,
             every=every,
-            guidance=guidance or GUIDANCE[0],
+            guidance=guidance,
             zeta=zeta,
             lam=lam,
             seed=seed,
@@ -219,7 +226,7 @@ def command(
         talk.note(advice)
 
     def ready(found: Prepared) -> None:
-        said = f"{name_of(found.source)}: {_intention(found, name, count)}"
+        said = f"{name_of(found.source)}: {_intention(found, name, settings)}"
         if not one:
             talk.detail(said)
         elif not talk.is_quiet():
@@ -232,7 +239,7 @@ def command(
     with ExitStack() as stack:
         if ray and stdout is not None:
             stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what its nodes say
-        for outcome in _watched(run, stack, count * len(targets.paths) * samples, ready):
+        for outcome in _watched(run, stack, count, samples, ready):
             if one and isinstance(outcome, Failed):
                 raise InputError(outcome.why)
             outcomes.append(outcome)
@@ -250,21 +257,26 @@ def command(
         there = [str(path) for path in targets.there]
         click.echo(json.dumps({"restored": [*map(_said, restored)], "failed": failures, "there": there}))
     elif not one and not talk.is_quiet():
-        click.echo(f"{len(restored)} restored, {len(failed)} failed, {len(targets.there)} were there")
+        untouched = sum(written.unchanged for written in restored)
+        left = f"{untouched} left alone, " if untouched else ""
+        click.echo(f"{len(restored) - untouched} restored, {left}{len(failed)} failed, {len(targets.there)} were there")
     if failed:
         raise FrugalError("; ".join(f"{outcome.source}: {outcome.why}" for outcome in failed))
 
 
 def _watched(
-    run: Run, stack: ExitStack, total: int, on_ready: Callable[[Prepared], None]
+    run: Run, stack: ExitStack, count: int, samples: int, on_ready: Callable[[Prepared], None]
 ) -> Iterator[Written | Failed]:
-    """The outcomes of a run, with a bar of its `total` steps, or of its pictures where workers restore them."""
+    """The outcomes of a run, with a bar of steps, `count` a sample as it is foreseen, or of pictures for workers."""
     if not run.resources.spread:
+        total = count * len(run.targets.paths) * samples
         watch = stack.enter_context(steps("restoring", total, by_row=True))
+        guidance = run.order.guidance
 
         def ready(found: Prepared) -> None:
             on_ready(found)
-            watch.on_more((len(found.measurements) - 1) * total // len(run.targets.paths))
+            due = sum(guidance.steps_with(one.operator) for one in found.measurements)
+            watch.on_more((due - count) * samples)
 
         yield from run.here(ready, watch.on_step, watch.on_tiles)
         return
@@ -285,28 +297,33 @@ def _check_format(kind: str | None, output: Path | None) -> None:
         raise click.UsageError(f"--format {kind} is for pictures that -o does not name; {output} says its own")
 
 
-def _intention(found: Prepared, prior: str, count: int) -> str:
+def _intention(found: Prepared, prior: str, guidance: Guidance) -> str:
     """What a restoration is about to do, in a few words."""
     measurement, restorer = found.measurement, found.restorer
     height, width = restorer.image_shape[-2:]
     tiles = "whole" if restorer.tile is None else f"in {restorer.tiles} tiles"
-    size = f"{width}x{height}, {tiles}, by {prior} in {count} steps"
+    count = guidance.steps_with(measurement.operator)
+    size = f"{width}x{height}, {tiles}, by {prior} in {count} step{'s' * (count != 1)}"
     return f"{measurement.task} ({measurement.because}); {size}"
 
 
 def _said(written: Written) -> dict[str, Any]:
-    """A restoration for scripts."""
+    """A picture's outcome for scripts."""
     return {
         "image": str(written.source),
         "outputs": [str(path) for path in written.paths],
         "task": written.task,
         "because": written.because,
         "sigma": written.sigma,
+        "aim": written.aim,
+        "unchanged": written.unchanged,
         **written.figures,
     }
 
 
 def _sentence(written: Written, count: int, one: bool) -> str:
+    if written.unchanged:
+        return f"{written.paths[0]}: left as it was; {written.because}"
     figures = written.figures
     samples, gradients = len(figures["k"]), figures["gradients"][0]
     target = "standard output" if written.paths[0] == STREAM else written.paths[0]
@@ -314,6 +331,8 @@ def _sentence(written: Written, count: int, one: bool) -> str:
     said += f"and {gradients} gradient{'s' * (gradients != 1)}"
     if samples > 1:
         said += f" for each of {samples} samples"
-    if one:
+    if written.aim is not None:
+        said += f", aim {written.aim}"
+    elif one:
         return f"{said}; DMPS ran the last {figures['k'][0]} of {count} steps"
-    return f"{said}; {written.task} ({written.because})"
+    return said if one else f"{said}; {written.task} ({written.because})"

@@ -88,11 +88,35 @@ class Restored:
 
 
 @dataclass(frozen=True)
+class Untouched:
+    """A picture that nothing is wrong with, as it came."""
+
+    source: Path
+    data: bytes | None
+    """Its file; None where only part of it was to be restored, or at another size."""
+    pixels: np.ndarray
+    """(C, H, W) on [-1, 1]: what would have been restored."""
+    metadata: Metadata
+    because: str
+    sigma: float
+
+    @classmethod
+    def of(cls, one: Prepared, data: bytes) -> "Untouched":
+        photo, measurement = one.photo, one.measurement
+        whole = measurement.picture.shape[1:] == photo.pixels.shape[1:]
+        kept = data if whole else None
+        return cls(one.source, kept, measurement.picture, photo.metadata, measurement.because, measurement.sigma)
+
+
+@dataclass(frozen=True)
 class Failed:
     """A picture that cannot be read or restored, and why, in one sentence."""
 
     source: Path
     why: str
+
+
+Outcome = Restored | Untouched | Failed
 
 
 @dataclass(frozen=True)
@@ -124,22 +148,26 @@ class FolderRestorer:
         read: Callable[[Path], bytes],
         on_ready: Callable[[Prepared], object] = lambda prepared: None,
         on_step: Callable[[StepEvent], object] | None = None,
-    ) -> Iterator[Restored | Failed]:
+    ) -> Iterator[Outcome]:
         """Restore every picture, one after another, TOGETHER rows at a time; each as it would be alone.
 
-        read: gives a picture's file. on_ready: called with each before it is restored. FrugalErrors of one picture,
-        those of `read` among them, become its Failed.
+        One that nothing is wrong with is left untouched. read: gives a picture's file. on_ready: called with each
+        before it is restored. FrugalErrors of one picture, those of `read` among them, become its Failed.
         """
         size, pixels = together(self._order.samples), 0
-        portion: list[Prepared | Failed] = []
+        portion: list[Prepared | Untouched | Failed] = []
         for source in sources:
             try:
-                ready = self._prepare(source, read(source))
+                data = read(source)
+                ready = self._prepare(source, data)
             except FrugalError as error:
                 portion.append(Failed(source, str(error)))
             else:
-                on_ready(ready)
-                portion.append(ready)
+                if ready.measurement.is_clean:
+                    portion.append(Untouched.of(ready, data))
+                else:
+                    on_ready(ready)
+                    portion.append(ready)
                 pixels += math.prod(ready.restorer.image_shape[1:]) * self._order.samples
             if len(portion) == size or pixels >= PIXELS_TOGETHER:
                 yield from self._outcomes(portion, on_step)
@@ -147,10 +175,10 @@ class FolderRestorer:
         yield from self._outcomes(portion, on_step)
 
     def _outcomes(
-        self, portion: Sequence[Prepared | Failed], on_step: Callable[[StepEvent], object] | None
-    ) -> Iterator[Restored | Failed]:
+        self, portion: Sequence[Prepared | Untouched | Failed], on_step: Callable[[StepEvent], object] | None
+    ) -> Iterator[Outcome]:
         """What becomes of a portion, in its order."""
-        done: dict[Path, Restored | Failed] = {one.source: one for one in portion if isinstance(one, Failed)}
+        done: dict[Path, Outcome] = {one.source: one for one in portion if not isinstance(one, Prepared)}
         ready = (one for one in portion if isinstance(one, Prepared))
         for _, same in groupby(ready, lambda one: id(one.restorer)):
             for few in _portions(list(same), together(self._order.samples)):
@@ -173,8 +201,8 @@ class FolderRestorer:
             if sizing.said:
                 measurement = replace(measurement, because=f"{measurement.because}; {sizing.said}")
         prepared = Prepared(source, photo, measurement, mine, aligned)
-        if order.guidance.switch != "never":
-            for each in prepared.measurements:
+        for each in prepared.measurements:
+            if order.guidance.aim_with(each.operator) is None and order.guidance.switch != "never":
                 each.operator.prepare()
         return prepared
 

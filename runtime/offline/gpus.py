@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from ...engines import BackendError, FrugalError, InputError, Plan, PlanError, nvidia, open_plan
 from ...engines.machine import THREADS, cores
 from ..process import how_it_ended, launch
-from .folder import Order
-from .spread import Died, Outcome, Spread, Worker
+from .folder import Order, Outcome
+from .spread import Died, Spread, Worker
 
 
 def gpus_named(text: str) -> list[str]:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ...engines import InputError
-from ...engines.files import is_folder
+from ...engines.files import atomic_write, is_folder
 from ..pictures.formats import PICTURES, encode_picture, write_picture
 from ..pictures.images import check_output, to_picture
 from . import streams
-from .folder import Restored
+from .folder import Restored, Untouched
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Targets:
     """The one that several go into, whether it is there or not."""
     suffix: str
     """The format of those that are not named by the user, one of PICTURES."""
+    named: bool
+    """Whether it was said where they go: what nothing is wrong with goes nowhere else."""
 
     @classmethod
     def settle(
@@ -46,7 +48,7 @@ class Targets:
         InputError for what may not be written.
         """
         if output == streams.STREAM:
-            return cls({_alone(sources, one, samples): output}, [], None, suffix)
+            return cls({_alone(sources, one, samples): output}, [], None, suffix, named=True)
         in_folder = output is not None and is_folder(output)
         if one and not in_folder:
             targets = {source: output or source.parent / f"{source.stem}.restored{suffix}" for source in sources}
@@ -67,7 +69,7 @@ class Targets:
         if one or in_folder:
             for target in due.values():
                 check_outputs(target, samples, force or resume)
-        return cls(due, there, None if one else output, suffix)
+        return cls(due, there, None if one else output, suffix, output is not None)
 
 
 def output_paths(target: Path, samples: int) -> list[Path]:
@@ -105,6 +107,24 @@ def write_result(target: Path, restored: Restored, settings: Mapping[str, Any], 
         white = float(deviation.max())
         write_picture(paths[-1], to_picture(2 * deviation / (white or 1) - 1), {**settings, "white": white})
     return paths
+
+
+def write_untouched(target: Path, untouched: Untouched, suffix: str = ".png") -> list[Path]:
+    """Write a picture as it came: its file where the format is the same, its pixels otherwise.
+
+    suffix: the format for standard output. Raises FrugalError.
+    """
+    to_stream = target == streams.STREAM
+    name, data = f"standard output{suffix}" if to_stream else target.name, untouched.data
+    kind = PICTURES[Path(name).suffix.lower()]
+    if data is None or PICTURES.get(untouched.source.suffix.lower()) != kind:
+        data = encode_picture(name, to_picture(untouched.pixels), metadata=untouched.metadata)
+    if to_stream:
+        streams.write(data)
+    else:
+        with atomic_write(target) as file:
+            file.write(data)
+    return [target]
 
 
 def _alone(sources: Sequence[Path], one: bool, samples: int) -> Path:

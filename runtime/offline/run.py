@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...engines import Plan, gpu_backend, open_engine
+from ...engines import InputError, Plan, gpu_backend, open_engine
 from ...engines.files import make_folder
 from ..pictures.align import knows_faces, sees_face
 from ..pictures.images import check_output, to_picture
@@ -13,11 +13,11 @@ from ..pictures.settings import alone, png_settings
 from ..restorer import Restorer
 from ..sampling.loop import StepEvent
 from . import animation, streams, trace
-from .folder import Failed, FolderRestorer, Order, Prepared, Restored
+from .folder import Failed, FolderRestorer, Order, Outcome, Prepared, Restored, Untouched, name_of
 from .gpus import Devices
-from .outputs import Targets, write_result
+from .outputs import Targets, write_result, write_untouched
 from .ray_cluster import Cluster
-from .spread import Outcome, Spread
+from .spread import Spread
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Beside:
 
 
 class Written(NamedTuple):
-    """What became of a picture that was restored and written, without its pixels."""
+    """What became of a picture that was restored, or left as it was, and written, without its pixels."""
 
     source: Path
     paths: Sequence[Path]
@@ -70,8 +70,12 @@ class Written(NamedTuple):
     task: str
     because: str
     sigma: float
+    aim: str | None
+    """Of denoising that started from the picture itself."""
     figures: Mapping[str, Any]
-    """What it cost: those of `Result`."""
+    """What it cost: those of `Result`; none of a picture that was left as it was."""
+    unchanged: bool = False
+    """Whether nothing was wrong with it."""
 
 
 class Run:
@@ -131,16 +135,21 @@ class Run:
         """Restore and write every picture in this process, in order.
 
         on_ready: called with each picture before it is restored. on_step, on_tiles: as `Restorer.restore` and
-        `Restorer.at` take them.
+        `Restorer.at` take them. Raises InputError for the trace of a restoration without a switch.
         """
         assert self._restorer is not None  # workers restore otherwise
         folder = FolderRestorer(self._restorer, self.order, on_tiles)
+
+        def begin(prepared: Prepared) -> None:
+            if self._beside.traces and self.order.guidance.aim_with(prepared.measurement.operator) is not None:
+                raise InputError("--trace is of the switch, and denoising from the picture has none; add --preset fast")
+            on_ready(prepared)
 
         def each(event: StepEvent) -> None:
             self._recorder(event)
             on_step(event)
 
-        return self._written(folder.restore([*self.targets.paths], streams.read, on_ready, each))
+        return self._written(folder.restore([*self.targets.paths], streams.read, begin, each))
 
     def hire(self, on_loss: Callable[[str], object]) -> Spread:
         """Join the cluster, or get ready to start a process for each GPU; a context manager that ends the workers.
@@ -167,11 +176,22 @@ class Run:
         for outcome in outcomes:
             yield outcome if isinstance(outcome, Failed) else self._write(outcome)
 
-    def _write(self, restored: Restored) -> Written:
+    def _write(self, outcome: Restored | Untouched) -> Written | Failed:
         """The files of one picture. Raises FrugalError."""
-        source, result = restored.source, restored.result
         if self.targets.folder is not None:
             make_folder(self.targets.folder)  # not before there is something to put into it
+        return self._pass_on(outcome) if isinstance(outcome, Untouched) else self._write_result(outcome)
+
+    def _pass_on(self, one: Untouched) -> Written | Failed:
+        """The file of a picture that nothing is wrong with, where it was said where that goes."""
+        if not self.targets.named:
+            ask = "say what was done to it, such as --noise 5, or where it goes as it is: -o"
+            return Failed(one.source, f"{name_of(one.source)}: {one.because}; {ask}")
+        paths = write_untouched(self.targets.paths[one.source], one, self.targets.suffix)
+        return Written(one.source, paths, "denoise", one.because, one.sigma, None, {}, unchanged=True)
+
+    def _write_result(self, restored: Restored) -> Written:
+        source, result = restored.source, restored.result
         asked = alone(self._record, source)
         settings = png_settings(result.settings, result.k, restored.task, self.order.fit, asked, restored.faces)
         paths = write_result(self.targets.paths[source], restored, settings, self.targets.suffix)
@@ -179,4 +199,5 @@ class Run:
             trace.write_trace(path, trace.explain(result, self.plan))
         if self._beside.video is not None:
             self._recorder.write(self._beside.video, to_picture(result.image[0]))
-        return Written(source, paths, restored.task, restored.because, restored.sigma, result.figures)
+        aim = result.settings["aim"]
+        return Written(source, paths, restored.task, restored.because, restored.sigma, aim, result.figures)

@@ -14,12 +14,10 @@ from ...engines import BackendError, FrugalError, InputError, Plan, open_engine
 from ...engines.version import __version__
 from ..pictures.images import read_bytes
 from ..restorer import Restorer
-from .folder import Failed, FolderRestorer, Order, Restored, together
+from .folder import Failed, FolderRestorer, Order, Outcome, together
 
 ROUNDS = 4
 """Portions that each worker gets of a large folder, at least, so that all end at about the same time."""
-
-Outcome = Restored | Failed
 
 
 class Started(NamedTuple):

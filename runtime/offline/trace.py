@@ -41,7 +41,7 @@ class Explanation:
 
 
 def explain(result: Result, plan: Plan, row: int = 0) -> Explanation:
-    """What the switch of one row of `result`, restored with `plan`, looked at."""
+    """What the switch of one row of `result`, restored with `plan` from noise, looked at."""
     steps = result.settings["steps"]
     timesteps = Schedule.respaced(plan.manifest["schedule"], steps).timesteps
     k = result.k[row]

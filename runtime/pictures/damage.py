@@ -79,9 +79,25 @@ def parse_sigma(text: str) -> float:
         raise InputError(f"sigma must be a number or a fraction such as 13/255; got {text!r}") from None
     if not 0 <= sigma <= 2:
         raise InputError(
-            f"sigma = {text} is out of range: it is on the [-1, 1] scale, 0..2 (s grey levels of 255 are s/127.5)"
+            f"sigma = {text} is out of range: it is on the [-1, 1] scale, 0..2; noise in grey levels of 255 is --noise"
         )
     return sigma
+
+
+def parse_noise(text: str) -> float:
+    """Grey levels of 255 as sigma, which is on the [-1, 1] scale. Raises InputError outside 0..255."""
+    try:
+        levels = float(text)
+    except ValueError:
+        levels = -1.0
+    if not 0 <= levels <= 255:
+        raise InputError(f"noise is in grey levels of 255, such as 25; got {text!r}")
+    return sigma_of(levels)
+
+
+def sigma_of(levels: float) -> float:
+    """The deviation on the [-1, 1] scale of noise of so many grey levels of 255."""
+    return 2 * levels / 255
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -48,7 +48,7 @@ from .damage import (
 )
 from .decoding import MAX_PIXELS, Photo
 from .images import fit_photo, pad_photo
-from .noise_level import estimate_sigma
+from .noise_level import CLEAN, estimate_sigma
 
 PAINTED = ("inpaint", "outpaint")
 """The tasks that are nothing but a mask."""
@@ -71,6 +71,13 @@ class Measurement:
     """One clause that says how the task and sigma were settled."""
     inside: tuple[slice, slice] | None = None
     """Rows and columns of the restored image that the picture covers, where it was padded; None is all."""
+    is_clean: bool = False
+    """Whether nobody said what was done to the picture, and nothing was found: `because` says what was looked for."""
+
+    @property
+    def picture(self) -> np.ndarray:
+        """(C, H, W): the picture to be denoised, without its padding."""
+        return self.y if self.inside is None else self.y[(..., *self.inside)]
 
 
 def prepare(
@@ -116,10 +123,19 @@ def measure(
         share = f"{lost:.0%} of the pixels are missing"
         because = share if isinstance(operator, Inpaint) else f"{because}; {share}"
     y = _measured(photo, operator, task, damage)
-    sigma = damage.sigma
-    if sigma is None:
-        sigma = max(SIGMA, estimate_sigma(y[(..., *seen)])) if task == "denoise" else SIGMA
-        because += f"; sigma {sigma:.3f} {'estimated' if task == 'denoise' else 'assumed'}"
+    sigma, is_clean = damage.sigma, False
+    if sigma is None and task == "denoise":
+        found = estimate_sigma(y[(..., *seen)])
+        is_clean, sigma = damage.task is None and found < CLEAN, max(SIGMA, found)
+        levels = f"{127.5 * found:.1f} grey levels of 255"
+        because += (
+            f", and its noise is {levels}, below {127.5 * CLEAN:g}: nothing was found wrong"
+            if is_clean
+            else f"; sigma {sigma:.3f} estimated, {levels}"
+        )
+    elif sigma is None:
+        sigma = SIGMA
+        because += f"; sigma {sigma:.3f} assumed"
     inside = None
     if photo.outside is not None:
         factor = image_shape[1] // operator.measurement_shape[1]
@@ -127,7 +143,7 @@ def measure(
             slice(factor * seen[0].start, factor * seen[0].stop),
             slice(factor * seen[1].start, factor * seen[1].stop),
         )
-    return Measurement(operator, operator.observed(y), sigma, task, because, inside)
+    return Measurement(operator, operator.observed(y), sigma, task, because, inside, is_clean)
 
 
 def whole_operator(task: str, shape: Shape, damage: Damage) -> Resolvable:

@@ -4,6 +4,11 @@ import numpy as np
 
 from ...engines import InputError
 
+CLEAN = 2 / 127.5
+"""Noise below which a picture counts as clean, on the [-1, 1] scale: 2 grey levels of 255.
+
+On tune-20, as 8-bit PNGs, the estimate lies between 0.4 and 1.7 grey levels without noise, and above 2.0 from 2 on.
+"""
 SIDES = (8, 6, 5, 4, 3, 2, 1)
 """Sides of the patches in pixels, the largest first; the first of which there are enough is taken."""
 PER_DIMENSION = 8
@@ -27,7 +32,7 @@ def estimate_sigma(pixels: np.ndarray) -> float:
     """
     channels, height, width = pixels.shape
     if min(height, width) < 4:
-        raise InputError(f"the noise of a picture of {width}x{height} cannot be estimated; say --sigma")
+        raise InputError(f"the noise of a picture of {width}x{height} cannot be estimated; say --noise")
     side = next((one for one in SIDES if _count(pixels, one) >= PER_DIMENSION * channels * one**2), SIDES[-1])
     patches = _unclipped(_patches(np.asarray(pixels, np.float32), side))
     variance = _smallest(patches)

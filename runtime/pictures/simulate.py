@@ -21,7 +21,7 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
     if damage.border == "taper":
         raise InputError("--border taper is for restoring a photograph; damage one with circular, mirror or valid")
     if damage.task == "denoise" and damage.sigma is None:
-        raise InputError("say how much noise to add: --sigma, on the [-1, 1] scale")
+        raise InputError("say how much noise to add: --noise, in grey levels of 255, such as 25")
     clean = photo.pixels if damage.task != "colorize" else photo.colour().pixels
     shape: Shape = (clean.shape[0], clean.shape[1], clean.shape[2])
     refuse_unread(damage.task, damage)

@@ -14,6 +14,7 @@ from ...engines import Array, DivergedError, FrugalError, InputError
 from ...engines.tiled import Tiled
 from ..restorer import Restorer, Result
 from ..sampling.advance import advance
+from ..sampling.loop import no_seconds
 from ..sampling.restoration import Restoration
 from .costs import Costs
 
@@ -34,7 +35,7 @@ class Moved:
     """Steps left, T-1 .. 0."""
     steps: int
     phase: str
-    """"dps" or "dmps"."""
+    """"dps", "dmps" or "flow"."""
     settled: float
     """PSNR in dB between the last two estimates compared; -inf before."""
     x0hat: Array | None
@@ -76,7 +77,7 @@ class _Entry:
     restorer: Restorer
     rows: list[Restoration]
     priority: int
-    seconds: dict[str, float] = field(default_factory=lambda: {"dps": 0.0, "dmps": 0.0})
+    seconds: dict[str, float] = field(default_factory=no_seconds)
     largest: int = 1
     """The most rows that shared a call with one of its own, these included."""
 

@@ -22,6 +22,7 @@ from .equations import (
     gradient_at_x_t,
     hybrid_step,
     likelihood_score,
+    probability_flow_step,
     residual_gradient,
     resolvent_transition,
 )
@@ -76,20 +77,23 @@ def move(
     groups: Sequence[Group],
     c: Coefficients,
     x: Array,
-    z: Array,
+    z: Array | None,
     sigma: Array,
     constant: Array,
 ) -> tuple[Array, Array]:
     """x_{t-1} and the unguided x0hat, (B, C, H, W): one network call, then `kind`'s equation for each operator's rows.
 
-    `c` holds the rows' coefficients. `sigma` and `constant` are (B, 1, 1, 1), the latter as of `Restoration.constant`,
-    NaN for None.
+    `c` holds the rows' coefficients, `z` their noise, None where `kind` draws none. `sigma` and `constant` are
+    (B, 1, 1, 1), the latter as of `Restoration.constant`, NaN for None.
     """
     if kind.pulls:
         (out, variance), pull = engine.pullback(x, c.t)
     else:
         out, variance = engine.predict(x, c.t)
     x0hat, unclipped = estimate(x, out, c)
+    if kind is Move.FLOW:
+        return probability_flow_step(x, x0hat, c), x0hat
+    assert z is not None  # every other move draws
     if kind.pulls:
         parts = [residual_gradient(one.operator, one.y, x0hat[one.rows], sigma[one.rows]) for one in groups]
         gradient, excess = (_joined(of_groups) for of_groups in zip(*parts, strict=True))
@@ -113,7 +117,7 @@ def move(
 def _move(rows: Sequence[Restoration], engine: Engine) -> tuple[Array, Array]:
     xp = array_namespace(rows[0].x)
     x = _stack([row.x for row in rows], xp)
-    z = _stack([row.noise(engine.ahead)() for row in rows], xp)
+    z = _stack([row.noise(engine.ahead)() for row in rows], xp) if rows[0].move.draws else None
     c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
     sigma, constant = (_column([getattr(row, name) for row in rows], x, xp) for name in ("sigma", "constant"))
     return move(rows[0].move, engine, _groups(rows, xp), c, x, z, sigma, constant)

@@ -147,7 +147,8 @@ class Loaded:
         loaded = all(row is mine and row.held is self.name for row, mine in zip_longest(rows, self._rows))
         if not loaded:
             self.load(rows)
-        self._take_blocks([i for i, row in enumerate(rows) if not loaded or (row.step + 1) % BLOCK == 0])
+        if rows[0].move.draws:
+            self._take_blocks([i for i, row in enumerate(rows) if not loaded or (row.step + 1) % BLOCK == 0])
         replay()
         compared = any(row.compares for row in rows)
         return self._x, self._xp.asarray(self._x0hat, copy=True) if compared else self._x0hat

@@ -1,4 +1,5 @@
-"""The equations of one step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's move.
+"""The equations of one step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's move,
+the probability flow (Song et al., 2021).
 
 Pure functions over a batch (B, C, H, W); `c` holds each row's coefficients. Nothing here knows devices or loops.
 """
@@ -42,6 +43,15 @@ def ancestral(x: Array, x0hat: Array, variance: Array | None, z: Array, c: Coeff
         share = (variance + 1) / 2
         log_var = share * c.log_var_max + (1 - share) * c.log_var
     return c.mean_x0 * x0hat + c.mean_x * x + c.noise * xp.exp(log_var / 2) * z
+
+
+def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
+    """x_{t-1} without a draw: sqrt(abar') x0hat + sqrt((1 - abar') / (1 - abar)) (x_t - sqrt(abar) x0hat).
+
+    It is DDIM (Song et al., 2021), eq. 12 with eta = 0: Euler's step of the probability flow. In z = x_t / sqrt(abar)
+    and s = sqrt(1 - abar) / sqrt(abar) it reads z' = x0hat + s'/s (z - x0hat).
+    """
+    return c.abar_prev**0.5 * x0hat + c.noise_left * (x - c.abar**0.5 * x0hat)
 
 
 def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) -> tuple[Array, Array]:

@@ -5,17 +5,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...engines import InputError
-from ..operators import Operator, Resolvable
+from ..operators import Denoise, Operator, Resolvable
 from .switch import Switch
 
 PRESETS = {"quality": 100, "balanced": 50, "fast": 20}
 """Sampling steps T by name: three points of the frontier of docs/frontier.md."""
+PRESET = "balanced"
+"""The one that is taken where none is named."""
 GRADIENTS = 25
 """About how many gradients the hybrid takes if it never switches, and estimates it compares, whatever T."""
 OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """DPS's own constants, for 1000 steps, by operator; 1 for the others, its largest."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
+AIMS = {"detail": 8, "fidelity": 1}
+"""Network calls of a denoising that starts from the picture itself, at most: the probability flow, or its mean."""
+SAMPLED = ("preset", "steps", "switch", "every", "guidance", "zeta", "lam")
+"""The settings of the sampler that starts from noise. Where one of them is given, denoising does so too."""
 
 
 def stride_of(steps: int) -> int:
@@ -28,23 +34,62 @@ class Guidance:
     """What is asked of a restoration: the settings of `Restorer.restore`, which says what each means."""
 
     sigma: float = 0.01
-    preset: str = "balanced"
+    aim: str | None = None
+    preset: str | None = None
     steps: int | None = None
-    switch: str | int = "auto"
+    switch: str | int | None = None
     every: int | None = None
-    guidance: str = "own"
+    guidance: str | None = None
     zeta: float | None = None
     lam: float | None = None
     seed: int = 0
     sample: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise InputError for an aim that is none, and for one beside settings of the sampler from noise."""
+        if self.aim is None:
+            return
+        if self.aim not in AIMS:
+            raise InputError(f"there is no aim {self.aim!r}; choose one of {', '.join(AIMS)}")
+        if self.sampled:
+            name = {"lam": "lambda"}.get(self.sampled[0], self.sampled[0])
+            raise InputError(
+                f"an aim starts from the picture, and {name} is for the sampler that starts from noise; leave one out"
+            )
+
+    @property
+    def sampled(self) -> list[str]:
+        """The settings given that only the sampler from noise has."""
+        return [name for name in SAMPLED if getattr(self, name) is not None]
+
+    def aim_with(self, operator: Operator) -> str | None:
+        """The aim with which `operator` is undone; None is the sampler from noise. Raises InputError."""
+        if isinstance(operator, Denoise):
+            return self.aim or (None if self.sampled else next(iter(AIMS)))
+        if self.aim is not None:
+            raise InputError(f"aims are for denoising, and {operator.name} has none yet; leave the aim out")
+        return None
+
+    def steps_with(self, operator: Operator) -> int:
+        """The steps of a row with `operator`; with an aim, at most. Raises InputError."""
+        aim = self.aim_with(operator)
+        if aim is not None:
+            return AIMS[aim]
+        preset = PRESET if self.preset is None else self.preset
+        if preset not in PRESETS:
+            raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        return PRESETS[preset] if self.steps is None else self.steps
+
     def settle(self, operator: Operator, rows: int = 1) -> "Settled":
         """The numbers that `rows` rows with `operator` carry. Raises InputError for what cannot be had."""
         if not 0 <= self.sigma <= 2:
             raise InputError(f"sigma is on the [-1, 1] scale and must lie in 0..2; got {self.sigma}")
-        if self.preset not in PRESETS:
-            raise InputError(f"there is no preset {self.preset!r}; choose one of {', '.join(PRESETS)}")
-        steps = PRESETS[self.preset] if self.steps is None else self.steps
+        for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
+            if not 0 <= value <= last < 2**64:
+                raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
+        aim, steps = self.aim_with(operator), self.steps_with(operator)
+        if aim is not None:
+            return Settled(steps, Switch(0, 0), None, None, None, 1, aim)
         switch = self._switch(operator, steps)
         zeta, lam = self._constants(operator)
         every = self.every
@@ -53,26 +98,25 @@ class Guidance:
         sparse = isinstance(operator, Resolvable) and zeta is None and switch.k_max > 0 and switch.k_min < steps
         if every is not None and not sparse:
             raise InputError("every is for the hybrid with a step size of its own; leave it out, or zeta and guidance")
-        for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
-            if not 0 <= value <= last < 2**64:
-                raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
         stride = every or stride_of(steps)
-        return Settled(steps, switch, zeta, lam, stride if sparse else None, stride)
+        return Settled(steps, switch, zeta, lam, stride if sparse else None, stride, None)
 
     def _switch(self, operator: Operator, steps: int) -> Switch:
         """The rule asked for; DPS to the end where the operator has no resolvent, unless DMPS was asked for by name."""
         linear = isinstance(operator, Resolvable)
-        rule = Switch.parse("never" if self.switch == "auto" and not linear else self.switch, steps)
+        asked = "auto" if self.switch is None else self.switch
+        rule = Switch.parse("never" if asked == "auto" and not linear else asked, steps)
         if not linear and rule.k_max > 0:
             raise InputError(f"{operator.name} is not a linear operator, so DMPS cannot run; use DPS: switch='never'")
         return rule
 
     def _constants(self, operator: Operator) -> tuple[float | None, float | None]:
         """zeta and lambda, None where the sampler finds the step sizes."""
-        if self.guidance not in GUIDANCE:
-            raise InputError(f"there is no guidance {self.guidance!r}; choose one of {', '.join(GUIDANCE)}")
+        guidance = GUIDANCE[0] if self.guidance is None else self.guidance
+        if guidance not in GUIDANCE:
+            raise InputError(f"there is no guidance {guidance!r}; choose one of {', '.join(GUIDANCE)}")
         zeta, lam = self.zeta, self.lam
-        if self.guidance == "official":
+        if guidance == "official":
             zeta = OFFICIAL_ZETA.get(operator.name, 1.0) if zeta is None else zeta
             lam = OFFICIAL_LAMBDA if lam is None else lam
         for name, value in {"zeta": zeta, "lambda": lam}.items():
@@ -85,9 +129,12 @@ class Settled(NamedTuple):
     """The numbers of a restoration. None leaves a size to the sampler, and `every` None means the paper's DPS."""
 
     steps: int
+    """At most, with an aim."""
     switch: Switch
     zeta: float | None
     lam: float | None
     every: int | None
     stride: int
     """Steps between the estimates that the switch compares."""
+    aim: str | None
+    """Of AIMS, to start from the measurement itself; None starts from noise."""

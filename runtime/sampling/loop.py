@@ -1,4 +1,4 @@
-"""The plain loop that takes rows of one schedule from pure noise to images."""
+"""The plain loop that takes rows of one schedule from where they begin to images."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,8 @@ from .restoration import Move, Phase, Restoration
 T = TypeVar("T")
 TRIALS = 3
 """Steps that are timed for one figure."""
+PHASES = (Phase.DPS, Phase.DMPS, Phase.FLOW)
+"""Those in which there are steps."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class StepEvent:
     """Steps left, T-1 .. 0."""
     steps: int
     phases: tuple[str, ...]
-    """"dps" or "dmps" for each row: the phase of the step just made."""
+    """"dps", "dmps" or "flow" for each row: the phase of the step just made."""
     settled: tuple[float, ...]
     """PSNR in dB between the last two estimates compared, for each row; -inf before."""
     x0hat: np.ndarray
@@ -38,17 +40,18 @@ def run(
     batch: int = 1,
     on_step: Callable[[StepEvent], object] | None = None,
 ) -> dict[str, float]:
-    """Take rows of one number of steps to their end, a step at a time, by network calls of `batch` rows.
+    """Take rows to their end, a step at a time, by network calls of `batch` rows.
 
-    Returns the seconds of each phase, "dps" and "dmps". Raises DivergedError, and what `on_step` raises.
+    `on_step` hears of those that were moved: rows that start from pictures of less noise have fewer steps.
+    Returns the seconds of each phase, "dps", "dmps" and "flow". Raises DivergedError, and what `on_step` raises.
     """
     engine.prepare(any(row.move.pulls for row in rows), batch)
-    seconds = {"dps": 0.0, "dmps": 0.0}
-    while rows[0].step >= 0:
-        phases = [row.phase for row in rows]
-        moves = [(row.phase, row.move) for row in rows]
-        for phase, move in product((Phase.DPS, Phase.DMPS), Move):
-            due = [row for row, now in zip(rows, moves, strict=True) if now == (phase, move)]
+    seconds = no_seconds()
+    while live := [row for row in rows if row.step >= 0]:
+        phases = [row.phase for row in live]
+        moves = [(row.phase, row.move) for row in live]
+        for phase, move in product(PHASES, Move):
+            due = [row for row, now in zip(live, moves, strict=True) if now == (phase, move)]
             for rows_of_a_call in halved(due, batch):
                 started = time.perf_counter()
                 advance(rows_of_a_call, engine)
@@ -56,17 +59,22 @@ def run(
                     float(rows_of_a_call[0].x[0, 0, 0])  # waits for a device: the seconds are the phase's
                 seconds[phase.value] += time.perf_counter() - started
         if on_step is not None:
-            settle(rows)
+            settle(live)
             on_step(
                 StepEvent(
-                    step=rows[0].step + 1,
-                    steps=len(rows[0].schedule),
+                    step=max(row.step for row in live) + 1,
+                    steps=max(len(row.schedule) for row in live),
                     phases=tuple(phase.value for phase in phases),
-                    settled=tuple(row.trace[-1] if row.trace else -np.inf for row in rows),
-                    x0hat=np.stack([to_numpy(row.x0hat) for row in rows if row.x0hat is not None]),
+                    settled=tuple(row.trace[-1] if row.trace else -np.inf for row in live),
+                    x0hat=np.stack([to_numpy(row.x0hat) for row in live if row.x0hat is not None]),
                 )
             )
     return seconds
+
+
+def no_seconds() -> dict[str, float]:
+    """Return the seconds of each phase before anything was done."""
+    return {phase.value: 0.0 for phase in PHASES}
 
 
 def step_seconds(rows: Sequence[Restoration], engine: Engine) -> float:

@@ -1,7 +1,9 @@
-"""The default method on one page: one image, float64, an operator with an SVD, a switch at a given step.
+"""The default methods on one page: one image, float64.
 
-DDRM's closed form at each step, with DPS's gradient at every M-th until k steps are left. Nothing runs this; a test
-holds `Restorer` equal to it. docs/method.md has the reasons, docs/equations.md the symbols.
+`restore`, for an operator with an SVD and a switch at a given step: DDRM's closed form at each step, with DPS's
+gradient at every M-th until k steps are left. `denoise`, where noise is all there is: the probability flow from the
+picture down.
+Nothing runs this; a test holds `Restorer` equal to it. docs/method.md has the reasons, docs/equations.md the symbols.
 """
 
 from collections.abc import Callable
@@ -71,3 +73,26 @@ def restore(
             x_prev = x_prev - min((1 + abar) * polyak, longest) * g
         x = x_prev
     return np.clip(x, -1, 1)
+
+
+def denoise(
+    predict: Callable[[np.ndarray, int], np.ndarray], y: np.ndarray, sigma: float, train_betas: np.ndarray, steps: int
+) -> np.ndarray:
+    """The image x0, (1, C, H, W) on [-1, 1], of which y = x0 + sigma n is a noisy picture; sigma is above 0.
+
+    y is x_t / sqrt(abar_t) itself, where the noise of that is sigma: one step gives E[x0 | y], more the end of the
+    probability flow. `predict` as of `restore`.
+    """
+    abars = np.cumprod(1 - train_betas)
+    noises = ((1 - abars) / abars) ** 0.5
+    levels = np.linspace(sigma**2, min(sigma, 0.02) ** 2, steps)
+    timesteps = [int(np.argmin(np.abs((1 - abars) ** 0.5 - (level / (1 + level)) ** 0.5))) for level in levels]
+    timesteps = sorted(set(timesteps), reverse=True)
+    z, s = y, sigma
+    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        eps = predict(z / (1 + s**2) ** 0.5, t)
+        x0hat = np.clip(z - s * eps, -1, 1)
+        s_next = 0.0 if following is None else float(noises[following])
+        z = x0hat + s_next / s * (z - x0hat)
+        s = s_next
+    return z

@@ -28,6 +28,8 @@ class Phase(Enum):
 
     DPS = "dps"
     DMPS = "dmps"
+    FLOW = "flow"
+    """The picture itself is the state at its noise: there is no structure to find, and no switch."""
     DONE = "done"
 
 
@@ -38,11 +40,17 @@ class Move(Enum):
     DMPS = "dmps_step"
     HYBRID = "hybrid_step"
     CLOSED_FORM = "closed_form"
+    FLOW = "probability_flow_step"
 
     @property
     def pulls(self) -> bool:
         """Whether it takes a gradient through the network."""
         return self in (Move.DPS, Move.HYBRID)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it takes noise."""
+        return self is not Move.FLOW
 
 
 @dataclass
@@ -65,6 +73,8 @@ class Restoration:
     seed: int
     sample: int
     x: Array
+    aim: str | None = None
+    """Of guidance.AIMS, where `x` began as the scaled measurement; None where it began as noise."""
     step: int = field(init=False)
     x0hat: Array | None = None
     """The last unguided estimate, (C, H, W)."""
@@ -89,11 +99,15 @@ class Restoration:
     def phase(self) -> Phase:
         if self.step < 0:
             return Phase.DONE
+        if self.aim is not None:
+            return Phase.FLOW
         return Phase.DPS if self.k is None else Phase.DMPS
 
     @property
     def move(self) -> Move:
         """What makes the next step."""
+        if self.aim is not None:
+            return Move.FLOW
         if self.phase is Phase.DPS and self.every is None:
             return Move.DPS
         if self.phase is Phase.DPS and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0:
@@ -103,11 +117,13 @@ class Restoration:
     @property
     def compares(self) -> bool:
         """Whether the estimate of the next step is one that is compared."""
-        return (len(self.schedule) - 1 - self.step) % self.stride == 0
+        return self.aim is None and (len(self.schedule) - 1 - self.step) % self.stride == 0
 
     @property
     def compared(self) -> tuple[int, ...]:
         """The step of each entry of a whole trace, which is how many were left when it was taken."""
+        if self.aim is not None:
+            return ()
         return tuple(range(len(self.schedule) - 1 - self.stride, -1, -self.stride))
 
     @property

@@ -15,6 +15,10 @@ from ...engines.plan import UNSAID
 EARLY_RATE, LATE_RATE, MOST_FRESH = 1.5, 8.0, 0.85
 """How fast the closed form renews x_t's noise, in units of the ancestral sampler's rate, far above and far below a
 signal-to-noise ratio of 1; and eta at most, DDRM's. Chosen on tune-100 (docs/method.md)."""
+LEAST_NOISE = 0.02
+"""Deviation of the noise at the last step of the probability flow, on the [-1, 1] scale."""
+TINY = 1e-6
+"""Noise of a picture that is said to have none."""
 
 
 def fresh_share(abar: np.ndarray, beta: np.ndarray) -> np.ndarray:
@@ -49,6 +53,8 @@ class Coefficients:
     """The learned range goes from log_var (the posterior's) to log_var_max (log beta)."""
     noise: Array
     """1, but 0 at the last step."""
+    noise_left: Array
+    """sqrt((1 - abar_{t-1}) / (1 - abar)): the share of x_t's noise, in amplitude, that x_{t-1} has; 0 at the last."""
 
     def rows(self, rows: slice) -> "Coefficients":
         """Those of some rows; what is one for all stays as it is."""
@@ -63,7 +69,7 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training schedule respaced to T steps, indexed T-1 (pure noise) .. 0. Tables in float64."""
+    """A training schedule cut down to T steps, indexed T-1 (the most noise) .. 0. Tables in float64."""
 
     timesteps: np.ndarray
     """(T,) the original integers the network was trained with, ascending."""
@@ -89,6 +95,25 @@ class Schedule:
             config.get("variance_type", UNSAID["variance_type"]),
         )
 
+    @classmethod
+    def below(cls, config: Mapping[str, Any], sigma: float, steps: int) -> "Schedule":
+        """`steps` steps at most from a picture y = x0 + sigma n down to x0, their noise levels spaced by squares.
+
+        With s^2 = (1 - abar) / abar, sqrt(abar) y is x_t where s = sigma. The first step has that abar, and the trained
+        t of the nearest noise. In the others s^2 falls evenly to LEAST_NOISE^2, at a trained t each; there are fewer
+        where so many different t do not lie between, and none where `sigma` is below LEAST_NOISE.
+        """
+        abar, variance = np.cumprod(1 - train_betas(config)), max(sigma, TINY) ** 2
+        levels = np.linspace(variance, min(variance, LEAST_NOISE**2), steps)
+        noises = (levels / (1 + levels)) ** 0.5  # sqrt(1 - abar), finite whatever the schedule ends in
+        kept = np.unique(np.abs((1 - abar) ** 0.5 - noises[:, None]).argmin(axis=1))
+        return cls(
+            kept,
+            np.append(abar[kept[:-1]], 1 / (1 + variance)),
+            config.get("prediction_type", UNSAID["prediction_type"]),
+            config.get("variance_type", UNSAID["variance_type"]),
+        )
+
     @cached_property
     def _placed(self) -> dict[Any, dict[str, Array]]:
         return {}
@@ -104,7 +129,7 @@ class Schedule:
         alpha = abar / abar_prev
         beta = 1 - alpha
         posterior = beta * (1 - abar_prev) / (1 - abar)
-        posterior[0] = posterior[1]  # only its logarithm's sake: no noise is added at the last step
+        posterior[0] = (*posterior, *beta)[1]  # only its logarithm's sake: no noise is added at the last step
         x0_x, x0_out = {
             "epsilon": (1 / np.sqrt(abar), np.sqrt(1 / abar - 1)),
             "v_prediction": (np.sqrt(abar), np.sqrt(1 - abar)),
@@ -124,6 +149,7 @@ class Schedule:
             "log_var": log_var,
             "log_var_max": np.log(beta),
             "noise": (np.arange(len(abar)) > 0).astype(np.float64),
+            "noise_left": np.append(0.0, ((1 - abar[:-1]) / (1 - abar[1:])) ** 0.5),
         }
 
     def at(self, step: int, like: Array, xp: Namespace) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from fastapi import HTTPException, Request
 
 from ...engines import WorkerError
 from ..pictures.decoding import FORMATS, Limits
+from ..pictures.measurement import Measurement
 from ..pool import Pool
 from ..restorer import Result
 from .errors import status_of
@@ -101,6 +102,8 @@ class Service:
         measurement = prepared.measurement
         request.state.facts = {"task": measurement.task}
         job = Job.of(measurement, prepared.metadata, parameters.options(), prepared.files)
+        if measurement.is_clean:
+            return job, asyncio.create_task(self._pass_on(job, measurement))
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def submit(**more: Any) -> "Future[Result]":
@@ -135,6 +138,11 @@ class Service:
         self.metrics.restored.labels(job.state if job.error is None else status_of(job.error)[1]).inc()
         if job.state == "done":
             self.metrics.seconds.observe(time.perf_counter() - started)
+
+    async def _pass_on(self, job: Job, measurement: Measurement) -> None:
+        await job.pass_on(measurement)
+        self.jobs.forget()
+        self.metrics.restored.labels(job.state).inc()
 
     def _check_open(self) -> None:
         if self.draining:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ...engines import InputError
 from ..operators import GREY_WEIGHTS
 from ..operators.kernels import KINDS
-from ..pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_size
-from ..sampling.guidance import GUIDANCE, PRESETS
+from ..pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_size, sigma_of
+from ..sampling.guidance import AIMS, GUIDANCE, PRESET, PRESETS
 from ..sampling.switch import METHODS
 
 MAX_BYTES = 16 << 10
@@ -30,8 +30,8 @@ class Parameters(BaseModel):
         json_schema_extra={
             "examples": [
                 {"task": "sr", "scale": 4},
-                {"task": "inpaint", "hole": [24, 24], "sigma": 0.01, "seed": 7},
-                {"task": "deblur", "kernel": "motion:9,30", "sigma": 0.05, "preset": "quality"},
+                {"task": "inpaint", "hole": [24, 24], "noise": 1.3, "seed": 7},
+                {"task": "deblur", "kernel": "motion:9,30", "noise": 6, "preset": "quality"},
             ]
         },
     )
@@ -41,6 +41,9 @@ class Parameters(BaseModel):
     )
     sigma: float | None = Field(
         None, ge=0, le=2, allow_inf_nan=False, description="Deviation of the noise on the [-1, 1] scale."
+    )
+    noise: float | None = Field(
+        None, ge=0, le=255, allow_inf_nan=False, description="The same in grey levels of 255: sigma is 2 noise / 255."
     )
     hole: Size | None = Field(None, description="A missing box in the middle: width, height.")
     keep: Size | None = Field(None, description="The kept box in the middle: width, height.")
@@ -56,14 +59,25 @@ class Parameters(BaseModel):
         None, description="Bring a picture to the prior's size, where that has one; pad and none leave it at its own."
     )
     tile: bool = Field(False, deprecated=True, description="A picture is restored at its own size anyway.")
-    method: Literal[tuple(METHODS)] = Field("hybrid", description="How to steer.")  # type: ignore[valid-type]
+    aim: Literal[tuple(AIMS)] | None = Field(  # type: ignore[valid-type]
+        None,
+        description="Denoising starts from the picture itself: for detail, the default, or for fidelity. Of the method "
+        "and the fields after it but seed and timeout, any starts it from noise.",
+    )
+    method: Literal[tuple(METHODS)] | None = Field(  # type: ignore[valid-type]
+        None, description="How to steer; by default the hybrid."
+    )
     switch: Literal["auto"] | Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="The hybrid's: how many DMPS steps end it, or auto."
     )
-    preset: Literal[tuple(PRESETS)] = Field("balanced", description="Sampling steps by name.")  # type: ignore[valid-type]
+    preset: Literal[tuple(PRESETS)] | None = Field(  # type: ignore[valid-type]
+        None, description=f"Sampling steps by name; by default {PRESET}."
+    )
     steps: int | None = Field(None, ge=2, le=1000, description="Sampling steps, in place of the preset's.")
     every: int | None = Field(None, ge=2, le=1000, description="The hybrid takes a gradient at every so manieth step.")
-    guidance: Literal[GUIDANCE] = Field("own", description="Whose step sizes.")  # type: ignore[valid-type]
+    guidance: Literal[GUIDANCE] | None = Field(  # type: ignore[valid-type]
+        None, description=f"Whose step sizes; by default {GUIDANCE[0]}."
+    )
     zeta: float | None = Field(None, ge=0, allow_inf_nan=False, description="A constant step size for DPS.")
     lam: float | None = Field(
         None, ge=0, allow_inf_nan=False, alias="lambda", description="A constant step size for DMPS."
@@ -86,7 +100,9 @@ class Parameters(BaseModel):
             raise InputError("; ".join(_clause(one) for one in error.errors(include_url=False))) from None
 
     def damage(self, mask: Any) -> Damage:
-        """What was done to the picture; `mask` (H, W) bool or None."""
+        """What was done to the picture; `mask` (H, W) bool or None. Raises InputError for noise said twice."""
+        if self.noise is not None and self.sigma is not None:
+            raise InputError("noise and sigma say the same, in grey levels and on [-1, 1]; leave one of them out")
         return Damage(
             task=self.task,
             mask=mask,
@@ -98,15 +114,16 @@ class Parameters(BaseModel):
             border=self.border,
             fraction=self.keep_fraction,
             grey=self.grey,
-            sigma=self.sigma,
+            sigma=self.sigma if self.noise is None else sigma_of(self.noise),
         )
 
     def settings(self) -> dict[str, Any]:
         """The settings of `Restorer.restore`. Raises InputError for a switch without the hybrid."""
-        if self.switch is not None and self.method != "hybrid":
+        if self.switch is not None and self.method not in (None, "hybrid"):
             raise InputError(f"switch is for the hybrid; {self.method} has none")
         return {
-            "switch": METHODS[self.method] if self.switch is None else self.switch,
+            "aim": self.aim,
+            "switch": METHODS[self.method] if self.switch is None and self.method is not None else self.switch,
             "preset": self.preset,
             "steps": self.steps,
             "every": self.every,

@@ -41,7 +41,7 @@ def test_settings_repeat_the_result(restorer, operator, how):
     named = {"lam" if name == "lambda" else name: value for name, value in first.settings.items()}
     again = {name: named[name] for name in inspect.signature(restorer.restore).parameters if name in named}
     again.pop("operator")
-    assert set(again) == {"sigma", "steps", "switch", "every", "zeta", "lam", "seed", "sample", "batch"}
+    assert set(again) == {"sigma", "aim", "steps", "switch", "every", "zeta", "lam", "seed", "sample", "batch"}
     second = restorer.restore(measurement(operator, 2), operator, **again)
     assert np.array_equal(first.image, second.image)
     assert first.settings == second.settings
@@ -105,7 +105,8 @@ EVERY = "every is for the hybrid with a step size of its own; leave it out, or z
         (np.zeros((3, 8, 8)), {"lam": np.inf}, "lambda must be a finite number"),
         (np.zeros((3, 8, 8)), {"seed": -1}, "seed must be"),
         (np.zeros((2, 3, 8, 8)), {"sample": 2**64 - 1}, "sample must be"),
-        (np.zeros((3, 8, 8)), {"switch": None}, "switch must be"),
+        (np.zeros((3, 8, 8)), {"switch": "2.5"}, "switch must be"),
+        (np.zeros((3, 8, 8)), {"aim": "detail"}, "aims are for denoising, and sr has none yet; leave the aim out"),
         (np.zeros((3, 8, 8)), {"switch": np.inf}, "switch must be"),
         (np.zeros((3, 8, 8)), {"preset": "best"}, "no preset 'best'; choose one of quality, balanced, fast"),
         (np.zeros((3, 8, 8)), {"guidance": "ours"}, "no guidance 'ours'; choose one of own, official"),

@@ -54,7 +54,8 @@ async function greet() {
   $("scale").replaceChildren(...factors.map((r) => new Option(`${r}`, r, r === 4, r === 4)));
   const presets = Object.entries(service.presets).sort((a, b) => a[1] - b[1]);
   $("preset").replaceChildren(
-    ...presets.map(([name, steps]) => new Option(`${name}, ${steps} steps`, name, name === "balanced", name === "balanced")),
+    new Option("as the task needs", ""),
+    ...presets.map(([name, steps]) => new Option(`${name}, ${steps} steps`, name)),
   );
   $("keep").value = Math.round(Math.min(width, height) * 0.75);
 }
@@ -311,9 +312,9 @@ function parameters() {
     const fits = guessed || (bitmap.width * scale === width && bitmap.height * scale === height);
     if (!fits && !isWhole() && !(task === "outpaint" && isSmall())) asked.fit = $("fit").value === "resize" ? "resize" : "crop";
   }
-  asked.method = $("method").value;
+  if ($("method").value !== "hybrid") asked.method = $("method").value;
   if ($("steps").value) number("steps", $("steps").value);
-  else asked.preset = $("preset").value;
+  else if ($("preset").value) asked.preset = $("preset").value;
   number("seed", $("seed").value);
   return asked;
 }
@@ -493,6 +494,10 @@ async function finish(said, seen) {
   slider.value = 50;
   cut();
   view("done");
+  if (said.unchanged) {
+    $("status").textContent = `Left as it was: ${said.because}.`;
+    return;
+  }
   Object.assign(seen, { k: said.k, trace: said.trace, steps: said.steps });
   draw(seen);
   const calls = `${said.forwards} network calls, ${said.gradients || "none"} of them with a gradient`;

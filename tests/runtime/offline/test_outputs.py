@@ -30,7 +30,7 @@ def test_a_folder_is_made_with_the_first_result(here, monkeypatch):
 
 def test_two_pictures_never_share_an_output(here):
     Image.new("RGB", (16, 16), "red").save("photos/a.jpg")
-    assert "4 restored" in frugal(*RESTORE, "photos", "-o", "out").output
+    assert "3 restored, 1 left alone" in frugal(*RESTORE, "photos", "-o", "out").output
     assert {"a.png.png", "a.jpg.png"} <= {path.name for path in Path("out").iterdir()}
     Path("more").mkdir()
     Image.new("RGB", (16, 16), "red").save("more/a.png")

@@ -65,7 +65,7 @@ def test_before_workers_read_the_pictures_the_order_tells_that_a_prior_knows_fac
 def test_outcomes_come_apart_in_the_pictures_order(here):
     run = run_of(Beside())
     first, second, third = (Path("photos") / name for name in ("a.png", "b.png", "c.jpg"))
-    written = [Written(source, [], "denoise", "", 0.1, {}) for source in (third, first)]
+    written = [Written(source, [], "denoise", "", 0.1, None, {}) for source in (third, first)]
     assert run.apart([*written, Failed(second, "why")]) == ([*reversed(written)], [Failed(second, "why")])
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from frugal_rt import InputError
 from frugal_rt.runtime.operators import Iterative, dense
-from frugal_rt.runtime.pictures.damage import Damage, parse_sigma, parse_size
+from frugal_rt.runtime.pictures.damage import Damage, parse_noise, parse_sigma, parse_size
 from frugal_rt.runtime.pictures.measurement import prepare
 
 from .photos import HOLE, SHAPE, photo
@@ -82,6 +82,19 @@ def test_sigma_is_a_number_or_a_fraction(text, sigma):
 def test_other_sigmas_are_refused(text):
     with pytest.raises(InputError, match="sigma"):
         parse_sigma(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sigma"), [("25", 50 / 255), ("0", 0), ("255", 2), ("1.275", 0.01), (" 5 ", 10 / 255)]
+)
+def test_noise_is_in_grey_levels(text, sigma):
+    assert parse_noise(text) == pytest.approx(sigma)
+
+
+@pytest.mark.parametrize("text", ["256", "-1", "nan", "inf", "13/255", "much", ""])
+def test_other_noises_are_refused(text):
+    with pytest.raises(InputError, match="noise is in grey levels of 255, such as 25; got"):
+        parse_noise(text)
 
 
 def test_sizes():

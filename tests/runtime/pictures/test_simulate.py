@@ -64,7 +64,7 @@ def test_random_masks_lose_their_share():
     ("damage", "sentence"),
     [
         (Damage(), "--task"),
-        (Damage(task="denoise"), "--sigma"),
+        (Damage(task="denoise"), "--noise"),
         (Damage(task="deblur", kernel="motion:3", border="taper"), "--border taper is for restoring"),
         (Damage(task="inpaint", share=1.5), "between 0 and 1"),
         (Damage(task="denoise", sigma=0.1, share=0.5), "--random does not go with denoise"),

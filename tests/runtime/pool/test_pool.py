@@ -61,6 +61,7 @@ def test_results_are_those_of_a_restorer_bit_for_bit_from_threads_and_coroutines
         (SR, {"steps": 8, "sigma": 0.1}),
         (operators.Denoise(SHAPE), {"steps": 5, "switch": "always", "seed": 3}),
         (operators.Deblur.gaussian(SHAPE, 1.0), {"steps": 6, "switch": "never", "preset": "fast"}),
+        (operators.Denoise(SHAPE), {"sigma": 0.3, "aim": "detail"}),
     ]
     futures = [pool.submit(measurement(operator), operator, **settings) for operator, settings in asked]
 

@@ -106,6 +106,17 @@ SETTINGS = [
 ]
 
 
+def test_replays_of_a_denoising_from_the_picture_are_steps_and_draw_nothing(monkeypatch):
+    operator, engine, drawn = operators.Denoise(SHAPE), Recorder(), []
+    monkeypatch.setattr(captured.Loaded, "_take_blocks", lambda self, due: drawn.append(due))
+    y = measurement(operator, 3)
+    plain = Restorer(Plan(), Toy()).restore(y, operator, sigma=0.3, batch=3)
+    replayed = Restorer(Plan(), engine).restore(y, operator, sigma=0.3, batch=3)
+    assert (engine.recorded, engine.replays, drawn) == (1, 8, [])
+    np.testing.assert_allclose(replayed.image, plain.image, rtol=0, atol=1e-6)
+    assert np.ptp(plain.image) > 0.1
+
+
 @pytest.mark.parametrize("make", [hole, lambda: operators.SuperResolution(SHAPE, 2), lambda: operators.Denoise(SHAPE)])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("batch", [1, 2, 3])

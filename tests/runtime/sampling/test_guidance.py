@@ -92,4 +92,4 @@ def test_a_gradient_now_and_then_for_a_degradation_that_is_not_linear_is_refused
         restorer.restore(np.zeros(SHAPE), custom, steps=10, every=4, switch=switch)
     with pytest.raises(InputError, match=EVERY):
         Guidance(steps=10, every=4, switch=switch).settle(custom)
-    assert Guidance(steps=10, switch=switch).settle(custom) == (10, Switch(0, 0), None, None, None, 2)
+    assert Guidance(steps=10, switch=switch).settle(custom) == (10, Switch(0, 0), None, None, None, 2, None)

@@ -64,6 +64,43 @@ def test_tiles_take_a_larger_picture(client):
     assert "up to 16384 are restored in tiles" in error(restore(client, png((200, 200)), task="sr", scale=8), 422)
 
 
+def smooth():
+    """A PNG of 16x16 in which there is next to no noise, and its pixels."""
+    ramp = np.linspace(40, 200, 16)
+    levels = np.uint8(np.stack([np.add.outer(ramp, weight * ramp) / 2 for weight in (0.2, 0.5, 0.9)], axis=-1))
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    return file.getvalue(), levels
+
+
+def test_a_clean_picture_goes_through_unchanged_and_that_is_said(client):
+    sent, levels = smooth()
+    answer = restore(client, sent)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), levels)
+    said = json.loads(answer.headers["x-frugal-rt"])
+    assert said["unchanged"] is True
+    assert "nothing was found wrong" in said["because"]
+    asked = restore(client, sent, noise=5)
+    assert json.loads(asked.headers["x-frugal-rt"])["unchanged"] is False
+    assert not np.array_equal(np.asarray(Image.open(io.BytesIO(asked.content))), levels)
+
+
+def test_a_job_of_a_clean_picture_is_done_at_once(client):
+    taken = restore(client, smooth()[0], headers={"Prefer": "respond-async"})
+    until(lambda: client.get(taken.headers["location"]).json()["state"] == "done")
+    assert client.get(taken.headers["location"]).json()["unchanged"] is True
+    assert client.get(f"{taken.headers['location']}/image").status_code == 200
+
+
+def test_denoising_has_aims_over_http(client):
+    for aim, calls in (("detail", 8), ("fidelity", 1)):
+        said = json.loads(restore(client, task="denoise", noise=40, aim=aim).headers["x-frugal-rt"])
+        assert (said["aim"], said["forwards"], said["gradients"], said["k"]) == (aim, calls, 0, 0)
+        assert said["sigma"] == pytest.approx(80 / 255)
+    assert "aim starts from the picture" in error(restore(client, task="denoise", aim="detail", preset="fast"), 422)
+    assert "noise and sigma say the same" in error(restore(client, noise=40, sigma=0.1), 422)
+
+
 def test_a_smaller_picture_is_restored_at_its_own_size(client):
     answer = restore(client, png((13, 9)), task="denoise", sigma=0.2, steps=3)
     assert Image.open(io.BytesIO(answer.content)).size == (13, 9)

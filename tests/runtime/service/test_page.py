@@ -169,17 +169,18 @@ def page(chromium: Any, server: str) -> Iterator[Page]:
     assert [one for one in chromium.get_log("browser") if "/v1/restore" not in one["message"]] == []
 
 
-def picture(width: int, height: int) -> bytes:
-    """A PNG of a gradient."""
+def picture(width: int, height: int, noise: float = 0.0) -> bytes:
+    """A PNG of a gradient, with noise of so many grey levels."""
     y, x = np.mgrid[:height, :width]
-    pixels = np.stack([x * 255 / width, y * 255 / height, 0 * x + 128], -1).astype(np.uint8)
+    levels = np.stack([x * 255 / width, y * 255 / height, 0 * x + 128], -1)
+    pixels = (levels + noise * np.random.default_rng(0).standard_normal(levels.shape)).clip(0, 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
 def test_drop_restores_what_is_damaged(page: Page) -> None:
-    page.drop(picture(24, 20), "mine.png")
+    page.drop(picture(24, 20, noise=20), "mine.png")
     assert "mine.png as it is, 24×20" in page.text("sends")
     page.set(steps="4")
     page.restore()
@@ -188,6 +189,13 @@ def test_drop_restores_what_is_damaged(page: Page) -> None:
     assert page["download"].get_attribute("download") == "mine.restored.png"
     assert page["after"].get_property("naturalWidth") == 16
     assert "switch t_C" in page["trace"].get_property("textContent")
+
+
+def test_a_clean_picture_is_left_as_it_was(page: Page) -> None:
+    page.drop(picture(16, 16), "mine.png")
+    page["restore"].click()
+    page.until(lambda: page.text("status").startswith("Left as it was: nothing is missing from the picture"))
+    assert page["after"].get_property("naturalWidth") == 16
 
 
 def test_paint_and_inpaint(page: Page) -> None:
@@ -262,7 +270,7 @@ def test_slider_by_keyboard(page: Page) -> None:
 
 
 def test_cancel_stops_it(page: Page) -> None:
-    page.drop(picture(64, 64), "large.png")
+    page.drop(picture(64, 64, noise=20), "large.png")
     page.set(steps="1000")
     page["restore"].click()
     page.until(lambda: page.text("status").startswith("Step"))
@@ -361,7 +369,7 @@ def test_token_busy_and_gone(chromium: Any, serve: Any) -> None:
     asked = urllib.parse.quote(json.dumps({"steps": 1000, "tile": True}))
     headers = {"Authorization": "Bearer s3cret", "Prefer": "respond-async"}
     urllib.request.urlopen(
-        urllib.request.Request(f"{origin}/v1/restore?parameters={asked}", picture(64, 64), headers)
+        urllib.request.Request(f"{origin}/v1/restore?parameters={asked}", picture(64, 64, noise=20), headers)
     ).close()
     page["restore"].click()
     assert page.until(lambda: page.text("alert")).startswith("The service is busy: try again in ")
