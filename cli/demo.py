@@ -60,18 +60,18 @@ def command(engine: Path | None, steps_: int | None, seed: int, backend: str, ou
         click.echo(str(target))
         return
     table = Table()
-    for heading in ("picture", "damage", "plain method", "PSNR", "by", "PSNR", "time", "calls", "gradients"):
-        table.add_column(heading, justify="left" if heading in ("picture", "damage", "by") else "right", no_wrap=True)
+    for heading in ("damage", "plain method", "prior", "time", "calls"):
+        table.add_column(heading, justify="right" if heading in ("time", "calls") else "left", no_wrap=True)
     for row in rows:
         result = row.result
-        seconds = f"{sum(result.seconds.values()):.1f} s"
-        figures = (
-            result.settings["prior"],
-            f"{row.psnr:.2f}",
-            seconds,
-            *(map(str, (result.forwards[0], result.pullbacks[0]))),
+        gradients = f" + {result.pullbacks[0]} gradients" if result.pullbacks[0] else ""
+        table.add_row(
+            row.task,
+            f"{row.method} {row.plain_psnr:.1f} dB",
+            f"{result.settings['prior']} {row.psnr:.1f} dB",
+            f"{sum(result.seconds.values()):.1f} s",
+            f"{result.forwards[0]}{gradients}",
         )
-        table.add_row(row.picture, row.task, row.method, f"{row.plain_psnr:.2f}", *figures)
     Console().print(table)
     click.echo(f"pictures: {target}")
     program = sys.argv[0]

@@ -92,7 +92,8 @@ def photograph() -> Photo:
         from skimage.data import chelsea
     except ImportError as error:
         raise MissingExtra("The demo", "scikit-image", "eval") from error
-    return Photo(np.asarray(np.moveaxis(chelsea()[10:266, 100:356], -1, 0) / 127.5 - 1, np.float32))
+    photograph: Callable[[], np.ndarray] = chelsea
+    return Photo(np.asarray(np.moveaxis(photograph()[10:266, 100:356], -1, 0) / 127.5 - 1, np.float32))
 
 
 def run(

@@ -59,7 +59,7 @@ def test_a_wrong_value_names_its_variable(here, monkeypatch):
     unconcerned = frugal("restore", "-e", "tiny.plan", "nothing42.png").stderr
     assert unconcerned.endswith("Error: there is no file nothing42.png\n")
     monkeypatch.setenv("FRUGAL_RT_RESTORE_ENGINE", "nothing.plan")
-    refuses("make a plan with: frugal-rt export --model celeba", "restore", "clean.png")
+    refuses("make a plan with: frugal-rt export --model photo", "restore", "clean.png")
     refuses("(the environment sets $FRUGAL_RT_RESTORE_ENGINE)", "restore", "clean.png")
 
 
