@@ -14,6 +14,8 @@ from ..engines.plan import WEIGHTS
 from ..runtime.pictures import settings
 from ..runtime.pictures.formats import PICTURES, read_settings
 from ..runtime.pictures.images import read_bytes
+from ..runtime.restorer import Restorer
+from ..runtime.sampling.guidance import METHOD
 
 NOT_KEPT = (
     *("output", "kind", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),
@@ -21,20 +23,22 @@ NOT_KEPT = (
 )
 """What a restoration is asked to write, where, and on which machines and devices: the next one is asked anew."""
 META = "frugal_rt.params"
+DECIDE = {"backend": "by {}", "tile": "in tiles of {}", "method": "by version {} of the sampler"}
+"""Of a result's settings, those that this machine and this version decide, in words."""
 
 
 def _use(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:
     """The options in a file as the command's defaults: what stands on the command line goes before."""
     if path is None:
         return
-    kept = _read(path)
+    whole, kept = _read(path)
     known = {parameter.name for parameter in ctx.command.params if parameter.name not in (*NOT_KEPT, "params")}
     for name in kept["options"]:
         if name not in known:
             near = difflib.get_close_matches(name, [one for one in known if one], 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"{path.name}: restore has no option {name!r}{hint}")
-    ctx.meta[META] = path, kept
+    ctx.meta[META] = path, kept, whole
     for parameter in ctx.command.params:
         if parameter.name in kept["options"]:
             parameter.envvar = None  # FILE goes before the environment, or it would not say what was done
@@ -70,9 +74,51 @@ def record(ctx: click.Context, plan: Plan) -> dict[str, Any]:
     files = {name: settings.hashes(options[name]) for name in settings.FILES if name in options}
     now = settings.record(options, plan.manifest["members"][WEIGHTS]["sha256"], files)
     if META in ctx.meta:
-        path, before = ctx.meta[META]
+        path, before, _ = ctx.meta[META]
         _refuse_others(ctx, path, before.get("sha256", {}), now["sha256"])
     return now
+
+
+def tile(ctx: click.Context) -> tuple[int, int] | None:
+    """The tiles in which the picture of --params was run, height and width, or None. Raises InputError."""
+    said = _repeated(ctx).get("tile")
+    if said is None:
+        return None
+    if not (isinstance(said, list) and len(said) == 2 and all(type(side) is int and side > 0 for side in said)):
+        raise InputError(f"the picture of --params says tiles of no size: {said}")
+    return said[0], said[1]
+
+
+def refuse_another_way(ctx: click.Context, restorer: Restorer) -> None:
+    """Raise InputError where the picture of --params was restored in another way than `restorer` restores it."""
+    whole = _repeated(ctx)
+    tiles = None if restorer.tile is None else [*restorer.tile]
+    here: dict[str, Any] = {"backend": restorer.engine.name, "tile": tiles, "method": METHOD}
+    for name, words in DECIDE.items():
+        if name in whole and whole[name] != here[name]:
+            was, now = ("whole" if one is None else words.format(_sides(one)) for one in (whole[name], here[name]))
+            raise InputError(
+                f"what --params names was restored {was}, and here it would be {now}, which gives other pixels; say "
+                "--backend to have them, or leave --params out"
+            )
+
+
+def _repeated(ctx: click.Context) -> dict[str, Any]:
+    """The settings of the picture of --params where it is to be repeated: by any backend, from the same picture.
+
+    Empty where the command line names a backend or another picture, and where --params is a .json.
+    """
+    _, before, whole = ctx.meta.get(META, (None, {}, {}))
+    images = before.get("sha256", {}).get("images")
+    other = images is not None and settings.hashes(_plain(ctx.params["images"])) != images
+    named = ctx.get_parameter_source("backend") is ParameterSource.COMMANDLINE
+    repeated: dict[str, Any] = {} if other or named else whole
+    return repeated
+
+
+def _sides(value: Any) -> str:
+    """Tiles as WIDTHxHEIGHT; anything else as it is."""
+    return "x".join(map(str, reversed(value))) if isinstance(value, list) else str(value)
 
 
 def save(path: Path, kept: dict[str, Any]) -> None:
@@ -91,9 +137,12 @@ def _refuse_others(ctx: click.Context, path: Path, before: dict[str, Any], now: 
             raise InputError(f"{what} than {path.name} was made with; name the right one, or leave --params out")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the picture in a file says of itself, {} of a .json, and the record of its options. Raises InputError."""
+    whole: dict[str, Any] = {}
     if path.suffix.lower() in PICTURES:
-        kept = (read_settings(path) or {}).get("params")
+        whole = read_settings(path) or {}
+        kept = whole.get("params")
         if kept is None:
             raise InputError(f"{path.name} does not say how it was restored; frugal-rt's pictures do")
     else:
@@ -104,7 +153,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise InputError(f"{path.name} holds no options of a restoration: {error}") from error
     if not isinstance(kept, dict) or not isinstance(kept.get("options"), dict):
         raise InputError(f'{path.name} holds no options: it should read {{"options": {{"steps": 50, ...}}}}')
-    return kept
+    return whole, kept
 
 
 def _beside(folder: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def command(
             lam=lam,
             seed=seed,
         )
-        order = Order(options.read_damage(damage), fit, align_, settings, samples)
+        order = Order(options.read_damage(damage), fit, align_, settings, samples, params.tile(ctx))
         plan = open_plan(engine)
         kept = params.record(ctx, plan)
         run = Run(
@@ -226,6 +226,7 @@ def command(
         talk.note(advice)
 
     def ready(found: Prepared) -> None:
+        params.refuse_another_way(ctx, found.restorer)
         said = f"{name_of(found.source)}: {_intention(found, name, settings)}"
         if not one:
             talk.detail(said)

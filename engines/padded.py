@@ -34,8 +34,9 @@ BLEND = 32
 class Padded:
     """`engine`, of a plan for images of any size, on images of `image` (C, H, W). To close one is to close the other.
 
-    most: pixels of a network call at most; None takes as many as the memory allows. `on_tiles` as of `Tiled`. Raises
-    InputError for an image without pixels or of other channels.
+    most: pixels of a network call at most; None takes as many as the memory allows. tile: height and width of the
+    tiles, to repeat what was run in such. `on_tiles` as of `Tiled`. Raises InputError for an image without pixels or of
+    other channels, and for tiles that cannot be.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Padded:
         image: tuple[int, int, int],
         on_tiles: Callable[[int, int], object] | None = None,
         most: int | None = None,
+        tile: tuple[int, int] | None = None,
     ):
         channels, height, width = image
         if channels != plan.image_shape[0] or min(height, width) < 1:
@@ -57,16 +59,21 @@ class Padded:
         self._padded = channels, -(-height // grain) * grain, -(-width // grain) * grain
         most = most or int(SHARE * room.memory / bytes_a_pixel(plan))
         least = 2 * (2 * plan.reach + BLEND + stride)
-        tile = channels, *tile_sides(self._padded[1:], most, room.side, least, math.lcm(GRAIN, stride))
+        sides = tile_sides(self._padded[1:], most, room.side, least, math.lcm(GRAIN, stride))
+        if tile is not None:
+            if not is_tile(tile, self._padded[1:], most, stride, least):
+                raise InputError(f"an image of {width}x{height} cannot be run in tiles of {tile[1]}x{tile[0]} here")
+            sides = tile
+        tiles = channels, *sides
         self.tile: tuple[int, int] | None = None
         """Height and width of the tiles; None where images are run whole."""
-        self.rows = max(1, most // (tile[1] * tile[2]))
+        self.rows = max(1, most // math.prod(sides))
         """Images that a call has room for."""
         inner = engine
-        if tile != self._padded:
-            self.tile = tile[1], tile[2]
+        if tiles != self._padded:
+            self.tile = sides
             shares = functools.partial(far_shares, reach=plan.reach, stride=stride)
-            inner = Tiled(engine, tile, self._padded, on_tiles, shares)
+            inner = Tiled(engine, tiles, self._padded, on_tiles, shares)
         self._inner, self.room = inner, room
         self.asarray, self.ahead, self.prepare = inner.asarray, inner.ahead, inner.prepare
         self.pace, self.record, self.close = inner.pace, inner.record, inner.close
@@ -185,6 +192,12 @@ def tile_sides(image: tuple[int, int], most: int, longest: int | None, least: in
     if width <= square:
         return side(height, most // width), side(width, width)
     return side(height, square), side(width, square)
+
+
+def is_tile(tile: tuple[int, int], image: tuple[int, int], most: int, stride: int, least: int) -> bool:
+    """Whether an image can be run in such tiles, multiples of the stride, of at most so many pixels."""
+    sides = [side == n or (least <= side < n and side % stride == 0) for side, n in zip(tile, image, strict=True)]
+    return all(sides) and math.prod(tile) <= max(most, (least + GRAIN + stride) ** 2)
 
 
 def far_shares(length: int, tile: int, reach: int, stride: int) -> dict[int, np.ndarray]:

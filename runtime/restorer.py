@@ -15,7 +15,7 @@ from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
 from .operators import Denoise, Operator
 from .sampling.advance import settle
-from .sampling.guidance import Guidance
+from .sampling.guidance import METHOD, Guidance
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
 from .sampling.restoration import Restoration, start_noise
 from .sampling.schedule import Schedule
@@ -109,6 +109,7 @@ class Restorer:
         width: int,
         on_tiles: Callable[[int, int], object] | None = None,
         most: int | None = None,
+        tile: tuple[int, int] | None = None,
     ) -> "Restorer":
         """This restorer for images of another size. Nothing is loaded again.
 
@@ -117,13 +118,14 @@ class Restorer:
 
         on_tiles: called with (done, total), tiles of the step that is running, after each network call; an exception
         it raises stops the restoration between tiles. most: pixels of a network call at most, in place of what the
-        memory allows, where the plan takes any size. Raises InputError for a side smaller than the prior's, or none.
+        memory allows, where the plan takes any size; tile: height and width of its tiles, as `Result.settings` said
+        them. Raises InputError for a side smaller than the prior's, or none, and for tiles that cannot be.
         """
         image_shape = (self.plan.image_shape[0], height, width)
         engine = (
             Tiled(self.engine, self.plan.image_shape, image_shape, on_tiles)
             if self.plan.stride is None
-            else Padded(self.engine, self.plan, image_shape, on_tiles, most)
+            else Padded(self.engine, self.plan, image_shape, on_tiles, most, tile)
         )
         restorer = Restorer(self.plan, engine)
         restorer.image_shape, restorer._untiled, restorer._owns_plan = image_shape, self, self._owns_plan
@@ -247,6 +249,7 @@ class Restorer:
             "seed": row.seed,
             "sample": row.sample,
             "batch": batch,
+            "method": METHOD,
             "backend": self.engine.name,
             "tile": self.tile,
             "prior": self.plan.manifest["prior"]["name"],

@@ -129,6 +129,8 @@ class Order:
     guidance: Guidance
     """With any sigma: a picture has its own."""
     samples: int
+    tile: tuple[int, int] | None = None
+    """Height and width of the tiles, to repeat what was run in such."""
 
 
 class FolderRestorer:
@@ -139,7 +141,7 @@ class FolderRestorer:
 
     def __init__(self, restorer: Restorer, order: Order, on_tiles: Callable[[int, int], object] | None = None):
         self._restorer, self._order = restorer, order
-        self._at = lru_cache(2 * TOGETHER)(partial(restorer.at, on_tiles=on_tiles))
+        self._at = lru_cache(2 * TOGETHER)(partial(restorer.at, on_tiles=on_tiles, tile=order.tile))
         self._operators: dict[Hashable, Any] = {}
 
     def restore(

@@ -23,7 +23,8 @@ def png_settings(
     """Return what a restored picture says of itself, in JSON's types.
 
     result, k: those of a `Result`, whose settings come first: `operator` (its name and what tells it from others),
-    `sigma`, `aim`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `batch`, `backend`, `prior` and
+    `sigma`, `aim`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `batch`, `method` (the
+    sampler's version), `backend`, `tile` (height and width; null where the image was run whole), `prior` and
     `weights_sha256`. The other keys are
 
     - `frugal_rt`: the version that restored it.

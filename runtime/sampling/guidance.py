@@ -18,6 +18,8 @@ OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """DPS's own constants, for 1000 steps, by operator; 1 for the others, its largest."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
+METHOD = 1
+"""The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
 AIMS = {"detail": 8, "fidelity": 1}
 """Network calls of a denoising that starts from the picture itself, at most: the probability flow, or its mean."""
 SAMPLED = ("preset", "steps", "switch", "every", "guidance", "zeta", "lam")

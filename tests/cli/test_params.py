@@ -1,14 +1,16 @@
 """Options of a restoration are used again, from a file and from a picture."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from frugal_rt.engines import padded
 from frugal_rt.runtime.pictures.images import SETTINGS_KEY
 
-from ..commands import frugal
+from ..commands import frugal, refuses
 
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")
 
@@ -69,3 +71,37 @@ def test_wrong_options_in_a_file_are_one_sentence(here, content, sentence):
     assert result.exit_code != 0
     assert sentence in result.stderr
     assert "does not say how it was restored" in frugal("restore", "--params", "photos/a.png").stderr
+
+
+def test_a_picture_is_repeated_in_the_same_way_or_refused(here, local_plan, monkeypatch):
+    """Backend, tiles and the sampler's version decide pixels; this machine may have others than the first."""
+    picture = np.random.default_rng(0).integers(0, 256, (40, 470, 3), dtype=np.uint8)
+    Image.fromarray(picture).save("wide.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(padded, "SHARE", 0.0)  # a machine of little memory
+        assert frugal("restore", "-e", str(local_plan), "wide.png", "--sigma", "0.2", "-o", "first.png").exit_code == 0
+    settings = json.loads(Image.open("first.png").info["frugal-rt"])
+    assert settings["tile"] == [40, 384]
+    again = frugal("restore", "--params", "first.png", "-e", str(local_plan), "-o", "again.png")
+    assert again.exit_code == 0, again.output
+    np.testing.assert_array_equal(np.asarray(Image.open("again.png")), np.asarray(Image.open("first.png")))
+    monkeypatch.setattr(padded, "is_tile", lambda *settled: False)
+    refuses("cannot be run in tiles of 384x40 here", "restore", "--params", "first.png", "-e", str(local_plan))
+    for name, value, sentence in (
+        ("backend", "TensorRT 10", "was restored by TensorRT 10, and here it would be by onnxruntime"),
+        ("tile", None, "was restored whole, and here it would be in tiles of"),
+        ("method", 0, "by version 0 of the sampler"),
+        ("tile", [8], "tiles of no size"),
+    ):
+        info = PngImagePlugin.PngInfo()
+        info.add_text("frugal-rt", json.dumps({**settings, name: value}))
+        Image.open("first.png").save("other.png", pnginfo=info)
+        with monkeypatch.context() as patch:
+            patch.setattr(padded, "SHARE", 0.0)
+            patch.setattr(padded, "is_tile", lambda *settled: True)
+            asked = ("restore", "--params", "other.png", "-e", str(local_plan), "-o", "never.png")
+            refuses(sentence, *asked)
+            assert not Path("never.png").exists()
+            if name != "tile":
+                assert frugal(*asked, "--backend", "cpu").exit_code == 0  # other pixels, as asked
+                Path("never.png").unlink()
