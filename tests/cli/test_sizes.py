@@ -25,7 +25,7 @@ def test_a_larger_picture_is_restored_at_its_own_size_in_tiles(here):
     assert frugal(*asked, "small.png", "--scale", "2").exit_code == 0
     assert Image.open("small.restored.png").size == (40, 24)
     refuses("needs its factor: --scale", *asked, "small.png", "--task", "sr", "-o", "x.png")
-    assert frugal(*asked, "small.png", "--noise", "10", "-o", "x.png").exit_code == 0  # larger one way, smaller the other
+    assert frugal(*asked, "small.png", "--noise", "10", "-o", "x.png").exit_code == 0  # larger, and smaller
     assert Image.open("x.png").size == (20, 12)
     refuses("sense with this prior starts from a .npy array", *asked, "small.png", "--keep-fraction", "0.5", "--force")
     refuses("leave --fit out", *asked, "small.png", "--fit", "crop", "--tile", status=2)
