@@ -44,7 +44,7 @@ def terminal(monkeypatch):
 
 def test_the_bar_says_how_many_tiles_of_the_step_are_done(here, terminal):
     Image.new("RGB", (40, 24), "red").save("large.png")
-    assert "tile 8 of 8" in runs(*RESTORE, "large.png", "--method", "dmps").stderr
+    assert "tile 8 of 8" in runs(*RESTORE, "large.png", "--noise", "10", "--method", "dmps").stderr
 
 
 def test_the_bar_says_the_time_left(here, terminal):

@@ -187,7 +187,7 @@ def test_drop_restores_what_is_damaged(page: Page) -> None:
     assert page.text("status").startswith("Restored (denoise:")
     assert "4 network calls" in page.text("status")
     assert page["download"].get_attribute("download") == "mine.restored.png"
-    assert page["after"].get_property("naturalWidth") == 16
+    assert page["after"].get_property("naturalWidth") == 24
     assert "switch t_C" in page["trace"].get_property("textContent")
 
 
