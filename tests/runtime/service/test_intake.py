@@ -14,7 +14,7 @@ def test_pictures_that_cannot_be_read_are_refused(client):
     assert "is not a picture this can read" in error(restore(client, b"hello"), 422)
     assert "broken picture" in error(restore(client, png()[:90]), 422)
     assert "up to 90000 are read" in error(restore(client, png((400, 300))), 422)
-    assert "starts from 16x16; give one of that size, fit crop" in error(restore(client, png((17, 16))), 422)
+    assert "sense with this prior starts from a .npy" in error(restore(client, png((17, 16)), keep_fraction=0.5), 422)
     objects = io.BytesIO()
     np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
     assert "not a .npy array of numbers" in error(restore(client, objects.getvalue()), 422)
