@@ -3,6 +3,8 @@
 import numpy as np
 
 from ...engines import InputError
+from ..operators import GREY_WEIGHTS
+from .damage import GREY
 
 CLEAN = 2 / 127.5
 """Noise below which a picture counts as clean, on the [-1, 1] scale: 2 grey levels of 255.
@@ -20,19 +22,39 @@ DEVIATIONS = 3.0
 ROUNDS = 6
 CLIPPED = 0.01
 """Share of clipped pixels that a patch may have; the quarter of the patches that has least is kept in any case."""
+SUBSAMPLED = 0.25
+"""Share of lightness's noise that colours have at most where a JPEG has smoothed them; elsewhere it is about 1."""
+LIGHT = 3 / 127.5
+"""Deviations of lightness up to here may be texture's: of tune-20's clean pictures 19 of 20 read less, as JPEGs 18."""
 
 
 def estimate_sigma(pixels: np.ndarray) -> float:
-    """Return the deviation of white noise in a picture (C, H, W), in its own units.
+    """Return the deviation of white noise in a picture (C, H, W) on [-1, 1].
 
     Chen, Zhu and Heng (2015): the covariance of patches has the noise's variance as its small eigenvalues, a texture's
     above; the largest are dropped until the mean of the rest is no more than their median. In colour, texture is the
     same in all channels and leaves most eigenvalues to the noise. A grey picture's are mixed, so that its flat patches
-    are chosen first, by the estimate so far (Liu, Tanaka and Okutomi, 2013). Raises InputError for a side below 4.
+    are chosen first, by the estimate so far (Liu, Tanaka and Okutomi, 2013).
+
+    A JPEG has next to no noise in its colours, which it keeps at half the resolution: where colour says none, lightness
+    alone is asked. Fine texture everywhere passes for noise there. Raises InputError for a side below 4.
     """
-    channels, height, width = pixels.shape
+    height, width = pixels.shape[1:]
     if min(height, width) < 4:
         raise InputError(f"the noise of a picture of {width}x{height} cannot be estimated; say --noise")
+    if len(pixels) == 3 and (pixels == pixels[:1]).all():
+        pixels = pixels[:1]  # grey, stored as colour
+    found = _estimate(pixels)
+    if len(pixels) == 1:
+        return found
+    weights = np.asarray(GREY_WEIGHTS[GREY], np.float32)
+    light = _estimate(np.tensordot(weights, pixels, 1)[None]) / float(np.linalg.norm(weights))
+    return light if light > LIGHT and found < SUBSAMPLED * light else found
+
+
+def _estimate(pixels: np.ndarray) -> float:
+    """The deviation of noise that is white in all channels of a picture (C, H, W)."""
+    channels = len(pixels)
     side = next((one for one in SIDES if _count(pixels, one) >= PER_DIMENSION * channels * one**2), SIDES[-1])
     patches = _unclipped(_patches(np.asarray(pixels, np.float32), side))
     variance = _smallest(patches)
@@ -70,6 +92,7 @@ def _unclipped(patches: np.ndarray) -> np.ndarray:
 
 def _smallest(patches: np.ndarray) -> float:
     """The mean of the eigenvalues of the patches' covariance that are the noise's."""
-    values = np.linalg.eigvalsh(np.cov(patches.reshape(len(patches), -1), rowvar=False)).clip(0)  # ascending
+    covariance = np.atleast_2d(np.cov(patches.reshape(len(patches), -1), rowvar=False))
+    values = np.linalg.eigvalsh(covariance).clip(0)  # ascending
     left = next(n for n in range(len(values), 0, -1) if values[:n].mean() <= np.median(values[:n]))
     return float(values[:left].mean())

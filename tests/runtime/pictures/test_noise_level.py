@@ -1,13 +1,15 @@
 """The noise of a picture, estimated."""
 
+import io
+
 import numpy as np
 import pytest
 import pywt
 
 from frugal_rt import InputError
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.decoding import Photo
-from frugal_rt.runtime.pictures.images import read_photo
+from frugal_rt.runtime.pictures.decoding import Photo, decode_photo
+from frugal_rt.runtime.pictures.images import read_photo, to_picture
 from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.pictures.noise_level import estimate_sigma
 
@@ -81,6 +83,23 @@ def test_the_bias_on_photographs_is_small(data, level):
     random = np.random.default_rng(0)
     found = [estimate_sigma(eight_bits(one + level / 127.5 * random.standard_normal(one.shape))) for one in clean]
     assert abs(127.5 * np.mean(found) - level) < (1.5 if level == 0 else 0.1 * level)
+
+
+@pytest.mark.parametrize("quality", [95, 85])
+@pytest.mark.parametrize("level", [10, 25, 50])
+def test_noise_in_a_jpeg_is_found_in_its_lightness(quality, level):
+    """Its colours are kept at half the resolution, so that they hold next to none of it."""
+    random = np.random.default_rng(0)
+    noisy = to_picture(textured(3) + np.float32(level / 127.5) * random.standard_normal((3, *textured(3).shape[1:])))
+    file = io.BytesIO()
+    noisy.save(file, "JPEG", quality=quality)
+    pixels = decode_photo(file.getvalue(), "noisy.jpg").pixels
+    assert 127.5 * estimate_sigma(pixels) == pytest.approx(level, rel=0.25)
+
+
+def test_grey_stored_as_colour_is_read_as_grey():
+    noisy = eight_bits(textured(1) + 0.1 * np.random.default_rng(0).standard_normal(textured(1).shape))
+    assert estimate_sigma(np.repeat(noisy, 3, axis=0)) == estimate_sigma(noisy)
 
 
 def test_a_padded_picture_s_noise_is_estimated_in_the_picture():
