@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = (".ci/", ".github/", "docs/", "tests/")
+OUTSIDE = (".ci/", ".github/", "docs/", "examples/", "tests/")
 """Folders of the repository that are no part of the package."""
 DATA = (".py", ".typed", ".safetensors", ".json", ".csv", ".zip", ".html", ".css", ".js", ".png", ".md", "LICENSE")
 MOST = 100 << 20

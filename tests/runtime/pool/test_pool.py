@@ -12,6 +12,8 @@ import pytest
 
 from frugal_rt import BusyError, DeadlineError, InputError, PlanError, Pool, Restorer, WorkerError, operators
 from frugal_rt.export import export_plan, read_prior
+from frugal_rt.runtime.operators import Denoise
+from frugal_rt.runtime.pool.messages import Report
 
 SHAPE = (3, 16, 16)
 SR = operators.SuperResolution(SHAPE, 2)
@@ -337,3 +339,20 @@ def test_a_program_whose_loop_is_uvloop_changes_nothing(tiny_plan, monkeypatch):
         for future in futures:
             assert future.result(60).image.shape == operator.image_shape
         assert pool.processes == workers
+
+
+def test_images_of_many_sizes_are_each_restored_as_alone(local_plan):
+    """Rows of two sizes have no call together; those of one size share theirs."""
+    reports: list[Report] = []
+    restorer, shapes = Restorer.load(local_plan, "cpu"), [(3, 16, 16), (3, 9, 21), (3, 16, 16), (3, 40, 8), (3, 9, 21)]
+    random = np.random.default_rng(5)
+    asked = [(random.uniform(-1, 1, shape).astype(np.float32), Denoise(shape)) for shape in shapes]
+    settings = {"sigma": 0.3, "steps": 12}
+    with Pool(local_plan, "cpu", on_report=reports.append) as pool:
+        assert pool.any_size
+        assert pool.image_shape == (3, 16, 16)
+        results = [future.result() for future in [pool.submit(y, operator, **settings) for y, operator in asked]]
+    for (y, operator), result in zip(asked, results, strict=True):
+        alone = restorer.at(*operator.image_shape[1:]).restore(y, operator, **settings)
+        np.testing.assert_array_equal(result.image, alone.image)
+    assert max(report.rows for report in reports) == 2
