@@ -47,7 +47,7 @@ docs: $(READY)
 	cp -r __init__.py engines runtime export .cache/api/frugal_rt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
-# Build the wheel; export with it in an empty venv, and restore by the hybrid in one without torch.
+# Build the wheel; export with it in an empty venv, and restore in one without torch, by that plan and by the package's own.
 wheel-smoke: $(READY)
 	rm -rf build dist .cache/full .cache/lean .cache/smoke && mkdir -p .cache/smoke
 	$(BIN)/python -m build --wheel --outdir dist . >.cache/smoke/build.log || { cat .cache/smoke/build.log; exit 1; }
@@ -58,6 +58,8 @@ wheel-smoke: $(READY)
 	cd .cache/smoke && ../full/bin/frugal-rt degrade clean.png --task sr --scale 4 -o y.png
 	cd .cache/smoke && ! ../lean/bin/python -c 'import torch' 2>/dev/null
 	cd .cache/smoke && ../lean/bin/frugal-rt restore --engine celeba.plan y.png --steps 20
+	cd .cache/smoke && ../lean/bin/frugal-rt export --model celeba -o lean.plan
+	cd .cache/smoke && ../lean/bin/frugal-rt degrade clean.png --task denoise --noise 25 -o noisy.jpg && ../lean/bin/frugal-rt restore noisy.jpg
 
 # Build sdist and wheel, the wheel from the sdist, and check what an index and an installer would: the texts and what is in them.
 release: $(READY)

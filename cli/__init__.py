@@ -25,7 +25,7 @@ COMMANDS = {
     "restore": "Restore a damaged photograph.",
     "serve": "Restore over HTTP, with a page to try it on.",
     "degrade": "Damage a clean picture, to try things out.",
-    "demo": "Restore a packaged portrait three ways.",
+    "demo": "Damage a photograph and a face, and restore them.",
     "inspect": "Say what is in a plan, or take it apart.",
     "eval": "Measure how well a prior restores.",
     "bench": "Measure how fast this machine restores.",

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,30 @@ NOT_KEPT = (
 )
 """What a restoration is asked to write, where, and on which machines and devices: the next one is asked anew."""
 META = "frugal_rt.params"
+SAMPLER = ("method", "switch", "preset", "steps_", "every", "guidance", "zeta", "lam")
+ALTERNATIVES = ((("noise",), ("sigma",)), (("aim",), SAMPLER))
+"""Options, by their parameters' names, that cannot be given together: one of the first with one of the second."""
+SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP, ParameterSource.ENVIRONMENT)
+"""Where options come from, the first goes before the others; --params is the second."""
 DECIDE = {"backend": "by {}", "tile": "in tiles of {}", "method": "by version {} of the sampler"}
 """Of a result's settings, those that this machine and this version decide, in words."""
+
+
+class Repeating(click.Command):
+    """A command with --params: of two alternatives, that of the nearer source takes the other's place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for sides in ALTERNATIVES:
+            near, far = sorted(sides, key=lambda names: _rank(ctx, names))
+            if _rank(ctx, near) < _rank(ctx, far):
+                ctx.params.update(dict.fromkeys(far))
+        return super().invoke(ctx)
+
+
+def _rank(ctx: click.Context, names: Sequence[str]) -> int:
+    """The place in SOURCES of the nearest that says one of the options; after all of them where none does."""
+    said = [ctx.get_parameter_source(name) for name in names if ctx.params.get(name) is not None]
+    return min((SOURCES.index(source) for source in said if source in SOURCES), default=len(SOURCES))
 
 
 def _use(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:

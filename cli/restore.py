@@ -26,7 +26,7 @@ from . import options, params, talk
 from .progress import pictures, stages, steps
 
 
-@click.command()
+@click.command(cls=params.Repeating)
 @params.params
 @options.engine
 @click.argument("images", metavar="IMAGE...", type=options.PATH, nargs=-1, required=True)

@@ -105,3 +105,21 @@ def test_a_picture_is_repeated_in_the_same_way_or_refused(here, local_plan, monk
             if name != "tile":
                 assert frugal(*asked, "--backend", "cpu").exit_code == 0  # other pixels, as asked
                 Path("never.png").unlink()
+
+
+def test_what_the_command_line_says_takes_the_place_of_an_alternative_in_the_file(here):
+    """Noise in grey levels for sigma, an aim for the sampler's settings, and the other way round."""
+    Image.new("RGB", (16, 16), "grey").save("flat.png")
+    asked = ("restore", "-e", "tiny.plan", "flat.png")
+    assert frugal(*asked, "--sigma", "0.2", "--steps", "4", "-o", "first.png").exit_code == 0
+    assert (
+        frugal("restore", "--params", "first.png", "--noise", "51", "--aim", "fidelity", "-o", "x.png").exit_code == 0
+    )
+    settings = json.loads(Image.open("x.png").info[SETTINGS_KEY])
+    assert (settings["sigma"], settings["aim"], settings["steps"]) == (pytest.approx(0.4), "fidelity", None)
+    again = frugal("restore", "--params", "x.png", "--steps", "3", "--sigma", "0.1", "-o", "y.png")
+    assert again.exit_code == 0, again.output
+    settings = json.loads(Image.open("y.png").info[SETTINGS_KEY])
+    assert (settings["sigma"], settings["aim"], settings["steps"]) == (0.1, None, 3)
+    refuses("leave one of them out", *asked, "--noise", "5", "--sigma", "0.1")
+    refuses("leave one out", *asked, "--sigma", "0.1", "--aim", "detail", "--steps", "4")
