@@ -59,7 +59,7 @@ wheel-smoke: $(READY)
 	cd .cache/smoke && ! ../lean/bin/python -c 'import torch' 2>/dev/null
 	cd .cache/smoke && ../lean/bin/frugal-rt restore --engine celeba.plan y.png --steps 20
 	cd .cache/smoke && ../lean/bin/frugal-rt export --model celeba -o lean.plan
-	cd .cache/smoke && ../lean/bin/frugal-rt degrade clean.png --task denoise --noise 25 -o noisy.jpg && ../lean/bin/frugal-rt restore noisy.jpg
+	cd .cache/smoke && ../lean/bin/frugal-rt degrade clean.png --task denoise --noise 25 -o noisy.png && ../lean/bin/frugal-rt restore noisy.png
 
 # Build sdist and wheel, the wheel from the sdist, and check what an index and an installer would: the texts and what is in them.
 release: $(READY)
