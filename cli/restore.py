@@ -279,7 +279,10 @@ def _watched(
             due = sum(guidance.steps_with(one.operator) for one in found.measurements)
             watch.on_more((due - count) * samples)
 
-        yield from run.here(ready, watch.on_step, watch.on_tiles)
+        for outcome in run.here(ready, watch.on_step, watch.on_tiles):
+            if isinstance(outcome, Failed) or outcome.unchanged:
+                watch.on_more(-count * samples)  # they were foreseen
+            yield outcome
         return
     ray = run.resources.ray
     with stages() as on_stage:
