@@ -19,7 +19,7 @@ from ..restorer import Result
 from ..sampling.guidance import Guidance
 from .costs import Costs
 from .messages import Report, Setup, Submit
-from .requests import OnMove, Places, Request
+from .requests import OnMove, Places, Request, places_of
 from .wire import packed
 from .workers import Workers
 
@@ -39,7 +39,8 @@ class Pool:
     alone, bit for bit with onnxruntime on the CPU. A worker that dies is started again, and its requests with it.
 
     plan: the path of a plan. backend, trust_engines: as of `Restorer.load`. devices: CUDA devices, a worker each;
-    (None,) is one worker that chooses. limit: images that are taken at once; beyond it `submit` raises BusyError.
+    (None,) is one worker that chooses. limit: images that are taken at once, a larger one counting once for each 262,144
+    pixels; beyond it `submit` raises BusyError.
     on_report: called with what each network call did, in the pool's thread. Raises what `Restorer.load` does, once the
     workers are warm.
     """
@@ -101,7 +102,7 @@ class Pool:
 
     @property
     def images(self) -> int:
-        """Images taken and not done."""
+        """Images taken and not done; one of over 262,144 pixels counts as several."""
         return self._places.taken
 
     @property
@@ -163,7 +164,7 @@ class Pool:
         except Exception as error:
             raise InputError(f"a setting cannot go to the worker's process: {error}") from error
         seconds = self._workers.image_seconds / max(1, len(self._workers))
-        with self._places.take(images, seconds) as future:
+        with self._places.take(places_of(images, operator.image_shape, self.limit), seconds) as future:
             request = Request(key, images, y.ndim == 3, message, future, self._places, on_move)
             self._workers.take(request, None if deadline is None else time.monotonic() + deadline)
         return future

@@ -14,8 +14,18 @@ from .scheduler import Moved
 OnMove = Callable[[Moved], object]
 
 
+PLACE = 1 << 18
+"""Pixels of an image that one place is for: a larger one takes several, as memory goes by pixels."""
+
+
+def places_of(images: int, shape: tuple[int, int, int], limit: int) -> int:
+    """The places that so many images of `shape` (C, H, W) take; no more than there are for one that needs them all."""
+    share = -(-shape[1] * shape[2] // PLACE)
+    return images * share if images > 1 else min(share, limit)
+
+
 class Places:
-    """The places of a pool, one an image: `limit` of them, held by futures until they are done."""
+    """The places of a pool, one for an image of up to PLACE pixels: `limit` of them, held until futures are done."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -34,8 +44,8 @@ class Places:
         return self._closed
 
     @contextlib.contextmanager
-    def take(self, images: int, seconds: float) -> "Iterator[Future[Result]]":
-        """Make a future that holds `images` places until it is done: by a result, an error, or its cancellation.
+    def take(self, places: int, seconds: float) -> "Iterator[Future[Result]]":
+        """Make a future that holds so many places until it is done: by a result, an error, or its cancellation.
 
         What is raised in the context gives them back; nothing is in a context when `close` has returned. seconds: the
         time that a place is held on average, for BusyError's `retry_after`. Raises BusyError where too few are left,
@@ -45,13 +55,13 @@ class Places:
         with self._changed:
             if self._closed:
                 raise WorkerError("the pool is closed, or closing; it takes nothing more")
-            if self.taken + images > self.limit:
+            if self.taken + places > self.limit:
                 raise BusyError(
                     f"the pool has {self.taken} images and takes {self.limit}; ask again later",
                     max(1.0, self.taken * seconds),
                 )
             try:
-                self._held[future] = images
+                self._held[future] = places
                 future.add_done_callback(self.give_back)
                 yield future
             except BaseException:

@@ -14,6 +14,7 @@ from frugal_rt import BusyError, DeadlineError, InputError, PlanError, Pool, Res
 from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.operators import Denoise
 from frugal_rt.runtime.pool.messages import Report
+from frugal_rt.runtime.pool.requests import places_of
 
 SHAPE = (3, 16, 16)
 SR = operators.SuperResolution(SHAPE, 2)
@@ -339,6 +340,20 @@ def test_a_program_whose_loop_is_uvloop_changes_nothing(tiny_plan, monkeypatch):
         for future in futures:
             assert future.result(60).image.shape == operator.image_shape
         assert pool.processes == workers
+
+
+@pytest.mark.parametrize(
+    ("images", "shape", "limit", "places"),
+    [
+        (1, (3, 64, 64), 8, 1),
+        (5, (3, 512, 512), 8, 5),
+        (1, (3, 512, 513), 8, 2),
+        (2, (3, 1024, 1024), 64, 8),
+        (1, (3, 4000, 3000), 8, 8),
+    ],
+)
+def test_a_large_image_takes_several_places_and_finds_them_where_nothing_else_is(images, shape, limit, places):
+    assert places_of(images, shape, limit) == places
 
 
 def test_images_of_many_sizes_are_each_restored_as_alone(local_plan):
