@@ -39,7 +39,7 @@ class Pool:
     alone, bit for bit with onnxruntime on the CPU. A worker that dies is started again, and its requests with it.
 
     plan: the path of a plan. backend, trust_engines: as of `Restorer.load`. devices: CUDA devices, a worker each;
-    (None,) is one worker that chooses. limit: images that are taken at once, a larger one counting once for each 262,144
+    (None,) is one worker that chooses. limit: images that are taken at once, a large one counting once for each 262,144
     pixels; beyond it `submit` raises BusyError.
     on_report: called with what each network call did, in the pool's thread. Raises what `Restorer.load` does, once the
     workers are warm.
