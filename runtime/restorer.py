@@ -13,10 +13,11 @@ from ..engines import DivergedError, Engine, InputError, Plan, open_engine, open
 from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .operators import Denoise, Operator
+from .operators import Denoise, Operator, Resolvable
 from .sampling.advance import settle
-from .sampling.guidance import METHOD, Guidance
+from .sampling.guidance import METHOD, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
+from .sampling.plain_estimate import plain_estimate
 from .sampling.restoration import Restoration, start_noise
 from .sampling.schedule import Schedule
 
@@ -158,7 +159,8 @@ class Restorer:
         y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1] (missing pixels may hold anything).
         sigma: noise on the [-1, 1] scale, 0..2.
         aim: denoising starts from y itself and draws nothing: "detail", 8 network calls, its default, looks better;
-        "fidelity", one, is nearer in PSNR. Other operators have no aims. Where a setting of the sampler that starts
+        "fidelity", one, is nearer in PSNR. Any other linear operator is undone in 8 calls from a plain estimate where
+        an aim is named: "detail" makes more of it anew than "fidelity". Where a setting of the sampler that starts
         from noise is given, preset to lam, denoising is done by that.
         preset: "quality", "balanced", the default, or "fast", which name a number of steps. steps: T itself, 2..the
         prior's training steps. switch: "auto", the default, "never" (DPS), "always" (DMPS), or k, the number of DMPS
@@ -281,7 +283,7 @@ class Restorer:
         if settled.aim is None:
             schedule = self._schedule(settled.steps)
         else:
-            schedule = self._schedule_below(asked.sigma, settled.steps)
+            schedule = self._schedule_below(asked.start_with(operator), settled.steps)
         return [
             Restoration(
                 operator=operator,
@@ -295,15 +297,23 @@ class Restorer:
                 stride=settled.stride,
                 seed=asked.seed,
                 sample=sample,
-                x=self.engine.asarray(
-                    start_noise(self.image_shape, asked.seed, sample)
-                    if settled.aim is None
-                    else schedule.abar[-1] ** 0.5 * one
-                ),
+                x=self.engine.asarray(self._start(one, operator, asked, settled, schedule, sample)),
                 aim=settled.aim,
             )
             for sample, one in enumerate(images, asked.sample)
         ]
+
+    def _start(
+        self, y: np.ndarray, operator: Operator, asked: Guidance, settled: Settled, schedule: Schedule, sample: int
+    ) -> np.ndarray:
+        """x at the first step, (C, H, W): noise, or with an aim the picture, or a plain estimate and some noise."""
+        if settled.aim is None:
+            return start_noise(self.image_shape, asked.seed, sample)
+        assert isinstance(operator, Resolvable)  # others have no aim
+        start = plain_estimate(operator, y, asked.sigma)
+        if not isinstance(operator, Denoise):
+            start = start + asked.start_with(operator) * start_noise(self.image_shape, asked.seed, sample)
+        return np.asarray(schedule.abar[-1] ** 0.5 * start, np.float32)
 
     def _measurement(self, y: Any, operator: Operator) -> np.ndarray:
         batch = np.asarray(y, np.float32)

@@ -22,6 +22,7 @@ from .equations import (
     gradient_at_x_t,
     hybrid_step,
     likelihood_score,
+    measured_flow_step,
     probability_flow_step,
     residual_gradient,
     resolvent_transition,
@@ -93,6 +94,12 @@ def move(
     x0hat, unclipped = estimate(x, out, c)
     if kind is Move.FLOW:
         return probability_flow_step(x, x0hat, c), x0hat
+    if kind is Move.MEASURED_FLOW:
+        steps = [
+            measured_flow_step(operator, y, x[rows], x0hat[rows], sigma[rows], c.rows(rows))
+            for operator, y, rows in groups
+        ]
+        return _joined(steps), x0hat
     assert z is not None  # every other move draws
     if kind.pulls:
         parts = [residual_gradient(one.operator, one.y, x0hat[one.rows], sigma[one.rows]) for one in groups]

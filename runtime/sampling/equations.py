@@ -54,6 +54,16 @@ def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
     return c.abar_prev**0.5 * x0hat + c.noise_left * (x - c.abar**0.5 * x0hat)
 
 
+def measured_flow_step(operator: Resolvable, y: Array, x: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
+    """The probability flow's step with an x0hat that knows y: x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat).
+
+    s^2 = (1 - abar) / abar stands for the variance of x0 given x_t: it is the mean of N(x0hat, s^2) given y.
+    """
+    variance = (1 - c.abar) / c.abar
+    gain = operator.AT(operator.resolvent(y - operator.A(x0hat), sigma, variance))
+    return probability_flow_step(x, x0hat + variance * gain, c)
+
+
 def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) -> tuple[Array, Array]:
     """The gradient of || y - A x0hat ||_2 with respect to x0hat, row by row, and how far the norm is above the noise's.
 

@@ -22,6 +22,10 @@ METHOD = 1
 """The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
 AIMS = {"detail": 8, "fidelity": 1}
 """Network calls of a denoising that starts from the picture itself, at most: the probability flow, or its mean."""
+MEASURED_STEPS = 8
+"""Network calls of another task that starts from a plain estimate, whatever the aim."""
+STARTS = {"detail": 0.4, "fidelity": 0.1}
+"""Deviation, on [-1, 1], of the noise added to the plain estimate: what of it is believed less is made anew."""
 SAMPLED = ("preset", "steps", "switch", "every", "guidance", "zeta", "lam")
 """The settings of the sampler that starts from noise. Where one of them is given, denoising does so too."""
 
@@ -68,19 +72,23 @@ class Guidance:
         """The aim with which `operator` is undone; None is the sampler from noise. Raises InputError."""
         if isinstance(operator, Denoise):
             return self.aim or (None if self.sampled else next(iter(AIMS)))
-        if self.aim is not None:
-            raise InputError(f"aims are for denoising, and {operator.name} has none yet; leave the aim out")
-        return None
+        if self.aim is not None and not isinstance(operator, Resolvable):
+            raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
+        return self.aim
 
     def steps_with(self, operator: Operator) -> int:
         """The steps of a row with `operator`; with an aim, at most. Raises InputError."""
         aim = self.aim_with(operator)
         if aim is not None:
-            return AIMS[aim]
+            return AIMS[aim] if isinstance(operator, Denoise) else MEASURED_STEPS
         preset = PRESET if self.preset is None else self.preset
         if preset not in PRESETS:
             raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
         return PRESETS[preset] if self.steps is None else self.steps
+
+    def start_with(self, operator: Operator) -> float:
+        """The deviation of the noise that a row with an aim starts from: the picture's own, or what is added."""
+        return self.sigma if isinstance(operator, Denoise) else STARTS[self.aim or ""]
 
     def settle(self, operator: Operator, rows: int = 1) -> "Settled":
         """The numbers that `rows` rows with `operator` carry. Raises InputError for what cannot be had."""

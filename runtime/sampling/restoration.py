@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...engines import Array
-from ..operators import Operator
+from ..operators import Denoise, Operator
 from .noise import Use, generator, normal
 from .schedule import Schedule
 from .switch import Switch
@@ -29,7 +29,7 @@ class Phase(Enum):
     DPS = "dps"
     DMPS = "dmps"
     FLOW = "flow"
-    """The picture itself is the state at its noise: there is no structure to find, and no switch."""
+    """The picture itself, or a plain estimate of it, is the state at its noise: there is no structure to find."""
     DONE = "done"
 
 
@@ -41,6 +41,7 @@ class Move(Enum):
     HYBRID = "hybrid_step"
     CLOSED_FORM = "closed_form"
     FLOW = "probability_flow_step"
+    MEASURED_FLOW = "measured_flow_step"
 
     @property
     def pulls(self) -> bool:
@@ -50,7 +51,7 @@ class Move(Enum):
     @property
     def draws(self) -> bool:
         """Whether it takes noise."""
-        return self is not Move.FLOW
+        return self not in (Move.FLOW, Move.MEASURED_FLOW)
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Restoration:
     sample: int
     x: Array
     aim: str | None = None
-    """Of guidance.AIMS, where `x` began as the scaled measurement; None where it began as noise."""
+    """Of guidance.AIMS, where `x` began as a scaled estimate from the measurement; None where it began as noise."""
     step: int = field(init=False)
     x0hat: Array | None = None
     """The last unguided estimate, (C, H, W)."""
@@ -107,7 +108,7 @@ class Restoration:
     def move(self) -> Move:
         """What makes the next step."""
         if self.aim is not None:
-            return Move.FLOW
+            return Move.FLOW if isinstance(self.operator, Denoise) else Move.MEASURED_FLOW
         if self.phase is Phase.DPS and self.every is None:
             return Move.DPS
         if self.phase is Phase.DPS and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0:

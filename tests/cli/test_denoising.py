@@ -54,7 +54,8 @@ def test_samples_and_the_sampler_s_options_start_from_noise(smooth):
     assert not np.array_equal(pixels("s.sample-1.png"), pixels("s.sample-2.png"))
     refuses("with --aim all would be the same", *DENOISE, "noisy.png", "--aim", "detail", "--samples", "2", status=2)
     refuses("an aim starts from the picture, and steps is", *DENOISE, "noisy.png", "--aim", "detail", "--steps", "4")
-    refuses("aims are for denoising, and inpaint has none", *DENOISE, "noisy.png", "--aim", "detail", "--hole", "4x4")
+    said = frugal(*DENOISE, "noisy.png", "--aim", "detail", "--hole", "4x4", "-o", "filled.png")
+    assert "8 network calls and 0 gradients, aim detail" in said.output
     refuses("--trace is of the switch", *DENOISE, "noisy.png", "--noise", "25", "--trace", "t.csv")
     assert not Path("t.csv").exists()
 

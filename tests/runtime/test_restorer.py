@@ -106,7 +106,6 @@ EVERY = "every is for the hybrid with a step size of its own; leave it out, or z
         (np.zeros((3, 8, 8)), {"seed": -1}, "seed must be"),
         (np.zeros((2, 3, 8, 8)), {"sample": 2**64 - 1}, "sample must be"),
         (np.zeros((3, 8, 8)), {"switch": "2.5"}, "switch must be"),
-        (np.zeros((3, 8, 8)), {"aim": "detail"}, "aims are for denoising, and sr has none yet; leave the aim out"),
         (np.zeros((3, 8, 8)), {"switch": np.inf}, "switch must be"),
         (np.zeros((3, 8, 8)), {"preset": "best"}, "no preset 'best'; choose one of quality, balanced, fast"),
         (np.zeros((3, 8, 8)), {"guidance": "ours"}, "no guidance 'ours'; choose one of own, official"),

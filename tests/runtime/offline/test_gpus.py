@@ -102,7 +102,7 @@ def in_a_thread(what: Callable[[], None]) -> threading.Thread:
 def test_two_processes_restore_a_folder_as_one_does():
     Path("photos/05.png").write_bytes(b"broken")
     Image.new("RGBA", (16, 16)).save("photos/empty.png")  # nothing but missing pixels
-    asked = (*RESTORE, "--samples", "2", "--json")
+    asked = (*RESTORE, "--samples", "2", "--json", "-q")
     alone = frugal(*asked, "-o", "alone")
     result = frugal(*asked, *ON_TWO)
     assert (alone.exit_code, result.exit_code) == (1, 1)

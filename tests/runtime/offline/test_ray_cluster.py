@@ -103,7 +103,7 @@ def assert_equal(folder: str, other: str) -> None:
 def test_a_cluster_restores_a_folder_as_one_process_does(here, node):
     Path("photos/05.png").write_bytes(b"broken")
     Image.new("RGBA", (16, 16)).save("photos/empty.png")  # nothing but missing pixels
-    asked = (*RESTORE, "--samples", "2", "--json")
+    asked = (*RESTORE, "--samples", "2", "--json", "-q")
     alone = frugal(*asked, "-o", "alone")
     result = frugal(*asked, "-o", "out", "--ray", node.address, "--workers", "2")
     assert (alone.exit_code, result.exit_code) == (1, 1)

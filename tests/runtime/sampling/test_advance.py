@@ -34,6 +34,7 @@ def test_rows_of_different_operators_moves_and_lengths_share_calls(restorer, fin
         (operators.SuperResolution(SHAPE, 2), {"steps": 7, "switch": 3, "guidance": "official"}),
         (operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: (1 - np.tanh(x) ** 2) * r), {"steps": 12, "zeta": 0.5}),
         (operators.Colorize(SHAPE), {"steps": 15, "lam": 0.7, "switch": "always"}),
+        (operators.SuperResolution(SHAPE, 4), {"aim": "detail"}),
     ]
 
     def rows():

@@ -278,7 +278,8 @@ def test_an_aim_that_is_none_or_of_another_operator_is_refused(restorer, tiny_pl
     with pytest.raises(InputError, match="no aim 'beauty'; choose one of detail, fidelity"):
         Guidance(aim="beauty")
     grey = operators.Colorize(restorer.image_shape)
-    with pytest.raises(InputError, match="aims are for denoising, and colorize has none yet"):
-        restorer.restore(measurement(grey, 1), grey, aim="fidelity")
+    curved = operators.Custom(restorer.image_shape, restorer.image_shape, np.tanh, lambda x, r: r, name="curved")
+    with pytest.raises(InputError, match="curved is not a linear operator, so it has no aim"):
+        restorer.restore(measurement(curved, 1), curved, aim="fidelity")
     with Pool(tiny_plan, "cpu") as pool, pytest.raises(InputError, match="starts from the picture"):
         pool.submit(measurement(grey, 1)[0], grey, aim="fidelity", steps=4)
