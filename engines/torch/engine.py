@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..array_api import Array
@@ -54,7 +55,8 @@ class TorchEngine(OnTorch):
             if half is not None and isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
                 layer.to(half)  # once, where autocast would at every call
         module = module.to(device, memory_format=self._format).requires_grad_(not frozen)
-        self._autocast = torch.autocast(device, half, enabled=half is not None)
+        # Made anew for each call: one that threads share restores what another found.
+        self._autocast = partial(torch.autocast, device, half, enabled=half is not None)
         self._forward_only = torch.inference_mode if frozen else torch.no_grad
         self._module = _compile(torch, module, falls_back) if compiled else module
         self._compiled = compiled
@@ -91,7 +93,7 @@ class TorchEngine(OnTorch):
 
     def _call(self, x: Tensor, t: Array) -> Prediction:
         t = self._torch.as_tensor(t, dtype=self._torch.int64, device=self._device)
-        with self._autocast:
+        with self._autocast():
             out = self._module(x.contiguous(memory_format=self._format), t)
         return Prediction(*(one.float() for one in out)) if isinstance(out, tuple) else Prediction(out.float(), None)
 

@@ -1,4 +1,6 @@
-"""Torch's engine says that memory ran out."""
+"""Torch's engine on the CPU: what it says when memory runs out, and its half precision."""
+
+from threading import Event, Thread, current_thread
 
 import numpy as np
 import pytest
@@ -20,3 +22,32 @@ def test_a_gpu_without_memory_is_one_sentence(tiny_plan, monkeypatch):
     for call in (lambda: engine.predict(x, t), lambda: engine.pullback(x, t), lambda: pull(x)):
         with pytest.raises(BackendError, match="the GPU has too little memory for this call; take a smaller --batch"):
             call()
+
+
+def test_threads_share_an_engine_and_no_autocast(tiny_plan):
+    """Each finds autocast as it was, also where a call begins under the caller's own while another is under way."""
+    plan = Plan.open(tiny_plan)
+    engine, x, t = TorchEngine(plan, precision="bf16"), np.zeros((1, *plan.image_shape), np.float32), np.array([5])
+    under_way, ended, found, network = Event(), Event(), {}, engine._module
+
+    def slow(*inputs):
+        if current_thread() is not first:
+            return network(*inputs)
+        under_way.set()
+        assert ended.wait(60)
+        found["within"] = torch.is_autocast_enabled("cpu")
+        return network(*inputs)
+
+    def call():
+        engine.predict(x, t)
+        found["after"] = torch.is_autocast_enabled("cpu")
+
+    engine._module, first = slow, Thread(target=call)
+    first.start()
+    assert under_way.wait(60)
+    with torch.autocast("cpu", torch.bfloat16):
+        engine.predict(x, t)
+        assert torch.is_autocast_enabled("cpu")
+    ended.set()
+    first.join(60)
+    assert found == {"within": True, "after": False}
