@@ -60,10 +60,11 @@ def _open() -> tuple[Any, str | None]:
 
 def _load() -> Any:
     """libcuda, or None. The name that the driver installs comes first: find_library starts ldconfig or a compiler."""
-    for name in (lambda: "libcuda.so.1", lambda: find_library("cuda"), lambda: find_library("nvcuda")):
-        with contextlib.suppress(OSError):
-            if found := name():
-                return ctypes.CDLL(found)
+    with contextlib.suppress(OSError):
+        return ctypes.CDLL("libcuda.so.1")
+    found = find_library("cuda") or find_library("nvcuda")
+    with contextlib.suppress(OSError):
+        return ctypes.CDLL(found) if found else None
     return None
 
 
