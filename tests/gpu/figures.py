@@ -1,9 +1,10 @@
 """What a GPU makes of the targets: python tests/gpu/figures.py -o DIR [--plan celebahq-256.plan] [--images faces]
 
 Times of calls and steps at 256x256 and 64x64 by every backend (frugal-rt bench), the hybrid of 100 steps and k = 50 at
-256x256, the share of the bf16 matrix rate at batch 16, and what fp16 and bf16 change in PSNR on pictures. Backends are
-tried first, each in a process of its own. All that is found is written at once: parts may be run one after the other.
-Plans are taken from the folder FRUGAL_RT_PLANS, else made in DIR; FRUGAL_RT_TRIAL_SECONDS bounds a trial.
+256x256, the share of the bf16 matrix rate at batch 16, what fp16 and bf16 change in PSNR on pictures, and a photograph of
+a megapixel. Backends are tried first, each in a process of its own. All that is found is written at once: parts may be
+run one after the other. Plans are taken from the folder FRUGAL_RT_PLANS, else made in DIR; FRUGAL_RT_TRIAL_SECONDS
+bounds a trial.
 """
 
 import gc
@@ -30,11 +31,14 @@ from frugal_rt.runtime.evaluation.demo import SHOWN
 from frugal_rt.runtime.evaluation.demo import measure as portrait
 from frugal_rt.runtime.evaluation.picture_set import read_pictures
 from frugal_rt.runtime.evaluation.suite import TASKS, measure
+from frugal_rt.runtime.operators import Denoise
 from frugal_rt.runtime.sampling.psnr import psnr
 
-PARTS = ("256", "hybrid", "forward", "64", "psnr")
+PARTS = ("256", "hybrid", "forward", "64", "psnr", "photo")
 LARGE = 16
 """Rows of the forward call whose share of the matrix rate is measured."""
+SIDE = 1024
+"""Of the photograph, in pixels."""
 Keep = Callable[[str, object], None]
 
 
@@ -70,6 +74,15 @@ def hybrid(restorer: Restorer) -> float:
     """Seconds of a restoration of 100 steps, k = 50, one image; the median of 5 after the first."""
     made = portrait(restorer, SHOWN[0], seed=0)
     taken = [sum(restorer.restore(made.y, made.operator, steps=100, switch=50).seconds.values()) for _ in range(6)]
+    return float(np.median(taken[1:]))
+
+
+def photograph(restorer: Restorer) -> float:
+    """Seconds of a restoration of SIDE x SIDE pixels by 20 DMPS steps; the median of 5 after the first."""
+    whole = restorer.at(SIDE, SIDE)
+    y, operator = np.zeros(whole.image_shape, np.float32), Denoise(whole.image_shape)
+    settings = {"sigma": 0.1, "steps": 20, "switch": "always"}
+    taken = [sum(whole.restore(y, operator, **settings).seconds.values()) for _ in range(6)]
     return float(np.median(taken[1:]))
 
 
@@ -171,6 +184,9 @@ def main(
             over(plan, runs, hybrid, keep, "hybrid")
         if "forward" in wanted:
             over(plan, runs, partial(forward, rate=peak_flops()["torch, bf16 (cuda)"]), keep, "forward")
+    if "photo" in wanted:
+        path = plan_file("photo", output)
+        over(Plan.open(path), usable(path, asked, (1,), keep, "photo"), photograph, keep, "photo")
     if wanted & {"64", "psnr"}:
         path = engine or plan_file("celeba", output)
         plan, runs = Plan.open(path), usable(path, asked, (1, 4, 16), keep, "64")

@@ -5,7 +5,7 @@ mkdir -p "$KEPT/figures"
 named=()
 for backend in ${LEASE_BACKENDS:-torch:fp32 torch:bf16 torch:fp16 torch-compile:bf16}; do named+=(--backend "$backend"); done
 signal_training STOP
-for part in ${LEASE_PARTS:-256 hybrid forward 64}; do
+for part in ${LEASE_PARTS-256 hybrid forward 64 photo}; do
   SHOW=20 step "figures-$part" ${LEASE_PART_SECONDS:-120} "$PYTHON" tests/gpu/figures.py -o "$KEPT/figures" --parts "$part" "${named[@]}"
   cp "$KEPT"/figures/*.json "$KEPT"/figures/*.md "$OUT" 2>/dev/null
 done
