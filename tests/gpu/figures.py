@@ -1,9 +1,9 @@
 """What a GPU makes of the targets: python tests/gpu/figures.py -o DIR [--plan celebahq-256.plan] [--images faces]
 
 Times of calls and steps at 256x256 and 64x64 by every backend (frugal-rt bench), the hybrid of 100 steps and k = 50 at
-256x256, the share of the bf16 matrix rate at batch 16, what fp16 and bf16 change in PSNR on pictures, and a photograph of
-a megapixel. Backends are tried first, each in a process of its own. All that is found is written at once: parts may be
-run one after the other. Plans are taken from the folder FRUGAL_RT_PLANS, else made in DIR; FRUGAL_RT_TRIAL_SECONDS
+256x256, the share of the bf16 matrix rate at batch 16, what fp16 and bf16 change in PSNR on pictures, and a photograph
+of a megapixel. Backends are tried first, each in a process of its own. All that is found is written at once: parts may
+be run one after the other. Plans are taken from the folder FRUGAL_RT_PLANS, else made in DIR; FRUGAL_RT_TRIAL_SECONDS
 bounds a trial.
 """
 
