@@ -142,7 +142,7 @@ def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
 
     Raises InputError for one that computes on the CPU, MissingExtra or BackendError where it finds no GPU here.
     """
-    from .extras import version
+    from .extras import installed
     from .onnxruntime.sessions import import_onnxruntime
 
     name, precision = parse_backend(backend)
@@ -150,7 +150,7 @@ def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
         raise InputError(f"the backend {name} computes on the CPU; GPUs take tensorrt, cuda, torch or auto")
     if name == "auto":
         found, _ = _on_gpu(plan, Wanted(precision, trust_engines))
-        name = found or ("torch" if version("torch") else "cuda")
+        name = found or ("torch" if installed("torch") else "cuda")
     if name == "cuda":
         import_onnxruntime("cuda")
     elif name.startswith("torch") and _torch_device() != "cuda":

@@ -1,12 +1,12 @@
 """What this machine can run, and what would bring the rest. Nothing here imports a framework unless asked to."""
 
-import importlib.util
 from typing import NamedTuple
 
 from . import nvidia
 from .errors import BackendError, MissingExtra
-from .extras import EXPORT_MODULES, version
+from .extras import EXPORT_MODULES, installed, version
 from .onnxruntime.cuda import cuda_is_usable
+from .onnxruntime.sessions import import_onnxruntime
 
 
 class Finding(NamedTuple):
@@ -43,40 +43,41 @@ def _cpu() -> Finding:
     both = version("onnxruntime") and version("onnxruntime-gpu")
     if both:
         return Finding("cpu", False, "onnxruntime and onnxruntime-gpu overwrite each other", _ONE_ONNXRUNTIME)
-    found = version("onnxruntime") or version("onnxruntime-gpu")
-    if not found:
+    try:
+        found = import_onnxruntime()
+    except MissingExtra:
         return Finding("cpu", False, "onnxruntime is not installed", "pip install 'frugal-rt[cpu]'")
-    return Finding("cpu", True, f"onnxruntime {found}", "")
+    return Finding("cpu", True, f"onnxruntime {found.__version__}", "")
 
 
 def _cuda() -> Finding:
     missing = nvidia.trouble()
     if missing:
         return Finding("cuda", False, missing, _A_GPU)
+    if cuda_is_usable():
+        return Finding("cuda", True, f"onnxruntime {import_onnxruntime('cuda').__version__}", "")
     found = version("onnxruntime-gpu")
     if not found:
         return Finding("cuda", False, "onnxruntime-gpu is not installed", "pip install 'frugal-rt[gpu]'")
-    if not cuda_is_usable():
-        return Finding("cuda", False, f"onnxruntime-gpu {found} has no CUDA provider here", _ONE_ONNXRUNTIME)
-    return Finding("cuda", True, f"onnxruntime-gpu {found}", "")
+    return Finding("cuda", False, f"onnxruntime-gpu {found} has no CUDA provider here", _ONE_ONNXRUNTIME)
 
 
 def _tensorrt(name: str) -> Finding:
     from .tensorrt.library import FLAVOURS, load
 
-    flavour, found = FLAVOURS[name], version(name)
-    if not found:
+    flavour = FLAVOURS[name]
+    if not installed(flavour.module):
         return Finding(name, False, f"{name} is not installed", f"pip install 'frugal-rt[{flavour.extra}]'")
     try:
-        load(name)
+        found = load(name).version
     except BackendError as error:
-        return Finding(name, False, f"{name} {found} cannot be imported: {error.__cause__}", f"pip install -U {name}")
+        return Finding(name, False, f"{name} cannot be imported: {error.__cause__}", f"pip install -U {name}")
     missing = nvidia.trouble()
     if missing:
         can = "builds here, and needs a GPU to run" if flavour.blind else "needs a GPU"
         return Finding(name, False, f"{name} {found} {can}: {missing}", _A_GPU)
     device = nvidia.devices()[0]
-    if not version("torch"):
+    if not installed("torch"):
         return Finding(name, False, "its arrays are torch's, which is not installed", "pip install 'frugal-rt[torch]'")
     return Finding(name, True, f"{name} {found}, {device.name}, compute capability {device.capability}", "")
 
@@ -94,7 +95,7 @@ def _openvino() -> Finding:
 
 
 def _torch() -> Finding:
-    missing = [name for name in ("torch", "diffusers") if not version(name)]
+    missing = [name for name in ("torch", "diffusers") if not installed(name)]
     if missing:
         return Finding("torch", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[torch]'")
     return Finding("torch", True, f"torch {version('torch')}, diffusers {version('diffusers')}", "")
@@ -112,7 +113,7 @@ def _torch_compile() -> Finding:
 
 
 def _export() -> Finding:
-    missing = [name for name in EXPORT_MODULES if importlib.util.find_spec(name) is None]
+    missing = [name for name in EXPORT_MODULES if not installed(name)]
     if missing:
         return Finding("export", False, f"{', '.join(missing)} not installed", "pip install 'frugal-rt[cpu,export]'")
     return Finding("export", True, f"onnx {version('onnx')}, onnxruntime {version('onnxruntime')}", "")

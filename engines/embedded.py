@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +37,27 @@ def embedded_plan(name: str) -> Plan:
     """The plan of an embedded prior, in memory: the bytes that exporting it gives. Raises PlanError."""
     folder = FOLDERS[name]
     try:
-        with zipfile.ZipFile(folder / READY) as archive:
-            held = {one: archive.read(one) for one in archive.namelist()}
-        manifest = json.loads(held.pop(MANIFEST))
         stored = read_safetensors(memoryview((folder / STORED).read_bytes()), f"the prior {name}")
-        weights = _weights(held.pop(HEADER), {f"{PREFIX}{key}": array for key, (array, _) in stored.items()})
-        plan = Plan(manifest, {WEIGHTS: weights, **held}, name)  # in the order of the exporter
-        for member in plan.members:
-            plan.member(member)
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, struct.error, PlanError) as error:
+        return refilled(folder / READY, {key: array for key, (array, _) in stored.items()}, name)
+    except (OSError, PlanError) as error:
         raise PlanError(
             f"the prior {name} in this installation is damaged ({error}); install frugal-rt again"
         ) from error
+
+
+def refilled(ready: Path, stored: Mapping[str, np.ndarray], name: str) -> Plan:
+    """The plan, in memory, that `frugal_rt.export.ready` emptied into the file `ready`, with its weights by diffusers'
+    names. Raises PlanError where they are not those it had, or the file is damaged."""
+    try:
+        with zipfile.ZipFile(ready) as archive:
+            held = {one: archive.read(one) for one in archive.namelist()}
+        manifest = json.loads(held.pop(MANIFEST))
+        weights = _weights(held.pop(HEADER), {f"{PREFIX}{key}": array for key, array in stored.items()})
+        plan = Plan(manifest, {WEIGHTS: weights, **held}, name)  # in the order of the exporter
+        for member in plan.members:
+            plan.member(member)
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, struct.error) as error:
+        raise PlanError(f"{ready.name} does not hold {name}: {error}") from error
     return plan
 
 

@@ -10,8 +10,13 @@ EXPORT_MODULES = ("torch", "diffusers", "onnx", "onnxruntime")
 """Modules that exporting imports."""
 
 
+def installed(module: str) -> bool:
+    """Return whether a top-level module can be found here, whichever distribution brings it; it is not imported."""
+    return importlib.util.find_spec(module) is not None
+
+
 def version(distribution: str) -> str | None:
-    """Return the installed version of a distribution, or None."""
+    """Return the version of a distribution, or None: what to print, as its module may come from another."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -20,7 +25,7 @@ def version(distribution: str) -> str | None:
 
 def missing_export() -> str | None:
     """Return the first of EXPORT_MODULES that is not installed, or None."""
-    return next((name for name in EXPORT_MODULES if importlib.util.find_spec(name) is None), None)
+    return next((name for name in EXPORT_MODULES if not installed(name)), None)
 
 
 def require_export() -> None:

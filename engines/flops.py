@@ -1,10 +1,9 @@
 """How much arithmetic a prior's network takes."""
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from .extras import import_torch
+from .extras import import_torch, installed
 from .torch.network import build_network
 
 
@@ -15,7 +14,7 @@ def network_flops(manifest: Mapping[str, Any]) -> dict[str, int] | None:
     shapes alone, a multiply-add as 2; normalisations and activations are left out. None where torch or diffusers is
     missing.
     """
-    if not all(importlib.util.find_spec(name) for name in ("torch", "diffusers")):
+    if not all(installed(name) for name in ("torch", "diffusers")):
         return None
     torch = import_torch("Counting operations")
     from torch.utils.flop_counter import FlopCounterMode

@@ -1,6 +1,5 @@
 """What this machine is, and how fast it multiplies: the scale for other measurements. Imports torch when called."""
 
-import importlib.util
 import os
 import platform
 import time
@@ -13,7 +12,7 @@ import numpy as np
 
 from . import nvidia
 from .errors import InputError
-from .extras import import_torch, version
+from .extras import import_torch, installed, version
 
 SIZE = 2048
 """Side of the square fp32 matrices whose product is timed: 17 GFLOP, 17 MB each."""
@@ -109,7 +108,7 @@ def peak_flops() -> dict[str, float]:
 
 
 def _has_torch() -> bool:
-    return importlib.util.find_spec("torch") is not None
+    return installed("torch")
 
 
 def _products() -> Iterator[tuple[str, int, Callable[[], Any]]]:

@@ -1,9 +1,10 @@
 """The NVIDIA driver, asked through ctypes: no framework is imported, and none may be started before it answers."""
 
+import contextlib
 import ctypes
-import ctypes.util
 import os
 from collections.abc import Sequence
+from ctypes.util import find_library
 from typing import Any, NamedTuple
 
 from .errors import InputError
@@ -51,11 +52,20 @@ def trouble() -> str | None:
 
 def _open() -> tuple[Any, str | None]:
     """libcuda, started, or why it is not."""
-    try:
-        driver = ctypes.CDLL(ctypes.util.find_library("cuda") or ctypes.util.find_library("nvcuda") or "libcuda.so.1")
-    except OSError:
+    driver = _load()
+    if driver is None:
         return None, "no NVIDIA driver (libcuda) on this machine"
     return (None, "the NVIDIA driver shows no device") if driver.cuInit(0) else (driver, None)
+
+
+def _load() -> Any:
+    """libcuda, or None. The name that the driver installs comes first: find_library starts ldconfig or a compiler."""
+    with contextlib.suppress(OSError):
+        return ctypes.CDLL("libcuda.so.1")
+    found = find_library("cuda") or find_library("nvcuda")
+    with contextlib.suppress(OSError):
+        return ctypes.CDLL(found) if found else None
+    return None
 
 
 def _count(driver: Any) -> int:

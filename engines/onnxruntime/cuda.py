@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import sys
 from typing import Any
 
@@ -12,7 +11,7 @@ from .. import nvidia
 from ..array_api import Array
 from ..base import ANSWERS, Engine, Prediction, Pull
 from ..errors import BackendError
-from ..extras import version
+from ..extras import installed
 from ..plan import Plan
 from ..shapes import sized
 from ..torch.arrays import OnTorch, Tensor, TorchArrays, like, streams
@@ -28,7 +27,7 @@ def open_cuda(plan: Plan) -> Engine:
         raise BackendError(
             f"the cuda backend needs an NVIDIA GPU: {missing}; use --backend cpu, or run: frugal-rt doctor"
         )
-    if importlib.util.find_spec("torch") is None:
+    if not installed("torch"):
         with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
             ort.preload_dlls()  # CUDA's libraries that pip installed; torch loads its own
         return OnnxRuntimeEngine(plan, "cuda")
@@ -128,7 +127,7 @@ class OnnxRuntimeCudaEngine(OnTorch):
 
 def cuda_is_usable() -> bool:
     """Return whether onnxruntime can compute on CUDA here."""
-    if version("onnxruntime-gpu") is None or nvidia.trouble() is not None:
+    if nvidia.trouble() is not None:
         return False
     try:
         import_onnxruntime("cuda")

@@ -43,7 +43,9 @@ class Lpips:
             )
         self.sha256 = hashlib.sha256(graph).hexdigest()
         try:
-            self._session = ort.InferenceSession(graph, session_options(ort), providers=[PROVIDERS["cpu"]])
+            self._session = ort.InferenceSession(
+                graph, session_options(ort), providers=[PROVIDERS["cpu"]], enable_fallback=0
+            )
         except Exception as error:  # onnxruntime's errors share no base but Exception
             first = (str(error).splitlines() or ["it is empty"])[0]
             raise InputError(f"{name} is not an ONNX file that onnxruntime can load: {first}") from error

@@ -84,7 +84,6 @@ class Sessions:
         if session is None:
             session = self._open(entry, device, provider)
         give_back()
-        session.disable_fallback()
         running = session.get_providers()[0]
         if running != PROVIDERS[device]:
             raise BackendError(f"onnxruntime fell back from {device} to {running}; run: frugal-rt doctor")
@@ -118,12 +117,14 @@ class Sessions:
         weights = {name: self._weights[name] for name in entry["weights"]} if model is None else {}
         options.add_external_initializers(list(weights), list(weights.values()))
         try:
-            session = self.ort.InferenceSession(graph, options, providers=[(PROVIDERS[device], provider)])
+            # With its fallback it would print why a provider fails, and run on the CPU.
+            session = self.ort.InferenceSession(
+                graph, options, providers=[(PROVIDERS[device], provider)], enable_fallback=0
+            )
         except Exception as error:  # onnxruntime's errors share no base but Exception
             if device != "cpu":
-                raise BackendError(
-                    f"onnxruntime cannot run on {device} here: {error}; run: frugal-rt doctor"
-                ) from error
+                why = " ".join(str(error).split()).rstrip(".")
+                raise BackendError(f"onnxruntime cannot run on {device} here: {why}; run: frugal-rt doctor") from error
             raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
         session.weights = weights  # it points into them, and may be in a call when everybody else has let go of them
         return session

@@ -10,9 +10,8 @@ import logging
 from collections import deque
 from typing import Any, NamedTuple
 
-from .. import nvidia
+from .. import extras, nvidia
 from ..errors import BackendError, MissingExtra
-from ..extras import version
 
 logger = logging.getLogger(__name__)
 LINES_KEPT = 3
@@ -22,7 +21,7 @@ class Flavour(NamedTuple):
     """One of the packages."""
 
     name: str
-    """The distribution, and the name of the backend."""
+    """The distribution that `extra` brings, and the name of the backend."""
     module: str
     extra: str
     """The extra of frugal-rt that brings it."""
@@ -38,8 +37,8 @@ FLAVOURS = {
 
 
 def installed() -> list[str]:
-    """The names of the flavours that are installed."""
-    return [name for name in FLAVOURS if version(name)]
+    """Return the names of the flavours whose modules are here: tensorrt-cu13 or tensorrt-rtx-cu13 alone brings one."""
+    return [name for name, flavour in FLAVOURS.items() if extras.installed(flavour.module)]
 
 
 class TensorRT:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import logging
 import threading
 import time
@@ -113,13 +114,9 @@ class TorchArrays:
                     for _ in range(WARM):
                         work()
                     torch.cuda.synchronize()
+                    gc.collect()  # a tensor or a graph that Python frees during a capture breaks it
                     torch.cuda.empty_cache()  # a recording cannot use what the warm runs leave
-                    # Other threads upload noise meanwhile, which a capture of this thread alone lets them.
-                    graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-                    try:
-                        work()
-                    finally:
-                        graph.capture_end()
+                    self._capture(graph, work)
             except (RuntimeError, BackendError) as error:
                 logger.warning("steps cannot be recorded as CUDA graphs, and are launched piece by piece: %s", error)
                 if any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__cause__)):
@@ -131,6 +128,20 @@ class TorchArrays:
             self._recordings.add(graph)
         here.wait_stream(self._recorder)
         return lambda: self._replay(graph)
+
+    def _capture(self, graph: Any, work: Callable[[], None]) -> None:
+        """Capture `work` into `graph`. Raises the error of `work`, whose context is the error of the capture's end."""
+        # Other threads upload noise meanwhile, which a capture of this thread alone lets them.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            work()
+        except BaseException as first:
+            try:
+                graph.capture_end()
+            except RuntimeError as second:  # it says only that the capture is broken, not by what
+                first.__context__, second.__context__ = second, first.__context__
+            raise
+        graph.capture_end()
 
     def _replay(self, graph: Any) -> None:
         """After what was replayed before, whatever stream that went to: recordings share their memory."""

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..array_api import Array
@@ -21,8 +22,9 @@ class TorchEngine(OnTorch):
     """Forward calls and pullbacks by torch autograd. State lives in float32 torch tensors on `device`; numpy arrays are
     taken too, and answered with numpy arrays.
 
-    `precision` "fp16" or "bf16" is autocast's: convolutions and products in it, norms and softmax in float32. On a CUDA
-    device whole steps are recorded as CUDA graphs.
+    `precision` "fp16" or "bf16" is autocast's: convolutions and products in it, norms and softmax in float32. In fp16
+    the pullback scales each row of the cotangent to a largest magnitude of 1, and the gradient back. On a CUDA device
+    whole steps are recorded as CUDA graphs.
 
     The keywords after it are for comparing: `channels_last` is the memory format; an engine that is not `frozen` keeps
     graphs that could reach the parameters, as a checkpoint does when it is loaded and used; a `compiled` one pays for
@@ -54,7 +56,8 @@ class TorchEngine(OnTorch):
             if half is not None and isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
                 layer.to(half)  # once, where autocast would at every call
         module = module.to(device, memory_format=self._format).requires_grad_(not frozen)
-        self._autocast = torch.autocast(device, half, enabled=half is not None)
+        # Made anew for each call: one that threads share restores what another found.
+        self._autocast = partial(torch.autocast, device, half, enabled=half is not None)
         self._forward_only = torch.inference_mode if frozen else torch.no_grad
         self._module = _compile(torch, module, falls_back) if compiled else module
         self._compiled = compiled
@@ -84,14 +87,23 @@ class TorchEngine(OnTorch):
 
         def pull(cotangent: Array) -> Array:
             with self._arrays.memory():
-                (gradient,) = self._torch.autograd.grad(prediction.out, leaf, self.asarray(cotangent))
-                return like(gradient, cotangent)
+                v = self.asarray(cotangent)
+                if self._precision != "fp16":
+                    return like(self._gradient(prediction, leaf, v), cotangent)
+                # float16 ends at 6e-8, where DPS's cotangents have about 1e-4: as in the exported graphs.
+                scale = v.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(self._torch.finfo(v.dtype).tiny)
+                return like(scale * self._gradient(prediction, leaf, v / scale), cotangent)
 
         return self._answer(prediction, x), pull
 
+    def _gradient(self, prediction: Prediction, leaf: Tensor, v: Tensor) -> Tensor:
+        """The transposed Jacobian of `prediction.out` in `leaf` applied to v, each (B, C, H, W)."""
+        (gradient,) = self._torch.autograd.grad(prediction.out, leaf, v)
+        return gradient
+
     def _call(self, x: Tensor, t: Array) -> Prediction:
         t = self._torch.as_tensor(t, dtype=self._torch.int64, device=self._device)
-        with self._autocast:
+        with self._autocast():
             out = self._module(x.contiguous(memory_format=self._format), t)
         return Prediction(*(one.float() for one in out)) if isinstance(out, tuple) else Prediction(out.float(), None)
 

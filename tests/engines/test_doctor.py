@@ -1,6 +1,8 @@
 """The doctor finds each backend, or says what brings it."""
 
-from frugal_rt.engines import BACKENDS, doctor, extras, nvidia
+import onnxruntime
+
+from frugal_rt.engines import BACKENDS, doctor, nvidia
 from frugal_rt.engines.tensorrt import library
 
 from .tensorrt.kept import needs_rtx
@@ -22,10 +24,17 @@ def test_doctor_sees_two_onnxruntimes_as_a_fault(monkeypatch):
 def test_doctor_explains_both_flavours(monkeypatch):
     found = {finding.backend: finding for finding in doctor.findings()}
     for name in library.FLAVOURS:
-        if extras.version(name) is None:
+        if name not in library.installed():
             assert found[name].detail == f"{name} is not installed"
         elif nvidia.trouble():
             assert nvidia.trouble() in found[name].detail
+
+
+def test_doctor_finds_a_module_that_another_distribution_brought(gpu, monkeypatch):
+    monkeypatch.setattr(doctor, "version", lambda name: None)
+    found = {finding.backend: finding for finding in doctor.findings()}
+    assert found["cpu"] == ("cpu", True, f"onnxruntime {onnxruntime.__version__}", "")
+    assert found["torch"].usable
 
 
 @needs_rtx

@@ -217,7 +217,7 @@ def test_every_runtime_is_given_checked_graphs_alone(plan, here):
     runtimes = {"triton": lambda: write_repository(bad, here / "repository")}
     if any(finding.backend == "openvino" and finding.usable for finding in doctor.findings()):
         runtimes["openvino"] = lambda: open_engine(bad, "openvino")
-    if extras.version("tensorrt-rtx"):
+    if extras.installed("tensorrt_rtx"):
         runtimes["tensorrt-rtx"] = lambda: build.build(bad, "tensorrt-rtx", precision="fp32", capability="8.9", level=0)
     for name, run in runtimes.items():
         with pytest.raises(PlanError, match="from outside of the plan"):

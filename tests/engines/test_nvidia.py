@@ -1,8 +1,37 @@
 """The devices that the driver shows, and those of them that this process sees."""
 
+import ctypes
+from types import SimpleNamespace
+
 import pytest
 
 from frugal_rt.engines import InputError, nvidia
+
+
+@pytest.mark.parametrize(
+    ("there", "found", "tried"),
+    [
+        (["libcuda.so.1"], {}, ["libcuda.so.1"]),
+        (["libcuda.so.535"], {"cuda": "libcuda.so.535"}, ["libcuda.so.1", "libcuda.so.535"]),
+        (["nvcuda.dll"], {"nvcuda": "nvcuda.dll"}, ["libcuda.so.1", "nvcuda.dll"]),
+        ([], {}, ["libcuda.so.1"]),
+    ],
+)
+def test_the_driver_is_opened_by_its_own_name_before_it_is_searched_for(monkeypatch, there, found, tried):
+    opened, searched = [], []
+
+    def load(name):
+        opened.append(name)
+        if name not in there:
+            raise OSError(name)
+        return SimpleNamespace(cuInit=lambda flags: 0)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(nvidia, "find_library", lambda name: searched.append(name) or found.get(name))
+    driver, why = nvidia._open()
+    assert opened == tried
+    assert (searched == []) == (tried == there == ["libcuda.so.1"])
+    assert (driver is None) == (why is not None) == (there == [])
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def distance(got: object, want: object) -> float:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_answers_and_gradients_are_torch_s(engine, reference, plan, size, batch):
+def test_answers_and_gradients_are_torch_s(engine, reference, plan, size, batch, within):
     random = np.random.default_rng(batch)
     x, v = random.standard_normal((2, batch, 3, *size), dtype=np.float32)
     t = np.linspace(5, 995, batch).astype(np.int64)
@@ -64,12 +64,12 @@ def test_answers_and_gradients_are_torch_s(engine, reference, plan, size, batch)
     (want, _), want_pull = right.pullback(right.asarray(x), t)
     (out, _), pull = mine.pullback(mine.asarray(x), t)
     limit = limit_of(engine)
-    assert distance(mine.predict(mine.asarray(x), t).out, want) < limit
-    assert distance(out, want) < limit
-    assert distance(pull(mine.asarray(v)), want_pull(right.asarray(v))) < limit
+    within(distance(mine.predict(mine.asarray(x), t).out, want), limit)
+    within(distance(out, want), limit)
+    within(distance(pull(mine.asarray(v)), want_pull(right.asarray(v))), limit)
 
 
-def test_a_size_that_memory_does_not_hold_is_run_in_tiles(engine, plan):
+def test_a_size_that_memory_does_not_hold_is_run_in_tiles(engine, plan, within):
     """Tiles by hand, of a third of the image each, against the whole image."""
     size = (512, 1408)
     x = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
@@ -77,11 +77,11 @@ def test_a_size_that_memory_does_not_hold_is_run_in_tiles(engine, plan):
     assert tiled.tile is not None
     t = np.array([300])
     want = whole.predict(whole.asarray(x), t).out
-    assert distance(tiled.predict(tiled.asarray(x), t).out, want) < 0.1
+    within(distance(tiled.predict(tiled.asarray(x), t).out, want), 0.1)
 
 
 @pytest.mark.parametrize("size", [(96, 160), (75, 101)])
-def test_restorations_are_the_cpu_s(engine, plan, size):
+def test_restorations_are_the_cpu_s(engine, plan, size, within):
     """Denoising by its aim, and the hybrid's steps, recorded where the backend records."""
     on_cpu = Restorer(plan, open_engine(plan, "cpu"))
     here = Restorer(plan, engine)
@@ -92,5 +92,5 @@ def test_restorations_are_the_cpu_s(engine, plan, size):
     ):
         y = random.uniform(-1, 1, operator.measurement_shape).astype(np.float32)
         want, got = (one.at(*operator.image_shape[1:]).restore(y, operator, **settings) for one in (on_cpu, here))
-        assert distance(got.image, want.image) < 10 * limit_of(engine)
+        within(distance(got.image, want.image), 10 * limit_of(engine))
         assert got.settings["tile"] is None

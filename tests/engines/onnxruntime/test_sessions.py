@@ -1,12 +1,14 @@
 """Sessions share the plan's weights, and keep the graphs that onnxruntime optimised."""
 
 import numpy as np
+import onnxruntime
+import pytest
 
-from frugal_rt import Plan
+from frugal_rt import BackendError, Plan
 from frugal_rt.engines import cache
 from frugal_rt.engines.onnxruntime import sessions
 from frugal_rt.engines.onnxruntime.engine import OnnxRuntimeEngine
-from frugal_rt.engines.onnxruntime.sessions import Sessions
+from frugal_rt.engines.onnxruntime.sessions import PROVIDERS, Sessions
 
 from ..calls import answers
 
@@ -41,3 +43,22 @@ def test_other_weights_versions_and_machines_are_other_entries(tiny_plan, cached
     monkeypatch.setattr(sessions, "LEVEL", "ORT_ENABLE_BASIC")
     answers(tiny_plan)
     assert len(list(cached.glob("*.sha256"))) == 9
+
+
+def test_a_provider_that_fails_is_one_sentence_with_its_reason(tiny_plan, monkeypatch, capfd):
+    """On a machine whose CUDA is too old: onnxruntime alone prints the reason and runs on the CPU."""
+    tried = []
+
+    def fails(session, providers, *rest):
+        tried.append(providers[0])
+        raise RuntimeError("CUDA failure 35: the driver\n  is insufficient.")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS.values()))
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fails)
+    with pytest.raises(BackendError) as caught:
+        Sessions(Plan.open(tiny_plan), "cuda").open("forward", "cuda", use_tf32="0")
+    assert str(caught.value) == (
+        "onnxruntime cannot run on cuda here: CUDA failure 35: the driver is insufficient; run: frugal-rt doctor"
+    )
+    assert tried == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    assert capfd.readouterr().out == ""

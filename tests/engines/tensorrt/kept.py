@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from frugal_rt import Plan
-from frugal_rt.engines import extras, nvidia
-from frugal_rt.engines.tensorrt import store
+from frugal_rt.engines import nvidia
+from frugal_rt.engines.tensorrt import library, store
 from frugal_rt.engines.tensorrt.store import ENGINES, Built, Here, Record
 
 H200 = nvidia.Device(0, "NVIDIA H200", "9.0", 141 << 30)
 HERE = Here("tensorrt", "11.4.0.12", "9.0", "NVIDIA H200", store.system())
 needs_rtx = pytest.mark.skipif(
-    not extras.version("tensorrt-rtx"), reason="tensorrt-rtx is not installed; pip install 'frugal-rt[rtx]'"
+    "tensorrt-rtx" not in library.installed(), reason="tensorrt-rtx is not installed; pip install 'frugal-rt[rtx]'"
 )
 
 

@@ -28,7 +28,7 @@ class Cuda:
         self.streams = {name: Stream(name, self.said) for name in names}
         self.here = self.streams["default"]
         self._pools = itertools.count()
-        self.fails = False
+        self.fails = self.broken = False
         cuda = self
 
         class CUDAGraph:
@@ -41,6 +41,8 @@ class Cuda:
 
             def capture_end(self):
                 cuda.said.append("end")
+                if cuda.broken:
+                    raise RuntimeError("the capture was invalidated")
 
             def replay(self):
                 cuda.said.append(f"replay on {cuda.here.name}")
@@ -173,6 +175,56 @@ def test_what_cannot_be_recorded_is_said_once_and_not_tried_again(cuda, arrays, 
     assert not arrays.records
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.endswith("capture is not permitted")
+
+
+@contextmanager
+def breaks_in_capture(cuda, error):
+    """Work that runs while it is warm, and raises `error` and breaks the capture once it is captured."""
+
+    def work():
+        if cuda.said[-1].startswith("begin"):
+            cuda.broken = True
+            raise error
+
+    yield work
+    assert cuda.said[-1] == "end"  # the capture is ended all the same
+    cuda.broken = False
+
+
+def test_the_error_that_broke_a_capture_is_said_and_not_the_capture_s(cuda, arrays, caplog):
+    error = RuntimeError("a tensor was read on the host")
+    with breaks_in_capture(cuda, error) as work:
+        assert arrays.record(work) is None
+    (record,) = caplog.records
+    assert record.getMessage().endswith("a tensor was read on the host")
+    assert str(error.__context__) == "the capture was invalidated"
+    assert error.__context__.__context__ is None  # no circle
+
+
+@pytest.mark.parametrize("error", [TypeError("a fault of ours"), KeyboardInterrupt()])
+def test_errors_of_other_kinds_leave_a_broken_capture_as_they_are(cuda, arrays, error):
+    with breaks_in_capture(cuda, error) as work, pytest.raises(type(error)) as caught:
+        arrays.record(work)
+    assert caught.value is error
+
+
+def test_memory_that_runs_out_in_a_capture_ends_no_others(cuda, arrays):
+    with breaks_in_capture(cuda, MemoryError("of the GPU")) as work:
+
+        def in_an_engine():
+            with arrays.memory():
+                work()
+
+        assert arrays.record(in_an_engine) is None
+    assert arrays.records
+
+
+def test_garbage_goes_before_a_capture_and_not_in_it(cuda, arrays):
+    weights = Weights(cuda.said)
+    weights.itself = weights
+    del weights
+    arrays.record(lambda: None)
+    assert cuda.said.index("the weights go") < cuda.said.index("empty the cache") < cuda.said.index("begin in pool 0")
 
 
 def test_too_little_memory_for_one_recording_ends_no_others(cuda, arrays):

@@ -1,10 +1,13 @@
-"""Torch's engine says that memory ran out."""
+"""Torch's engine on the CPU: what it says when memory runs out, and its half precision."""
+
+from threading import Event, Thread, current_thread
 
 import numpy as np
 import pytest
 import torch
 
 from frugal_rt import BackendError, Plan
+from frugal_rt.engines.embedded import embedded_plan
 from frugal_rt.engines.torch.engine import TorchEngine
 
 
@@ -20,3 +23,51 @@ def test_a_gpu_without_memory_is_one_sentence(tiny_plan, monkeypatch):
     for call in (lambda: engine.predict(x, t), lambda: engine.pullback(x, t), lambda: pull(x)):
         with pytest.raises(BackendError, match="the GPU has too little memory for this call; take a smaller --batch"):
             call()
+
+
+def test_threads_share_an_engine_and_no_autocast(tiny_plan):
+    """Each finds autocast as it was, also where a call begins under the caller's own while another is under way."""
+    plan = Plan.open(tiny_plan)
+    engine, x, t = TorchEngine(plan, precision="bf16"), np.zeros((1, *plan.image_shape), np.float32), np.array([5])
+    under_way, ended, found, network = Event(), Event(), {}, engine._module
+
+    def slow(*inputs):
+        if current_thread() is not first:
+            return network(*inputs)
+        under_way.set()
+        assert ended.wait(60)
+        found["within"] = torch.is_autocast_enabled("cpu")
+        return network(*inputs)
+
+    def call():
+        engine.pullback(x, t)
+        found["after"] = torch.is_autocast_enabled("cpu")
+
+    engine._module, first = slow, Thread(target=call)
+    first.start()
+    assert under_way.wait(60)
+    with torch.autocast("cpu", torch.bfloat16):
+        engine.pullback(x, t)
+        assert torch.is_autocast_enabled("cpu")
+    ended.set()
+    first.join(60)
+    assert found == {"within": True, "after": False}
+
+
+@pytest.mark.parametrize("scales", [(1, 1), (1e-5, 1e-6), (1e4, 1e-8)], ids=str)
+def test_gradients_in_fp16_do_not_underflow(scales):
+    """Of two rows with cotangents of these magnitudes, where torch alone errs by 5% at 1e-5."""
+    plan = embedded_plan("celeba")
+    x, v = np.random.default_rng(0).standard_normal((2, 2, *plan.image_shape), dtype=np.float32)
+    v *= np.array(scales, np.float32).reshape(-1, 1, 1, 1)
+    t = np.array([100, 900])
+    want, got = (TorchEngine(plan, precision=one).pullback(x, t)[1](v) for one in ("fp32", "fp16"))
+    for a, b in zip(got, want, strict=True):
+        assert np.sqrt(((a - b) ** 2).mean() / (b**2).mean()) < 1e-3
+
+
+def test_a_cotangent_of_zeros_has_a_gradient_of_zeros_in_fp16(tiny_plan):
+    plan = Plan.open(tiny_plan)
+    x = np.zeros((1, *plan.image_shape), np.float32)
+    _, pull = TorchEngine(plan, precision="fp16").pullback(x, np.array([5]))
+    np.testing.assert_array_equal(pull(x), x)
