@@ -244,7 +244,11 @@ def command(
             if one and isinstance(outcome, Failed):
                 raise InputError(outcome.why)
             outcomes.append(outcome)
-            if not isinstance(outcome, Written) or as_json:
+            if not isinstance(outcome, Written):
+                continue
+            for line in outcome.notes:
+                talk.note(line)
+            if as_json:
                 continue
             if not talk.is_quiet():
                 click.echo(_sentence(outcome, count, one), file=stdout)
@@ -321,6 +325,7 @@ def _said(written: Written) -> dict[str, Any]:
         "sigma": written.sigma,
         "aim": written.aim,
         "unchanged": written.unchanged,
+        "notes": [*written.notes],
         **written.figures,
     }
 

@@ -64,6 +64,8 @@ class Restored:
     """(H, W) bool: pixels that are still missing, outside the frames; None where none are."""
     result: Result
     """The first face's, where there are several, with the seconds of all."""
+    notes: Sequence[str] = ()
+    """`Photo.notes`."""
 
     @classmethod
     def of(cls, one: Prepared, results: Sequence[Result]) -> "Restored":
@@ -84,6 +86,7 @@ class Restored:
             images=images if aligned is None else aligned.paste([each.image for each in results]),
             missing=None if aligned is None else aligned.left_missing(),
             result=result,
+            notes=photo.notes,
         )
 
 
@@ -99,13 +102,16 @@ class Untouched:
     metadata: Metadata
     because: str
     sigma: float
+    notes: Sequence[str] = ()
+    """`Photo.notes`."""
 
     @classmethod
     def of(cls, one: Prepared, data: bytes) -> "Untouched":
         photo, measurement = one.photo, one.measurement
         whole = measurement.picture.shape[1:] == photo.pixels.shape[1:]
         kept = data if whole else None
-        return cls(one.source, kept, measurement.picture, photo.metadata, measurement.because, measurement.sigma)
+        said = measurement.because, measurement.sigma, photo.notes
+        return cls(one.source, kept, measurement.picture, photo.metadata, *said)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
 """Pictures as users have them."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from frugal_rt import InputError
 from frugal_rt.runtime.pictures import decoding, images
@@ -36,6 +40,81 @@ def test_jpeg_with_exif_turns_upright(tmp_path):
     exif[0x0112] = 8
     Image.fromarray(LEVELS).save(tmp_path / "a.jpg", exif=exif)
     assert read_photo(tmp_path / "a.jpg").size == (6, 8)
+
+
+def odd_exif(tag: int, kind: int, value: bytes) -> bytes:
+    """An EXIF block of one little-endian field, of any type."""
+    entry = struct.pack("<HHL", tag, kind, 1) + value.ljust(4, b"\0")
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("exif", "note"),
+    [
+        (odd_exif(0x0112, 1, b"\x06"), "EXIF orientation"),
+        (odd_exif(0x011A, 2, b"9\0"), "left out: XResolution"),
+        (b"Exif\0\0hello, I am a sentence", "EXIF data"),
+    ],
+)
+def test_odd_exif_is_left_out_of_a_sound_picture_and_told(tmp_path, exif, note):
+    Image.fromarray(LEVELS).save(tmp_path / "plain.jpg")
+    Image.fromarray(LEVELS).save(tmp_path / "a.jpg", exif=exif)
+    photo = read_photo(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(photo.pixels, read_photo(tmp_path / "plain.jpg").pixels)
+    assert photo.metadata.exif is None
+    (said,) = photo.notes
+    assert said.startswith("a.jpg")
+    assert note in said
+
+
+def test_sound_fields_of_odd_exif_are_kept(tmp_path):
+    odd = odd_exif(0x011A, 2, b"9\0")
+    two = odd[:14] + struct.pack("<H", 2) + struct.pack("<HHL4s", 0x0112, 3, 1, b"\x06") + odd[16:]
+    Image.fromarray(LEVELS).save(tmp_path / "a.jpg", exif=two)
+    photo = read_photo(tmp_path / "a.jpg")
+    assert photo.size == (6, 8)
+    assert "XResolution" in photo.notes[0]
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_text_over_a_limit_is_left_out_of_a_sound_picture_and_told(tmp_path, where):
+    info = PngInfo()
+    info.add(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2 << 20)), after_idat=where == "after")
+    info.add_text("Author", "me")
+    Image.fromarray(LEVELS).save(tmp_path / "a.png", pnginfo=info)
+    photo = read_photo(tmp_path / "a.png")
+    np.testing.assert_allclose(photo.pixels, expected(LEVELS), atol=1e-6)
+    assert photo.notes == ("a.png: text or a profile beside its pixels is too large or damaged, so it is left out",)
+
+
+def test_a_damaged_chunk_of_text_is_left_out_and_one_of_pixels_is_not(tmp_path):
+    info = PngInfo()
+    info.add_text("Author", "me and you")
+    Image.fromarray(LEVELS).save(tmp_path / "a.png", pnginfo=info)
+    sound = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(sound.replace(b"me and you", b"me and now"))
+    photo = read_photo(tmp_path / "a.png")
+    np.testing.assert_allclose(photo.pixels, expected(LEVELS), atol=1e-6)
+    assert "damaged" in photo.notes[0]
+    at = sound.index(b"IDAT")
+    (tmp_path / "a.png").write_bytes(sound[: at + 9] + bytes(3) + sound[at + 12 :])
+    with pytest.raises(InputError, match="broken picture"):
+        read_photo(tmp_path / "a.png")
+
+
+def test_text_that_is_small_gives_no_note(tmp_path):
+    write_png(tmp_path / "a.png", to_picture(expected(LEVELS)), {"seed": 1})
+    assert read_photo(tmp_path / "a.png").notes == ()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "webp", "png"])
+def test_frames_and_pages_behind_the_first_are_told(tmp_path, suffix):
+    first, *more = (Image.fromarray(np.roll(LEVELS, shift, 0)) for shift in range(3))
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=more, lossless=True)
+    photo = read_photo(tmp_path / f"a.{suffix}")
+    assert photo.notes == (f"a.{suffix} holds 3 pictures (frames or pages); only the first is read",)
+    if suffix != "gif":  # its palette rounds
+        np.testing.assert_allclose(photo.pixels[:3], expected(LEVELS), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "I;16", "F"])
