@@ -170,7 +170,7 @@ def command(
         raise InputError("say where the restoration of standard input goes: -o FILE, or -o - for standard output")
     if output == STREAM and as_json:
         raise click.UsageError("--json and -o - both write to standard output; leave one of them out")
-    sources = find_pictures(images)
+    sources = find_pictures(images, talk.note)
     one = len(images) == 1 and sources == [*images]
     if (devices or ray or not one) and (traces or save_steps or video):
         raise click.UsageError("--trace, --save-steps and --video are for one picture, restored here")

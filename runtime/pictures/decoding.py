@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, MAX_TEXT_MEMORY
 
 from ...engines import InputError
 
 MAX_PIXELS = 64_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+if "avif" in features.get_supported():  # it came with Pillow 11.3, which may be built without
+    FORMATS += ("AVIF",)
 LARGEST = 10.0
 """Beyond it, an array is not on the [-1, 1] scale, whatever its noise."""
 MASK_LEVEL = 128

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from ...engines import InputError
 from ...engines.files import atomic_write
 from ..operators.dense import MAX_VALUES
-from .decoding import LARGEST, MASK_LEVEL, Metadata, Photo, decode_photo, load_npy
+from .decoding import FORMATS, LARGEST, MASK_LEVEL, Metadata, Photo, decode_photo, load_npy
 
 MAX_BYTES = 64 << 20
 PORTRAIT = Path(__file__).parent / "portrait.png"
@@ -24,8 +24,16 @@ PORTRAIT = Path(__file__).parent / "portrait.png"
 framed as the celeba prior was trained."""
 SETTINGS_KEY = "frugal-rt"
 """The PNG text chunk that carries a restoration's settings as JSON."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".npy")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", *([".avif"] if "AVIF" in FORMATS else []), ".npy"),
+)
 """How the names of the files end that are taken for pictures, of all those in a folder."""
+UNREAD = (
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".xcf", ".svg", ".tga", ".exr", ".hdr"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+)
+"""How the names of pictures end that are in a folder and not read, but where SUFFIXES has it."""
 
 
 def read_photo(path: str | os.PathLike[str], largest: float = LARGEST) -> Photo:

@@ -28,6 +28,16 @@ def test_colour_pictures(tmp_path, suffix):
     assert photo.size == (8, 6)
 
 
+@pytest.mark.skipif("AVIF" not in decoding.FORMATS, reason="this Pillow reads no AVIF")
+def test_avif_is_read_by_its_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6), (200, 100, 50)).save(tmp_path / "a.avif", quality=100, exif=exif)
+    photo = read_photo(tmp_path / "a.avif")
+    assert photo.size == (6, 8)
+    np.testing.assert_allclose(photo.pixels[:, 4, 3], np.array([200, 100, 50]) / 127.5 - 1, atol=0.05)
+
+
 def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to view
