@@ -1,5 +1,6 @@
 """Pictures as users have them."""
 
+import os
 import struct
 import zlib
 
@@ -191,6 +192,43 @@ def test_masks_are_true_where_white(tmp_path):
     assert read_mask(tmp_path / "m.png").tolist() == [[False, False], [True, True]]
 
 
+def save_rgba(path, colours: np.ndarray, opaque: np.ndarray, **more):
+    Image.fromarray(np.dstack([colours, np.where(opaque, 255, 0).astype(np.uint8)]).astype(np.uint8)).save(path, **more)
+
+
+def test_what_is_transparent_in_a_mask_of_strokes_is_not_marked(tmp_path):
+    opaque = np.zeros((6, 8), bool)
+    opaque[1:3, 2:5] = True
+    save_rgba(tmp_path / "strokes.png", np.full((6, 8, 3), 255), opaque)
+    assert np.array_equal(read_mask(tmp_path / "strokes.png"), opaque)
+    black = np.where(np.arange(8) < 4, 0, 255) * np.ones((6, 1))
+    save_rgba(tmp_path / "both.png", np.dstack([black] * 3), opaque)
+    assert np.array_equal(read_mask(tmp_path / "both.png"), opaque & (black == 255))
+    save_rgba(tmp_path / "nothing.png", np.full((6, 8, 3), 255), np.zeros((6, 8), bool))
+    assert not read_mask(tmp_path / "nothing.png").any()
+
+
+def test_a_photograph_with_a_hole_erased_marks_the_hole(tmp_path):
+    hole = np.zeros((6, 8), bool)
+    hole[2:4, 3:6] = True
+    save_rgba(tmp_path / "hole.png", LEVELS, ~hole)
+    assert np.array_equal(read_mask(tmp_path / "hole.png"), hole)
+
+
+def test_a_mask_that_may_mean_strokes_or_holes_is_refused(tmp_path):
+    save_rgba(tmp_path / "red.png", np.full((6, 8, 3), (255, 0, 0)), np.arange(48).reshape(6, 8) < 10)
+    with pytest.raises(InputError, match=r"^red\.png: .* paint white what is missing"):
+        read_mask(tmp_path / "red.png")
+
+
+def test_a_mask_lies_as_its_orientation_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    marked = np.arange(48).reshape(6, 8) < 10
+    Image.fromarray(marked).convert("L").save(tmp_path / "m.png", exif=exif)
+    assert np.array_equal(read_mask(tmp_path / "m.png"), np.rot90(marked, 3))
+
+
 def npy_header(shape: str, kind: str = "<f4") -> bytes:
     """The beginning of a .npy, right or not."""
     text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
@@ -273,6 +311,17 @@ def test_no_value_of_a_missing_pixel_gets_into_a_known_one():
     fitted = fit_photo(photo, (13, 13), "resize")
     assert 0 < fitted.missing.mean() < 0.5
     assert np.abs(fitted.pixels[:, ~fitted.missing] - 0.5).max() < 1e-6
+
+
+def test_names_of_outputs_may_be_of_any_bytes_and_as_long_as_a_file_system_takes(tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    assert check_output(odd, force=False) == odd
+    for stem in ("x" * 251, "\N{GRINNING FACE}" * 62):
+        path = check_output(tmp_path / f"{stem}.png", force=False)
+        write_png(path, to_picture(expected(LEVELS)))
+        assert path.is_file()
+    with pytest.raises(InputError, match="too long for a file"):
+        check_output(tmp_path / f"{'x' * 252}.png", force=False)
 
 
 def test_outputs_are_checked_before_work_is_done(tmp_path):
