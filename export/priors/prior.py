@@ -175,7 +175,7 @@ def make_prior(
     if sampler not in SCHEDULERS or scheduler.get("use_flow_sigmas"):
         raise ExportError(
             f"{name}: the scheduler is a {sampler}{' of flow matching' * (sampler in SCHEDULERS)}, which is not of a "
-            "DDPM's schedule of betas: its network predicts something else, at other inputs; those of the DDPM family work"
+            "DDPM's schedule of betas: its network predicts something else; priors of the DDPM family work"
         )
     if scheduler.get("rescale_betas_zero_snr"):
         raise ExportError(f"{name}: schedules rescaled to zero terminal SNR are not supported")

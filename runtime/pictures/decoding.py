@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, MAX_TEXT_MEMORY
 
 from ...engines import InputError
@@ -121,6 +121,7 @@ def decode_photo(data: bytes, name: str, largest: float = LARGEST, limits: Limit
         turn, exif = _read_exif(picture, name, notes)
         metadata = Metadata.of(picture, exif, limits.max_metadata)
         image = picture.transpose(TURNS[turn]) if turn in TURNS else picture.copy()
+        image = _from_inks(image, name, notes)
         picture.close()  # it, and not only its file
     return _from_image(image, name, metadata, tuple(notes))
 
@@ -200,6 +201,22 @@ def _unknown(data: bytes, name: str, limits: Limits) -> str:
         if kind not in limits.formats and accepts is not None and accepts(data[:16]):
             return f"{name} is a {kind}, which only the command line reads; send it as a PNG"
     return f"{name} is not a picture this can read ({', '.join(limits.formats)}, .npy)"
+
+
+def _from_inks(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    """A CMYK picture that says by a profile what its inks look like, as sRGB; any other as it is."""
+    profile = image.info.get("icc_profile") or b""
+    if image.mode != "CMYK" or not profile:
+        return image
+    try:
+        inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        seen = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError) as error:
+        notes.append(f"{name}: its colour profile cannot be used ({error}), so its inks are taken for plain ones")
+        return image
+    assert seen is not None  # it is where the picture is not converted in place
+    image.close()
+    return seen
 
 
 def _read_exif(picture: Image.Image, name: str, notes: list[str]) -> tuple[int, bytes | None]:

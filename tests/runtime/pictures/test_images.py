@@ -160,6 +160,40 @@ def test_cmyk_becomes_colour(tmp_path):
     assert pixels[1:].max() < -0.6
 
 
+def inks_profile(cyan: float) -> bytes:
+    """An ICC profile of CMYK by which paper is white, cyan is a grey of lightness L* = `cyan`, the rest black."""
+    corners = np.zeros((16, 3))
+    corners[:, 1:] = 128  # a* = b* = 0
+    corners[0, 0], corners[8, 0] = 255, cyan * 2.55
+    straight = struct.pack(">2H", 0, 65535)
+    identity = struct.pack(">9l", *(65536 * np.eye(3, dtype=int)).ravel().tolist())
+    table = b"mft2" + bytes(4) + bytes((4, 3, 2, 0)) + identity + struct.pack(">2H", 2, 2)
+    table += 4 * straight + (corners * 256).astype(">u2").tobytes() + 3 * straight
+    tags = struct.pack(">L4sLL", 1, b"A2B0", 144, len(table))
+    head = struct.pack(">L4xL4s4s4s12x4s", 144 + len(table), 0x02100000, b"prtr", b"CMYK", b"Lab ", b"acsp").ljust(
+        68, b"\0"
+    )
+    white = struct.pack(">3L", 0xF6D6, 0x10000, 0xD32D)
+    return (head + white).ljust(128, b"\0") + tags + table
+
+
+@pytest.mark.parametrize(("lightness", "level"), [(50, 119), (80, 198)])  # sRGB of a grey of that L*, by CIE's formula
+def test_inks_are_seen_by_their_profile(tmp_path, lightness, level):
+    picture = Image.new("CMYK", (8, 6), (255, 0, 0, 0))
+    picture.save(tmp_path / "a.tif", icc_profile=inks_profile(lightness))
+    photo = read_photo(tmp_path / "a.tif")
+    np.testing.assert_allclose((photo.pixels + 1) * 127.5, level, atol=2)
+    assert photo.notes == ()
+    assert photo.metadata.icc_profile is None
+
+
+def test_a_profile_of_inks_that_cannot_be_used_is_told(tmp_path):
+    Image.new("CMYK", (8, 6), (255, 0, 0, 0)).save(tmp_path / "a.tif", icc_profile=inks_profile(50)[:150])
+    photo = read_photo(tmp_path / "a.tif")
+    np.testing.assert_array_equal(photo.pixels[:, 0, 0], [-1, 1, 1])
+    assert photo.notes[0].startswith("a.tif: its colour profile cannot be used")
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparent_pixels_are_missing(tmp_path, mode):
     alpha = np.full((6, 8), 255, np.uint8)
