@@ -5,6 +5,7 @@ import copy
 import difflib
 import errno
 import importlib
+import io
 import os
 import re
 import sys
@@ -96,6 +97,8 @@ class Commands(click.Group):
             sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes, and written as such
         try:
             return super().invoke(ctx)
         except FrugalError as error:

@@ -40,6 +40,8 @@ def command(
     """
     target = check_output(output, force, (".png", ".npy"))
     photo = read_photo(image)
+    for line in photo.notes:
+        talk.note(line)
     if size is not None:
         photo = fit_photo(photo, parse_size(size), "crop")
     described = options.read_damage(damage, share=share)

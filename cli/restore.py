@@ -17,7 +17,7 @@ from ..runtime.offline.folder import Failed, Order, Prepared, find_pictures, nam
 from ..runtime.offline.gpus import gpus_named
 from ..runtime.offline.outputs import Targets
 from ..runtime.offline.run import Beside, Resources, Run, Written
-from ..runtime.offline.streams import STREAM
+from ..runtime.offline.streams import STREAM, is_stream
 from ..runtime.pictures.formats import PICTURES
 from ..runtime.pictures.images import check_output
 from ..runtime.sampling.guidance import PRESET, PRESETS, Guidance
@@ -164,13 +164,17 @@ def command(
     if ctx.get_parameter_source("kind") is ParameterSource.COMMANDLINE:
         _check_format(kind, output)
     suffix = f".{kind or 'png'}"
-    if STREAM in images and (len(images) > 1 or devices or ray):
-        raise click.UsageError("- is one picture from standard input, restored here; name no others, nor --devices")
-    if STREAM in images and output is None:
-        raise InputError("say where the restoration of standard input goes: -o FILE, or -o - for standard output")
+    if STREAM in images and len(images) > 1:
+        raise click.UsageError("- is one picture from standard input; name no others")
+    for stream in filter(is_stream, images):
+        if devices or ray:
+            raise click.UsageError(f"{stream} is one picture, read once and here; leave --devices and --ray out")
+        if output is None:
+            said = f"say where the restoration of {name_of(stream)} goes: -o FILE, or -o - for standard output"
+            raise InputError(said)
     if output == STREAM and as_json:
         raise click.UsageError("--json and -o - both write to standard output; leave one of them out")
-    sources = find_pictures(images)
+    sources = find_pictures(images, talk.note)
     one = len(images) == 1 and sources == [*images]
     if (devices or ray or not one) and (traces or save_steps or video):
         raise click.UsageError("--trace, --save-steps and --video are for one picture, restored here")
@@ -244,7 +248,11 @@ def command(
             if one and isinstance(outcome, Failed):
                 raise InputError(outcome.why)
             outcomes.append(outcome)
-            if not isinstance(outcome, Written) or as_json:
+            if not isinstance(outcome, Written):
+                continue
+            for line in outcome.notes:
+                talk.note(line)
+            if as_json:
                 continue
             if not talk.is_quiet():
                 click.echo(_sentence(outcome, count, one), file=stdout)
@@ -321,6 +329,7 @@ def _said(written: Written) -> dict[str, Any]:
         "sigma": written.sigma,
         "aim": written.aim,
         "unchanged": written.unchanged,
+        "notes": [*written.notes],
         **written.figures,
     }
 

@@ -20,7 +20,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     the system refuses.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
+    draft = target.with_name(f".{target.name[:48]}.{secrets.token_hex(4)}.tmp")  # a character has up to 4 bytes of 255
     created = False
     try:
         with draft.open("xb") as file:
@@ -45,6 +45,11 @@ def is_there(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Whether there is a folder of that name, as `is_there`."""
     return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_pipe(path: Path) -> bool:
+    """Whether a name is of a pipe, a terminal or another thing that can be read once: neither a file nor a folder."""
+    return is_there(path) and not is_folder(path) and not os.path.isfile(path)  # noqa: PTH113
 
 
 def sha256_of(path: Path) -> str:

@@ -21,6 +21,10 @@ from .sampling.plain_estimate import plain_estimate
 from .sampling.restoration import Restoration, start_noise
 from .sampling.schedule import Schedule
 
+ROUNDING = 1e-3
+"""How far a picture's value may lie beyond its scale without noise."""
+BEYOND = 1e-6
+"""The share of a picture's values that may lie beyond 6 deviations of its noise: of large ones, a few do by chance."""
 SCHEDULES = 64
 """Schedules kept that begin at a noise of their own: each picture may have another."""
 
@@ -173,7 +177,8 @@ class Restorer:
         batch: rows that share a network call at most; None takes what was fastest for an image, measured once.
         on_step: called with a StepEvent after each step; an exception it raises stops the restoration between steps.
 
-        Raises InputError for a measurement or setting that does not fit, DivergedError rather than return NaN or a
+        Raises InputError for a measurement or setting that does not fit, among them a picture of integers, or with
+        values beyond what the operator and 6 sigma make of [-1, 1]; DivergedError rather than return NaN or a
         constant image.
         """
         if batch is not None and batch < 1:
@@ -278,7 +283,7 @@ class Restorer:
 
         `y` and `operator` as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
         """
-        images = self._measurement(y, operator)
+        images = self._measurement(y, operator, asked.sigma)
         settled = asked.settle(operator, len(images))
         if settled.aim is None:
             schedule = self._schedule(settled.steps)
@@ -315,8 +320,17 @@ class Restorer:
             start = start + asked.start_with(operator) * start_noise(self.image_shape, asked.seed, sample)
         return np.asarray(schedule.abar[-1] ** 0.5 * start, np.float32)
 
-    def _measurement(self, y: Any, operator: Operator) -> np.ndarray:
-        batch = np.asarray(y, np.float32)
+    def _measurement(self, y: Any, operator: Operator, sigma: float) -> np.ndarray:
+        given = np.asarray(y)
+        is_picture = math.isfinite(operator.peak)
+        if given.dtype.kind == "c":
+            raise InputError(f"the measurement is complex ({given.dtype}), and restorations are of real numbers")
+        if is_picture and given.dtype.kind in "biu":
+            raise InputError(
+                f"the measurement is of integers ({given.dtype}), not on the [-1, 1] scale; give y / 127.5 - 1 for "
+                "levels of 0 to 255"
+            )
+        batch = np.asarray(given, np.float32)
         if batch.ndim == 3:
             batch = batch[None]
         if operator.image_shape != self.image_shape:
@@ -331,6 +345,12 @@ class Restorer:
         batch = operator.observed(batch)
         if not np.isfinite(batch).all():
             raise InputError("the measurement holds NaN or infinity")
+        most = operator.peak + 6 * sigma + ROUNDING
+        if is_picture and np.mean(np.abs(batch) > most) > BEYOND:
+            raise InputError(
+                f"the measurement is not on the [-1, 1] scale, or sigma = {sigma:g} is too small: values reach "
+                f"{np.abs(batch).max():.3g}, and {operator.name} with such noise {most:.3g}"
+            )
         return batch
 
     def fastest_batch(self, rows: int) -> int:

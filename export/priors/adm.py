@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SIZES: dict[tuple[float, ...], int] = {(1, 1, 2, 2, 4, 4): 256, (1, 1, 2, 3, 4): 128, (1, 2, 3, 4): 64}
 """The images' side by the channel multipliers, as guided-diffusion pairs them."""
+FIRST = "input_blocks.0.0.weight"
+"""The tensor that a checkpoint begins with."""
 GROUPS = 32
 """Of every group norm."""
 NOISES: dict[str, dict[str, Any]] = {
@@ -110,7 +112,7 @@ def read_adm(path: str | os.PathLike[str], options: AdmOptions = AdmOptions()) -
     file = Path(path)
     if not file.is_file():
         raise InputError(f"there is no file {path}; give a .pt checkpoint or a folder: --weights")
-    state = read_pickled(file)
+    state = _without_prefix(file.name, read_pickled(file))
     layout = _layout(file.name, state)
     config = _config(file.name, layout, options)
     sources = _sources(file.name, state, layout, config)
@@ -128,6 +130,22 @@ def read_adm(path: str | os.PathLike[str], options: AdmOptions = AdmOptions()) -
         card=f"A guided-diffusion checkpoint, {file.name}.\n",
         licence="not stated; ask whoever trained the weights",
     )
+
+
+def _without_prefix(file: str, state: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
+    """The tensors by the network's own names, where a wrapper (DataParallel's "module.") was saved around it.
+
+    Raises ExportError where tensors of another network lie beside them.
+    """
+    prefixes = [name.removesuffix(FIRST) for name in state if name.endswith(f".{FIRST}")]
+    if FIRST in state or not prefixes:
+        return state
+    prefix = prefixes[0]
+    if not all(name.startswith(prefix) for name in state):
+        raise ExportError(
+            f"{file}: the network's tensors begin with {prefix!r}, and others are beside them; save it alone"
+        )
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def _layout(file: str, state: Mapping[str, "torch.Tensor"]) -> Layout:

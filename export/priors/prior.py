@@ -17,12 +17,25 @@ from ...engines import ExportError, InputError
 from ...engines.embedded import FOLDERS
 from ...engines.plan import BETA_SCHEDULES, PREDICTION_TYPES, UNSAID, VARIANCE_TYPES
 from .hub import PUBLISHED, fetch
-from .weights import WEIGHT_FILES, read_weights
+from .weights import WEIGHT_FILES, find_weights, read_weights
 
 EMBEDDED = FOLDERS
 """Priors that ship in the package, by the name `--model` takes; it takes those of `hub.PUBLISHED` too."""
 
 FRAMING = "framing.json"
+SCHEDULERS = (
+    *("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler"),
+    *("PNDMScheduler", "RePaintScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"),
+    *("DPMSolverMultistepInverseScheduler", "DPMSolverSDEScheduler", "DEISMultistepScheduler"),
+    *("UniPCMultistepScheduler", "SASolverScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler"),
+    *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
+    *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+)
+"""diffusers' classes that sample a network trained on a schedule of betas: how they step is not asked."""
+OTHER_PIPELINES = ("LDMPipeline", "ScoreSdeVePipeline", "KarrasVePipeline", "ConsistencyModelPipeline")
+"""diffusers' pipelines of a UNet2DModel that is no prior of pixels on a schedule of betas."""
+AUTOENCODERS = ("vae", "vqvae", "movq")
+"""What a pipeline's folder names its autoencoder: the UNet works on its latents then."""
 LARGEST = 4
 """Times the side it was trained at that a network is run at, at most: attention grows with the square of the pixels."""
 
@@ -125,7 +138,8 @@ def read_prior(folder: str | os.PathLike[str], name: str | None = None) -> Prior
     unet_folder, scheduler_folder = ("", "") if flat else ("unet/", "scheduler/")
     unet = _config(root, f"{unet_folder}config.json")
     scheduler = _config(root, f"{scheduler_folder}scheduler_config.json")
-    weights = next((path for file in WEIGHT_FILES if (path := root / unet_folder / file).is_file()), None)
+    _refuse_other_pipelines(root)
+    weights = find_weights(root / unet_folder)
     if weights is None:
         raise InputError(f"{root.name} holds no {unet_folder}{WEIGHT_FILES[0]}, nor a .bin of that name")
     prior = make_prior(
@@ -150,6 +164,19 @@ def make_prior(
     """A prior of these configs, checked. Raises ExportError where it is of a kind not supported."""
     if unet.get("_class_name") != "UNet2DModel":
         raise ExportError(f"{name}: the UNet is a {unet.get('_class_name')}, only an unconditional UNet2DModel works")
+    if unet.get("class_embed_type") is not None or unet.get("num_class_embeds") is not None:
+        raise ExportError(f"{name}: the UNet is class-conditional; only unconditional priors work")
+    if unet.get("time_embedding_type", "positional") != "positional":
+        raise ExportError(
+            f"{name}: the UNet's time embedding is {unet['time_embedding_type']}, and a DDPM's is positional: it was "
+            "trained on noise levels, not on steps of a schedule of betas"
+        )
+    sampler = scheduler.get("_class_name", SCHEDULERS[0])
+    if sampler not in SCHEDULERS or scheduler.get("use_flow_sigmas"):
+        raise ExportError(
+            f"{name}: the scheduler is a {sampler}{' of flow matching' * (sampler in SCHEDULERS)}, which is not of a "
+            "DDPM's schedule of betas: its network predicts something else; priors of the DDPM family work"
+        )
     if scheduler.get("rescale_betas_zero_snr"):
         raise ExportError(f"{name}: schedules rescaled to zero terminal SNR are not supported")
     for key in ("in_channels", "out_channels", "sample_size"):
@@ -194,6 +221,21 @@ def _config(root: Path, name: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{root.name}/{name} is not a JSON object")
     return config
+
+
+def _refuse_other_pipelines(root: Path) -> None:
+    """Raise ExportError where the folder says that its UNet is part of something else than a prior of pixels."""
+    index = _config(root, "model_index.json") if (root / "model_index.json").is_file() else {}
+    kind = index.get("_class_name")
+    coder = next((name for name in AUTOENCODERS if index.get(name) or (root / name).is_dir()), None)
+    if coder is not None:
+        said = "" if kind is None else f" of a {kind}"
+        raise ExportError(
+            f"{root.name} is the folder{said} with an autoencoder, {coder}: its UNet works on latents, and only priors "
+            "of pixels are exported"
+        )
+    if kind in OTHER_PIPELINES:
+        raise ExportError(f"{root.name} is the folder of a {kind}, which is no DDPM; priors of the DDPM family work")
 
 
 def _framing(root: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Weight files: tensors by name, without ever running what a file holds."""
 
+import json
 import pickle
 import re
 import zipfile
@@ -7,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...engines import ExportError
+from ...engines import ExportError, InputError
 from ...engines.extras import import_torch
 
 if TYPE_CHECKING:
@@ -16,15 +17,41 @@ if TYPE_CHECKING:
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 """What diffusers calls a model's weights, the one taken first where both are there."""
 
+INDEX = ".index.json"
+"""Behind such a name: the index of the shards that the weights are in."""
+
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(rf"(.*\.attentions\.\d+)\.({'|'.join(_OLD_ATTENTION)})\.(weight|bias)")
+
+
+def find_weights(folder: Path) -> Path | None:
+    """The weights in a folder as diffusers saves them: one file, the index of several, or the only variant (fp16).
+
+    None where there are none; raises InputError naming the variants where there are several.
+    """
+    for name in WEIGHT_FILES:
+        for path in (folder / name, folder / f"{name}{INDEX}"):
+            if path.is_file():
+                return path
+    for name in WEIGHT_FILES:
+        stem, suffix = name.split(".")
+        variants = sorted([*folder.glob(f"{stem}.*.{suffix}"), *folder.glob(f"{name}.index.*.json")])
+        if len(variants) > 1:
+            named = ", ".join(path.name for path in variants)
+            raise InputError(f"{folder} holds several variants of weights, {named}; rename the one to take to {name}")
+        if variants:
+            return variants[0]
+    return None
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:
     """The tensors of a diffusers weight file by today's names: numpy arrays, or torch tensors of a .bin.
 
-    Raises ExportError if the file cannot be read, MissingExtra for a .bin without torch.
+    path: of an index too, whose shards are read. Raises ExportError if a file cannot be read, MissingExtra for a .bin
+    without torch.
     """
+    if path.suffix == ".json":
+        return {name: tensor for shard in _shards(path) for name, tensor in read_weights(shard).items()}
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -36,6 +63,21 @@ def read_weights(path: Path) -> Mapping[str, Any]:
     else:
         loaded = read_pickled(path)
     return {_today(name): tensor for name, tensor in loaded.items()}
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, all in its folder. Raises ExportError."""
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = [
+            index.parent / name for name in sorted(named) if Path(name).name == name and Path(name).suffix != ".json"
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ExportError(f"{index.name} is no index of shards of weights; copy the folder again") from error
+    lost = sorted(named - {shard.name for shard in shards if shard.is_file()})
+    if lost or not shards:
+        raise ExportError(f"{index.name} names shards that are not in its folder: {', '.join(lost) or 'none'}")
+    return shards
 
 
 def read_pickled(path: Path) -> dict[str, "torch.Tensor"]:

@@ -16,7 +16,8 @@ from ...engines.files import is_folder, is_there
 from ..pictures.align import Aligned, align
 from ..pictures.damage import Damage
 from ..pictures.decoding import LARGEST, Metadata, Photo, decode_photo
-from ..pictures.images import SUFFIXES
+from ..pictures.formats import is_restored
+from ..pictures.images import SUFFIXES, UNREAD
 from ..pictures.measurement import Measurement, own_size, prepare
 from ..restorer import Restorer, Result
 from ..sampling.guidance import Guidance
@@ -64,6 +65,8 @@ class Restored:
     """(H, W) bool: pixels that are still missing, outside the frames; None where none are."""
     result: Result
     """The first face's, where there are several, with the seconds of all."""
+    notes: Sequence[str] = ()
+    """`Photo.notes`."""
 
     @classmethod
     def of(cls, one: Prepared, results: Sequence[Result]) -> "Restored":
@@ -84,6 +87,7 @@ class Restored:
             images=images if aligned is None else aligned.paste([each.image for each in results]),
             missing=None if aligned is None else aligned.left_missing(),
             result=result,
+            notes=photo.notes,
         )
 
 
@@ -99,13 +103,16 @@ class Untouched:
     metadata: Metadata
     because: str
     sigma: float
+    notes: Sequence[str] = ()
+    """`Photo.notes`."""
 
     @classmethod
     def of(cls, one: Prepared, data: bytes) -> "Untouched":
         photo, measurement = one.photo, one.measurement
         whole = measurement.picture.shape[1:] == photo.pixels.shape[1:]
         kept = data if whole else None
-        return cls(one.source, kept, measurement.picture, photo.metadata, measurement.because, measurement.sigma)
+        said = measurement.because, measurement.sigma, photo.notes
+        return cls(one.source, kept, measurement.picture, photo.metadata, *said)
 
 
 @dataclass(frozen=True)
@@ -253,17 +260,17 @@ def _portions(pictures: Sequence[Prepared], most: int) -> Iterator[list[Prepared
         yield few
 
 
-def find_pictures(given: Sequence[Path]) -> list[Path]:
+def find_pictures(given: Sequence[Path], tell: Callable[[str], object] = lambda line: None) -> list[Path]:
     """The files named, those that fit a pattern such as 'photos/*.jpg', and the pictures in a folder, once each.
 
-    Of a folder, files in folders below it and hidden ones are not. Raises InputError for a name that gives none.
+    Of a folder, files in folders below it and hidden ones are not, nor pictures that this program restored, nor those
+    of a format that is not read; `tell` is called with a sentence that counts the last two. Raises InputError for a
+    name that gives none.
     """
     found: dict[Path, None] = {}
     for path in given:
         if is_folder(path):
-            matches = [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and not one.name.startswith(".")]
-            if not matches:
-                raise InputError(f"there are no pictures in {path} ({', '.join(SUFFIXES)})")
+            matches = _in_folder(path, tell)
         elif glob.has_magic(str(path)) and not is_there(path):
             named = glob.iglob(str(path), recursive=True)  # noqa: PTH207 (Path.glob refuses absolute patterns)
             matches = [one for one in map(Path, named) if one.is_file()]
@@ -273,3 +280,26 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
             matches = [path]
         found.update(dict.fromkeys(sorted(matches)))
     return list(found)
+
+
+def _in_folder(folder: Path, tell: Callable[[str], object]) -> list[Path]:
+    files = sorted(one for one in folder.iterdir() if not one.name.startswith("."))
+    unread = [one for one in files if one.suffix.lower() in UNREAD and one.suffix.lower() not in SUFFIXES]
+    if unread:
+        kinds = ", ".join(sorted({one.suffix.lower() for one in unread}))
+        tell(f"{folder}: {len(unread)} passed over, of formats that are not read ({kinds}): {_few(unread)}")
+    # What is neither a file nor missing is a pipe or a device, which may never end.
+    files = [one for one in files if one.suffix.lower() in SUFFIXES and (one.is_file() or not is_there(one))]
+    restored = [one for one in files if is_restored(one)]
+    if restored:
+        tell(f"{folder}: {len(restored)} passed over, results of frugal-rt; name one to restore it: {_few(restored)}")
+    matches = [one for one in files if one not in set(restored)]
+    if not matches:
+        but = f" but {len(restored)} that were restored" if restored else ""
+        raise InputError(f"there are no pictures in {folder}{but} ({', '.join(SUFFIXES)})")
+    return matches
+
+
+def _few(files: Sequence[Path]) -> str:
+    """The names of the first three."""
+    return ", ".join(one.name for one in files[:3]) + (", ..." if len(files) > 3 else "")

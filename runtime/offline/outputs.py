@@ -9,6 +9,7 @@ import numpy as np
 
 from ...engines import InputError
 from ...engines.files import atomic_write, is_folder
+from ...engines.version import __version__
 from ..pictures.formats import PICTURES, encode_picture, write_picture
 from ..pictures.images import check_output, to_picture
 from . import streams
@@ -118,7 +119,12 @@ def write_untouched(target: Path, untouched: Untouched, suffix: str = ".png") ->
     name, data = f"standard output{suffix}" if to_stream else target.name, untouched.data
     kind = PICTURES[Path(name).suffix.lower()]
     if data is None or PICTURES.get(untouched.source.suffix.lower()) != kind:
-        data = encode_picture(name, to_picture(untouched.pixels), metadata=untouched.metadata)
+        said = {
+            "frugal_rt": __version__,
+            "task": "denoise",
+            "unchanged": True,
+        }  # so that no folder takes it for a source
+        data = encode_picture(name, to_picture(untouched.pixels), said, untouched.metadata)
     if to_stream:
         streams.write(data)
     else:

@@ -76,6 +76,8 @@ class Written(NamedTuple):
     """What it cost: those of `Result`; none of a picture that was left as it was."""
     unchanged: bool = False
     """Whether nothing was wrong with it."""
+    notes: Sequence[str] = ()
+    """Sentences about what its file held and was left out."""
 
 
 class Run:
@@ -188,7 +190,7 @@ class Run:
             ask = "say what was done to it, such as --noise 5, or where it goes as it is: -o"
             return Failed(one.source, f"{name_of(one.source)}: {one.because}; {ask}")
         paths = write_untouched(self.targets.paths[one.source], one, self.targets.suffix)
-        return Written(one.source, paths, "denoise", one.because, one.sigma, None, {}, unchanged=True)
+        return Written(one.source, paths, "denoise", one.because, one.sigma, None, {}, unchanged=True, notes=one.notes)
 
     def _write_result(self, restored: Restored) -> Written:
         source, result = restored.source, restored.result
@@ -200,4 +202,5 @@ class Run:
         if self._beside.video is not None:
             self._recorder.write(self._beside.video, to_picture(result.image[0]))
         aim = result.settings["aim"]
-        return Written(source, paths, restored.task, restored.because, restored.sigma, aim, result.figures)
+        said = restored.task, restored.because, restored.sigma
+        return Written(source, paths, *said, aim, result.figures, notes=restored.notes)

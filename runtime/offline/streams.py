@@ -4,9 +4,15 @@ import sys
 from pathlib import Path
 
 from ...engines import FrugalError, InputError
+from ...engines.files import is_pipe
 from ..pictures.images import MAX_BYTES, read_bytes
 
 STREAM = Path("-")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a picture's name is standard input's, or of a pipe such as the shell makes for <(command)."""
+    return path == STREAM or is_pipe(path)
 
 
 def read(path: Path) -> bytes:

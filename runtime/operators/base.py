@@ -29,6 +29,9 @@ class Operator(ABC):
     measurement_shape: Shape
     recordable = False
     """Whether its products and resolvent ask nothing of the host, so that a step with them can be recorded."""
+    peak: float = math.inf
+    """The largest magnitude that A makes of an image on [-1, 1], where a measurement is a picture; infinite elsewhere.
+    """
     missing: np.ndarray | None = None
     """(h, w) bool, True where a pixel of the measurement is missing, and 0; None where none is."""
 
@@ -74,7 +77,8 @@ class Custom(Operator):
     """Any degradation, linear or not, given as functions of a batch: for DPS to the end, as DMPS needs an SVD.
 
     `apply` (B, C, H, W) -> (B, c, h, w) is A, `vjp(x, r)` its transposed Jacobian at x times r. Both get and give
-    arrays of the engine's kind: numpy for onnxruntime, torch tensors for torch.
+    arrays of the engine's kind: numpy for onnxruntime, torch tensors for torch. What they give is checked: another
+    shape than the one declared would be broadcast, into another operator. A and vjp raise InputError for it.
     """
 
     def __init__(
@@ -119,10 +123,15 @@ class Custom(Operator):
         return cls(image_shape, measurement_shape, apply, vjp, name)
 
     def A(self, x: Array) -> Array:
-        return self._apply(x)
+        return self._of_shape("apply", self._apply(x), (x.shape[0], *self.measurement_shape))
 
     def vjp(self, x: Array, r: Array) -> Array:
-        return self._vjp(x, r)
+        return self._of_shape("vjp", self._vjp(x, r), tuple(x.shape))
+
+    def _of_shape(self, function: str, given: Array, declared: tuple[int, ...]) -> Array:
+        if tuple(given.shape) != declared:
+            raise InputError(f"{self.name}: {function} gave {tuple(given.shape)} where {declared} was declared")
+        return given
 
 
 class Resolvable(Operator):

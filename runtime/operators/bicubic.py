@@ -32,6 +32,7 @@ class Bicubic(Factored):
     """
 
     name = "sr"
+    peak = 2.0  # the weights' magnitudes sum to less along both sides
 
     def __init__(self, image_shape: Shape, scale: int):
         super().__init__(image_shape, reduced(image_shape, scale))
@@ -54,6 +55,7 @@ class BicubicBlocks(Iterative):
     """
 
     name = "sr"
+    peak = 2.0  # the weights' magnitudes sum to less along both sides
 
     def __init__(self, image_shape: Shape, scale: int):
         super().__init__(image_shape, reduced(image_shape, scale))

@@ -8,7 +8,7 @@ import numpy as np
 from ...engines import Array
 from ...engines.array_api import array_namespace
 from .base import Linear, Shape, reduced
-from .kernels import check_fits, kernel_settings, normalised
+from .kernels import check_fits, kernel_peak, kernel_settings, normalised
 
 
 class Polar(NamedTuple):
@@ -39,6 +39,7 @@ class Circular(Linear):
         super().__init__(image_shape, image_shape if scale == 1 else reduced(image_shape, scale))
         self.name = "deblur" if scale == 1 else "sr"
         self.kernel, self.scale = normalised(kernel), scale
+        self.peak = kernel_peak(self.kernel)
         check_fits(self.kernel, image_shape)
 
     @cached_property

@@ -16,7 +16,7 @@ from ...engines.array_api import array_namespace
 from .base import Linear, Operator, Resolvable, Shape
 from .circular import Circular
 from .iterative import Partial
-from .kernels import check_fits, is_product, kernel_settings, normalised, valid_part
+from .kernels import check_fits, is_product, kernel_peak, kernel_settings, normalised, valid_part
 from .masks import check_mask, mask_settings
 from .separable import Valid, are_decomposed
 
@@ -185,7 +185,7 @@ class MaskedMatrix(Dense):
         if _entries(self) > MAX_VALUES:
             _, height, width = image_shape
             raise InputError(f"this {inner.name} is too large for a matrix at {width}x{height}; take operators.Partial")
-        self.name, self.inner = inner.name, inner
+        self.name, self.inner, self.peak = inner.name, inner, inner.peak
         self.missing: np.ndarray = missing
 
     def make(self) -> np.ndarray:
@@ -213,6 +213,7 @@ class ValidMatrix(Dense):
     def __init__(self, image_shape: Shape, kernel: np.ndarray):
         self.kernel = normalised(kernel)
         check_fits(self.kernel, image_shape)
+        self.peak = kernel_peak(self.kernel)
         (channels, height, width), (rows, columns) = image_shape, self.kernel.shape
         super().__init__(image_shape, (channels, height - rows + 1, width - columns + 1))
 

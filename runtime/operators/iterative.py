@@ -59,7 +59,7 @@ class Partial(Iterative):
         rows, columns = self.part = part or (slice(0, height), slice(0, width))
         kept: Shape = (channels, len(range(height)[rows]), len(range(width)[columns]))
         super().__init__(inner.image_shape, kept)
-        self.name, self.inner = inner.name, inner
+        self.name, self.inner, self.peak = inner.name, inner, inner.peak
         self.missing = None if missing is None else check_mask(missing, kept)
 
     @property

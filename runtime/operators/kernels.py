@@ -70,6 +70,11 @@ def motion_kernel(length: float, angle: float = 0.0) -> np.ndarray:
     return normalised(kernel[radius - ry : radius + ry + 1, radius - rx : radius + rx + 1])
 
 
+def kernel_peak(kernel: np.ndarray) -> float:
+    """The largest magnitude that a blur makes of values on [-1, 1]: more than 1 where `kernel` has negative weights."""
+    return float(np.abs(kernel).sum())
+
+
 def normalised(kernel: np.ndarray) -> np.ndarray:
     """`kernel` in float64 with weights that sum to 1. Raises InputError where it cannot be one."""
     kernel = np.asarray(kernel)

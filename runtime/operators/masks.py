@@ -23,7 +23,7 @@ class Masked(Linear):
         if type(inner).U is not Linear.U:
             raise InputError(f"a mask after {inner.name} of this kind has no closed form; take MaskedMatrix")
         missing = check_mask(missing, inner.measurement_shape)
-        self.name = inner.name
+        self.name, self.peak = inner.name, inner.peak
         self.inner = inner
         self.missing: np.ndarray = missing
 
@@ -60,10 +60,18 @@ class Inpaint(Masked):
 
 
 def check_mask(missing: np.ndarray, measurement_shape: Shape) -> np.ndarray:
-    """`missing` as bool. Raises InputError where it is of another size than the measurement, or leaves nothing."""
-    missing, (_, height, width) = np.asarray(missing, bool), measurement_shape
+    """`missing` as bool. Raises InputError where it is of another size than the measurement, or leaves nothing, or has
+    values between 0 and 1 (a mask picture's are cut at a half; whether an array's are is for its maker to say).
+    """
+    missing, (_, height, width) = np.asarray(missing), measurement_shape
     if missing.shape != (height, width):
-        raise InputError(f"the mask is {missing.shape[1]}x{missing.shape[0]} but the image is {width}x{height}")
+        raise InputError(f"the mask is {'x'.join(map(str, missing.shape[::-1]))} but the image is {width}x{height}")
+    if missing.dtype != bool:
+        if not np.isin(missing, (0, 1)).all():
+            raise InputError(
+                "a mask is True, or 1, where a pixel is missing, and False, or 0, elsewhere; cut: mask > 0.5"
+            )
+        missing = missing.astype(bool)
     if missing.all():
         raise InputError("every pixel is marked missing; white (or transparent) marks what is to be filled in")
     return missing

@@ -14,7 +14,7 @@ from ...engines import Array, InputError
 from ...engines.array_api import array_namespace
 from .base import Linear, Shape
 from .circular import hartley, opposite
-from .kernels import check_fits, kernel_settings, normalised
+from .kernels import check_fits, kernel_peak, kernel_settings, normalised
 
 MAX_SIDE = 1024
 """Pixels of a side whose transform is a product with a matrix; about there Fourier's becomes the faster one."""
@@ -102,6 +102,7 @@ class Mirrored(Cosine):
     def __init__(self, image_shape: Shape, kernel: np.ndarray):
         super().__init__(image_shape)
         self.kernel = normalised(kernel)
+        self.peak = kernel_peak(self.kernel)
         check_fits(self.kernel, image_shape)
         if not is_mirrored(self.kernel):
             raise InputError(
@@ -130,6 +131,7 @@ class Deblur(Cosine):
         if taps.ndim != 1 or not is_mirrored(taps[None]):
             raise InputError("a blur over a mirrored border needs an odd number of weights, the same from both ends")
         self.taps = taps / taps.sum()
+        self.peak = kernel_peak(np.outer(self.taps, self.taps))
 
     def make(self) -> np.ndarray:
         _, height, width = self.image_shape

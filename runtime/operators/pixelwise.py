@@ -20,6 +20,7 @@ class Denoise(Linear):
     """A = I: only noise was added."""
 
     name = "denoise"
+    peak = 1.0
 
     def __init__(self, image_shape: Shape):
         super().__init__(image_shape, image_shape)
@@ -38,6 +39,7 @@ class SuperResolution(Linear):
     """Lost resolution: the mean over scale x scale blocks. A A^T = I / scale^2: every singular value is 1 / scale."""
 
     name = "sr"
+    peak = 1.0
 
     def __init__(self, image_shape: Shape, scale: int):
         super().__init__(image_shape, reduced(image_shape, scale))
@@ -65,6 +67,7 @@ class Colorize(Linear):
     """Lost colour: y = w . (R, G, B). A A^T = |w|^2. `weights` is a name of GREY_WEIGHTS."""
 
     name = "colorize"
+    peak = 1.0
 
     def __init__(self, image_shape: Shape, weights: str = "rec601"):
         if image_shape[0] != 3:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...engines import Array, InputError
 from .base import Linear, Shape
-from .kernels import kernel_settings, normalised
+from .kernels import kernel_peak, kernel_settings, normalised
 
 MAX_WORK = 1 << 28
 """m^2 n of an (m, n) matrix that is decomposed for a task: a fifth of a second. Beyond, conjugate gradients."""
@@ -93,6 +93,7 @@ class Valid(Factored):
 
     def __init__(self, image_shape: Shape, kernel: np.ndarray):
         self.kernel = normalised(kernel)
+        self.peak = kernel_peak(self.kernel)
         (channels, height, width), (rows, columns) = image_shape, self.kernel.shape
         super().__init__(image_shape, (channels, height - rows + 1, width - columns + 1))
 

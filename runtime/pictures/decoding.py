@@ -3,21 +3,38 @@
 import contextlib
 import io
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK, MAX_TEXT_MEMORY
 
 from ...engines import InputError
 
 MAX_PIXELS = 64_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+if "avif" in features.get_supported():  # it came with Pillow 11.3, which may be built without
+    FORMATS += ("AVIF",)
 LARGEST = 10.0
 """Beyond it, an array is not on the [-1, 1] scale, whatever its noise."""
 MASK_LEVEL = 128
 """Mask values from here up, and alpha values below it, mark a pixel as missing."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is turned upright, by EXIF's orientation; 1 is upright."""
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+PNG_EXTRAS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"pHYs")
+"""Chunks that the pixels do not need."""
 SPACES: dict[str | None, bytes] = {"L": b"GRAY", "RGB": b"RGB "}
 """The colour space that an ICC profile of a picture of a mode names."""
 
@@ -46,14 +63,13 @@ class Metadata:
     exif: bytes | None = None
 
     @classmethod
-    def of(cls, image: Image.Image, most: int | None = None) -> "Metadata":
+    def of(cls, image: Image.Image, exif: bytes | None = None, most: int | None = None) -> "Metadata":
         """A profile of a colour space that the pixels are not kept in (CMYK, Lab) is left out; so is one of over `most`
         bytes.
         """
         profile = image.info.get("icc_profile") or b""
         kept = profile[16:20] == SPACES.get(kept_mode(image)) and (most is None or len(profile) <= most)
-        exif = image.getexif()
-        return cls(profile if kept else None, exif.tobytes() if len(exif) else None)
+        return cls(profile if kept else None, exif)
 
     def for_picture(self, picture: Image.Image) -> dict[str, bytes]:
         """What Pillow takes to save `picture` with it. A grey profile does not describe colour, nor the reverse."""
@@ -74,6 +90,8 @@ class Photo:
     outside: np.ndarray | None = None
     """(H, W) bool, True where the picture was extended: measured by nothing, whatever the task; None where it was not.
     """
+    notes: tuple[str, ...] = ()
+    """Sentences about what its file held and was left out."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,17 +112,24 @@ def decode_photo(data: bytes, name: str, largest: float = LARGEST, limits: Limit
     limits = limits or WIDE
     if name.lower().endswith(".npy"):
         return _from_npy(data, name, largest, limits)
+    data, notes = _without_odd_extras(data, name)
+    frames = _count_frames(data, limits)
+    if frames > 1:
+        notes.append(f"{name} holds {frames} pictures (frames or pages); only the first is read")
     with _opened(data, name, limits) as picture:
         picture.load()
-        image = ImageOps.exif_transpose(picture)
-        metadata = Metadata.of(image, limits.max_metadata)
+        turn, exif = _read_exif(picture, name, notes)
+        metadata = Metadata.of(picture, exif, limits.max_metadata)
+        image = picture.transpose(TURNS[turn]) if turn in TURNS else picture.copy()
+        image = _from_inks(image, name, notes)
         picture.close()  # it, and not only its file
-    return _from_image(image, name, metadata)
+    return _from_image(image, name, metadata, tuple(notes))
 
 
 def count_pixels(data: bytes, name: str, limits: Limits | None = None) -> int:
     """Read a picture's, or a .npy array's, number of pixels off its head. Raises InputError where it has too many."""
     limits = limits or WIDE
+    data, _ = _without_odd_extras(data, name)
     if name.lower().endswith(".npy"):
         return math.prod(_npy_shape(io.BytesIO(data), name, 3 * limits.max_pixels))
     with _opened(data, name, limits) as picture:
@@ -178,7 +203,115 @@ def _unknown(data: bytes, name: str, limits: Limits) -> str:
     return f"{name} is not a picture this can read ({', '.join(limits.formats)}, .npy)"
 
 
-def _from_image(image: Image.Image, name: str, metadata: Metadata) -> Photo:
+def _from_inks(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    """A CMYK picture that says by a profile what its inks look like, as sRGB; any other as it is."""
+    profile = image.info.get("icc_profile") or b""
+    if image.mode != "CMYK" or not profile:
+        return image
+    try:
+        inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        seen = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError) as error:
+        notes.append(f"{name}: its colour profile cannot be used ({error}), so its inks are taken for plain ones")
+        return image
+    assert seen is not None  # it is where the picture is not converted in place
+    image.close()
+    return seen
+
+
+def _read_exif(picture: Image.Image, name: str, notes: list[str]) -> tuple[int, bytes | None]:
+    """EXIF's orientation, 1 where it says none, and the rest of EXIF; what cannot be read or kept becomes a note."""
+    try:
+        exif = picture.getexif()
+        unread = bool(picture.info.get("exif")) and not len(exif)
+        turn = exif.pop(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # noqa: BLE001 (a reader of EXIF raises what it likes, and the pixels do not need it)
+        notes.append(f"{name}: its EXIF data cannot be read ({error}), so it is left out")
+        return 1, None
+    if unread:
+        notes.append(f"{name}: its EXIF data hold no field that can be read, so they are left out")
+    if not isinstance(turn, int):
+        notes.append(f"{name}: its EXIF orientation is {turn!r}, which is none, so it is left out")
+        turn = 1
+    try:
+        return turn, exif.tobytes() if len(exif) else None
+    except Exception:  # noqa: BLE001 (a field of another type than the standard's; which one is told below)
+        left_out = [tag for tag in exif if not _is_kept(exif, tag)]
+    for tag in left_out:
+        del exif[tag]
+    fields = ", ".join(str(ExifTags.TAGS.get(tag, tag)) for tag in left_out)
+    notes.append(f"{name}: fields of its EXIF data are of another type than the standard's and left out: {fields}")
+    try:
+        return turn, exif.tobytes() if len(exif) else None
+    except Exception as error:  # noqa: BLE001 (as above)
+        notes.append(f"{name}: its EXIF data cannot be kept ({error}), so it is left out")
+        return turn, None
+
+
+def _is_kept(exif: Image.Exif, tag: int) -> bool:
+    """Whether a field of EXIF can be written again."""
+    alone = Image.Exif()
+    try:
+        alone[tag] = exif.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else exif[tag]
+        alone.tobytes()
+    except Exception:  # noqa: BLE001 (what cannot be written raises what it likes)
+        return False
+    return True
+
+
+def _without_odd_extras(data: bytes, name: str) -> tuple[bytes, list[str]]:
+    """A PNG without the chunks beside its pixels that Pillow would refuse it for, and a note of them.
+
+    They are damaged, or larger when they are unpacked than it reads. Any other file comes back as it is.
+    """
+    if not data.startswith(PNG_HEAD):
+        return data, []
+    kept, left_out, at, held = [PNG_HEAD], 0, len(PNG_HEAD), 0
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        chunk = data[at : at + 12 + length]
+        size = 0
+        if kind in PNG_EXTRAS and held <= MAX_TEXT_MEMORY:
+            sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+            size = _unpacked_size(kind, chunk[8:-4]) if sound else MAX_TEXT_CHUNK + 1
+            held += size
+        if size > MAX_TEXT_CHUNK or (kind in PNG_EXTRAS and held > MAX_TEXT_MEMORY):
+            left_out += 1
+        else:
+            kept.append(chunk)
+        at += len(chunk)
+    if not left_out:
+        return data, []
+    said = f"{name}: text or a profile beside its pixels is too large or damaged, so it is left out"
+    return b"".join([*kept, data[at:]]), [said]
+
+
+def _unpacked_size(kind: bytes, body: bytes) -> int:
+    """Bytes of a chunk beside the pixels once it is unpacked, or just over MAX_TEXT_CHUNK where they are more."""
+    packed = None
+    if kind in (b"zTXt", b"iCCP"):
+        packed = body.partition(b"\0")[2][1:]
+    elif kind == b"iTXt":
+        said = body.partition(b"\0")[2]
+        if said[:1] == b"\1":
+            packed = said[2:].partition(b"\0")[2].partition(b"\0")[2]
+    if packed is None:
+        return len(body)
+    with contextlib.suppress(zlib.error):  # a broken one is for the decoder to judge
+        return len(zlib.decompressobj().decompress(packed, MAX_TEXT_CHUNK + 1))
+    return 0
+
+
+def _count_frames(data: bytes, limits: Limits) -> int:
+    """How many pictures a file holds: frames or pages, as far as they can be told."""
+    try:
+        with Image.open(io.BytesIO(data), formats=limits.formats) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    except Exception:  # noqa: BLE001 (frames behind the first may be broken; the first is judged when it is decoded)
+        return 1
+
+
+def _from_image(image: Image.Image, name: str, metadata: Metadata, notes: tuple[str, ...]) -> Photo:
     """The photo of a decoded picture, which it closes: at most 16 bytes a pixel are held at once."""
     missing: np.ndarray | None = None
     if "A" in image.getbands() or "transparency" in image.info:
@@ -207,7 +340,7 @@ def _from_image(image: Image.Image, name: str, metadata: Metadata) -> Photo:
         raise InputError(f"{name}: a floating-point picture must lie on [0, 1], an integer one on 0..65535")
     pixels *= 2
     pixels -= 1
-    return Photo(pixels, missing, metadata)
+    return Photo(pixels, missing, metadata, notes=notes)
 
 
 def _alpha(image: Image.Image) -> np.ndarray:

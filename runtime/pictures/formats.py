@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from xml.sax.saxutils import escape, unescape
 
 import numpy as np
@@ -103,14 +103,30 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     """
     kind, data = PICTURES[path.suffix.lower()], read_bytes(path)
     with as_input_error(lambda error: f"{path.name} holds no options of a restoration: {error}"):
-        with Image.open(io.BytesIO(data), formats=[kind]) as picture:
-            if kind == "PNG":
-                text = picture.info.get(SETTINGS_KEY)
-            else:
-                packet = picture.info.get("xmp") or b""
-                found = IN_PACKET.search(packet) if len(packet) <= MAX_PACKET else None
-                text = None if found is None else unescape(found[1].decode())
-        settings = None if text is None else json.loads(text)
+        return _settings_in(io.BytesIO(data), kind)
+
+
+def is_restored(path: Path) -> bool:
+    """Whether a picture's head says that this program made it; False of one that cannot be read."""
+    kind = PICTURES.get(path.suffix.lower())
+    if kind is None:
+        return False
+    try:
+        with path.open("rb") as file:
+            return _settings_in(file, kind) is not None
+    except Exception:  # noqa: BLE001 (whoever decodes it says what is wrong with it)
+        return False
+
+
+def _settings_in(file: IO[bytes], kind: str) -> dict[str, Any] | None:
+    with Image.open(file, formats=[kind]) as picture:
+        if kind == "PNG":
+            text = picture.info.get(SETTINGS_KEY)
+        else:
+            packet = picture.info.get("xmp") or b""
+            found = IN_PACKET.search(packet) if len(packet) <= MAX_PACKET else None
+            text = None if found is None else unescape(found[1].decode())
+    settings = None if text is None else json.loads(text)
     return settings if isinstance(settings, dict) else None
 
 

@@ -16,16 +16,28 @@ from PIL.PngImagePlugin import PngInfo
 from ...engines import InputError
 from ...engines.files import atomic_write
 from ..operators.dense import MAX_VALUES
-from .decoding import LARGEST, MASK_LEVEL, Metadata, Photo, decode_photo, load_npy
+from .decoding import FORMATS, LARGEST, MASK_LEVEL, Metadata, Photo, decode_photo, load_npy
 
 MAX_BYTES = 64 << 20
+LONGEST_NAME = 255
+"""Bytes of a file's name, in the file systems that are common."""
 PORTRAIT = Path(__file__).parent / "portrait.png"
 """The packaged face that the demo, the benchmark and the page restore: Eileen Collins, NASA, 1995, public domain;
 framed as the celeba prior was trained."""
+PLAIN = 0.5
+"""Values on [-1, 1] beyond which, up or down, a mask's pixel is white or black."""
 SETTINGS_KEY = "frugal-rt"
 """The PNG text chunk that carries a restoration's settings as JSON."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".npy")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", *([".avif"] if "AVIF" in FORMATS else []), ".npy"),
+)
 """How the names of the files end that are taken for pictures, of all those in a folder."""
+UNREAD = (
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".xcf", ".svg", ".tga", ".exr", ".hdr"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+)
+"""How the names of pictures end that are in a folder and not read, but where SUFFIXES has it."""
 
 
 def read_photo(path: str | os.PathLike[str], largest: float = LARGEST) -> Photo:
@@ -41,12 +53,16 @@ def read_photo(path: str | os.PathLike[str], largest: float = LARGEST) -> Photo:
 def read_bytes(path: Path) -> bytes:
     """A picture's file, if it is no larger than one may be. Raises InputError."""
     try:
-        size = path.stat().st_size
         if path.is_dir():
             raise InputError(f"{path} is a folder; give one picture")
-        if size > MAX_BYTES:
-            raise InputError(f"{path.name} has {size >> 20} MiB; pictures of up to {MAX_BYTES >> 20} MiB are read")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise InputError(f"{path.name} has {size >> 20} MiB; pictures of up to {MAX_BYTES >> 20} MiB are read")
+            data = file.read(MAX_BYTES + 1)  # a pipe has no size beforehand
+        if len(data) > MAX_BYTES:
+            raise InputError(f"{path.name} has more than {MAX_BYTES >> 20} MiB, up to which pictures are read")
+        return data
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     except OSError as error:
@@ -54,13 +70,28 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """(H, W) bool from a mask picture, True where it is white: where the pixel is missing. Raises InputError."""
-    return as_mask(read_photo(path))
+    """(H, W) bool from a mask picture, True where the pixel is missing, as `as_mask` says. Raises InputError."""
+    return as_mask(read_photo(path), Path(path).name)
 
 
-def as_mask(photo: Photo) -> np.ndarray:
-    """(H, W) bool, True where `photo` is white."""
-    return np.asarray(photo.pixels.mean(axis=0) >= MASK_LEVEL / 127.5 - 1)
+def as_mask(photo: Photo, name: str) -> np.ndarray:
+    """(H, W) bool, True where `photo` marks a pixel as missing: where it is white, and not transparent.
+
+    A photograph with holes erased marks the holes: its opaque pixels are neither black nor white, and most of it.
+    Raises InputError where strokes and holes cannot be told apart.
+    """
+    white = np.asarray(photo.pixels.mean(axis=0) >= MASK_LEVEL / 127.5 - 1)
+    if photo.missing is None:
+        return white
+    opaque = ~photo.missing
+    plain = (np.abs(photo.pixels) > PLAIN).all(axis=0) & (np.ptp(photo.pixels, axis=0) < 1)
+    if not opaque.any() or plain[opaque].mean() > 0.9:
+        return np.asarray(white & opaque)
+    if opaque.mean() > 0.5:
+        return photo.missing
+    raise InputError(
+        f"{name}: it is mostly transparent, and the rest is neither black nor white; paint white what is missing"
+    )
 
 
 def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
@@ -139,7 +170,7 @@ def to_picture(image: np.ndarray, missing: np.ndarray | None = None) -> Image.Im
 def check_output(path: str | os.PathLike[str], force: bool, suffixes: Sequence[str] = (".png",)) -> Path:
     """The path, if it may be written: a known suffix, not taken unless `force`, its folder there. Raises InputError."""
     target = Path(path)
-    if len(target.name.encode()) > 200:
+    if len(os.fsencode(target.name)) > LONGEST_NAME:
         raise InputError(f"the name {target.name[:30]}... is too long for a file")
     if suffixes and target.suffix.lower() not in suffixes:
         raise InputError(f"{target.name}: the output must end in {' or '.join(suffixes)}")

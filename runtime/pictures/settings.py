@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...engines.files import sha256_of
+from ...engines.files import is_pipe, sha256_of
 from ...engines.version import __version__
 
 FILES = ("images", "mask", "kernel", "matrix")
@@ -74,10 +74,10 @@ def alone(record: Mapping[str, Any], source: Path) -> dict[str, Any]:
 
 
 def hashes(named: str | Sequence[str]) -> list[str]:
-    """Return the SHA-256 of each file named; folders, patterns, words, "-" and what cannot be read have none."""
+    """Return the SHA-256 of each file named; folders, patterns, words, pipes and what cannot be read have none."""
     found = []
     for one in [named] if isinstance(named, str) else named:
-        if one == "-":  # standard input, which can be read once
+        if one == "-" or is_pipe(Path(one)):  # it can be read once, by whoever decodes it
             continue
         with contextlib.suppress(OSError):  # whoever opens it says so
             found.append(sha256_of(Path(one)))

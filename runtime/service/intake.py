@@ -23,8 +23,9 @@ from .preparer import Ask, Prepared
 from .preparing import Preparers
 from .uploads import Upload, Uploads
 
-SERVED = tuple(kind for kind in FORMATS if kind != "PPM")
-"""The formats of pictures that people send; PPM is written by scripts, and decoded byte by byte where it is odd."""
+SERVED = tuple(kind for kind in FORMATS if kind not in ("PPM", "AVIF"))
+"""The formats of pictures that people send; PPM is written by scripts, and decoded byte by byte where it is odd, and
+AVIF's decoder starts threads of its own."""
 MAX_METADATA = 256 << 10
 """Bytes of an ICC profile, and of EXIF, that a picture may have; they go into the answer."""
 STOPPED = "the service was stopped before this restoration was done"

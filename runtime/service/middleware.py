@@ -1,4 +1,4 @@
-"""What every request passes, whatever it asks: an id, a log line, a limit on its body, and the token."""
+"""What every request passes, whatever it asks: an id, a log line, a limit on its body, the token, and HEAD as GET."""
 
 import hmac
 import json
@@ -17,13 +17,15 @@ PROBES = ("/livez", "/readyz")
 """Paths that are answered however many others ask."""
 OPEN = (*PROBES, "/", "/page.js", "/page.css")
 """Paths that need no token: an orchestrator asks them, and the page, which asks for one."""
+JOBS = "/v1/jobs/"
+"""Paths that HEAD is not for: to fetch an outcome, or follow a job, is more than to ask."""
 CROWDED = "crowded"
 """In a connection's state: it is one too many."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Edge:
-    """An ASGI middleware around the service.
+    """An ASGI middleware around the service. It answers HEAD as GET, without a body.
 
     most: bytes of a body; one that is longer is answered with 413 without being read to its end. token: what
     `Authorization: Bearer` must carry, or None. on_refusal: told the path and status of what is refused here.
@@ -47,12 +49,15 @@ class Edge:
         request_id = asked if _ID.fullmatch(asked) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 0
+        bodiless = scope["method"] == "HEAD"
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            elif bodiless:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -65,7 +70,9 @@ class Edge:
             elif int(_digits(headers.get(b"content-length")) or 0) > self._most:
                 await self._answer(sending, scope["path"], 413, self._too_long())
             else:
-                await self._app(scope, self._limited(receive), sending)
+                as_get = bodiless and not scope["path"].startswith(JOBS)
+                inner = {**scope, "method": "GET"} if as_get else scope
+                await self._app(inner, self._limited(receive), sending)
         finally:
             _log(scope, request_id, status, time.perf_counter() - started)
 

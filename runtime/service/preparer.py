@@ -131,7 +131,7 @@ def _prepare(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prep
         pixels += count_pixels(mask, "the mask", limits)
     if pixels > setup.room:
         return Larger()
-    missing = None if mask is None else as_mask(decode_photo(mask, "the mask", limits=limits))
+    missing = None if mask is None else as_mask(decode_photo(mask, "the mask", limits=limits), "the mask")
     photo = decode_photo(picture, name, limits=limits)
     damage = replace(ask.damage, mask=missing)
     sizing = own_size(photo, damage, shape, ask.any_size, ask.fit)

@@ -19,6 +19,8 @@ from .peers import peer_of
 
 FREE = 256 << 10
 """Bytes at the beginning of each body that are not counted, so that small pictures always find room."""
+MAX_PARAMETERS = 1 << 16
+"""Bytes of the part `parameters`, whether it is sent as a field or as a file."""
 AGAIN = 2.0
 """Seconds after which a request that found no room is told to ask again."""
 
@@ -78,6 +80,8 @@ class Uploads:
             raise InputError("the request has no image; send it as the part `image`, or as the body")
         if asked is not None and "parameters" in request.query_params:
             raise InputError("parameters are given twice; send the part or the query, not both")
+        if asked is not None and size_of(asked) > MAX_PARAMETERS:
+            raise InputError(f"parameters are longer than {MAX_PARAMETERS >> 10} KiB")
         text = request.query_params.get("parameters") if asked is None else asked.read()
         return Upload(picture, mask if mask is not None and size_of(mask) else None, text)
 
@@ -98,12 +102,16 @@ async def _parts(request: Request, count: Callable[[int], None]) -> dict[str, IO
             body.write(chunk)
         return {"image": body}
     try:
-        form = await _InMemory(request.headers, stream, max_files=2, max_fields=4, max_part_size=1 << 16).parse()
+        form = await _InMemory(request.headers, stream, max_files=4, max_fields=4, max_part_size=MAX_PARAMETERS).parse()
     except MultiPartException as error:
         raise HTTPException(400, error.message) from None
+    items = form.multi_items()
+    twice = sorted(name for name, count in Counter(name for name, _ in items).items() if count > 1)
+    if twice:
+        raise InputError(f"{twice[0]} is given twice; send each part once")
     return {
         name: value.file if isinstance(value, UploadFile) else io.BytesIO(value.encode("utf-8", "surrogatepass"))
-        for name, value in form.multi_items()
+        for name, value in items
     }
 
 

@@ -19,7 +19,7 @@ from frugal_rt.engines import Prediction
 from frugal_rt.runtime.pictures.images import SETTINGS_KEY
 from frugal_rt.runtime.sampling.schedule import Schedule
 
-from ..commands import FRUGAL, frugal, refuses
+from ..commands import FRUGAL, frugal, refuses, runs
 
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")
 
@@ -31,6 +31,17 @@ def test_a_mask_picture_marks_what_is_missing(here):
     result = frugal(*RESTORE, "clean.png", "--mask", "mask.png", "--method", "dmps")
     assert "inpaint (9% of the pixels are missing" in result.output
     assert "4 network calls and 0 gradients" in result.output
+
+
+def test_what_a_file_held_and_is_left_out_is_told_unless_quiet(here):
+    frames = [Image.open("clean.png"), Image.open("clean.png").rotate(90)]
+    frames[0].save("two.tif", save_all=True, append_images=frames[1:])
+    told = "two.tif holds 2 pictures (frames or pages); only the first is read"
+    asked = (*RESTORE, "two.tif", "--method", "dmps", "--force")
+    assert told in runs(*asked).stderr
+    assert told not in runs(*asked, "-q").output
+    assert json.loads(runs(*asked, "--json").stdout)["restored"][0]["notes"] == [told]
+    assert told in runs("degrade", "two.tif", "--task", "denoise", "--sigma", "0.1", "-o", "y.png").stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`-` for standard input and output: a picture comes in and goes out, and nothing else does."""
 
 import io
+import json
 import os
 import pty
 import re
@@ -111,3 +112,30 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(here, arguments):
     assert said.startswith("Error: cannot write to standard output: ")
     assert "Traceback" not in run.stderr
     assert "Exception ignored" not in run.stderr
+
+
+def test_a_pipe_that_is_named_is_read_once(here):
+    restored = subprocess.run(
+        [*FRUGAL, *RESTORE, "/dev/stdin", "--noise", "5", "-o", "piped.png", "--save-params", "p.json"],
+        input=Path("clean.png").read_bytes(),
+        capture_output=True,
+        check=False,
+    )
+    assert restored.returncode == 0, restored.stderr
+    assert "images" not in json.loads(Path("p.json").read_text())["sha256"]
+    runs(*RESTORE, "clean.png", "--noise", "5", "-o", "named.png")
+    np.testing.assert_array_equal(np.asarray(Image.open("piped.png")), np.asarray(Image.open("named.png")))
+
+
+def test_a_pipe_needs_a_name_for_its_restoration_and_is_none_of_a_folder(here):
+    Path("photos").mkdir()
+    os.mkfifo("photos/pipe.png")  # nobody writes to it: to open it would be to wait
+    refuses("say where the restoration of pipe.png goes: -o FILE", *RESTORE, "photos/pipe.png")
+    refuses("there are no pictures in photos", *RESTORE, "photos", "-o", "out")
+
+
+def test_names_that_are_not_utf8_are_restored_beside_themselves(here):
+    name = os.fsdecode(b"caf\xe9.png")
+    Path(name).write_bytes(Path("clean.png").read_bytes())
+    assert runs(*RESTORE, name, "--noise", "5").exit_code == 0
+    assert Path(os.fsdecode(b"caf\xe9.restored.png")).is_file()

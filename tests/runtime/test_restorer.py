@@ -211,3 +211,63 @@ def test_a_restorer_of_tiles_shares_its_end(tiny_plan, first):
         with pytest.raises(PlanError, match="has been closed"):
             restorer.plan.tensors()
         restorer.close()
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        operators.Denoise(SHAPE),
+        operators.SuperResolution(SHAPE, 2),
+        operators.Bicubic(SHAPE, 2),
+        operators.Deblur.gaussian(SHAPE, 1.0),
+        operators.Circular(SHAPE, np.ones((3, 3))),
+        operators.Colorize(SHAPE),
+        operators.Inpaint(SHAPE, np.eye(16, dtype=bool)),
+    ],
+    ids=lambda operator: type(operator).__name__,
+)
+def test_pictures_of_another_scale_are_refused(restorer, operator):
+    y = measurement(operator, 2)
+    levels = (y + 1) * 127.5
+    for other in (levels, levels[0]):
+        with pytest.raises(InputError, match=r"not on the \[-1, 1\] scale.* values reach 25\d"):
+            restorer.start(other, operator, Guidance(sigma=0.1, steps=4))
+    with pytest.raises(InputError, match=r"of integers \(uint8\), not on the \[-1, 1\] scale; give y / 127.5 - 1"):
+        restorer.restore(levels.astype(np.uint8), operator, steps=4)
+    with pytest.raises(InputError, match=r"complex \(complex64\)"):
+        restorer.restore(y.astype(np.complex64), operator, steps=4)
+    noisy = y + 0.5 * np.random.default_rng(0).standard_normal(y.shape).astype(np.float32)
+    assert np.isfinite(restorer.restore(noisy, operator, sigma=0.5, steps=4).image).all()
+
+
+def test_a_picture_of_the_largest_values_an_operator_makes_is_taken(restorer):
+    sharpening = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])
+    for operator in (operators.Bicubic(SHAPE, 2), operators.Mirrored(SHAPE, sharpening)):
+        x = np.where(np.indices(SHAPE)[2] % 8 < 4, 1, -1).astype(np.float32)[None]
+        y = operator.A(x)
+        assert np.abs(y).max() > 1
+        assert len(restorer.start(y, operator, Guidance(sigma=0.0, steps=4))) == 1
+
+
+def test_what_is_no_picture_may_hold_any_real_numbers(restorer):
+    operator = operators.WalshHadamard(SHAPE, 0.5)
+    assert len(restorer.start(100 * measurement(operator, 1), operator, Guidance(steps=4))) == 1
+
+
+def test_a_custom_operator_of_another_shape_than_it_declares_is_refused(restorer):
+    y = measurement(operators.Denoise(SHAPE), 1)
+    grey = operators.Custom(SHAPE, SHAPE, lambda x: x[:, :1], lambda x, r: r)
+    with pytest.raises(InputError, match=r"custom: apply gave \(1, 1, 16, 16\) where \(1, 3, 16, 16\) was declared"):
+        restorer.restore(y, grey, sigma=0.1, steps=4)
+    flat = operators.Custom(SHAPE, SHAPE, lambda x: x, lambda x, r: r.sum((2, 3)), name="flat")
+    with pytest.raises(InputError, match=r"flat: vjp gave \(1, 3\) where \(1, 3, 16, 16\) was declared"):
+        restorer.restore(y, flat, sigma=0.1, steps=4)
+
+
+def test_a_soft_mask_is_refused_and_one_of_numbers_taken():
+    soft = np.zeros(SHAPE[1:])
+    soft[4:8, 4:8] = 1
+    assert operators.Inpaint(SHAPE, soft).missing.sum() == 16
+    soft[0, 0] = 0.02
+    with pytest.raises(InputError, match=r"mask > 0\.5"):
+        operators.Inpaint(SHAPE, soft)

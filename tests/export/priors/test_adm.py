@@ -142,6 +142,22 @@ def test_both_orders_of_queries_keys_and_values(adm_checkpoint):
     assert distance(*both(path, SMALL, "adm:size=16,head_channels=32", heads=16)) > 1e-3
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model."])
+def test_names_under_a_wrapper_are_read_without_it(adm_checkpoint, tmp_path, prefix):
+    path = adm_checkpoint(**SMALL)
+    state = torch.load(path, weights_only=True)
+    torch.save({f"{prefix}{name}": tensor for name, tensor in state.items()}, tmp_path / "wrapped.pt")
+    plain, wrapped = open_prior(path, ARCH).tensors(), open_prior(tmp_path / "wrapped.pt", ARCH).tensors()
+    assert plain.keys() == wrapped.keys()
+    for name, tensor in plain.items():
+        np.testing.assert_array_equal(wrapped[name], tensor)
+    torch.save(
+        {**{f"{prefix}{name}": tensor for name, tensor in state.items()}, "step": torch.zeros(1)}, tmp_path / "x.pt"
+    )
+    with pytest.raises(ExportError, match=rf"the network's tensors begin with '{prefix}', and others are beside them"):
+        open_prior(tmp_path / "x.pt", ARCH)
+
+
 def test_the_published_checkpoints_need_no_settings(adm_checkpoint):
     """Sizes and heads of a narrow network with the levels of the published 256x256 ones."""
     deep = {**SMALL, "channels": 32, "mult": (1, 1, 2, 2, 4, 4), "attention": (4,)}

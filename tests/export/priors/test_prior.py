@@ -6,6 +6,7 @@ import pytest
 
 from frugal_rt import ExportError, InputError, PlanError
 from frugal_rt.export import build_plan, find_prior, read_prior
+from frugal_rt.export.priors.prior import SCHEDULERS
 
 
 def test_an_unknown_name_gets_the_nearest():
@@ -88,3 +89,70 @@ def test_a_size_out_of_a_prior_s_range_is_refused(make_prior, sides, says):
     assert prior.at(16, 16) is prior
     with pytest.raises(InputError, match=says):
         prior.at(*sides)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *("FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "KarrasVeScheduler", "ScoreSdeVeScheduler"),
+        *("CMStochasticIterativeScheduler", "VQDiffusionScheduler", "LCMScheduler", "MadeUpScheduler"),
+    ],
+)
+def test_schedulers_of_other_processes_are_refused_by_name(make_prior, sampler):
+    with pytest.raises(ExportError, match=f"the scheduler is a {sampler}, which is not of a DDPM's schedule of betas"):
+        read_prior(make_prior(scheduler={"_class_name": sampler}))
+
+
+def test_samplers_of_a_ddpm_are_read_unless_they_are_told_to_flow(make_prior):
+    for sampler in SCHEDULERS:
+        assert read_prior(make_prior(scheduler={"_class_name": sampler})).scheduler["_class_name"] == sampler
+    flowing = make_prior(scheduler={"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True})
+    with pytest.raises(ExportError, match="UniPCMultistepScheduler of flow matching"):
+        read_prior(flowing)
+
+
+def test_every_scheduler_that_is_taken_has_betas():
+    import inspect
+
+    import diffusers
+
+    for sampler in SCHEDULERS:
+        if sampler != "DPMSolverSDEScheduler" and hasattr(diffusers, sampler):  # it needs torchsde to be looked at
+            assert "beta_schedule" in inspect.signature(getattr(diffusers, sampler)).parameters
+
+
+@pytest.mark.parametrize("coder", ["vae", "vqvae"])
+@pytest.mark.parametrize("said", ["index", "folder"])
+def test_a_prior_of_latents_is_refused(make_prior, coder, said):
+    folder = make_prior()
+    if said == "folder":
+        (folder / coder).mkdir()
+    else:
+        index = {"_class_name": "LDMPipeline", coder: ["diffusers", "VQModel"]}
+        (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ExportError, match=f"with an autoencoder, {coder}: its UNet works on latents"):
+        read_prior(folder)
+
+
+def test_pipelines_of_other_processes_are_refused_by_name(make_prior):
+    folder = make_prior()
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "ScoreSdeVePipeline"}))
+    with pytest.raises(ExportError, match="folder of a ScoreSdeVePipeline, which is no DDPM"):
+        read_prior(folder)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "DDIMPipeline"}))
+    assert read_prior(folder).channels == 3
+
+
+@pytest.mark.parametrize(
+    ("unet", "sentence"),
+    [
+        ({"num_class_embeds": 10}, "class-conditional"),
+        ({"class_embed_type": "timestep"}, "class-conditional"),
+        ({"time_embedding_type": "fourier"}, "time embedding is fourier"),
+    ],
+)
+def test_networks_that_take_other_inputs_are_refused(make_prior, unet, sentence):
+    folder = make_prior()
+    change_config(folder, "unet/config.json", **unet)
+    with pytest.raises(ExportError, match=sentence):
+        read_prior(folder)

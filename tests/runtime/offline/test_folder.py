@@ -46,6 +46,43 @@ def test_patterns_and_names_are_taken_once_each(here):
     assert "no file fits photos/*.bmp" in frugal(*RESTORE, "photos/*.bmp", "-o", "out").output
 
 
+def test_a_folder_takes_every_name_of_a_format_that_is_read_and_tells_of_the_others(here):
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    picture.save("photos/d.jfif", "JPEG")
+    picture.save("photos/e.mpo", "MPO", save_all=True, append_images=[picture])
+    for name in ("f.heic", "g.HEIC", "h.cr2"):
+        (Path("photos") / name).write_bytes(b"no matter")
+    result = frugal(*RESTORE, "photos", "-o", "out")
+    assert "5 restored, 0 failed" in result.stdout
+    assert {"d.png", "e.png"} <= {path.name for path in Path("out").iterdir()}
+    told = "photos: 3 passed over, of formats that are not read (.cr2, .heic): f.heic, g.HEIC, h.cr2"
+    assert told in result.stderr
+    assert "e.mpo holds 2 pictures" in result.stderr
+    assert "passed over" not in frugal(*RESTORE, "photos", "-o", "quiet", "-q").output
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_what_this_program_restored_is_no_source_in_a_folder(here, suffix):
+    Image.new("RGB", (16, 16), "red").save("photos/d.bmp")  # nothing is wrong with it, and it is written anew
+    assert "3 restored, 1 left alone" in frugal(*RESTORE, "photos", "-o", "out", "--format", suffix).output
+    for path in Path("out").iterdir():
+        path.rename(Path("photos") / f"{path.stem}.restored.{suffix}")
+    result = frugal(*RESTORE, "photos", "-o", "again")
+    assert "3 restored, 1 left alone" in result.stdout
+    assert "photos: 4 passed over, results of frugal-rt" in result.stderr
+    assert {path.name for path in Path("again").iterdir()} == {"a.png", "b.png", "c.png", "d.png"}
+    assert frugal(*RESTORE, f"photos/a.restored.{suffix}", "-o", "named.png").exit_code == 0
+    assert "no pictures in again but 4 that were restored" in frugal(*RESTORE, "again", "-o", "x").output
+
+
+def test_resume_into_the_folder_of_the_pictures_restores_nothing_twice(here):
+    Path("photos/a.png").unlink()
+    Path("photos/b.png").unlink()
+    assert "1 restored" in frugal(*RESTORE, "photos", "-o", "photos").output
+    assert "0 restored, 0 failed, 1 were there" in frugal(*RESTORE, "photos", "-o", "photos", "--resume").output
+    assert {path.name for path in Path("photos").iterdir()} == {"c.jpg", "c.png"}
+
+
 def test_one_that_fails_is_told_at_the_end_and_stops_no_other(here):
     Path("photos/b.png").write_bytes(b"broken")
     Image.new("RGBA", (16, 16)).save("photos/empty.png")  # nothing but missing pixels

@@ -1,8 +1,13 @@
 """Pictures as users have them."""
 
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from frugal_rt import InputError
 from frugal_rt.runtime.pictures import decoding, images
@@ -24,6 +29,16 @@ def test_colour_pictures(tmp_path, suffix):
     assert photo.size == (8, 6)
 
 
+@pytest.mark.skipif("AVIF" not in decoding.FORMATS, reason="this Pillow reads no AVIF")
+def test_avif_is_read_by_its_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6), (200, 100, 50)).save(tmp_path / "a.avif", quality=100, exif=exif)
+    photo = read_photo(tmp_path / "a.avif")
+    assert photo.size == (6, 8)
+    np.testing.assert_allclose(photo.pixels[:, 4, 3], np.array([200, 100, 50]) / 127.5 - 1, atol=0.05)
+
+
 def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to view
@@ -36,6 +51,81 @@ def test_jpeg_with_exif_turns_upright(tmp_path):
     exif[0x0112] = 8
     Image.fromarray(LEVELS).save(tmp_path / "a.jpg", exif=exif)
     assert read_photo(tmp_path / "a.jpg").size == (6, 8)
+
+
+def odd_exif(tag: int, kind: int, value: bytes) -> bytes:
+    """An EXIF block of one little-endian field, of any type."""
+    entry = struct.pack("<HHL", tag, kind, 1) + value.ljust(4, b"\0")
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("exif", "note"),
+    [
+        (odd_exif(0x0112, 1, b"\x06"), "EXIF orientation"),
+        (odd_exif(0x011A, 2, b"9\0"), "left out: XResolution"),
+        (b"Exif\0\0hello, I am a sentence", "EXIF data"),
+    ],
+)
+def test_odd_exif_is_left_out_of_a_sound_picture_and_told(tmp_path, exif, note):
+    Image.fromarray(LEVELS).save(tmp_path / "plain.jpg")
+    Image.fromarray(LEVELS).save(tmp_path / "a.jpg", exif=exif)
+    photo = read_photo(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(photo.pixels, read_photo(tmp_path / "plain.jpg").pixels)
+    assert photo.metadata.exif is None
+    (said,) = photo.notes
+    assert said.startswith("a.jpg")
+    assert note in said
+
+
+def test_sound_fields_of_odd_exif_are_kept(tmp_path):
+    odd = odd_exif(0x011A, 2, b"9\0")
+    two = odd[:14] + struct.pack("<H", 2) + struct.pack("<HHL4s", 0x0112, 3, 1, b"\x06") + odd[16:]
+    Image.fromarray(LEVELS).save(tmp_path / "a.jpg", exif=two)
+    photo = read_photo(tmp_path / "a.jpg")
+    assert photo.size == (6, 8)
+    assert "XResolution" in photo.notes[0]
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_text_over_a_limit_is_left_out_of_a_sound_picture_and_told(tmp_path, where):
+    info = PngInfo()
+    info.add(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2 << 20)), after_idat=where == "after")
+    info.add_text("Author", "me")
+    Image.fromarray(LEVELS).save(tmp_path / "a.png", pnginfo=info)
+    photo = read_photo(tmp_path / "a.png")
+    np.testing.assert_allclose(photo.pixels, expected(LEVELS), atol=1e-6)
+    assert photo.notes == ("a.png: text or a profile beside its pixels is too large or damaged, so it is left out",)
+
+
+def test_a_damaged_chunk_of_text_is_left_out_and_one_of_pixels_is_not(tmp_path):
+    info = PngInfo()
+    info.add_text("Author", "me and you")
+    Image.fromarray(LEVELS).save(tmp_path / "a.png", pnginfo=info)
+    sound = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(sound.replace(b"me and you", b"me and now"))
+    photo = read_photo(tmp_path / "a.png")
+    np.testing.assert_allclose(photo.pixels, expected(LEVELS), atol=1e-6)
+    assert "damaged" in photo.notes[0]
+    at = sound.index(b"IDAT")
+    (tmp_path / "a.png").write_bytes(sound[: at + 9] + bytes(3) + sound[at + 12 :])
+    with pytest.raises(InputError, match="broken picture"):
+        read_photo(tmp_path / "a.png")
+
+
+def test_text_that_is_small_gives_no_note(tmp_path):
+    write_png(tmp_path / "a.png", to_picture(expected(LEVELS)), {"seed": 1})
+    assert read_photo(tmp_path / "a.png").notes == ()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "webp", "png"])
+def test_frames_and_pages_behind_the_first_are_told(tmp_path, suffix):
+    first, *more = (Image.fromarray(np.roll(LEVELS, shift, 0)) for shift in range(3))
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=more, lossless=True)
+    photo = read_photo(tmp_path / f"a.{suffix}")
+    assert photo.notes == (f"a.{suffix} holds 3 pictures (frames or pages); only the first is read",)
+    if suffix != "gif":  # its palette rounds
+        np.testing.assert_allclose(photo.pixels[:3], expected(LEVELS), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "I;16", "F"])
@@ -70,6 +160,40 @@ def test_cmyk_becomes_colour(tmp_path):
     assert pixels[1:].max() < -0.6
 
 
+def inks_profile(cyan: float) -> bytes:
+    """An ICC profile of CMYK by which paper is white, cyan is a grey of lightness L* = `cyan`, the rest black."""
+    corners = np.zeros((16, 3))
+    corners[:, 1:] = 128  # a* = b* = 0
+    corners[0, 0], corners[8, 0] = 255, cyan * 2.55
+    straight = struct.pack(">2H", 0, 65535)
+    identity = struct.pack(">9l", *(65536 * np.eye(3, dtype=int)).ravel().tolist())
+    table = b"mft2" + bytes(4) + bytes((4, 3, 2, 0)) + identity + struct.pack(">2H", 2, 2)
+    table += 4 * straight + (corners * 256).astype(">u2").tobytes() + 3 * straight
+    tags = struct.pack(">L4sLL", 1, b"A2B0", 144, len(table))
+    head = struct.pack(">L4xL4s4s4s12x4s", 144 + len(table), 0x02100000, b"prtr", b"CMYK", b"Lab ", b"acsp").ljust(
+        68, b"\0"
+    )
+    white = struct.pack(">3L", 0xF6D6, 0x10000, 0xD32D)
+    return (head + white).ljust(128, b"\0") + tags + table
+
+
+@pytest.mark.parametrize(("lightness", "level"), [(50, 119), (80, 198)])  # sRGB of a grey of that L*, by CIE's formula
+def test_inks_are_seen_by_their_profile(tmp_path, lightness, level):
+    picture = Image.new("CMYK", (8, 6), (255, 0, 0, 0))
+    picture.save(tmp_path / "a.tif", icc_profile=inks_profile(lightness))
+    photo = read_photo(tmp_path / "a.tif")
+    np.testing.assert_allclose((photo.pixels + 1) * 127.5, level, atol=2)
+    assert photo.notes == ()
+    assert photo.metadata.icc_profile is None
+
+
+def test_a_profile_of_inks_that_cannot_be_used_is_told(tmp_path):
+    Image.new("CMYK", (8, 6), (255, 0, 0, 0)).save(tmp_path / "a.tif", icc_profile=inks_profile(50)[:150])
+    photo = read_photo(tmp_path / "a.tif")
+    np.testing.assert_array_equal(photo.pixels[:, 0, 0], [-1, 1, 1])
+    assert photo.notes[0].startswith("a.tif: its colour profile cannot be used")
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparent_pixels_are_missing(tmp_path, mode):
     alpha = np.full((6, 8), 255, np.uint8)
@@ -100,6 +224,43 @@ def test_npy_measurements_are_not_rounded_and_nan_is_missing(tmp_path):
 def test_masks_are_true_where_white(tmp_path):
     Image.fromarray(np.array([[0, 127], [128, 255]], np.uint8)).save(tmp_path / "m.png")
     assert read_mask(tmp_path / "m.png").tolist() == [[False, False], [True, True]]
+
+
+def save_rgba(path, colours: np.ndarray, opaque: np.ndarray, **more):
+    Image.fromarray(np.dstack([colours, np.where(opaque, 255, 0).astype(np.uint8)]).astype(np.uint8)).save(path, **more)
+
+
+def test_what_is_transparent_in_a_mask_of_strokes_is_not_marked(tmp_path):
+    opaque = np.zeros((6, 8), bool)
+    opaque[1:3, 2:5] = True
+    save_rgba(tmp_path / "strokes.png", np.full((6, 8, 3), 255), opaque)
+    assert np.array_equal(read_mask(tmp_path / "strokes.png"), opaque)
+    black = np.where(np.arange(8) < 4, 0, 255) * np.ones((6, 1))
+    save_rgba(tmp_path / "both.png", np.dstack([black] * 3), opaque)
+    assert np.array_equal(read_mask(tmp_path / "both.png"), opaque & (black == 255))
+    save_rgba(tmp_path / "nothing.png", np.full((6, 8, 3), 255), np.zeros((6, 8), bool))
+    assert not read_mask(tmp_path / "nothing.png").any()
+
+
+def test_a_photograph_with_a_hole_erased_marks_the_hole(tmp_path):
+    hole = np.zeros((6, 8), bool)
+    hole[2:4, 3:6] = True
+    save_rgba(tmp_path / "hole.png", LEVELS, ~hole)
+    assert np.array_equal(read_mask(tmp_path / "hole.png"), hole)
+
+
+def test_a_mask_that_may_mean_strokes_or_holes_is_refused(tmp_path):
+    save_rgba(tmp_path / "red.png", np.full((6, 8, 3), (255, 0, 0)), np.arange(48).reshape(6, 8) < 10)
+    with pytest.raises(InputError, match=r"^red\.png: .* paint white what is missing"):
+        read_mask(tmp_path / "red.png")
+
+
+def test_a_mask_lies_as_its_orientation_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    marked = np.arange(48).reshape(6, 8) < 10
+    Image.fromarray(marked).convert("L").save(tmp_path / "m.png", exif=exif)
+    assert np.array_equal(read_mask(tmp_path / "m.png"), np.rot90(marked, 3))
 
 
 def npy_header(shape: str, kind: str = "<f4") -> bytes:
@@ -184,6 +345,17 @@ def test_no_value_of_a_missing_pixel_gets_into_a_known_one():
     fitted = fit_photo(photo, (13, 13), "resize")
     assert 0 < fitted.missing.mean() < 0.5
     assert np.abs(fitted.pixels[:, ~fitted.missing] - 0.5).max() < 1e-6
+
+
+def test_names_of_outputs_may_be_of_any_bytes_and_as_long_as_a_file_system_takes(tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    assert check_output(odd, force=False) == odd
+    for stem in ("x" * 251, "\N{GRINNING FACE}" * 62):
+        path = check_output(tmp_path / f"{stem}.png", force=False)
+        write_png(path, to_picture(expected(LEVELS)))
+        assert path.is_file()
+    with pytest.raises(InputError, match="too long for a file"):
+        check_output(tmp_path / f"{'x' * 252}.png", force=False)
 
 
 def test_outputs_are_checked_before_work_is_done(tmp_path):

@@ -1,5 +1,6 @@
 """Request ids, tokens and other pages' origins."""
 
+import pytest
 from fastapi.testclient import TestClient
 
 from frugal_rt.runtime.service.app import create_app
@@ -31,3 +32,17 @@ def test_other_pages_may_ask_only_where_they_are_named(pool):
         for origin, allowed in (("https://a.test", "https://a.test"), ("https://b.test", None)):
             headers = client.get("/livez", headers={"Origin": origin}).headers
             assert headers.get("access-control-allow-origin") == allowed
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/", "/v1/service", "/nothing"])
+def test_head_is_answered_as_get_is_without_a_body(client, path):
+    head, get = client.head(path), client.get(path)
+    assert head.status_code == get.status_code
+    assert head.content == b""
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == get.headers[name]
+
+
+def test_head_begins_nothing_and_fetches_nothing(client):
+    assert client.head("/v1/restore").status_code == 405
+    assert client.head("/v1/jobs/0/image").status_code == 405

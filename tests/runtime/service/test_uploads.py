@@ -7,7 +7,10 @@ import pytest
 from starlette.requests import Request
 
 from frugal_rt import BusyError
-from frugal_rt.runtime.service.uploads import FREE, Uploads, size_of
+from frugal_rt.runtime.service.uploads import FREE, MAX_PARAMETERS, Uploads, size_of
+
+from .asking import error
+from .asking import png as picture
 
 EACH = 4 * FREE
 
@@ -81,3 +84,25 @@ def ask_and_wait(serving, picture: bytes) -> SimpleNamespace:
         return httpx.post(f"{serving.url}/v1/restore", content=picture, params=asked, timeout=60)
     except httpx.TransportError:
         return None
+
+
+ASKED = b'{"steps": 2, "method": "dmps"}'
+
+
+def test_every_part_may_be_sent_as_a_file(client):
+    mask = picture(mode="1")
+    parts = {"image": ("a.png", picture()), "mask": ("m.png", mask)}
+    as_field = client.post("/v1/restore", files=parts, data={"parameters": ASKED.decode()})
+    as_file = client.post("/v1/restore", files={**parts, "parameters": ("p.json", ASKED, "application/json")})
+    assert (as_field.status_code, as_file.status_code) == (200, 200)
+    assert as_field.content == as_file.content
+    long = client.post("/v1/restore", files={**parts, "parameters": ("p.json", b" " * (MAX_PARAMETERS + 1))})
+    assert "parameters are longer than 64 KiB" in error(long, 422)
+
+
+@pytest.mark.parametrize("part", ["image", "mask", "parameters"])
+def test_a_part_that_is_given_twice_is_refused(client, part):
+    parts = {"image": picture(), "mask": picture(mode="1"), "parameters": ASKED}
+    sent = [(name, (name, data)) for name, data in parts.items()]
+    answer = client.post("/v1/restore", files=[*sent, (part, (part, parts[part]))])
+    assert f"{part} is given twice" in error(answer, 422)
