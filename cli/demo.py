@@ -40,14 +40,14 @@ def command(engine: Path | None, steps_: int | None, seed: int, backend: str, ou
     if output.is_file():
         raise InputError(f"{output} is a file; name a folder for the pictures with -o")
     target, rows = output / "sheet.png", []
-    shows = [("a photograph", "photo", demo.PHOTOGRAPH), ("a face", "celeba", demo.FACE)]
-    for of, plan, tasks in shows if engine is None else [("a face", engine, demo.FACE)]:
+    shows = [("a photograph", "photo", demo.PHOTOGRAPH, "detail"), ("a face", "celeba", demo.FACE, None)]
+    for of, plan, tasks, aim in shows if engine is None else [("a face", engine, demo.FACE, None)]:
         with stages() as on_stage:
             on_stage("reading the plan")
             restorer = Restorer.load(plan, backend)
             picture = demo.photograph() if tasks is demo.PHOTOGRAPH else None
         with restorer:
-            for row in demo.run(restorer, of, tasks, picture, steps_, seed):
+            for row in demo.run(restorer, of, tasks, picture, steps_, seed, aim):
                 rows.append(row)
                 make_folder(output)
                 write_png(target, demo.sheet(rows))
