@@ -51,8 +51,11 @@ class Closable:
 
     def close(self) -> None:
         """As `Engine.close`."""
-        vars(self).clear()  # the only references there are: calls under way have theirs
-        self._closed = True
+        self._closed = True  # first: a call that finds something gone is to find this
+        held = vars(self)  # the only references there are: calls under way have theirs
+        for name in [*held]:
+            if name != "_closed":
+                held.pop(name, None)
         give_back()
 
     def need_open(self) -> None:

@@ -269,6 +269,8 @@ def _without_odd_extras(data: bytes, name: str) -> tuple[bytes, list[str]]:
     kept, left_out, at, held = [PNG_HEAD], 0, len(PNG_HEAD), 0
     while at + 8 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind == b"IEND":
+            break  # what lies behind it is no chunk, and may be much
         chunk = data[at : at + 12 + length]
         size = 0
         if kind in PNG_EXTRAS and held <= MAX_TEXT_MEMORY:

@@ -1,5 +1,6 @@
 """Pictures as users have them."""
 
+import io
 import os
 import struct
 import zlib
@@ -364,3 +365,19 @@ def test_outputs_are_checked_before_work_is_done(tmp_path):
         with pytest.raises(InputError, match=sentence):
             check_output(tmp_path / name, force=False)
     assert check_output(tmp_path / "taken.png", force=True).name == "taken.png"
+
+
+def test_what_lies_behind_a_png_is_not_searched_for_chunks(monkeypatch):
+    """Twelve megabytes of nothing would be a million of them."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG")
+    calls = []
+
+    class Counted(bytes):
+        def __getitem__(self, key):
+            calls.append(key)
+            return bytes.__getitem__(self, key)
+
+    data = Counted(file.getvalue() + bytes(1 << 20))
+    assert decoding._without_odd_extras(data, "padded.png") == (data, [])
+    assert len(calls) < 20
