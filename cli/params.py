@@ -16,7 +16,7 @@ from ..runtime.pictures import settings
 from ..runtime.pictures.formats import PICTURES, read_settings
 from ..runtime.pictures.images import read_bytes
 from ..runtime.restorer import Restorer
-from ..runtime.sampling.guidance import METHOD
+from ..runtime.sampling.guidance import METHOD, SAMPLED
 
 NOT_KEPT = (
     *("output", "kind", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),
@@ -24,7 +24,7 @@ NOT_KEPT = (
 )
 """What a restoration is asked to write, where, and on which machines and devices: the next one is asked anew."""
 META = "frugal_rt.params"
-SAMPLER = ("method", "switch", "preset", "steps_", "every", "guidance", "zeta", "lam")
+SAMPLER = ("method", *("steps_" if name == "steps" else name for name in SAMPLED))
 ALTERNATIVES = ((("noise",), ("sigma",)), (("aim",), SAMPLER))
 """Options, by their parameters' names, that cannot be given together: one of the first with one of the second."""
 SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP, ParameterSource.ENVIRONMENT)
@@ -102,9 +102,22 @@ def record(ctx: click.Context, plan: Plan) -> dict[str, Any]:
     return now
 
 
-def tile(ctx: click.Context) -> tuple[int, int] | None:
-    """The tiles in which the picture of --params was run, height and width, or None. Raises InputError."""
-    said = _repeated(ctx).get("tile")
+def repeated(ctx: click.Context) -> dict[str, Any]:
+    """The settings of the picture of --params where it is to be repeated: by any backend, from the same picture.
+
+    Empty where the command line names a backend or another picture, and where --params is a .json.
+    """
+    _, before, whole = ctx.meta.get(META, (None, {}, {}))
+    images = before.get("sha256", {}).get("images")
+    other = images is not None and settings.hashes(_plain(ctx.params["images"])) != images
+    named = ctx.get_parameter_source("backend") is ParameterSource.COMMANDLINE
+    found: dict[str, Any] = {} if other or named else whole
+    return found
+
+
+def tile(whole: dict[str, Any]) -> tuple[int, int] | None:
+    """The tiles of the `repeated` settings, height and width, or None. Raises InputError."""
+    said = whole.get("tile")
     if said is None:
         return None
     if not (isinstance(said, list) and len(said) == 2 and all(type(side) is int and side > 0 for side in said)):
@@ -112,9 +125,8 @@ def tile(ctx: click.Context) -> tuple[int, int] | None:
     return said[0], said[1]
 
 
-def refuse_another_way(ctx: click.Context, restorer: Restorer) -> None:
-    """Raise InputError where the picture of --params was restored in another way than `restorer` restores it."""
-    whole = _repeated(ctx)
+def refuse_another_way(whole: dict[str, Any], restorer: Restorer) -> None:
+    """Raise InputError where the `repeated` settings are of another way than `restorer` restores in."""
     tiles = None if restorer.tile is None else [*restorer.tile]
     here: dict[str, Any] = {"backend": restorer.engine.name, "tile": tiles, "method": METHOD}
     for name, words in DECIDE.items():
@@ -124,19 +136,6 @@ def refuse_another_way(ctx: click.Context, restorer: Restorer) -> None:
                 f"what --params names was restored {was}, and here it would be {now}, which gives other pixels; say "
                 "--backend to have them, or leave --params out"
             )
-
-
-def _repeated(ctx: click.Context) -> dict[str, Any]:
-    """The settings of the picture of --params where it is to be repeated: by any backend, from the same picture.
-
-    Empty where the command line names a backend or another picture, and where --params is a .json.
-    """
-    _, before, whole = ctx.meta.get(META, (None, {}, {}))
-    images = before.get("sha256", {}).get("images")
-    other = images is not None and settings.hashes(_plain(ctx.params["images"])) != images
-    named = ctx.get_parameter_source("backend") is ParameterSource.COMMANDLINE
-    repeated: dict[str, Any] = {} if other or named else whole
-    return repeated
 
 
 def _sides(value: Any) -> str:

@@ -187,7 +187,7 @@ def command(
     if save_params is not None:
         check_output(save_params, force, (".json",))
     if samples > 1 and aim is not None:
-        raise click.UsageError("--samples draws, and with --aim all would be the same; leave one of them out")
+        raise click.UsageError("--samples draws from noise, and --aim starts elsewhere; leave one of them out")
     if samples > 1 and preset is None:
         preset = PRESET
     count = PRESETS[preset or PRESET] if steps_ is None else steps_
@@ -204,7 +204,8 @@ def command(
             lam=lam,
             seed=seed,
         )
-        order = Order(options.read_damage(damage), fit, align_, settings, samples, params.tile(ctx))
+        before = params.repeated(ctx)
+        order = Order(options.read_damage(damage), fit, align_, settings, samples, params.tile(before))
         plan = open_plan(engine)
         kept = params.record(ctx, plan)
         run = Run(
@@ -223,14 +224,15 @@ def command(
     else:  # a bar on a terminal wants to know what is written beside it
         stdout = None if sys.stdout.isatty() else sys.stdout
     if not one:
-        talk.note(f"{len(targets.paths)} pictures by {name}, {count} steps each")
+        each = f", {count} steps each" if settings.sampled else ""  # with an aim, each has its own number
+        talk.note(f"{len(targets.paths)} pictures by {name}{each}")
 
     advised: list[str] = []
     if run.resources.spread and (advice := run.advice()):
         talk.note(advice)
 
     def ready(found: Prepared) -> None:
-        params.refuse_another_way(ctx, found.restorer)
+        params.refuse_another_way(before, found.restorer)
         said = f"{name_of(found.source)}: {_intention(found, name, settings)}"
         if not one:
             talk.detail(said)

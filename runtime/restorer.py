@@ -42,7 +42,7 @@ class Result:
     compared: tuple[int, ...]
     """How many steps were left when each entry of a trace was taken; the same for every row."""
     seconds: dict[str, float]
-    """Wall time by phase, "dps", "dmps" and "flow", the denoising that starts from the picture."""
+    """Wall time by phase, "dps", "dmps" and "flow", the steps of an aim."""
     forwards: tuple[int, ...]
     """Network evaluations of each row, those of DPS steps included."""
     pullbacks: tuple[int, ...]

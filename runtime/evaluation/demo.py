@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from ...engines import MissingExtra
 from ..operators import Operator, Shape
-from ..pictures.damage import Damage
+from ..pictures.damage import Damage, sigma_of
 from ..pictures.decoding import Photo
 from ..pictures.images import PORTRAIT, fit_photo, read_photo, to_picture
 from ..pictures.simulate import simulate
@@ -20,7 +20,7 @@ from . import plain
 from .contact_sheet import contact_sheet
 
 SIGMA = 0.01
-NOISE = 2 * 25 / 255
+NOISE = sigma_of(25)
 SHOWN = ("super-resolution x4", "box inpainting", "colourise")
 """Tasks on the portrait that measurements and studies share."""
 PHOTOGRAPH = ("noise of 25 grey levels", "scratches", "super-resolution x2")

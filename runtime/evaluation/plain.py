@@ -1,5 +1,6 @@
 """Restorations without a prior, to compare with: the plain method that does best for a damage, by scikit-image."""
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,6 @@ def lanczos(y: np.ndarray, scale: int) -> np.ndarray:
 
 def _skimage(module: str) -> Any:
     try:
-        import importlib
-
         return importlib.import_module(f"skimage.{module}")
     except ImportError as error:
         raise MissingExtra("Comparing with plain methods", "scikit-image", "eval") from error

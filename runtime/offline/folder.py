@@ -210,8 +210,8 @@ class FolderRestorer:
             if sizing.said:
                 measurement = replace(measurement, because=f"{measurement.because}; {sizing.said}")
         prepared = Prepared(source, photo, measurement, mine, aligned)
-        for each in prepared.measurements:
-            if order.guidance.aim_with(each.operator) is None and order.guidance.switch != "never":
+        if order.guidance.switch != "never":
+            for each in prepared.measurements:
                 each.operator.prepare()
         return prepared
 

@@ -71,7 +71,7 @@ class Written(NamedTuple):
     because: str
     sigma: float
     aim: str | None
-    """Of denoising that started from the picture itself."""
+    """Of a restoration that did not start from noise."""
     figures: Mapping[str, Any]
     """What it cost: those of `Result`; none of a picture that was left as it was."""
     unchanged: bool = False
@@ -144,7 +144,10 @@ class Run:
 
         def begin(prepared: Prepared) -> None:
             if self._beside.traces and self.order.guidance.aim_with(prepared.measurement.operator) is not None:
-                raise InputError("--trace is of the switch, and denoising from the picture has none; add --preset fast")
+                raise InputError(
+                    "--trace is of the switch, which is the sampler's that starts from noise: leave --aim out, and for "
+                    "denoising add --preset fast"
+                )
             on_ready(prepared)
 
         def each(event: StepEvent) -> None:

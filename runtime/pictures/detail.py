@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from .images import resized
+
 BLOCK = 6
 """Pixels of a band's own grid along which its signal is measured: enough for a variance, few enough for an edge."""
 OPPONENT = np.array([[2, 2, 2], [6**0.5, 0, -(6**0.5)], [2**0.5, -(8**0.5), 2**0.5]], np.float32) / 12**0.5
@@ -51,7 +53,7 @@ def detail(square: np.ndarray, size: int, sigma: float, known: np.ndarray | None
 def _held(channel: np.ndarray, size: int) -> np.ndarray:
     """Up Down_size of a channel (s, s)."""
     side = len(channel)
-    return _at(_at(channel, (size, size), Image.Resampling.BOX), (side, side), Image.Resampling.BICUBIC)
+    return resized(resized(channel, (size, size), Image.Resampling.BOX), (side, side), Image.Resampling.BICUBIC)
 
 
 def _gains(side: int, grids: Sequence[int]) -> list[float]:
@@ -63,7 +65,7 @@ def _gains(side: int, grids: Sequence[int]) -> list[float]:
     one, gains = np.eye(side, dtype=np.float32), []
 
     def along(size: int) -> np.ndarray:
-        return _at(_at(one, (side, size), Image.Resampling.BOX), (side, side), Image.Resampling.BICUBIC)
+        return resized(resized(one, (side, size), Image.Resampling.BOX), (side, side), Image.Resampling.BICUBIC)
 
     coarse = along(grids[0])
     for grid in grids[1:]:
@@ -76,10 +78,5 @@ def _gains(side: int, grids: Sequence[int]) -> list[float]:
 
 def _around(values: np.ndarray, blocks: int) -> np.ndarray:
     """Means of values (s, s) over blocks x blocks of them, and between their centres what lies between."""
-    means = _at(values, (blocks, blocks), Image.Resampling.BOX)
-    return _at(means, (values.shape[1], values.shape[0]), Image.Resampling.BILINEAR)
-
-
-def _at(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
-    image = Image.fromarray(np.asarray(values, np.float32))
-    return np.asarray(image if image.size == size else image.resize(size, how))
+    means = resized(values, (blocks, blocks), Image.Resampling.BOX)
+    return resized(means, (values.shape[1], values.shape[0]), Image.Resampling.BILINEAR)

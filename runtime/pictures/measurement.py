@@ -317,15 +317,12 @@ def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, f
             raise InputError("this prior takes a picture at its own size; leave --fit out")
         return Sizing(prior_shape, fit, _lost(photo, prior_shape, damage, fit))
     width, height = photo.size
-    factor = whole_factor(photo, prior_shape)
-    if (
-        not any_size
-        and fit is None
-        and ((factor is not None and damage.leaves_task) or _is_whole(photo, damage, least))
-    ):
+    factor = None if any_size else whole_factor(photo, prior_shape)
+    is_part = (factor is not None and damage.leaves_task) or _is_whole(photo, damage, least)
+    if is_part and not any_size and fit is None:
         return Sizing(prior_shape, None)
-    scale = damage.scale or (1 if damage.task != "sr" or any_size else factor)
-    if scale is None or (damage.task == "sr" and damage.scale is None and any_size):
+    scale = damage.scale or (factor if damage.task == "sr" else 1)
+    if scale is None:
         raise InputError("super-resolution needs its factor: --scale 2 .. 16")
     height, width = height * scale, width * scale
     if height * width > MAX_PIXELS:

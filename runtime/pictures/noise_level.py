@@ -9,7 +9,8 @@ from .damage import GREY
 CLEAN = 2 / 127.5
 """Noise below which a picture counts as clean, on the [-1, 1] scale: 2 grey levels of 255.
 
-On tune-20, as 8-bit PNGs, the estimate lies between 0.4 and 1.7 grey levels without noise, and above 2.0 from 2 on.
+On tune-20, as 8-bit PNGs, the estimate in colour lies between 0.4 and 1.7 grey levels without noise, and above 2.0
+from 2 on. (Lightness takes one of the 20, all fine texture, for noisy.)
 """
 SIDES = (8, 6, 5, 4, 3, 2, 1)
 """Sides of the patches in pixels, the largest first; the first of which there are enough is taken."""

@@ -38,9 +38,9 @@ class Pool:
     Requests at different steps, of different operators and settings, share network calls; a result is what it would be
     alone, bit for bit with onnxruntime on the CPU. A worker that dies is started again, and its requests with it.
 
-    plan: the path of a plan. backend, trust_engines: as of `Restorer.load`. devices: CUDA devices, a worker each;
-    (None,) is one worker that chooses. limit: images that are taken at once, a large one counting once for each 262,144
-    pixels; beyond it `submit` raises BusyError.
+    plan: the path of a plan, or an embedded prior's name. backend, trust_engines: as of `Restorer.load`. devices: CUDA
+    devices, a worker each; (None,) is one worker that chooses. limit: images that are taken at once, a large one
+    counting once for each 262,144 pixels; beyond it `submit` raises BusyError.
     on_report: called with what each network call did, in the pool's thread. Raises what `Restorer.load` does, once the
     workers are warm.
     """

@@ -23,7 +23,7 @@ METHOD = 1
 AIMS = {"detail": 8, "fidelity": 1}
 """Network calls of a denoising that starts from the picture itself, at most: the probability flow, or its mean."""
 MEASURED_STEPS = 8
-"""Network calls of another task that starts from a plain estimate, whatever the aim."""
+"""Network calls, at most, of another task that starts from a plain estimate, whatever the aim."""
 STARTS = {"detail": 0.4, "fidelity": 0.1}
 """Deviation, on [-1, 1], of the noise added to the plain estimate: what of it is believed less is made anew."""
 SAMPLED = ("preset", "steps", "switch", "every", "guidance", "zeta", "lam")
@@ -147,4 +147,4 @@ class Settled(NamedTuple):
     stride: int
     """Steps between the estimates that the switch compares."""
     aim: str | None
-    """Of AIMS, to start from the measurement itself; None starts from noise."""
+    """Of AIMS, to start from the measurement or a plain estimate; None starts from noise."""

@@ -62,7 +62,8 @@ class Parameters(BaseModel):
     aim: Literal[tuple(AIMS)] | None = Field(  # type: ignore[valid-type]
         None,
         description="Denoising starts from the picture itself: for detail, the default, or for fidelity. Of the method "
-        "and the fields after it but seed and timeout, any starts it from noise.",
+        "and the fields after it but seed and timeout, any starts it from noise. Another task starts from a plain "
+        "estimate where an aim is named.",
     )
     method: Literal[tuple(METHODS)] | None = Field(  # type: ignore[valid-type]
         None, description="How to steer; by default the hybrid."

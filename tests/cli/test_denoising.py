@@ -52,7 +52,16 @@ def test_samples_and_the_sampler_s_options_start_from_noise(smooth):
     said = frugal(*DENOISE, "noisy.png", "--noise", "25", "--samples", "2", "--steps", "4", "-o", "s.png").output
     assert "4 network calls" in said
     assert not np.array_equal(pixels("s.sample-1.png"), pixels("s.sample-2.png"))
-    refuses("with --aim all would be the same", *DENOISE, "noisy.png", "--aim", "detail", "--samples", "2", status=2)
+    refuses(
+        "--samples draws from noise, and --aim starts elsewhere",
+        *DENOISE,
+        "noisy.png",
+        "--aim",
+        "detail",
+        "--samples",
+        "2",
+        status=2,
+    )
     refuses("an aim starts from the picture, and steps is", *DENOISE, "noisy.png", "--aim", "detail", "--steps", "4")
     said = frugal(*DENOISE, "noisy.png", "--aim", "detail", "--hole", "4x4", "-o", "filled.png")
     assert "8 network calls and 0 gradients, aim detail" in said.output

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
+from comparing import distance, precision_of
 from gpu_trial import BACKENDS, why_not
 
 from frugal_rt import Plan, Restorer
@@ -42,16 +42,7 @@ def reference(plan) -> TorchEngine:
 
 
 def limit_of(engine: Engine) -> float:
-    return ERROR[next((one for one in ("fp16", "bf16") if one in engine.name), "fp32")]
-
-
-def on_host(array: object) -> np.ndarray:
-    return np.asarray(array.cpu() if isinstance(array, torch.Tensor) else array, np.float64)
-
-
-def distance(got: object, want: object) -> float:
-    got, want = on_host(got), on_host(want)
-    return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
+    return ERROR[precision_of(engine)]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from comparing import distance, precision_of
 from gpu_trial import BACKENDS, why_not
 
 from frugal_rt import BackendError, Plan, Restorer
@@ -71,10 +72,6 @@ def reference(plan) -> TorchEngine:
     return TorchEngine(plan, "cpu")
 
 
-def precision_of(engine: Engine) -> str:
-    return next((one for one in ("fp16", "bf16") if one in engine.name), "fp32")
-
-
 def inputs(plan: Plan, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(batch)
     x, v = random.standard_normal((2, batch, *plan.image_shape), dtype=np.float32)
@@ -84,11 +81,6 @@ def inputs(plan: Plan, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def limit_of(engine: Engine) -> float:
     precision = precision_of(engine)
     return TF32 if precision == "fp32" and engine.name.startswith("torch") else ERROR[precision]
-
-
-def distance(got: object, want: np.ndarray) -> float:
-    got = np.asarray(got.cpu() if hasattr(got, "cpu") else got, np.float64)
-    return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 16, 21])
