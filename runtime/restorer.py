@@ -14,6 +14,7 @@ from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
 from .operators import Denoise, Operator, Resolvable
+from .pictures.noise_level import unnamed_sigma
 from .sampling.advance import settle
 from .sampling.guidance import METHOD, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
@@ -144,7 +145,7 @@ class Restorer:
         y: Any,
         operator: Operator,
         *,
-        sigma: float = 0.01,
+        sigma: float | None = None,
         aim: str | None = None,
         preset: str | None = None,
         steps: int | None = None,
@@ -161,7 +162,8 @@ class Restorer:
         """The images that `operator` and noise of deviation `sigma` turned into `y`.
 
         y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1] (missing pixels may hold anything).
-        sigma: noise on the [-1, 1] scale, 0..2.
+        sigma: noise on the [-1, 1] scale, 0..2. None: that of y is estimated where it is to be denoised, from a batch's
+        mean variance, and 0.01 is assumed otherwise; the command line and the service do the same.
         aim: denoising starts from y itself and draws nothing: "detail", 8 network calls, its default, looks better;
         "fidelity", one, is nearer in PSNR. Any other linear operator is undone in 8 calls from a plain estimate where
         an aim is named: "detail" makes more of it anew than "fidelity". Where a setting of the sampler that starts
@@ -283,7 +285,10 @@ class Restorer:
 
         `y` and `operator` as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
         """
-        images = self._measurement(y, operator, asked.sigma)
+        images = self._measurement(y, operator)
+        if asked.sigma is None:
+            asked = replace(asked, sigma=_unnamed_sigma(images, operator))
+        _check_scale(images, operator, asked.noise)
         settled = asked.settle(operator, len(images))
         if settled.aim is None:
             schedule = self._schedule(settled.steps)
@@ -293,7 +298,7 @@ class Restorer:
             Restoration(
                 operator=operator,
                 y=self.engine.asarray(one),
-                sigma=asked.sigma,
+                sigma=asked.noise,
                 schedule=schedule,
                 switch=settled.switch,
                 zeta=settled.zeta,
@@ -315,12 +320,12 @@ class Restorer:
         if settled.aim is None:
             return start_noise(self.image_shape, asked.seed, sample)
         assert isinstance(operator, Resolvable)  # others have no aim
-        start = plain_estimate(operator, y, asked.sigma)
+        start = plain_estimate(operator, y, asked.noise)
         if not isinstance(operator, Denoise):
             start = start + asked.start_with(operator) * start_noise(self.image_shape, asked.seed, sample)
         return np.asarray(schedule.abar[-1] ** 0.5 * start, np.float32)
 
-    def _measurement(self, y: Any, operator: Operator, sigma: float) -> np.ndarray:
+    def _measurement(self, y: Any, operator: Operator) -> np.ndarray:
         given = np.asarray(y)
         is_picture = math.isfinite(operator.peak)
         if given.dtype.kind == "c":
@@ -345,12 +350,6 @@ class Restorer:
         batch = operator.observed(batch)
         if not np.isfinite(batch).all():
             raise InputError("the measurement holds NaN or infinity")
-        most = operator.peak + 6 * sigma + ROUNDING
-        if is_picture and np.mean(np.abs(batch) > most) > BEYOND:
-            raise InputError(
-                f"the measurement is not on the [-1, 1] scale, or sigma = {sigma:g} is too small: values reach "
-                f"{np.abs(batch).max():.3g}, and {operator.name} with such noise {most:.3g}"
-            )
         return batch
 
     def fastest_batch(self, rows: int) -> int:
@@ -388,3 +387,19 @@ class Restorer:
         if steps not in self._schedules:
             self._schedules[steps] = Schedule.respaced(self.plan.manifest["schedule"], steps)
         return self._schedules[steps]
+
+
+def _unnamed_sigma(y: np.ndarray, operator: Operator) -> float:
+    """The sigma of a batch (B, c, h, w) where none is named: a mean over its rows, of variances."""
+    found = [unnamed_sigma(one, isinstance(operator, Denoise))[0] for one in y]
+    return found[0] if len({*found}) == 1 else float(np.sqrt(np.mean(np.square(found))))
+
+
+def _check_scale(y: np.ndarray, operator: Operator, sigma: float) -> None:
+    """Raise InputError for a picture with values beyond what the operator and noise make of [-1, 1]."""
+    most = operator.peak + 6 * sigma + ROUNDING
+    if np.mean(np.abs(y) > most) > BEYOND:
+        raise InputError(
+            f"the measurement is not on the [-1, 1] scale, or sigma = {sigma:g} is too small: values reach "
+            f"{np.abs(y).max():.3g}, and {operator.name} with such noise {most:.3g}"
+        )

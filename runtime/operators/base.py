@@ -28,7 +28,7 @@ def _alone_too(method: Callable[..., Array]) -> Callable[..., Array]:
 
     @wraps(method)
     def either(self: Any, array: Array, *more: Any, **named: Any) -> Array:
-        if array.ndim != 3:
+        if len(array.shape) != 3:
             return method(self, array, *more, **named)
         rows = (one[None] if getattr(one, "ndim", 0) == 3 else one for one in more)
         return method(self, array[None], *rows, **named)[0]

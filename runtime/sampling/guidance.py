@@ -39,7 +39,8 @@ def stride_of(steps: int) -> int:
 class Guidance:
     """What is asked of a restoration: the settings of `Restorer.restore`, which says what each means."""
 
-    sigma: float = 0.01
+    sigma: float | None = None
+    """None until `Restorer` settles it for a measurement."""
     aim: str | None = None
     preset: str | None = None
     steps: int | None = None
@@ -62,6 +63,12 @@ class Guidance:
             raise InputError(
                 f"an aim starts from the picture, and {name} is for the sampler that starts from noise; leave one out"
             )
+
+    @property
+    def noise(self) -> float:
+        """sigma, once it is settled."""
+        assert self.sigma is not None
+        return self.sigma
 
     @property
     def sampled(self) -> list[str]:
@@ -88,11 +95,11 @@ class Guidance:
 
     def start_with(self, operator: Operator) -> float:
         """The deviation of the noise that a row with an aim starts from: the picture's own, or what is added."""
-        return self.sigma if isinstance(operator, Denoise) else STARTS[self.aim or ""]
+        return self.noise if isinstance(operator, Denoise) else STARTS[self.aim or ""]
 
     def settle(self, operator: Operator, rows: int = 1) -> "Settled":
         """The numbers that `rows` rows with `operator` carry. Raises InputError for what cannot be had."""
-        if not 0 <= self.sigma <= 2:
+        if self.sigma is not None and not 0 <= self.sigma <= 2:
             raise InputError(f"sigma is on the [-1, 1] scale and must lie in 0..2; got {self.sigma}")
         for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
             if not 0 <= value <= last < 2**64:

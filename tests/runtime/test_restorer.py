@@ -8,6 +8,9 @@ import pytest
 
 from frugal_rt import BackendError, InputError, Plan, PlanError, Restorer, operators
 from frugal_rt.engines import Prediction, open_engine
+from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.decoding import Photo
+from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.sampling.guidance import Guidance
 
 from .measurements import SHAPE, measurement
@@ -128,6 +131,24 @@ def test_what_does_not_fit_is_refused_in_a_sentence(restorer, operator, counted,
 def test_an_operator_of_another_size_is_refused(restorer):
     with pytest.raises(InputError, match=r"the operator is for images of \(3, 64, 64\)"):
         restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)))
+
+
+def test_sigma_left_out_is_by_the_rule_of_the_command_line(restorer, operator):
+    """Estimated to denoise, of a batch as a mean variance, and 0.01 otherwise: as `measure` settles it for a picture."""
+    smooth = np.linspace(-0.8, 0.8, 16 * 16, dtype=np.float32).reshape(16, 16) * np.ones((3, 1, 1), np.float32)
+    y = smooth + 0.1 * np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    denoise = operators.Denoise(SHAPE)
+    asked = prepare(Photo(y), SHAPE, Damage(task="denoise")).sigma
+    assert 0.05 < asked < 0.2
+    alone = restorer.restore(y, denoise)
+    assert alone.settings["sigma"] == asked
+    assert np.array_equal(alone.image, restorer.restore(y, denoise, sigma=asked).image)
+    both = restorer.restore(np.stack([y, smooth]), denoise).settings["sigma"]
+    clean = prepare(Photo(smooth), SHAPE, Damage(task="denoise")).sigma
+    assert both == pytest.approx(((asked**2 + clean**2) / 2) ** 0.5)
+    small = measurement(operator, 1)
+    assert prepare(Photo(small[0]), SHAPE, Damage(task="sr", scale=2)).sigma == 0.01
+    assert restorer.restore(small, operator, steps=4).settings["sigma"] == 0.01
 
 
 def test_sigma_zero_works(restorer, operator):
