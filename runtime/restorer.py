@@ -137,9 +137,6 @@ class Restorer:
         restorer.image_shape, restorer._untiled, restorer._owns_plan = image_shape, self, self._owns_plan
         return restorer
 
-    tiled = at
-    """The earlier name of `at`."""
-
     def restore(
         self,
         y: Any,
@@ -198,30 +195,30 @@ class Restorer:
             seed=seed,
             sample=sample,
         )
-        rows = self.start(y, operator, asked)
-        (result,) = self.results([rows], batch, on_step)
+        rows = self._begin(y, operator, asked)
+        (result,) = self._finish([rows], batch, on_step)
         if np.ndim(y) == 3:
             result = replace(result, image=result.image[0])
         return result
 
-    def results(
+    def _finish(
         self,
         groups: Sequence[Sequence[Restoration]],
         batch: int | None = None,
         on_step: Callable[[StepEvent], object] | None = None,
     ) -> list[Result]:
-        """What several calls of `start` began, brought to its end together: a Result for each.
+        """What several calls of `_begin` began, brought to its end together: a Result for each.
 
         Their images are batches, and seconds a share by rows. Arguments as `restore` takes them. Raises DivergedError.
         """
         rows = [row for group in groups for row in group]
-        together = batch or self.fastest_batch(len(rows))
+        together = batch or self._fastest_batch(len(rows))
         seconds = run(rows, self.engine, together, on_step)
         shares = [{phase: taken * len(group) / len(rows) for phase, taken in seconds.items()} for group in groups]
-        return [self.gather(group, share, together) for group, share in zip(groups, shares, strict=True)]
+        return [self._gather(group, share, together) for group, share in zip(groups, shares, strict=True)]
 
-    def gather(self, rows: Sequence[Restoration], seconds: dict[str, float], batch: int) -> Result:
-        """The Result of rows that one call of `start` began and that are at their end, whoever advanced them.
+    def _gather(self, rows: Sequence[Restoration], seconds: dict[str, float], batch: int) -> Result:
+        """The Result of rows that one call of `_begin` began and that are at their end, whoever advanced them.
 
         `seconds` by phase and `batch` are what took and shared the calls. Raises DivergedError for a constant image.
         """
@@ -276,12 +273,12 @@ class Restorer:
         return self.engine.tiles if isinstance(self.engine, Tiled | Padded) else 1
 
     @property
-    def weight(self) -> int:
+    def _weight(self) -> int:
         """The pixels of an image in those of one of `Plan.image_shape`, rounded up."""
         return -(-math.prod(self.image_shape) // math.prod(self.plan.image_shape))
 
-    def start(self, y: Any, operator: Operator, asked: Guidance) -> list[Restoration]:
-        """A row for each measurement, not yet begun: for `results`, or for whoever drives `advance`.
+    def _begin(self, y: Any, operator: Operator, asked: Guidance) -> list[Restoration]:
+        """A row for each measurement, not yet begun: for `_finish`, or for whoever drives `advance`.
 
         `y` and `operator` as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
         """
@@ -352,26 +349,26 @@ class Restorer:
             raise InputError("the measurement holds NaN or infinity")
         return batch
 
-    def fastest_batch(self, rows: int) -> int:
+    def _fastest_batch(self, rows: int) -> int:
         """The batch that takes the least time an image in forward calls on this machine, among 1, 2, 4, .. 16.
 
         At most `rows`, and as many as the memory has room for; each size is timed once in a restorer's life, and none
         beyond the first that is slower. Where images are cut into tiles of the prior's size, it counts those.
         """
         if isinstance(self.engine, Tiled) and self._untiled is not None:
-            return self._untiled.fastest_batch(rows * self.engine.tiles)
+            return self._untiled._fastest_batch(rows * self.engine.tiles)
         if isinstance(self.engine, Padded):
             rows = min(rows, self.engine.rows)
         best = 1
         if rows == 1:
             return best
         for size in [size for size in (1, 2, 4, 8, 16) if size <= rows]:
-            if self.step_seconds(size) / size > self.step_seconds(best) / best:
+            if self._time_step(size) / size > self._time_step(best) / best:
                 break
             best = size
         return best
 
-    def step_seconds(self, batch: int, gradient: bool = False) -> float:
+    def _time_step(self, batch: int, gradient: bool = False) -> float:
         """The seconds of one step of `batch` images on this machine, with a gradient or without.
 
         Measured once in a restorer's life, with the operator that costs least.
@@ -379,7 +376,7 @@ class Restorer:
         if (batch, gradient) not in self._step_seconds:
             y, plain = np.zeros((batch, *self.image_shape), np.float32), Denoise(self.image_shape)
             asked = Guidance(sigma=1.0, steps=TRIALS + 1, switch="never" if gradient else "always")
-            self._step_seconds[batch, gradient] = step_seconds(self.start(y, plain, asked), self.engine)
+            self._step_seconds[batch, gradient] = step_seconds(self._begin(y, plain, asked), self.engine)
         return self._step_seconds[batch, gradient]
 
     def _schedule(self, steps: int) -> Schedule:

@@ -95,3 +95,10 @@ def test_a_caller_s_types_are_checked_also_where_the_install_is_editable(tmp_pat
     assert 'Revealed type is "numpy.ndarray' in lines[0], run.stdout + run.stderr
     assert 'has incompatible type "str"; expected "Operator"' in lines[1]
     assert len(lines) == 3, run.stdout
+
+
+def test_a_restorer_shows_no_internals():
+    from frugal_rt import Restorer
+
+    shown = {name for name in dir(Restorer) if not name.startswith("_")}
+    assert shown == {"load", "restore", "at", "close", "tile", "tiles"}

@@ -338,7 +338,7 @@ def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, switch: s
     """Consecutive steps from pure noise on."""
     timed = _timed(engine)
     y = np.repeat(measured.y[None], batch, axis=0)
-    rows = Restorer(plan, engine).start(y, measured.operator, Guidance(sigma=SIGMA, steps=steps, switch=switch))
+    rows = Restorer(plan, engine)._begin(y, measured.operator, Guidance(sigma=SIGMA, steps=steps, switch=switch))
     engine.prepare(gradients=switch == "never", batch=batch)
 
     def step() -> Array:

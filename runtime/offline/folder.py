@@ -222,7 +222,7 @@ class FolderRestorer:
         restorer, order = pictures[0].restorer, self._order
         try:
             groups = [
-                restorer.start(
+                restorer._begin(
                     np.repeat(each.y[None], order.samples, axis=0),
                     each.operator,
                     replace(order.guidance, sigma=each.sigma),
@@ -230,7 +230,7 @@ class FolderRestorer:
                 for one in pictures
                 for each in one.measurements
             ]
-            results = iter(restorer.results(groups, on_step=on_step))
+            results = iter(restorer._finish(groups, on_step=on_step))
             return [Restored.of(one, [*islice(results, len(one.measurements))]) for one in pictures]
         except DivergedError as error:
             if len(pictures) == 1:

@@ -22,7 +22,7 @@ def test_what_is_started_and_advanced_is_what_restore_gives(restorer, operator, 
     y = measurement(operator, 3)
     how = {"sigma": 0.05, "steps": 20, "every": 3, "seed": 5, "sample": 2}
     result = restorer.restore(y, operator, **how)
-    rows = restorer.start(y, operator, Guidance(**how))
+    rows = restorer._begin(y, operator, Guidance(**how))
     assert [(row.step, row.k, row.pullbacks) for row in rows] == [(19, None, 0)] * 3
     finish(rows, restorer.engine)
     assert np.array_equal(np.clip([row.x for row in rows], -1, 1), result.image)
@@ -134,7 +134,7 @@ def test_an_operator_of_another_size_is_refused(restorer):
 
 
 def test_sigma_left_out_is_by_the_rule_of_the_command_line(restorer, operator):
-    """Estimated to denoise, of a batch as a mean variance, and 0.01 otherwise: as `measure` settles it for a picture."""
+    """Estimated to denoise, of a batch as a mean variance, and 0.01 otherwise: as `measure` settles it."""
     smooth = np.linspace(-0.8, 0.8, 16 * 16, dtype=np.float32).reshape(16, 16) * np.ones((3, 1, 1), np.float32)
     y = smooth + 0.1 * np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
     denoise = operators.Denoise(SHAPE)
@@ -189,7 +189,7 @@ def test_the_batch_is_the_one_that_was_fastest(tiny_plan, monkeypatch):
 
     monkeypatch.setattr(restorer.engine, "predict", slow)
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    assert [restorer.fastest_batch(rows) for rows in (1, 3, 16)] == [1, 2, 4]
+    assert [restorer._fastest_batch(rows) for rows in (1, 3, 16)] == [1, 2, 4]
 
 
 def test_a_restorer_closes_what_it_opened(tiny_plan):
@@ -223,7 +223,7 @@ def test_an_error_within_closes_too(tiny_plan):
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_restorer_of_tiles_shares_its_end(tiny_plan, first):
     restorers = [Restorer.load(tiny_plan, "cpu")]
-    restorers.append(restorers[0].tiled(24, 24))
+    restorers.append(restorers[0].at(24, 24))
     restorers[first].close()
     for restorer in restorers:
         shape = restorer.image_shape
@@ -252,7 +252,7 @@ def test_pictures_of_another_scale_are_refused(restorer, operator):
     levels = (y + 1) * 127.5
     for other in (levels, levels[0]):
         with pytest.raises(InputError, match=r"not on the \[-1, 1\] scale.* values reach 25\d"):
-            restorer.start(other, operator, Guidance(sigma=0.1, steps=4))
+            restorer._begin(other, operator, Guidance(sigma=0.1, steps=4))
     with pytest.raises(InputError, match=r"of integers \(uint8\), not on the \[-1, 1\] scale; give y / 127.5 - 1"):
         restorer.restore(levels.astype(np.uint8), operator, steps=4)
     with pytest.raises(InputError, match=r"complex \(complex64\)"):
@@ -267,12 +267,12 @@ def test_a_picture_of_the_largest_values_an_operator_makes_is_taken(restorer):
         x = np.where(np.indices(SHAPE)[2] % 8 < 4, 1, -1).astype(np.float32)[None]
         y = operator.A(x)
         assert np.abs(y).max() > 1
-        assert len(restorer.start(y, operator, Guidance(sigma=0.0, steps=4))) == 1
+        assert len(restorer._begin(y, operator, Guidance(sigma=0.0, steps=4))) == 1
 
 
 def test_what_is_no_picture_may_hold_any_real_numbers(restorer):
     operator = operators.WalshHadamard(SHAPE, 0.5)
-    assert len(restorer.start(100 * measurement(operator, 1), operator, Guidance(steps=4))) == 1
+    assert len(restorer._begin(100 * measurement(operator, 1), operator, Guidance(steps=4))) == 1
 
 
 def test_a_custom_operator_of_another_shape_than_it_declares_is_refused(restorer):
