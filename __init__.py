@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from .export import export_plan
     from .runtime import operators
     from .runtime.pool import Pool
-    from .runtime.restorer import Restorer, Result
+    from .runtime.restorer import Restorer
+    from .runtime.result import Result
     from .runtime.sampling.loop import StepEvent
 
 __all__ = [
@@ -56,7 +57,7 @@ __all__ = [
 
 _HOMES = {
     "Restorer": ".runtime.restorer",
-    "Result": ".runtime.restorer",
+    "Result": ".runtime.result",
     "StepEvent": ".runtime.sampling.loop",
     "Pool": ".runtime.pool",
     "export_plan": ".export",

@@ -3,9 +3,9 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -13,14 +13,23 @@ from ..engines import DivergedError, Engine, InputError, Plan, open_engine, open
 from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .operators import Denoise, Operator, Resolvable
+from .operators import Denoise, Operator, Resolvable, Shape
+from .pictures.calls import Call
+from .pictures.kinds import Named, Output, Range, scaled, signed_measurement, to_array, warn_of_unsigned
 from .pictures.noise_level import unnamed_sigma
+from .pictures.options import Options
+from .result import Result
 from .sampling.advance import settle
 from .sampling.guidance import METHOD, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
 from .sampling.plain_estimate import plain_estimate
 from .sampling.restoration import Restoration, start_noise
 from .sampling.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from typing_extensions import Unpack  # a type checker brings it along
 
 ROUNDING = 1e-3
 """How far a picture's value may lie beyond its scale without noise."""
@@ -30,41 +39,13 @@ SCHEDULES = 64
 """Schedules kept that begin at a noise of their own: each picture may have another."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """A restored batch and how it came about. Arrays have a batch axis exactly when the measurement had one."""
-
-    image: np.ndarray
-    """(B, C, H, W) or (C, H, W), float32 on [-1, 1]."""
-    k: tuple[int, ...]
-    """For each row, the DMPS steps that were left at the switch: 0 is DPS to the end, T is DMPS from the start."""
-    trace: tuple[tuple[float, ...], ...]
-    """For each row, the PSNR in dB between estimates x0hat a fixed number of steps apart: what the switch looks at."""
-    compared: tuple[int, ...]
-    """How many steps were left when each entry of a trace was taken; the same for every row."""
-    seconds: dict[str, float]
-    """Wall time by phase, "dps", "dmps" and "flow", the steps of an aim."""
-    forwards: tuple[int, ...]
-    """Network evaluations of each row, those of DPS steps included."""
-    pullbacks: tuple[int, ...]
-    """Gradients through the network, for each row."""
-    settings: dict[str, Any]
-    """What repeats this result: aim, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator, backend,
-    tile, prior. With an aim, those of the sampler from noise are None."""
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """What it cost, for scripts: k, forwards and gradients of each row, and the seconds of all, in JSON's types."""
-        return {
-            "k": list(self.k),
-            "forwards": list(self.forwards),
-            "gradients": list(self.pullbacks),
-            "seconds": sum(self.seconds.values()),
-        }
-
-
 class Restorer:
-    """Restores measurements with the prior of one plan. Load it once; `restore` holds no state between calls."""
+    """Restores pictures and measurements with the prior of one plan. Load it once; no call leaves anything to the next.
+
+    >>> from frugal_rt import Restorer
+    >>> restorer = Restorer.load("photo")
+    >>> restorer("photo.jpg", noise=25).image.save("restored.png")
+    """
 
     def __init__(self, plan: Plan, engine: Engine):
         self.plan = plan
@@ -74,6 +55,8 @@ class Restorer:
         self._schedule_below = lru_cache(SCHEDULES)(partial(Schedule.below, plan.manifest["schedule"]))
         self._untiled: Restorer | None = None
         """The one of single tiles, where this one's images are larger."""
+        self._sized: Restorer | None = None
+        """The one for pictures of another size that was called last."""
         self._owns_plan = False
         """Whether the plan was opened for this restorer, and ends with it."""
         self.image_shape = plan.image_shape
@@ -137,6 +120,73 @@ class Restorer:
         restorer.image_shape, restorer._untiled, restorer._owns_plan = image_shape, self, self._owns_plan
         return restorer
 
+    @overload
+    def __call__(
+        self, picture: "Named | Image.Image", *, output: Literal["pil"] | None = None, **options: "Unpack[Options]"
+    ) -> "Result[Image.Image]": ...
+    @overload
+    def __call__(
+        self,
+        picture: np.ndarray,
+        *,
+        range: Range | None = None,
+        output: Literal["array"] | None = None,
+        **options: "Unpack[Options]",
+    ) -> "Result[np.ndarray]": ...
+    @overload
+    def __call__(
+        self,
+        picture: "torch.Tensor",
+        *,
+        range: Range | None = None,
+        output: Literal["tensor"] | None = None,
+        **options: "Unpack[Options]",
+    ) -> "Result[torch.Tensor]": ...
+    @overload
+    def __call__(
+        self, picture: Any, *, range: Range | None = None, output: Output, **options: "Unpack[Options]"
+    ) -> "Result[Any]": ...
+    def __call__(
+        self,
+        picture: Any,
+        *,
+        range: Range | None = None,
+        output: Output | None = None,
+        **options: "Unpack[Options]",
+    ) -> "Result[Any]":
+        """Restore a picture as `frugal-rt restore` does, to the bit: a Result, whose image is of the picture's kind.
+
+        picture: a file's name or a PIL image, for a PIL image; an array or a tensor on any device, for one of its type
+        and there: uint8, (H, W, C), (C, H, W) or (H, W), or floats on [-1, 1], (C, H, W), (H, W, C) or (H, W), NaN
+        where a pixel is missing; or several of one size along a first axis, each restored as it would be alone.
+        range: the values of black and white, such as (0, 1), of floats; sigma is on that scale then.
+        output: "pil", "array" or "tensor", in place of the picture's kind.
+        options: what was done to it (task, mask, hole, keep, scale, filter, kernel, border, keep_fraction, matrix,
+        grey), its noise (in grey levels of 255, or sigma), fit and align, each as on the command line, and the settings
+        of `restore`. With no task named the picture tells; where nothing is found wrong it is as it came, which
+        `Result.unchanged` says.
+
+        Raises InputError for what does not fit, KindError for a name or type that is none, MissingFile, DivergedError.
+        """
+        call = Call.read(self.plan, picture, range, output, options)
+        mine = self._of_size(call.image_shape)
+        groups = [
+            mine._begin(each.y[None], each.operator, replace(call.guidance, sigma=each.sigma)) for each in call.due
+        ]
+        results = mine._finish(groups, options.get("batch"), options.get("on_step")) if groups else []
+        return Result.of_pictures(call, results)
+
+    def _of_size(self, image_shape: Shape) -> "Restorer":
+        """The restorer for images of a shape (C, H, W): this one, that of the plan's, or one by `at`, which is kept."""
+        if image_shape == self.image_shape:
+            return self
+        base = self._untiled or self
+        if image_shape == base.image_shape:
+            return base
+        if base._sized is None or base._sized.image_shape != image_shape:
+            base._sized = base.at(*image_shape[1:])
+        return base._sized
+
     def restore(
         self,
         y: Any,
@@ -155,10 +205,12 @@ class Restorer:
         sample: int = 0,
         batch: int | None = None,
         on_step: Callable[[StepEvent], object] | None = None,
-    ) -> Result:
+        range: Range | None = None,
+    ) -> Result[np.ndarray]:
         """The images that `operator` and noise of deviation `sigma` turned into `y`.
 
-        y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1] (missing pixels may hold anything).
+        y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1], an array or a tensor on any device
+        (missing pixels may hold anything). That a picture's values all lie in [0, 1] is warned of.
         sigma: noise on the [-1, 1] scale, 0..2. None: that of y is estimated where it is to be denoised, from a batch's
         mean variance, and 0.01 is assumed otherwise; the command line and the service do the same.
         aim: denoising starts from y itself and draws nothing: "detail", 8 network calls, its default, looks better;
@@ -175,13 +227,19 @@ class Restorer:
         seed, sample: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
         batch: rows that share a network call at most; None takes what was fastest for an image, measured once.
         on_step: called with a StepEvent after each step; an exception it raises stops the restoration between steps.
+        range: the values of black and white, such as (0, 1), where images are on another scale than [-1, 1]; y, sigma
+        and the result are on it then.
 
         Raises InputError for a measurement or setting that does not fit, among them a picture of integers, or with
         values beyond what the operator and 6 sigma make of [-1, 1]; DivergedError rather than return NaN or a
         constant image.
         """
-        if batch is not None and batch < 1:
-            raise InputError(f"batch must be at least 1; got {batch}")
+        y = to_array(y, "the measurement")
+        if range is not None:
+            y = signed_measurement(y, operator, range)
+            sigma = None if sigma is None else 2 * sigma / (range[1] - range[0])
+        elif math.isfinite(operator.peak):
+            warn_of_unsigned(y, "the measurement", depth=1)
         asked = Guidance(
             sigma=sigma,
             aim=aim,
@@ -197,9 +255,8 @@ class Restorer:
         )
         rows = self._begin(y, operator, asked)
         (result,) = self._finish([rows], batch, on_step)
-        if np.ndim(y) == 3:
-            result = replace(result, image=result.image[0])
-        return result
+        image = scaled(result.image, range)
+        return replace(result, image=image[0] if y.ndim == 3 else image)
 
     def _finish(
         self,
@@ -211,6 +268,8 @@ class Restorer:
 
         Their images are batches, and seconds a share by rows. Arguments as `restore` takes them. Raises DivergedError.
         """
+        if batch is not None and batch < 1:
+            raise InputError(f"batch must be at least 1; got {batch}")
         rows = [row for group in groups for row in group]
         together = batch or self._fastest_batch(len(rows))
         seconds = run(rows, self.engine, together, on_step)

@@ -13,7 +13,8 @@ from ..pictures.damage import Damage, sigma_of
 from ..pictures.decoding import Photo
 from ..pictures.images import PORTRAIT, fit_photo, read_photo, to_picture
 from ..pictures.simulate import simulate
-from ..restorer import Restorer, Result
+from ..restorer import Restorer
+from ..result import Result
 from ..sampling.loop import StepEvent
 from ..sampling.psnr import psnr
 from . import plain

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...engines import InputError
 from ..operators import Operator
-from ..restorer import Result
+from ..result import Result
 from ..sampling.guidance import Guidance
 from .costs import Costs
 from .messages import Report, Setup, Submit

@@ -12,7 +12,8 @@ import numpy as np
 
 from ...engines import Array, DivergedError, FrugalError, InputError
 from ...engines.tiled import Tiled
-from ..restorer import Restorer, Result
+from ..restorer import Restorer
+from ..result import Result
 from ..sampling.advance import advance
 from ..sampling.loop import no_seconds
 from ..sampling.restoration import Restoration
