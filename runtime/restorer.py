@@ -15,11 +15,12 @@ from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
 from .operators import Denoise, Operator, Resolvable, Shape
 from .pictures.calls import Call
-from .pictures.kinds import Named, Output, Range, scaled, signed_measurement, to_array, warn_of_unsigned
+from .pictures.kinds import Named, Output, Range, TensorT, scaled, signed_measurement, to_array, warn_of_unsigned
 from .pictures.noise_level import unnamed_sigma
 from .pictures.options import Options
 from .result import Result
 from .sampling.advance import settle
+from .sampling.choices import Aim, Preset, StepSizes, When
 from .sampling.guidance import METHOD, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
 from .sampling.plain_estimate import plain_estimate
@@ -27,7 +28,6 @@ from .sampling.restoration import Restoration, start_noise
 from .sampling.schedule import Schedule
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
     from typing_extensions import Unpack  # a type checker brings it along
 
@@ -136,12 +136,12 @@ class Restorer:
     @overload
     def __call__(
         self,
-        picture: "torch.Tensor",
+        picture: TensorT,
         *,
         range: Range | None = None,
         output: Literal["tensor"] | None = None,
         **options: "Unpack[Options]",
-    ) -> "Result[torch.Tensor]": ...
+    ) -> "Result[TensorT]": ...
     @overload
     def __call__(
         self, picture: Any, *, range: Range | None = None, output: Output, **options: "Unpack[Options]"
@@ -193,12 +193,12 @@ class Restorer:
         operator: Operator,
         *,
         sigma: float | None = None,
-        aim: str | None = None,
-        preset: str | None = None,
+        aim: Aim | None = None,
+        preset: Preset | None = None,
         steps: int | None = None,
-        switch: str | int | None = None,
+        switch: When | None = None,
         every: int | None = None,
-        guidance: str | None = None,
+        guidance: StepSizes | None = None,
         zeta: float | None = None,
         lam: float | None = None,
         seed: int = 0,

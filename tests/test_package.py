@@ -76,25 +76,50 @@ def test_the_package_list_matches_the_folders():
     assert set(setup["packages"]) == {"frugal_rt"} | ours
 
 
+CALLER = """import numpy as np
+import torch
+from frugal_rt import Pool, Result, Restorer, operators, psnr, read, to_pil, write
+restorer = Restorer.load("photo")
+reveal_type(restorer("photo.jpg", task="inpaint", mask="m.png").image)
+reveal_type(restorer(np.zeros((8, 8, 3), np.uint8), scale=2, preset="fast").image)
+reveal_type(restorer(torch.zeros(3, 8, 8), range=(0, 1)).image)
+reveal_type(restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)), sigma=0.1).image)
+def shown(result: Result) -> None: write("x.png", to_pil(result.image))
+reveal_type(psnr(read("a.png"), read("b.png", size=(64, 64))))
+restorer("photo.jpg", preset="quick")
+restorer.restore(np.zeros((3, 64, 64)), "denoise")
+restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)), preset="quick")
+Pool("photo").submit(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)), aim="best")
+"""
+EXPECTED = {
+    5: 'Revealed type is "PIL.Image.Image"',
+    6: 'Revealed type is "numpy.ndarray',
+    7: 'Revealed type is "torch._tensor.Tensor"',
+    8: 'Revealed type is "numpy.ndarray',
+    10: 'Revealed type is "float"',
+    11: 'No overload variant of "__call__" of "Restorer" matches',
+    12: 'has incompatible type "str"; expected "Operator"',
+    13: "has incompatible type \"Literal['quick']\"",
+    14: "has incompatible type \"Literal['best']\"",
+}
+"""What mypy --strict says of lines of CALLER, and errors of no other."""
+
+
 @pytest.mark.long
 def test_a_caller_s_types_are_checked_also_where_the_install_is_editable(tmp_path):
     """By what is installed here: `make` installs it editable, a wheel brings py.typed."""
     caller = tmp_path / "caller.py"
-    caller.write_text(
-        "import numpy as np\n"
-        "from frugal_rt import Restorer, operators\n"
-        "restorer = Restorer.load('celeba.plan')\n"
-        "result = restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)), sigma=0.1)\n"
-        "reveal_type(result.image)\n"
-        "restorer.restore(np.zeros((3, 64, 64)), 'denoise')\n"
-    )
+    caller.write_text(CALLER)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(caller)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     lines = run.stdout.splitlines()
-    assert 'Revealed type is "numpy.ndarray' in lines[0], run.stdout + run.stderr
-    assert 'has incompatible type "str"; expected "Operator"' in lines[1]
-    assert len(lines) == 3, run.stdout
+    told = [line for line in lines if "caller.py" in line and "note:     def" not in line]
+    for number, said in EXPECTED.items():
+        assert any(f"caller.py:{number}: " in line and said in line for line in told), run.stdout + run.stderr
+    errors = {int(line.split(":")[1]) for line in told if ": error: " in line}
+    assert errors == {number for number, said in EXPECTED.items() if "Revealed" not in said}, run.stdout
+    assert all("caller.py" in line or line.startswith("Found") for line in lines), run.stdout
 
 
 def test_a_restorer_shows_no_internals():

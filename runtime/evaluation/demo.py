@@ -15,6 +15,7 @@ from ..pictures.images import PORTRAIT, fit_photo, read_photo, to_picture
 from ..pictures.simulate import simulate
 from ..restorer import Restorer
 from ..result import Result
+from ..sampling.choices import Aim, Preset
 from ..sampling.loop import StepEvent
 from ..sampling.psnr import psnr
 from . import plain
@@ -104,7 +105,7 @@ def run(
     picture: Photo | None = None,
     steps: int | None = None,
     seed: int = 0,
-    aim: str | None = None,
+    aim: Aim | None = None,
     on_step: Callable[[StepEvent], object] | None = None,
 ) -> Iterator[Row]:
     """Restore a picture, the portrait by default, after each of `tasks`; a Row each, when it is done.
@@ -117,7 +118,7 @@ def run(
         if operator.image_shape != restorer.image_shape:
             restorer = restorer.at(*operator.image_shape[1:])
         sigma = damage(task, operator.image_shape).sigma or 0.0
-        preset = None if operator.name == "denoise" or steps or aim else "fast"
+        preset: Preset | None = None if operator.name == "denoise" or steps or aim else "fast"
         asked = None if steps else aim
         result = restorer.restore(
             y, operator, sigma=sigma, aim=asked, preset=preset, steps=steps, seed=seed, on_step=on_step

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,13 +22,23 @@ Range: TypeAlias = tuple[float, float]
 SIGNED: Range = (-1.0, 1.0)
 
 
+class Tensor(Protocol):
+    """What a torch tensor has, as far as pictures need it; torch is not imported for it."""
+
+    def detach(self) -> Any: ...
+    def new_tensor(self, data: Any) -> Any: ...
+
+
+TensorT = TypeVar("TensorT", bound=Tensor)
+
+
 def is_named(given: object) -> TypeGuard[Named]:
     """Whether a file is named."""
     return isinstance(given, str | os.PathLike)
 
 
 def is_tensor(given: object) -> bool:
-    """Whether it is a torch tensor; torch is not imported for it."""
+    """Whether it is a torch tensor."""
     return hasattr(given, "detach") and hasattr(given, "new_tensor")
 
 

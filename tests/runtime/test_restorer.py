@@ -1,10 +1,12 @@
 """Restorer: what callers may rely on."""
 
 import inspect
+import warnings
 from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
 
 from frugal_rt import BackendError, InputError, Plan, PlanError, Restorer, operators
 from frugal_rt.engines import Prediction, open_engine
@@ -30,7 +32,7 @@ def test_what_is_started_and_advanced_is_what_restore_gives(restorer, operator, 
     assert tuple(row.pullbacks for row in rows) == result.pullbacks
     assert tuple(tuple(row.trace) for row in rows) == result.trace
     asked = {name: one.default for name, one in inspect.signature(restorer.restore).parameters.items()}
-    assert asked.keys() - {field.name for field in fields(Guidance)} == {"y", "operator", "batch", "on_step"}
+    assert asked.keys() - {field.name for field in fields(Guidance)} == {"y", "operator", "batch", "on_step", "range"}
     assert all(asked[field.name] == field.default for field in fields(Guidance))
 
 
@@ -268,6 +270,60 @@ def test_a_picture_of_the_largest_values_an_operator_makes_is_taken(restorer):
         y = operator.A(x)
         assert np.abs(y).max() > 1
         assert len(restorer._begin(y, operator, Guidance(sigma=0.0, steps=4))) == 1
+
+
+@pytest.mark.parametrize("make", [torch.from_numpy, lambda y: torch.from_numpy(y).requires_grad_(), np.ndarray.tolist])
+def test_a_measurement_is_an_array_a_tensor_or_a_sequence(restorer, operator, make):
+    y = measurement(operator, 1)[0]
+    expected = restorer.restore(y, operator, steps=4).image
+    np.testing.assert_array_equal(restorer.restore(make(y), operator, steps=4).image, expected)
+    with pytest.raises(TypeError, match="the measurement is a str, and no array of numbers"):
+        restorer.restore("photo.jpg", operator)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        operators.Denoise(SHAPE),
+        operators.SuperResolution(SHAPE, 2),
+        operators.Colorize(SHAPE, "mean"),
+        operators.Inpaint(SHAPE, np.eye(16, dtype=bool)),
+        operators.Mirrored(SHAPE, np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])),
+        operators.WalshHadamard(SHAPE, 0.5),
+        operators.Matrix(SHAPE, np.random.default_rng(4).normal(size=(20, 256)) / 16),
+    ],
+    ids=lambda operator: type(operator).__name__,
+)
+@pytest.mark.parametrize("range", [(0, 1), (0, 255)])
+def test_images_may_be_on_another_range(restorer, operator, range):
+    """What is measured of images on it, noise of that scale, and the result on it, by any linear operator."""
+    low, high = range
+    x = np.random.default_rng(0).uniform(-1, 1, (2, *SHAPE)).astype(np.float32)
+    given = operator.A((x + 1) / 2 * (high - low) + low)
+    expected = restorer.restore(operator.A(x), operator, sigma=0.1, steps=6, switch="always").image
+    found = restorer.restore(given, operator, sigma=0.05 * (high - low), steps=6, switch="always", range=range).image
+    np.testing.assert_allclose((found - low) / (high - low) * 2 - 1, expected, atol=5e-4)
+
+
+def test_a_range_is_refused_of_what_is_not_linear(restorer):
+    custom = operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: r, name="tone mapping")
+    with pytest.raises(InputError, match="range is for linear operators, and tone mapping is none"):
+        restorer.restore(np.zeros(SHAPE), custom, range=(0, 1))
+
+
+def test_a_picture_on_0_to_1_is_warned_of_at_the_caller_s_line(restorer, operator):
+    y = (measurement(operator, 1) + 1) / 2
+    with pytest.warns(
+        UserWarning, match=r"the measurement: all values lie in \[0, 1\].* give range=\(0, 1\)"
+    ) as caught:
+        restorer.restore(y, operator, steps=4)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restorer.restore(y, operator, steps=4, range=(0, 1))
+        restorer.restore(measurement(operator, 1), operator, steps=4)
+        restorer.restore(np.zeros((3, 8, 8)), operator, steps=4)
+        restorer.restore(np.ones((3, 1, 128)), operators.WalshHadamard(SHAPE, 0.5), steps=4)
 
 
 def test_what_is_no_picture_may_hold_any_real_numbers(restorer):
