@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     )
     from .export import export_plan
     from .runtime import operators
-    from .runtime.pictures.arrays import psnr, read, to_pil, write
+    from .runtime.pictures.arrays import PORTRAIT, psnr, read, to_pil, write
     from .runtime.pool import Pool
     from .runtime.restorer import Restorer
     from .runtime.result import Result
     from .runtime.sampling.loop import StepEvent
 
 __all__ = [
+    "PORTRAIT",
     "BackendError",
     "BusyError",
     "DeadlineError",
@@ -77,7 +78,7 @@ _HOMES = {
     "StepEvent": ".runtime.sampling.loop",
     "Pool": ".runtime.pool",
     "export_plan": ".export",
-    **dict.fromkeys(("psnr", "read", "to_pil", "write"), ".runtime.pictures.arrays"),
+    **dict.fromkeys(("PORTRAIT", "psnr", "read", "to_pil", "write"), ".runtime.pictures.arrays"),
 }
 
 

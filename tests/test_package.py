@@ -2,8 +2,11 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,8 @@ def test_the_package_list_matches_the_folders():
     assert set(setup["packages"]) == {"frugal_rt"} | ours
 
 
+OTHERS = (".git", ".venv", ".cache", ".editable", "build", "docs")
+"""What a wheel is not built from."""
 CALLER = """import numpy as np
 import torch
 from frugal_rt import Pool, Result, Restorer, operators, psnr, read, to_pil, write
@@ -105,13 +110,40 @@ EXPECTED = {
 """What mypy --strict says of lines of CALLER, and errors of no other."""
 
 
+def as_installed(tmp_path: Path) -> str:
+    """The Python of what is installed here: `make` installs it editable."""
+    return sys.executable
+
+
+def by_wheel(tmp_path: Path) -> str:
+    """A Python with the package's wheel, and all else that is installed here."""
+    for name in ("build", "setuptools"):
+        pytest.importorskip(name, reason=f"needs {name} (pip install 'frugal-rt[test]' setuptools)")
+    source, venv = tmp_path / "source", tmp_path / "venv"
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", ".cache", ".editable", "build", "docs")
+    )
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ""})
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    python = venv / "bin" / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(subprocess.run([python, "-c", where], check=True, capture_output=True, text=True).stdout.strip())
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return str(python)
+
+
 @pytest.mark.long
-def test_a_caller_s_types_are_checked_also_where_the_install_is_editable(tmp_path):
-    """By what is installed here: `make` installs it editable, a wheel brings py.typed."""
+@pytest.mark.parametrize("install", [as_installed, by_wheel])
+def test_mypy_tells_a_caller_s_mistakes(tmp_path, install):
     caller = tmp_path / "caller.py"
     caller.write_text(CALLER)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(caller)]
+    how = ["--strict", "--python-executable", install(tmp_path), "--cache-dir", str(tmp_path / "cache")]
+    command = [sys.executable, "-m", "mypy", *how, str(caller)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     lines = run.stdout.splitlines()
     told = [line for line in lines if "caller.py" in line and "note:     def" not in line]

@@ -3,23 +3,26 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
 from ...engines import InputError, KindError
 from ..sampling import psnr as rows
+from .decoding import decode_photo
 from .formats import PICTURES, write_picture
-from .images import fit_photo, read_photo, to_picture, write_npy
+from .images import MAX_BYTES, PORTRAIT, fit_photo, read_photo, to_picture, write_npy
 from .kinds import to_array
 
+__all__ = ["PORTRAIT", "psnr", "read", "to_pil", "write"]
 
-def read(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
+
+def read(file: str | os.PathLike[str] | IO[bytes], size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a picture, or a .npy array: (C, H, W) float32 on [-1, 1], C = 1 or 3, NaN where it is transparent.
 
-    size: (width, height) that it is cut to the shape of, about its middle, and scaled to. Raises MissingFile, and
-    InputError for what is no picture.
+    file: its name, or an open one of a picture. size: (width, height) that it is cut to the shape of, about its middle,
+    and scaled to. Raises MissingFile, and InputError for what is no picture.
 
     >>> from frugal_rt import read, write
     >>> write("grey.png", np.zeros((3, 4, 6)))
@@ -27,10 +30,19 @@ def read(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> n
     array([[0., 0.],
            [0., 0.]], dtype=float32)
     """
-    photo = read_photo(path)
+    photo = read_photo(file) if isinstance(file, str | os.PathLike) else decode_photo(_rest_of(file), "the picture")
     if size is not None:
         photo = fit_photo(photo, size, "crop")
     return photo.pixels if photo.missing is None else np.where(photo.missing, np.float32(np.nan), photo.pixels)
+
+
+def _rest_of(file: IO[bytes]) -> bytes:
+    data = file.read(MAX_BYTES + 1)
+    if not isinstance(data, bytes):
+        raise KindError("a file of text was given; open a picture in binary: open(path, 'rb')")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"the picture has more than {MAX_BYTES >> 20} MiB, up to which pictures are read")
+    return data
 
 
 def write(path: str | os.PathLike[str], image: Any, settings: Mapping[str, Any] | None = None) -> None:

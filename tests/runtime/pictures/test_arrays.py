@@ -1,5 +1,6 @@
 """read, write, to_pil and psnr: pictures as arrays, for callers."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,16 @@ def test_a_size_is_cut_out_of_the_middle():
     array = levels(8, 16, 3)
     Image.fromarray(array).save("x.png")
     np.testing.assert_allclose((read("x.png", size=(8, 8)) + 1) * 127.5, array[:, 4:12].transpose(2, 0, 1), atol=1e-3)
+
+
+def test_an_open_file_is_read():
+    Image.fromarray(levels(8, 16, 3)).save("x.png")
+    with Path("x.png").open("rb") as file:
+        np.testing.assert_array_equal(read(file), read("x.png"))
+    with pytest.raises(TypeError, match="a file of text was given"):
+        read(io.StringIO("no picture"))
+    with pytest.raises(InputError, match="the picture is not a picture"):
+        read(io.BytesIO(b"no picture"))
 
 
 def test_settings_make_a_file_known_for_restored():
