@@ -1,7 +1,9 @@
 """The package's shape: what it imports, which way, and what the wheel holds."""
 
 import ast
+import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -152,6 +154,23 @@ def test_mypy_tells_a_caller_s_mistakes(tmp_path, install):
     errors = {int(line.split(":")[1]) for line in told if ": error: " in line}
     assert errors == {number for number, said in EXPECTED.items() if "Revealed" not in said}, run.stdout
     assert all("caller.py" in line or line.startswith("Found") for line in lines), run.stdout
+
+
+def test_the_api_page_has_every_public_name():
+    """Of the package and of its operators, by what defines it; errors are a module of it."""
+    import frugal_rt
+    from frugal_rt import operators
+    from frugal_rt.engines import errors
+
+    page = (ROOT / "docs" / "api.md").read_text()
+    told = re.findall(r"^::: (frugal_rt[\w.]+)$", page, re.MULTILINE)
+    defined = {path.rpartition(".")[2] for path in told if path != errors.__name__}
+    for path in set(told) - {errors.__name__}:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+    public = {*frugal_rt.__all__, *operators.__all__} - {"operators", *vars(errors)}
+    assert public <= defined, public - defined
+    assert errors.__name__ in told
 
 
 def test_a_restorer_shows_no_internals():

@@ -19,6 +19,7 @@ from ...engines import Array, InputError
 from ...engines.array_api import array_namespace
 
 Shape = tuple[int, int, int]
+"""Channels, height, width."""
 OF_ARRAYS = ("A", "vjp", "AT", "resolvent", "gram", "precondition", "Vt", "V", "Ut", "U")
 """Methods whose first argument is an image, a measurement or coefficients, alone or in a batch; of vjp, both are."""
 
