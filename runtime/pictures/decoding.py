@@ -11,6 +11,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, MAX_TEXT_MEMORY
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ...engines import InputError
 
@@ -35,6 +36,8 @@ TURNS = {
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 PNG_EXTRAS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"pHYs")
 """Chunks that the pixels do not need."""
+WHITE_IS_ZERO, UNCOMPRESSED, PLANES, SIGNED = 0, 1, 2, 2
+"""Of TIFF's tags: a photometric interpretation, a compression, a planar configuration, and a sample format."""
 SPACES: dict[str | None, bytes] = {"L": b"GRAY", "RGB": b"RGB "}
 """The colour space that an ICC profile of a picture of a mode names."""
 
@@ -117,8 +120,7 @@ def decode_photo(data: bytes, name: str, largest: float = LARGEST, limits: Limit
     if frames > 1:
         notes.append(f"{name} holds {frames} pictures (frames or pages); only the first is read")
     with _opened(data, name, limits) as picture:
-        picture.load()
-        image, metadata = _upright(picture, name, notes, limits)
+        image, metadata = _upright(_load(picture, name, notes), name, notes, limits)
         picture.close()  # it, and not only its file
     return _from_image(image, name, metadata, tuple(notes))
 
@@ -129,8 +131,7 @@ def photo_of(picture: Image.Image, name: str = "the picture") -> Photo:
         raise InputError(f"{name} has {math.prod(picture.size)} pixels; up to {WIDE.max_pixels} are read")
     notes: list[str] = []
     with as_input_error(lambda error: f"{name} is a broken picture: {error}"):
-        picture.load()
-        image, metadata = _upright(picture, name, notes, WIDE)
+        image, metadata = _upright(_load(picture, name, notes), name, notes, WIDE)
     return _from_image(image, name, metadata, tuple(notes))
 
 
@@ -235,11 +236,53 @@ def _unknown(data: bytes, name: str, limits: Limits) -> str:
 
 
 def _upright(picture: Image.Image, name: str, notes: list[str], limits: Limits) -> tuple[Image.Image, Metadata]:
-    """A copy of a picture, turned as its EXIF says and out of its inks, and its metadata."""
+    """A copy of a picture, turned as its EXIF says and out of its inks, and its metadata. Raises InputError."""
+    whites = _is_white_zero(picture, name)
     turn, exif = _read_exif(picture, name, notes)
     metadata = Metadata.of(picture, exif, limits.max_metadata)
     image = picture.transpose(TURNS[turn]) if turn in TURNS else picture.copy()
+    if whites:
+        image = _negative(image)
     return _from_inks(image, name, notes), metadata
+
+
+def _is_white_zero(picture: Image.Image, name: str) -> bool:
+    """Whether a TIFF's zeros are white, and Pillow leaves that to its caller, as it does beyond 8 bits.
+
+    Raises InputError for a TIFF that Pillow would read wrongly: of signed integers, or of some kinds of planes.
+    """
+    if not isinstance(picture, TiffImageFile):
+        return False
+    tags, base = picture.tag_v2, ExifTags.Base
+    bits = tags.get(base.BitsPerSample, (1,))
+    if SIGNED in tags.get(base.SampleFormat, ()) and max(bits) <= 16:
+        raise InputError(f"{name} holds signed integers, whose scale nobody knows; save it as 8 or 16 bits unsigned")
+    plain = tags.get(base.Compression) == UNCOMPRESSED
+    if tags.get(base.PlanarConfiguration) == PLANES and (len(bits) == 2 or (plain and len(bits) > 1 and max(bits) > 8)):
+        raise InputError(f"{name} holds its channels apart, in a way that is not read; save it with them together")
+    return tags.get(base.PhotometricInterpretation) == WHITE_IS_ZERO and picture.mode not in ("1", "L")
+
+
+def _negative(image: Image.Image) -> Image.Image:
+    """An image of more than 8 bits whose zeros are white, as one whose zeros are black."""
+    values = np.asarray(image)
+    whole = 1 if image.mode == "F" else 65535
+    return Image.fromarray(np.asarray(whole - values.astype(np.float64), np.float32 if whole == 1 else np.int32))
+
+
+def _load(picture: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    """Decode a picture's pixels; what Pillow makes of depths other than 8 bits is told, or mended."""
+    raw = {str(part) for tile in getattr(picture, "tile", ()) for part in np.atleast_1d(np.array(tile[3], object))}
+    clear = picture.info.get("transparency")
+    if picture.mode in ("RGB", "RGBA", "LA", "RGBX", "RGBa") and any(";16" in part for part in raw):
+        notes.append(f"{name}: its colours of 16 bits are read as 8")
+        if isinstance(clear, tuple):
+            picture.info["transparency"] = tuple(value >> 8 for value in clear)
+    for bits in (2, 4):
+        if f"L;{bits}" in raw and isinstance(clear, int):
+            picture.info["transparency"] = clear * 255 // (2**bits - 1)
+    picture.load()
+    return picture.convert("LA") if "LA;16B" in raw else picture  # Pillow makes it RGBA
 
 
 def _from_inks(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
@@ -354,6 +397,9 @@ def _count_frames(data: bytes, limits: Limits) -> int:
 
 def _from_image(image: Image.Image, name: str, metadata: Metadata, notes: tuple[str, ...]) -> Photo:
     """The photo of a decoded picture, which it closes: at most 16 bytes a pixel are held at once."""
+    if image.mode in ("La", "RGBa"):  # colours that are multiplied by their alpha
+        given, image = image, image.convert(image.mode.upper())
+        given.close()
     missing: np.ndarray | None = None
     if "A" in image.getbands() or "transparency" in image.info:
         clear = image.info.get("transparency")
