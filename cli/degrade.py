@@ -45,7 +45,7 @@ def command(
         talk.note(line)
     if size is not None:
         photo = fit_photo(photo, parse_size(size), "crop")
-    described = read_damage(damage, share=share)
+    described = read_damage(damage, talk.note, share=share)
     if not described.is_picture and target.suffix.lower() != ".npy":
         raise InputError(f"{target.name}: what {described.task} measures is no picture; the output must end in .npy")
     y, missing, operator = simulate(photo, described, seed)

@@ -206,7 +206,7 @@ def command(
             seed=seed,
         )
         before = params.repeated(ctx)
-        order = Order(read_damage(damage), fit, align_, settings, samples, params.tile(before))
+        order = Order(read_damage(damage, talk.note), fit, align_, settings, samples, params.tile(before))
         plan = open_plan(engine)
         kept = params.record(ctx, plan)
         run = Run(

@@ -83,5 +83,5 @@ class Result(Generic[Picture]):
             settings={"frugal_rt": __version__, **settings, "task": ready.measurement.task, "fit": call.fit},
             because=tuple(one.measurement.because for one in call.ready),
             unchanged=tuple(one.measurement.is_clean for one in call.ready),
-            notes=tuple(note for one in call.ready for note in one.photo.notes),
+            notes=call.notes,
         )

@@ -26,6 +26,8 @@ class Call:
     guidance: Guidance
     """With any sigma: each picture has its own."""
     fit: str | None
+    notes: tuple[str, ...]
+    """Sentences about what files held and was left out, the mask's first."""
 
     @classmethod
     def read(
@@ -37,14 +39,16 @@ class Call:
         InputError, KindError of a name or type that is none.
         """
         check_names(options)
-        damage, guidance = read_damage(_signed(options, range)), guidance_of(options)
+        notes: list[str] = []
+        damage, guidance = read_damage(_signed(options, range), notes.append), guidance_of(options)
         if range is not None and not damage.is_picture:
             raise InputError("range is of pictures, and what was measured is none; leave it out")
         photos, kind = read_pictures(given, range, LARGEST if damage.is_picture else np.inf)
         made: dict[Hashable, Any] = {}
         fit, aligned = options.get("fit"), bool(options.get("align", False))
         ready = [make_ready(photo, plan, damage, fit, aligned, made) for photo in photos]
-        return cls(ready, kind, output, guidance, fit)
+        notes += [note for photo in photos for note in photo.notes]
+        return cls(ready, kind, output, guidance, fit, tuple(notes))
 
     @property
     def image_shape(self) -> Shape:

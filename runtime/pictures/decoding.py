@@ -36,6 +36,11 @@ TURNS = {
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 PNG_EXTRAS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"pHYs")
 """Chunks that the pixels do not need."""
+JPEG_HEAD, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+BASELINE = (b"\xff\xc0", b"\xff\xc1")
+"""Markers of frames whose pixels come in one scan; of progressive ones nobody knows how many scans are lost."""
+SAME_COLOURS = 3
+"""Levels that a profile's colours may differ from sRGB's and be taken for them."""
 WHITE_IS_ZERO, UNCOMPRESSED, PLANES, SIGNED = 0, 1, 2, 2
 """Of TIFF's tags: a photometric interpretation, a compression, a planar configuration, and a sample format."""
 SPACES: dict[str | None, bytes] = {"L": b"GRAY", "RGB": b"RGB "}
@@ -51,7 +56,7 @@ class Limits:
     compiled: bool = False
     """Whether formats that Pillow decodes byte by byte in Python (BMP's run lengths, PPM of odd depths) are refused."""
     max_metadata: int | None = None
-    """Bytes of EXIF, beyond which a picture is refused, and of an ICC profile, beyond which that is left out."""
+    """Bytes of EXIF, and of an ICC profile, beyond which each is left out."""
 
 
 WIDE = Limits()
@@ -116,6 +121,8 @@ def decode_photo(data: bytes, name: str, largest: float = LARGEST, limits: Limit
     if name.lower().endswith(".npy"):
         return _from_npy(data, name, largest, limits)
     data, notes = _without_odd_extras(data, name)
+    if _lacks_end(data):
+        data = _with_end(data, name, limits, notes)
     frames = _count_frames(data, limits)
     if frames > 1:
         notes.append(f"{name} holds {frames} pictures (frames or pages); only the first is read")
@@ -217,12 +224,6 @@ def _opened(data: bytes, name: str, limits: Limits) -> Iterator[Image.Image]:
                 raise InputError(
                     f"{name} is a {picture.format} of a kind that is decoded byte by byte; send it as a PNG"
                 )
-            exif = len(picture.info.get("exif") or b"")
-            if limits.max_metadata is not None and exif > limits.max_metadata:
-                most = limits.max_metadata >> 10
-                raise InputError(
-                    f"{name} has {math.ceil(exif / 1024)} KiB of EXIF; up to {most} are read; save it without"
-                )
             yield picture
 
 
@@ -238,12 +239,13 @@ def _unknown(data: bytes, name: str, limits: Limits) -> str:
 def _upright(picture: Image.Image, name: str, notes: list[str], limits: Limits) -> tuple[Image.Image, Metadata]:
     """A copy of a picture, turned as its EXIF says and out of its inks, and its metadata. Raises InputError."""
     whites = _is_white_zero(picture, name)
-    turn, exif = _read_exif(picture, name, notes)
+    turn, exif = _read_exif(picture, name, notes, limits.max_metadata)
     metadata = Metadata.of(picture, exif, limits.max_metadata)
     image = picture.transpose(TURNS[turn]) if turn in TURNS else picture.copy()
     if whites:
         image = _negative(image)
-    return _from_inks(image, name, notes), metadata
+    seen = _from_inks(image, name, notes) if image.mode == "CMYK" else _in_srgb(image, name, notes)
+    return seen, metadata if seen is image else replace(metadata, icc_profile=None)
 
 
 def _is_white_zero(picture: Image.Image, name: str) -> bool:
@@ -288,7 +290,7 @@ def _load(picture: Image.Image, name: str, notes: list[str]) -> Image.Image:
 def _from_inks(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     """A CMYK picture that says by a profile what its inks look like, as sRGB; any other as it is."""
     profile = image.info.get("icc_profile") or b""
-    if image.mode != "CMYK" or not profile:
+    if not profile:
         return image
     try:
         inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -301,7 +303,34 @@ def _from_inks(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     return seen
 
 
-def _read_exif(picture: Image.Image, name: str, notes: list[str]) -> tuple[int, bytes | None]:
+def _in_srgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    """A picture whose profile names other colours than sRGB's, converted to them and told; any other as it is."""
+    profile = image.info.get("icc_profile") or b""
+    if image.mode not in ("RGB", "RGBA", "RGBX", "P") or profile[16:20] != SPACES["RGB"]:
+        return image
+    try:
+        given, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        convert = ImageCms.buildTransform(given, srgb, "RGB", "RGB")
+        steps = np.arange(0, 256, 17, dtype=np.uint8)
+        lattice = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(64, 64, 3)
+        seen = np.asarray(ImageCms.applyTransform(Image.fromarray(lattice), convert))
+        if np.abs(seen.astype(int) - lattice).max() <= SAME_COLOURS:
+            return image
+        called = (ImageCms.getProfileDescription(given) or "").strip()
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError):
+        return image  # it stays with its profile
+    alpha = _alpha(image) if "A" in image.getbands() or "transparency" in image.info else None
+    image.info.pop("transparency", None)
+    colours = ImageCms.applyTransform(image.convert("RGB"), convert)
+    assert colours is not None  # it is where the picture is not converted in place
+    if alpha is not None:
+        colours.putalpha(Image.fromarray(alpha))
+    image.close()
+    notes.append(f"{name}: its colours are of the profile {called[:60]!r}, and are converted to sRGB")
+    return colours
+
+
+def _read_exif(picture: Image.Image, name: str, notes: list[str], most: int | None = None) -> tuple[int, bytes | None]:
     """EXIF's orientation, 1 where it says none, and the rest of EXIF; what cannot be read or kept becomes a note."""
     try:
         exif = picture.getexif()
@@ -315,6 +344,10 @@ def _read_exif(picture: Image.Image, name: str, notes: list[str]) -> tuple[int, 
     if not isinstance(turn, int):
         notes.append(f"{name}: its EXIF orientation is {turn!r}, which is none, so it is left out")
         turn = 1
+    size = len(picture.info.get("exif") or b"")
+    if most is not None and size > most:
+        notes.append(f"{name}: its {math.ceil(size / 1024)} KiB of EXIF data are left out; up to {most >> 10} are kept")
+        return turn, None
     try:
         return turn, exif.tobytes() if len(exif) else None
     except Exception:  # noqa: BLE001 (a field of another type than the standard's; which one is told below)
@@ -370,6 +403,30 @@ def _without_odd_extras(data: bytes, name: str) -> tuple[bytes, list[str]]:
     return b"".join([*kept, data[at:]]), [said]
 
 
+def _lacks_end(data: bytes) -> bool:
+    """Whether a baseline JPEG holds no end marker behind its last scan."""
+    if not data.startswith(JPEG_HEAD) or JPEG_END in data[data.rfind(JPEG_SCAN) :]:
+        return False
+    return any(kind in data for kind in BASELINE)
+
+
+def _with_end(data: bytes, name: str, limits: Limits, notes: list[str]) -> bytes:
+    """A JPEG with the end marker that it lacks, where all its pixels are there; otherwise as it is.
+
+    What follows the last pixel changes none: with two different endings its pixels are the same, unless some are lost.
+    """
+    endings = [data + filler * 64 + JPEG_END for filler in (b"\x00\x00", b"\x55\xaa")]
+    seen = []
+    for one in endings:
+        with _opened(one, name, limits) as picture, contextlib.suppress(OSError, SyntaxError):
+            picture.load()
+            seen.append(picture.tobytes())
+    if len(seen) < len(endings) or seen[0] != seen[1]:
+        return data
+    notes.append(f"{name} ends without an end marker; all its pixels are there")
+    return data + JPEG_END
+
+
 def _unpacked_size(kind: bytes, body: bytes) -> int:
     """Bytes of a chunk beside the pixels once it is unpacked, or just over MAX_TEXT_CHUNK where they are more."""
     packed = None
@@ -413,6 +470,7 @@ def _from_image(image: Image.Image, name: str, metadata: Metadata, notes: tuple[
         whole = 1
     else:
         mode = kept_mode(image) or "RGB"
+        image.info.pop("transparency", None)  # heard above, and warned of below otherwise
         if image.mode != mode:
             given, image = image, image.convert(mode)
             given.close()

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,15 @@ def read_bytes(path: Path) -> bytes:
         raise UnreadableError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """(H, W) bool from a mask picture, True where the pixel is missing, as `as_mask` says. Raises InputError."""
-    return as_mask(read_photo(path), Path(path).name)
+def read_mask(path: str | os.PathLike[str], tell: Callable[[str], object] = lambda note: None) -> np.ndarray:
+    """(H, W) bool from a mask picture, True where the pixel is missing, as `as_mask` says.
+
+    tell: called with each sentence about what its file held and was left out. Raises InputError.
+    """
+    photo = read_photo(path)
+    for note in photo.notes:
+        tell(note)
+    return as_mask(photo, Path(path).name)
 
 
 def as_mask(photo: Photo, name: str) -> np.ndarray:

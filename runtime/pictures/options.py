@@ -80,10 +80,11 @@ def guidance_of(options: Mapping[str, Any]) -> Guidance:
     return Guidance(**{name: value for name, value in options.items() if name in names})
 
 
-def read_damage(options: Mapping[str, Any], **more: Any) -> Damage:
-    """The Damage that `options` describe, in words, as values or by files; `more` are fields of it. Raises InputError.
+def read_damage(options: Mapping[str, Any], tell: Callable[[str], object] = lambda note: None, **more: Any) -> Damage:
+    """The Damage that `options` describe, in words, as values or by files; `more` are fields of it.
 
-    Those that are left out are None.
+    Those that are left out are None. tell: called with each sentence about what a mask's file held and was left out.
+    Raises InputError.
     """
     said = options.get
     for name in ("task", "filter", "border", "grey"):
@@ -91,7 +92,7 @@ def read_damage(options: Mapping[str, Any], **more: Any) -> Damage:
             raise KindError(f"{name} is a word; got {said(name)!r}")
     return Damage(
         task=said("task"),
-        mask=_read_mask(said("mask")),
+        mask=_read_mask(said("mask"), tell),
         hole=_read_size(said("hole")),
         keep=_read_size(said("keep")),
         scale=_read_whole("scale", said("scale")),
@@ -155,11 +156,11 @@ def _read_size(value: Any) -> tuple[int, int] | None:
     return width, height
 
 
-def _read_mask(given: Any) -> np.ndarray | None:
+def _read_mask(given: Any, tell: Callable[[str], object]) -> np.ndarray | None:
     if given is None:
         return None
     if is_named(given):
-        return read_mask(given)
+        return read_mask(given, tell)
     if isinstance(given, Image.Image):
         return as_mask(photo_of(given, "the mask"), "the mask")
     mask = to_array(given, "the mask")

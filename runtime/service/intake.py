@@ -102,7 +102,7 @@ class Service:
             raise WorkerError(STOPPED)
         measurement = prepared.measurement
         request.state.facts = {"task": measurement.task}
-        job = Job.of(measurement, prepared.metadata, parameters.options(), prepared.files)
+        job = Job.of(measurement, prepared.metadata, parameters.options(), prepared.files, prepared.notes)
         if measurement.is_clean:
             return job, asyncio.create_task(self._pass_on(job, measurement))
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -44,6 +44,8 @@ class Job:
     """Those of `frugal-rt restore` that ask for the same."""
     files: Mapping[str, Sequence[str]]
     """The SHA-256 of each file that was sent, by the option that names it there."""
+    notes: Sequence[str] = ()
+    """Sentences about what the files that were sent held and was left out."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     state: str = "queued"
     """queued, running, done, failed or cancelled."""
@@ -78,6 +80,7 @@ class Job:
         metadata: Metadata,
         options: Mapping[str, Any],
         files: Mapping[str, Sequence[str]],
+        notes: Sequence[str] = (),
     ) -> "Job":
         return cls(
             task=measurement.task,
@@ -87,6 +90,7 @@ class Job:
             inside=measurement.inside or (slice(None), slice(None)),
             options=options,
             files=files,
+            notes=notes,
         )
 
     async def run(self, submit: Callable[..., "Future[Result]"], **settings: Any) -> None:
@@ -152,6 +156,7 @@ class Job:
             "task": self.task,
             "because": self.because,
             "sigma": self.sigma,
+            "notes": [*self.notes],
             **json.loads(self.facts),
         }
         if self.moved is not None:

@@ -65,6 +65,8 @@ class Prepared:
     """Of the picture that was sent."""
     files: dict[str, list[str]]
     """The SHA-256 of each file that was sent, by the option that names it on the command line."""
+    notes: tuple[str, ...]
+    """Sentences about what those files held and was left out."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def _prepare(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prep
         pixels += count_pixels(mask, "the mask", limits)
     if pixels > setup.room:
         return Larger()
-    missing = None if mask is None else as_mask(decode_photo(mask, "the mask", limits=limits), "the mask")
+    marks = None if mask is None else decode_photo(mask, "the mask", limits=limits)
+    missing = None if marks is None else as_mask(marks, "the mask")
     photo = decode_photo(picture, name, limits=limits)
     damage = replace(ask.damage, mask=missing)
     sizing = own_size(photo, damage, shape, ask.any_size, ask.fit)
@@ -143,4 +146,6 @@ def _prepare(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prep
     files = {
         name: [sha256(data).hexdigest()] for name, data in (("images", picture), ("mask", mask)) if data is not None
     }
-    return Prepared(prepare(photo, sizing.image_shape, damage, sizing.fit), photo.metadata, files)
+    measurement = prepare(photo, sizing.image_shape, damage, sizing.fit)
+    notes = photo.notes + (() if marks is None else marks.notes)
+    return Prepared(measurement, photo.metadata, files, notes)

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from frugal_rt import InputError
@@ -193,6 +193,92 @@ def test_a_profile_of_inks_that_cannot_be_used_is_told(tmp_path):
     photo = read_photo(tmp_path / "a.tif")
     np.testing.assert_array_equal(photo.pixels[:, 0, 0], [-1, 1, 1])
     assert photo.notes[0].startswith("a.tif: its colour profile cannot be used")
+
+
+D50 = np.array([0.9642, 1.0, 0.8249])
+PRIMARIES = {
+    "sRGB": [[0.43607, 0.22249, 0.01392], [0.38515, 0.71687, 0.09708], [0.14307, 0.06061, 0.7141]],
+    "Display P3": [[0.51512, 0.2412, -0.00105], [0.29198, 0.69225, 0.04189], [0.1571, 0.06657, 0.78407]],
+    "Adobe RGB": [[0.60974, 0.31111, 0.01947], [0.20528, 0.62567, 0.06087], [0.14919, 0.06322, 0.74457]],
+}
+"""X, Y, Z of red, green and blue, adapted to D50."""
+
+
+def rgb_profile(name: str) -> bytes:
+    """An ICC profile of colours by three primaries and a gamma of 2.2."""
+    text = name.encode() + b"\0"
+    parts = {b"desc": b"desc" + bytes(4) + struct.pack(">L", len(text)) + text + bytes(78)}
+    fixed = lambda xyz: struct.pack(">3l", *(round(65536 * value) for value in xyz))  # noqa: E731
+    parts[b"wtpt"] = b"XYZ " + bytes(4) + fixed(D50)
+    for letter, xyz in zip("rgb", PRIMARIES[name], strict=True):
+        parts[f"{letter}XYZ".encode()] = b"XYZ " + bytes(4) + fixed(xyz)
+        parts[f"{letter}TRC".encode()] = b"curv" + bytes(4) + struct.pack(">LH", 1, 0x0233) + bytes(2)
+    at, table, body = 128 + 4 + 12 * len(parts), struct.pack(">L", len(parts)), b""
+    for tag, part in parts.items():
+        table += tag + struct.pack(">LL", at + len(body), len(part))
+        body += part.ljust(-(-len(part) // 4) * 4, b"\0")
+    head = struct.pack(">L4xL4s4s4s12x4s", at + len(body), 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"acsp").ljust(
+        68, b"\0"
+    )
+    return (head + fixed(D50)).ljust(128, b"\0") + table + body
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize("name", ["Display P3", "Adobe RGB"])
+def test_colours_of_a_wider_gamut_are_converted(tmp_path, name, mode):
+    """By the matrices of the two spaces, and sRGB's own curve."""
+    levels = np.random.default_rng(0).integers(60, 200, (6, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(levels)
+    if mode == "RGBA":
+        picture.putalpha(Image.fromarray(np.where(levels[:, :, 0] < 90, 0, 255).astype(np.uint8)))
+    picture = picture.quantize(256) if mode == "P" else picture
+    picture.save(tmp_path / "a.png", icc_profile=rgb_profile(name))
+    photo = read_photo(tmp_path / "a.png")
+    given = np.asarray(picture.convert("RGB")).reshape(-1, 3) / 255
+    linear = given**2.19921875 @ np.array(PRIMARIES[name]) @ np.linalg.inv(PRIMARIES["sRGB"])
+    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clip(1e-9) ** (1 / 2.4) - 0.055)
+    known = np.ones((6, 8), bool) if photo.missing is None else ~photo.missing
+    ours = (photo.pixels.transpose(1, 2, 0)[known] + 1) * 127.5
+    np.testing.assert_allclose(ours, curved.clip(0, 1).reshape(6, 8, 3)[known] * 255, atol=2.5)
+    assert np.abs(ours - given.reshape(6, 8, 3)[known] * 255).max() > 8
+    assert photo.notes == (f"a.png: its colours are of the profile {name!r}, and are converted to sRGB",)
+    assert photo.metadata.icc_profile is None
+    assert (photo.missing is not None) == (mode == "RGBA")
+
+
+def test_colours_that_are_srgb_s_stay_with_their_profile(tmp_path):
+    for profile in (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), rgb_profile("sRGB")[:300]):
+        Image.fromarray(LEVELS).save(tmp_path / "a.png", icc_profile=profile)
+        photo = read_photo(tmp_path / "a.png")
+        np.testing.assert_allclose((photo.pixels.transpose(1, 2, 0) + 1) * 127.5, LEVELS, atol=1e-4)
+        assert photo.notes == ()
+        assert photo.metadata.icc_profile == profile
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_jpeg_without_its_end_is_read_if_all_its_pixels_are_there(tmp_path, subsampling):
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(
+        tmp_path / "a.jpg", subsampling=subsampling
+    )
+    whole, data = read_photo(tmp_path / "a.jpg"), (tmp_path / "a.jpg").read_bytes()
+    assert data.endswith(b"\xff\xd9")
+    (tmp_path / "a.jpg").write_bytes(data[:-2])
+    photo = read_photo(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(photo.pixels, whole.pixels)
+    assert photo.notes == ("a.jpg ends without an end marker; all its pixels are there",)
+    for lost in (12, 40, 400, len(data) // 2):
+        (tmp_path / "a.jpg").write_bytes(data[:-lost])
+        with pytest.raises(InputError, match="truncated"):
+            read_photo(tmp_path / "a.jpg")
+
+
+def test_what_a_mask_s_file_holds_is_told(tmp_path):
+    pages = [Image.new("L", (4, 4), 255) for _ in range(2)]
+    pages[0].save(tmp_path / "m.tif", save_all=True, append_images=pages[1:])
+    told = []
+    assert read_mask(tmp_path / "m.tif", told.append).all()
+    assert told == ["m.tif holds 2 pictures (frames or pages); only the first is read"]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
