@@ -41,6 +41,9 @@ from .progress import pictures, stages, steps
 @click.option(
     "--align", "align_", is_flag=True, help="Find the faces in a photograph, restore them, and paste them back."
 )
+@click.option(
+    "--frame", type=click.IntRange(1), metavar="N", help="Which frame or page of a file of several; default: the first."
+)
 @options.aim
 @click.option("--method", type=click.Choice(list(METHODS)), help="How to steer; default: hybrid.")
 @options.switch
@@ -112,6 +115,7 @@ def command(
     fit: str | None,
     tile: bool,
     align_: bool,
+    frame: int | None,
     aim: str | None,
     method: str | None,
     switch: str | None,
@@ -206,7 +210,7 @@ def command(
             seed=seed,
         )
         before = params.repeated(ctx)
-        order = Order(read_damage(damage, talk.note), fit, align_, settings, samples, params.tile(before))
+        order = Order(read_damage(damage, talk.note), fit, align_, settings, samples, params.tile(before), frame)
         plan = open_plan(engine)
         kept = params.record(ctx, plan)
         run = Run(

@@ -104,7 +104,7 @@ class Untouched:
 
     source: Path
     data: bytes | None
-    """Its file; None where only part of it was to be restored, or at another size."""
+    """Its file; None where only part of it, or one of its frames, was to be restored, or at another size."""
     pixels: np.ndarray
     """(C, H, W) on [-1, 1]: what would have been restored."""
     metadata: Metadata
@@ -114,7 +114,7 @@ class Untouched:
     """`Photo.notes`."""
 
     @classmethod
-    def of(cls, one: Prepared, data: bytes) -> "Untouched":
+    def of(cls, one: Prepared, data: bytes | None) -> "Untouched":
         photo, measurement = one.photo, one.measurement
         whole = measurement.picture.shape[1:] == photo.pixels.shape[1:]
         kept = data if whole else None
@@ -145,6 +145,8 @@ class Order:
     samples: int
     tile: tuple[int, int] | None = None
     """Height and width of the tiles, to repeat what was run in such."""
+    frame: int | None = None
+    """Which frame or page of each file, from 1; None is the first."""
 
 
 class FolderRestorer:
@@ -180,7 +182,7 @@ class FolderRestorer:
                 portion.append(Failed(source, str(error)))
             else:
                 if ready.measurement.is_clean:
-                    portion.append(Untouched.of(ready, data))
+                    portion.append(Untouched.of(ready, data if self._order.frame is None else None))
                 else:
                     on_ready(ready)
                     portion.append(ready)
@@ -205,7 +207,7 @@ class FolderRestorer:
     def _prepare(self, source: Path, data: bytes) -> Prepared:
         """A picture of that name, from its file. Raises InputError."""
         order, mine = self._order, self._restorer
-        photo = decode_photo(data, name_of(source), LARGEST if order.damage.is_picture else math.inf)
+        photo = decode_photo(data, name_of(source), LARGEST if order.damage.is_picture else math.inf, frame=order.frame)
         ready = make_ready(photo, mine.plan, order.damage, order.fit, order.align, self._operators)
         if ready.image_shape != mine.image_shape:
             mine = self._at(*ready.image_shape[1:])

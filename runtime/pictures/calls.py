@@ -12,7 +12,7 @@ from ..sampling.guidance import Guidance
 from .decoding import LARGEST
 from .kinds import Kind, Made, Output, Range, check_range, read_pictures
 from .measurement import Measurement
-from .options import check_names, guidance_of, read_damage
+from .options import check_names, guidance_of, read_damage, read_whole
 from .ready import Ready, make_ready
 
 
@@ -43,7 +43,9 @@ class Call:
         damage, guidance = read_damage(_signed(options, range), notes.append), guidance_of(options)
         if range is not None and not damage.is_picture:
             raise InputError("range is of pictures, and what was measured is none; leave it out")
-        photos, kind = read_pictures(given, range, LARGEST if damage.is_picture else np.inf)
+        photos, kind = read_pictures(
+            given, range, LARGEST if damage.is_picture else np.inf, read_whole("frame", options.get("frame"))
+        )
         made: dict[Hashable, Any] = {}
         fit, aligned = options.get("fit"), bool(options.get("align", False))
         ready = [make_ready(photo, plan, damage, fit, aligned, made) for photo in photos]

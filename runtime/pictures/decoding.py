@@ -111,22 +111,32 @@ class Photo:
         return replace(self, pixels=np.broadcast_to(self.pixels, (3, *self.pixels.shape[1:])))
 
 
-def decode_photo(data: bytes, name: str, largest: float = LARGEST, limits: Limits | None = None) -> Photo:
+def decode_photo(
+    data: bytes, name: str, largest: float = LARGEST, limits: Limits | None = None, frame: int | None = None
+) -> Photo:
     """Decode a picture, or a .npy array (C, H, W) or (H, W) on [-1, 1], from its file's bytes. Raises InputError.
 
     name: stands in the errors, and says by .npy that it is an array. largest: a .npy array with a value beyond it is
-    taken for one on another scale. limits: WIDE where None; they hold before anything is decoded.
+    taken for one on another scale. limits: WIDE where None; they hold before anything is decoded. frame: which frame or
+    page, from 1, of a file of several; None is the first, and that there are others is told.
     """
     limits = limits or WIDE
     if name.lower().endswith(".npy"):
+        if frame not in (None, 1):
+            raise InputError(f"{name} is one array, and has no frame {frame}; leave --frame out")
         return _from_npy(data, name, largest, limits)
     data, notes = _without_odd_extras(data, name)
     if _lacks_end(data):
         data = _with_end(data, name, limits, notes)
     frames = _count_frames(data, limits)
-    if frames > 1:
+    if frame is not None and not 1 <= frame <= frames:
+        raise InputError(f"{name} holds {frames} picture{'s' * (frames != 1)}, not {frame}: --frame 1..{frames}")
+    if frames > 1 and frame is None:
         notes.append(f"{name} holds {frames} pictures (frames or pages); only the first is read")
     with _opened(data, name, limits) as picture:
+        if frame not in (None, 1):
+            picture.seek(frame - 1)
+            _check_size(picture, name, limits)
         image, metadata = _upright(_load(picture, name, notes), name, notes, limits)
         picture.close()  # it, and not only its file
     return _from_image(image, name, metadata, tuple(notes))
@@ -217,14 +227,19 @@ def _opened(data: bytes, name: str, limits: Limits) -> Iterator[Image.Image]:
         except UnidentifiedImageError:
             raise InputError(_unknown(data, name, limits)) from None
         with picture:
-            pixels = math.prod(picture.size)
-            if pixels > limits.max_pixels:
-                raise InputError(f"{name} has {pixels} pixels; up to {limits.max_pixels} are read")
+            _check_size(picture, name, limits)
             if limits.compiled and any(tile[0] in Image.DECODERS for tile in getattr(picture, "tile", ())):
                 raise InputError(
                     f"{name} is a {picture.format} of a kind that is decoded byte by byte; send it as a PNG"
                 )
             yield picture
+
+
+def _check_size(picture: Image.Image, name: str, limits: Limits) -> None:
+    """Raise InputError for a picture, or a frame of one, of too many pixels."""
+    pixels = math.prod(picture.size)
+    if pixels > limits.max_pixels:
+        raise InputError(f"{name} has {pixels} pixels; up to {limits.max_pixels} are read")
 
 
 def _unknown(data: bytes, name: str, limits: Limits) -> str:

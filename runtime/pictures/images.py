@@ -40,14 +40,14 @@ UNREAD = (
 """How the names of pictures end that are in a folder and not read, but where SUFFIXES has it."""
 
 
-def read_photo(path: str | os.PathLike[str], largest: float = LARGEST) -> Photo:
+def read_photo(path: str | os.PathLike[str], largest: float = LARGEST, frame: int | None = None) -> Photo:
     """Read a picture (PNG, JPEG, WebP, TIFF, BMP, GIF, PPM), or a .npy array (C, H, W) or (H, W) on [-1, 1].
 
     EXIF orientation is applied; palettes, CMYK and 16 bit are understood; transparent pixels become `missing`. Byte
     and pixel limits hold before anything is decoded. A .npy array with a value beyond `largest` is taken for one on
-    another scale. Raises InputError.
+    another scale. frame: as `decode_photo` takes it. Raises InputError.
     """
-    return decode_photo(read_bytes(Path(path)), Path(path).name, largest)
+    return decode_photo(read_bytes(Path(path)), Path(path).name, largest, frame=frame)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -160,19 +160,26 @@ class Made(NamedTuple):
         return picture
 
 
-def read_pictures(given: Any, range: Range | None = None, largest: float = LARGEST) -> tuple[list[Photo], Kind]:
+def read_pictures(
+    given: Any, range: Range | None = None, largest: float = LARGEST, frame: int | None = None
+) -> tuple[list[Photo], Kind]:
     """The photos that a caller gives, and their kind.
 
     given: a file's name; a PIL image; an array or tensor of uint8, (H, W), (H, W, C) or (C, H, W), or of floats on
     `range`, (H, W), (C, H, W) or (H, W, C), or several of one size along a first axis. NaN marks what is missing.
-    largest: as `decode_photo` takes it. Raises InputError, KindError of what is none of these.
+    largest, frame: as `decode_photo` takes them; a frame is of a file. Raises InputError, KindError of what is none of
+    these.
     """
     if range is not None:
         check_range(range)
     if is_named(given) or isinstance(given, Image.Image):
         if range is not None:
             raise InputError("range is for arrays and tensors of floats; a picture has a scale of its own")
-        return [photo_of(given) if isinstance(given, Image.Image) else read_photo(given, largest)], Kind("pil")
+        if isinstance(given, Image.Image):
+            _refuse_frame(frame)
+            return [photo_of(given)], Kind("pil")
+        return [read_photo(given, largest, frame)], Kind("pil")
+    _refuse_frame(frame)
     try:
         values = to_array(given, "the picture")
     except KindError:
@@ -207,6 +214,11 @@ def read_pictures(given: Any, range: Range | None = None, largest: float = LARGE
     elif largest < np.inf:
         warn_of_unsigned(values, "the picture", depth=3)
     return [photo_of_array(row, "the picture", largest) for row in rows], kind
+
+
+def _refuse_frame(frame: int | None) -> None:
+    if frame is not None:
+        raise InputError("frame is of a file that is named; give the picture of that frame instead")
 
 
 def _is_channels_last(shape: tuple[int, ...], levels: bool) -> bool:

@@ -60,6 +60,8 @@ class Options(Settings, total=False):
     """How a picture comes to the size of a prior that has one; None leaves it at its own."""
     align: bool
     """Whether the faces in it are found, and only they restored."""
+    frame: int | None
+    """Which frame or page, from 1, of a file of several; None is the first."""
     batch: int | None
     on_step: Callable[[Any], object] | None
     """As `Restorer.restore` takes them."""
@@ -95,7 +97,7 @@ def read_damage(options: Mapping[str, Any], tell: Callable[[str], object] = lamb
         mask=_read_mask(said("mask"), tell),
         hole=_read_size(said("hole")),
         keep=_read_size(said("keep")),
-        scale=_read_whole("scale", said("scale")),
+        scale=read_whole("scale", said("scale")),
         filter=said("filter"),
         kernel=_read_kernel(said("kernel")),
         border=said("border"),
@@ -135,7 +137,8 @@ def _read_number(name: str, value: Any) -> float | None:
         raise KindError(f"{name} is a number; got {value!r}") from None
 
 
-def _read_whole(name: str, value: Any) -> int | None:
+def read_whole(name: str, value: Any) -> int | None:
+    """An option that is a whole number, or None. Raises KindError."""
     if value is None:
         return None
     try:

@@ -124,7 +124,7 @@ class Service:
     async def _prepared(self, request: Request, upload: Upload, parameters: Parameters, deadline: float) -> Prepared:
         masked = upload.mask is not None
         prior = self.pool.image_shape, self.pool.any_size
-        ask = Ask(parameters.damage(None), parameters.fit, *prior, masked)
+        ask = Ask(parameters.damage(None), parameters.fit, *prior, masked, parameters.frame)
         peer = peer_of(request.client)
         work = asyncio.create_task(self.preparers.prepare(ask, upload.picture, upload.mask, peer, deadline))
         await unless_gone(request, work, work.cancel)

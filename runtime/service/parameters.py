@@ -58,6 +58,7 @@ class Parameters(BaseModel):
     fit: Literal["crop", "resize", "pad"] | None = Field(
         None, description="Bring a picture to the prior's size, where that has one; pad and none leave it at its own."
     )
+    frame: int | None = Field(None, ge=1, description="Which frame or page of a file of several; the first by default.")
     tile: bool = Field(False, deprecated=True, description="A picture is restored at its own size anyway.")
     aim: Literal[tuple(AIMS)] | None = Field(  # type: ignore[valid-type]
         None,

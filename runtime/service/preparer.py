@@ -54,6 +54,8 @@ class Ask:
     any_size: bool
     """Of the prior: its images, and whether they may have any other size."""
     masked: bool
+    frame: int | None = None
+    """Which frame or page of the picture, from 1; None is the first."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _prepare(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prep
         return Larger()
     marks = None if mask is None else decode_photo(mask, "the mask", limits=limits)
     missing = None if marks is None else as_mask(marks, "the mask")
-    photo = decode_photo(picture, name, limits=limits)
+    photo = decode_photo(picture, name, limits=limits, frame=ask.frame)
     damage = replace(ask.damage, mask=missing)
     sizing = own_size(photo, damage, shape, ask.any_size, ask.fit)
     pixels, largest = math.prod(sizing.image_shape[1:]), MAX_TILED * math.prod(shape[1:])

@@ -322,3 +322,30 @@ def test_pictures_of_another_size_share_what_was_made_for_it(whole, monkeypatch)
     assert made == [(28, 20), (20, 28)]
     wide = at(20, 28)
     np.testing.assert_array_equal(wide(levels(), noise=20).image, whole(levels(), noise=20).image)
+
+
+def test_a_frame_of_a_file_is_restored_alone(here, whole):
+    pages = [Image.fromarray(levels(seed=seed)) for seed in (1, 2)]
+    pages[0].save("in.tif", save_all=True, append_images=pages[1:])
+    expected = whole(np.asarray(pages[1]), noise=10).image
+    result = whole("in.tif", noise=10, frame=2)
+    np.testing.assert_array_equal(pixels(result.image), expected)
+    assert result.notes == ()
+    assert whole("in.tif", noise=10).notes == ("in.tif holds 2 pictures (frames or pages); only the first is read",)
+    assert (
+        frugal("restore", "-e", "local.plan", "in.tif", "--frame", "2", "--noise", "10", "-o", "o.png").exit_code == 0
+    )
+    np.testing.assert_array_equal(pixels("o.png"), expected)
+    with pytest.raises(InputError, match="frame is of a file that is named"):
+        whole(pages[0], frame=1)
+    with pytest.raises(TypeError, match="frame is a whole number; got '2'"):
+        whole("in.tif", frame="2")
+
+
+def test_a_clean_frame_is_passed_on_without_the_others(here, whole):
+    pages = [Image.fromarray(levels(seed=seed, noise=0.0)) for seed in (1, 2)]
+    pages[0].save("in.tif", save_all=True, append_images=pages[1:])
+    assert frugal("restore", "-e", "local.plan", "in.tif", "--frame", "2", "-o", "o.tif").exit_code == 0
+    with Image.open("o.tif") as written:
+        assert written.n_frames == 1
+        np.testing.assert_array_equal(pixels(written), pixels(pages[1]))

@@ -273,6 +273,31 @@ def test_a_jpeg_without_its_end_is_read_if_all_its_pixels_are_there(tmp_path, su
             read_photo(tmp_path / "a.jpg")
 
 
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp"])
+def test_a_frame_is_read_by_its_number(tmp_path, suffix):
+    pages = [Image.fromarray(np.full((6, 8, 3), level, np.uint8)) for level in (0, 100, 200)]
+    path = tmp_path / f"a.{suffix}"
+    pages[0].save(path, save_all=True, append_images=pages[1:], **({"lossless": True} if suffix == "webp" else {}))
+    for frame, level in ((1, 0), (2, 100), (3, 200)):
+        photo = read_photo(path, frame=frame)
+        np.testing.assert_allclose((photo.pixels + 1) * 127.5, level, atol=1e-3)
+        assert photo.notes == ()
+    with pytest.raises(InputError, match=rf"a\.{suffix} holds 3 pictures, not 4: --frame 1\.\.3"):
+        read_photo(path, frame=4)
+    pages[0].save(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"b\.png holds 1 picture, not 2"):
+        read_photo(tmp_path / "b.png", frame=2)
+
+
+def test_a_large_page_behind_a_small_one_is_refused(tmp_path):
+    pages = [Image.new("L", (4, 4)), Image.new("L", (40, 40))]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    data = (tmp_path / "a.tif").read_bytes()
+    assert decoding.decode_photo(data, "a.tif", limits=decoding.Limits(100)).size == (4, 4)
+    with pytest.raises(InputError, match="has 1600 pixels; up to 100 are read"):
+        decoding.decode_photo(data, "a.tif", limits=decoding.Limits(100), frame=2)
+
+
 def test_what_a_mask_s_file_holds_is_told(tmp_path):
     pages = [Image.new("L", (4, 4), 255) for _ in range(2)]
     pages[0].save(tmp_path / "m.tif", save_all=True, append_images=pages[1:])

@@ -87,6 +87,22 @@ def test_metadata_is_kept_up_to_a_size(serve):
     assert json.loads(answer.headers["X-Frugal-RT"])["notes"] == [said]
 
 
+def test_a_frame_is_restored_and_others_are_told(serve):
+    serving, file = serve(), io.BytesIO()
+    pages = [Image.new("RGB", (16, 16), (level, 90, 60)) for level in (20, 220)]
+    pages[0].putpixel((3, 3), (255, 255, 255))
+    pages[1].putpixel((3, 3), (0, 0, 0))
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    for asked, red, told in (({}, 20, 1), ({"frame": 1}, 20, 0), ({"frame": 2}, 220, 0)):
+        answer = serving.post(file.getvalue(), **asked)
+        said = json.loads(answer.headers["X-Frugal-RT"])
+        assert said["unchanged"]
+        assert Image.open(io.BytesIO(answer.content)).getpixel((9, 9)) == (red, 90, 60)
+        assert len(said["notes"]) == told
+    refused = serving.post(file.getvalue(), frame=3)
+    assert (refused.status_code, refused.json()["error"]) == (422, "the image holds 2 pictures, not 3: frame 1..2")
+
+
 def test_what_a_picture_carries_is_not_kept_with_its_job(serve):
     import httpx
 
