@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from ..engines import DivergedError, Engine, InputError, Plan, open_engine, open_plan
+from ..engines import DivergedError, Engine, InputError, KindError, Plan, open_engine, open_plan
 from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
@@ -20,7 +20,7 @@ from .pictures.noise_level import unnamed_sigma
 from .pictures.options import Options
 from .result import Result
 from .sampling.advance import settle
-from .sampling.choices import Aim, Preset, StepSizes, When
+from .sampling.choices import Aim, Preset, StepSizes, When, check_whole
 from .sampling.guidance import METHOD, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
 from .sampling.plain_estimate import plain_estimate
@@ -234,6 +234,8 @@ class Restorer:
         values beyond what the operator and 6 sigma make of [-1, 1]; DivergedError rather than return NaN or a
         constant image.
         """
+        if not isinstance(operator, Operator):
+            raise KindError(f"the operator is one of frugal_rt.operators, and no {type(operator).__name__}")
         y = to_array(y, "the measurement")
         if range is not None:
             y = signed_measurement(y, operator, range)
@@ -268,7 +270,7 @@ class Restorer:
 
         Their images are batches, and seconds a share by rows. Arguments as `restore` takes them. Raises DivergedError.
         """
-        if batch is not None and batch < 1:
+        if batch is not None and check_whole("batch", batch) < 1:
             raise InputError(f"batch must be at least 1; got {batch}")
         rows = [row for group in groups for row in group]
         together = batch or self._fastest_batch(len(rows))

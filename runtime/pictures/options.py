@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...engines import InputError, KindError
 from ..operators.kernels import KINDS
-from ..sampling.choices import Settings
+from ..sampling.choices import Settings, check_whole
 from ..sampling.guidance import Guidance
 from .damage import Damage, parse_noise, parse_sigma, parse_size, sigma_of
 from .decoding import photo_of
@@ -139,12 +139,7 @@ def _read_number(name: str, value: Any) -> float | None:
 
 def read_whole(name: str, value: Any) -> int | None:
     """An option that is a whole number, or None. Raises KindError."""
-    if value is None:
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise KindError(f"{name} is a whole number; got {value!r}") from None
+    return None if value is None else check_whole(name, value)
 
 
 def _read_size(value: Any) -> tuple[int, int] | None:

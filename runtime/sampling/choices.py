@@ -1,6 +1,11 @@
 """The settings of a restoration by name, for type checkers to tell what there is."""
 
-from typing import Literal, TypedDict
+import operator
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, Literal, TypedDict
+
+from ...engines import KindError
 
 Preset = Literal["quality", "balanced", "fast"]
 """Of `guidance.PRESETS`."""
@@ -26,3 +31,28 @@ class Settings(TypedDict, total=False):
     lam: float | None
     seed: int
     sample: int
+
+
+WORDS, NUMBERS, WHOLE = ("aim", "preset", "guidance"), ("sigma", "every", "zeta", "lam"), ("steps", "seed", "sample")
+"""The settings by what they are; `Switch.parse` reads any value."""
+
+
+def check_kinds(settings: Mapping[str, Any]) -> None:
+    """Raise KindError for a setting that is no word, number or whole number where it has to be one."""
+    for name, value in settings.items():
+        if value is None:
+            continue
+        if name in WORDS and not isinstance(value, str):
+            raise KindError(f"{name} is a word; got {value!r}")
+        if name in NUMBERS and not isinstance(value, Real):
+            raise KindError(f"{name} is a number; got {value!r}")
+        if name in WHOLE:
+            check_whole(name, value)
+
+
+def check_whole(name: str, value: Any) -> int:
+    """The whole number that `value` is. Raises KindError."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise KindError(f"{name} is a whole number; got {value!r}") from None

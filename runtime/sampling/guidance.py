@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ...engines import InputError
 from ..operators import Denoise, Operator, Resolvable
+from .choices import check_kinds
 from .switch import Switch
 
 PRESETS = {"quality": 100, "balanced": 50, "fast": 20}
@@ -53,7 +54,10 @@ class Guidance:
     sample: int = 0
 
     def __post_init__(self) -> None:
-        """Raise InputError for an aim that is none, and for one beside settings of the sampler from noise."""
+        """Raise InputError for an aim that is none, and for one beside settings of the sampler from noise, KindError for a
+        setting of another type than its own.
+        """
+        check_kinds(vars(self))
         if self.aim is None:
             return
         if self.aim not in AIMS:

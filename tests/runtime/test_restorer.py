@@ -130,6 +130,34 @@ def test_what_does_not_fit_is_refused_in_a_sentence(restorer, operator, counted,
     assert not any(counted.values())
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"steps": "50"}, "steps is a whole number; got '50'"),
+        ({"steps": 10.5}, "steps is a whole number"),
+        ({"seed": 1.5}, "seed is a whole number"),
+        ({"sample": "a"}, "sample is a whole number"),
+        ({"batch": "2"}, "batch is a whole number"),
+        ({"zeta": "a"}, "zeta is a number"),
+        ({"every": []}, "every is a number"),
+        ({"sigma": "0.1"}, "sigma is a number"),
+        ({"preset": []}, "preset is a word"),
+        ({"aim": 3}, "aim is a word"),
+    ],
+)
+def test_a_setting_of_another_type_is_a_type_error(restorer, operator, counted, settings, sentence):
+    with pytest.raises(TypeError, match=sentence) as caught:
+        restorer.restore(np.zeros((3, 8, 8)), operator, **settings)
+    assert isinstance(caught.value, InputError)
+    assert not any(counted.values())
+    assert restorer.restore(np.zeros((3, 8, 8)), operator, steps=np.int64(4), seed=np.uint8(3), sigma=np.float32(0.1))
+
+
+def test_a_word_is_no_operator(restorer):
+    with pytest.raises(TypeError, match=r"the operator is one of frugal_rt\.operators, and no str"):
+        restorer.restore(np.zeros(SHAPE), "denoise")
+
+
 def test_an_operator_of_another_size_is_refused(restorer):
     with pytest.raises(InputError, match=r"the operator is for images of \(3, 64, 64\)"):
         restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)))
