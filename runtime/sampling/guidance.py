@@ -54,8 +54,9 @@ class Guidance:
     sample: int = 0
 
     def __post_init__(self) -> None:
-        """Raise InputError for an aim that is none, and for one beside settings of the sampler from noise, KindError for a
-        setting of another type than its own.
+        """Raise InputError for an aim that is none, and for one beside settings of the sampler from noise.
+
+        KindError for a setting of another type than its own.
         """
         check_kinds(vars(self))
         if self.aim is None:
