@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frugal_rt import InputError, Plan
+from frugal_rt import InputError, Plan, Restorer
 from frugal_rt.engines import MissingExtra
 from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.operators import Colorize, Denoise, Inpaint, Operator
@@ -222,6 +222,16 @@ def test_every_face_is_restored_and_said(here):
             assert changed[rows, columns].mean() > 0.5
         changed[first], changed[second] = False, False
         assert not changed.any()
+
+
+def test_a_call_restores_faces_as_the_command_does(here):
+    scene((32, 10, 100)).resize((400, 300)).save("two.png")
+    assert frugal(*RESTORE, "two.png", "--align").exit_code == 0
+    with Restorer.load("framed.plan") as restorer:
+        for given in ("two.png", np.asarray(Image.open("two.png"))):
+            result = restorer(given, align=True, steps=4)
+            np.testing.assert_array_equal(np.asarray(result.image), pixels("two.restored.png"))
+            assert "2 faces, " in result.because[0]
 
 
 def test_each_face_is_restored_as_it_would_be_alone(here, monkeypatch):
