@@ -13,7 +13,7 @@ from ..engines import DivergedError, Engine, InputError, Plan, open_engine, open
 from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .operators import Denoise, Operator, Resolvable
+from .operators import Denoise, Linear, Operator
 from .sampling.advance import settle
 from .sampling.guidance import METHOD, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
@@ -314,7 +314,7 @@ class Restorer:
         """x at the first step, (C, H, W): noise, or with an aim the picture, or a plain estimate and some noise."""
         if settled.aim is None:
             return start_noise(self.image_shape, asked.seed, sample)
-        assert isinstance(operator, Resolvable)  # others have no aim
+        assert isinstance(operator, Linear)  # others have no aim
         start = plain_estimate(operator, y, asked.sigma)
         if not isinstance(operator, Denoise):
             start = start + asked.start_with(operator) * start_noise(self.image_shape, asked.seed, sample)
