@@ -52,14 +52,14 @@ trust_engines = click.option(
 )
 seed = click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 steps = click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T.")
-switch = click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
+switch = click.option("--switch", metavar="auto|K", help="How many steps at the end take no gradient: auto, or K.")
 every = click.option(
-    "--every", type=int, metavar="M", help="The hybrid takes a gradient at every M-th step; default: about 25 in all."
+    "--every", type=int, metavar="M", help="frugal takes a gradient at every M-th step; default: about 25 in all."
 )
 guidance = click.option(
     "--guidance",
     type=click.Choice(list(GUIDANCE)),
-    help="Step sizes: own, found on the fly (the default), or official, the papers' constants.",
+    help="Step sizes of hybrid, dps and dmps: own, found on the fly (the default), or official, the papers' constants.",
 )
 zeta = click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper.")
 lam = click.option("--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper.")

@@ -20,8 +20,7 @@ from ..runtime.offline.run import Beside, Resources, Run, Written
 from ..runtime.offline.streams import STREAM, is_stream
 from ..runtime.pictures.formats import PICTURES
 from ..runtime.pictures.images import check_output
-from ..runtime.sampling.guidance import PRESET, PRESETS, Guidance
-from ..runtime.sampling.switch import METHODS
+from ..runtime.sampling.guidance import METHOD, METHODS, PRESET, PRESETS, Guidance
 from . import options, params, talk
 from .progress import pictures, stages, steps
 
@@ -41,7 +40,7 @@ from .progress import pictures, stages, steps
     "--align", "align_", is_flag=True, help="Find the faces in a photograph, restore them, and paste them back."
 )
 @options.aim
-@click.option("--method", type=click.Choice(list(METHODS)), help="How to steer; default: hybrid.")
+@click.option("--method", type=click.Choice(list(METHODS)), help=f"The sampler from noise; default: {METHOD}.")
 @options.switch
 @click.option(
     "--preset",
@@ -151,8 +150,6 @@ def command(
         raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
     if align_ and (tile or fit is not None):
         raise click.UsageError("--align says how a face comes to the prior's size; leave --tile and --fit out")
-    if switch is not None and method not in (None, "hybrid"):
-        raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     if output is None and len(images) == 2 and images[1].suffix.lower() in PICTURES:
         if is_there(images[1]):
             raise InputError(
@@ -197,7 +194,8 @@ def command(
             aim=aim,
             preset=preset,
             steps=steps_,
-            switch=METHODS[method] if switch is None and method is not None else switch,
+            method=method,
+            switch=switch,
             every=every,
             guidance=guidance,
             zeta=zeta,
@@ -349,5 +347,5 @@ def _sentence(written: Written, count: int, one: bool) -> str:
     if written.aim is not None:
         said += f", aim {written.aim}"
     elif one:
-        return f"{said}; DMPS ran the last {figures['k'][0]} of {count} steps"
+        return f"{said}; none in the last {figures['k'][0]} of {count} steps"
     return said if one else f"{said}; {written.task} ({written.because})"

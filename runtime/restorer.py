@@ -15,7 +15,7 @@ from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
 from .operators import Denoise, Linear, Operator
 from .sampling.advance import settle
-from .sampling.guidance import METHOD, Guidance, Settled
+from .sampling.guidance import SAMPLER, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
 from .sampling.plain_estimate import plain_estimate
 from .sampling.restoration import Restoration, start_noise
@@ -36,20 +36,20 @@ class Result:
     image: np.ndarray
     """(B, C, H, W) or (C, H, W), float32 on [-1, 1]."""
     k: tuple[int, ...]
-    """For each row, the DMPS steps that were left at the switch: 0 is DPS to the end, T is DMPS from the start."""
+    """For each row, the steps that were left at the switch, which took no gradient: 0 with dps, T with dmps."""
     trace: tuple[tuple[float, ...], ...]
     """For each row, the PSNR in dB between estimates x0hat a fixed number of steps apart: what the switch looks at."""
     compared: tuple[int, ...]
     """How many steps were left when each entry of a trace was taken; the same for every row."""
     seconds: dict[str, float]
-    """Wall time by phase, "dps", "dmps" and "flow", the steps of an aim."""
+    """Wall time by phase, "gradient", "forward" and "flow", the steps of an aim."""
     forwards: tuple[int, ...]
     """Network evaluations of each row, those of DPS steps included."""
-    pullbacks: tuple[int, ...]
+    gradients: tuple[int, ...]
     """Gradients through the network, for each row."""
     settings: dict[str, Any]
-    """What repeats this result: aim, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator, backend,
-    tile, prior. With an aim, those of the sampler from noise are None."""
+    """What repeats this result: aim, method, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator,
+    backend, tile, prior. With an aim, those of the samplers from noise are None."""
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Result:
         return {
             "k": list(self.k),
             "forwards": list(self.forwards),
-            "gradients": list(self.pullbacks),
+            "gradients": list(self.gradients),
             "seconds": sum(self.seconds.values()),
         }
 
@@ -146,6 +146,7 @@ class Restorer:
         *,
         sigma: float = 0.01,
         aim: str | None = None,
+        method: str | None = None,
         preset: str | None = None,
         steps: int | None = None,
         switch: str | int | None = None,
@@ -165,14 +166,16 @@ class Restorer:
         aim: denoising starts from y itself and draws nothing: "detail", 8 network calls, its default, looks better;
         "fidelity", one, is nearer in PSNR. Any other linear operator is undone in 8 calls from a plain estimate where
         an aim is named: "detail" makes more of it anew than "fidelity". Where a setting of the sampler that starts
-        from noise is given, preset to lam, denoising is done by that.
+        from noise is given, method to lam, denoising is done by that.
+        method: "frugal", the default, the closed form with sparse gradients until the switch; "hybrid", the poster's,
+        DPS and from the switch DMPS; "dps", the default where the operator is not linear; "dmps"; or "closed-form",
+        DDRM's transition alone.
         preset: "quality", "balanced", the default, or "fast", which name a number of steps. steps: T itself, 2..the
-        prior's training steps. switch: "auto", the default, "never" (DPS), "always" (DMPS), or k, the number of DMPS
-        steps.
-        every: the hybrid takes a gradient at every so manieth step before its switch, 2 or more; None is about 25 in
-        all.
-        guidance: "own", the default, or "official" for the papers' constant step sizes. zeta, lam: such constants by
-        value, of DPS and DMPS; None lets the guidance say.
+        prior's training steps.
+        switch: of frugal and hybrid; "auto", the default, or k, the number of steps at the end without a gradient.
+        every: frugal takes a gradient at every so manieth step before its switch, 2 or more; None is about 25 in all.
+        guidance: of hybrid, dps and dmps; "own", the default, or "official" for the papers' constant step sizes. zeta,
+        lam: such constants by value, of DPS and DMPS; None lets the guidance say.
         seed, sample: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
         batch: rows that share a network call at most; None takes what was fastest for an image, measured once.
         on_step: called with a StepEvent after each step; an exception it raises stops the restoration between steps.
@@ -186,6 +189,7 @@ class Restorer:
         asked = Guidance(
             sigma=sigma,
             aim=aim,
+            method=method,
             preset=preset,
             steps=steps,
             switch=switch,
@@ -237,7 +241,7 @@ class Restorer:
             compared=rows[0].compared,
             seconds=seconds,
             forwards=(len(rows[0].schedule),) * len(rows),
-            pullbacks=tuple(row.pullbacks for row in rows),
+            gradients=tuple(row.gradients for row in rows),
             settings=self._settings(rows[0], batch),
         )
 
@@ -248,15 +252,16 @@ class Restorer:
             "operator": {"name": row.operator.name, **row.operator.settings},
             "sigma": row.sigma,
             "aim": row.aim,
+            "method": row.method,
             "steps": steps,
-            "switch": None if steps is None else row.switch.words(steps),
+            "switch": row.switch.words if row.method in ("frugal", "hybrid") else None,
             "every": row.every,
             "zeta": row.zeta,
             "lambda": row.lam,
             "seed": row.seed,
             "sample": row.sample,
             "batch": batch,
-            "method": METHOD,
+            "sampler": SAMPLER,
             "backend": self.engine.name,
             "tile": self.tile,
             "prior": self.plan.manifest["prior"]["name"],
@@ -303,6 +308,7 @@ class Restorer:
                 seed=asked.seed,
                 sample=sample,
                 x=self.engine.asarray(self._start(one, operator, asked, settled, schedule, sample)),
+                method=settled.method,
                 aim=settled.aim,
             )
             for sample, one in enumerate(images, asked.sample)
@@ -379,7 +385,7 @@ class Restorer:
         """
         if (batch, gradient) not in self._step_seconds:
             y, plain = np.zeros((batch, *self.image_shape), np.float32), Denoise(self.image_shape)
-            asked = Guidance(sigma=1.0, steps=TRIALS + 1, switch="never" if gradient else "always")
+            asked = Guidance(sigma=1.0, steps=TRIALS + 1, method="dps" if gradient else "closed-form")
             self._step_seconds[batch, gradient] = step_seconds(self.start(y, plain, asked), self.engine)
         return self._step_seconds[batch, gradient]
 

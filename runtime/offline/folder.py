@@ -210,7 +210,7 @@ class FolderRestorer:
             if sizing.said:
                 measurement = replace(measurement, because=f"{measurement.because}; {sizing.said}")
         prepared = Prepared(source, photo, measurement, mine, aligned)
-        if order.guidance.switch != "never":
+        if order.guidance.method != "dps":
             for each in prepared.measurements:
                 each.operator.prepare()
         return prepared

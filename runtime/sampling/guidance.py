@@ -6,19 +6,32 @@ from typing import NamedTuple
 
 from ...engines import InputError
 from ..operators import Denoise, Linear, Operator
-from .switch import Switch
+from .switch import POSTER_THRESHOLD, Switch
 
 PRESETS = {"quality": 100, "balanced": 50, "fast": 20}
 """Sampling steps T by name: three points of the frontier of docs/frontier.md."""
 PRESET = "balanced"
 """The one that is taken where none is named."""
 GRADIENTS = 25
-"""About how many gradients the hybrid takes if it never switches, and estimates it compares, whatever T."""
+"""About how many gradients `frugal` takes if it never switches, and estimates that are compared, whatever T."""
+METHODS = {
+    "frugal": ("switch", "every"),
+    "hybrid": ("switch", "guidance", "zeta", "lam"),
+    "dps": ("guidance", "zeta"),
+    "dmps": ("guidance", "lam"),
+    "closed-form": (),
+}
+"""The samplers that start from noise, and the settings that each has besides preset and steps.
+
+`frugal`, the default: the closed form, and until the switch DPS's gradient at every so manieth step. `hybrid`, the
+poster's: DPS, and from the switch DMPS. `dps` and `dmps`: the papers'. `closed-form`: DDRM's transition alone.
+"""
+METHOD = next(iter(METHODS))
 OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """DPS's own constants, for 1000 steps, by operator; 1 for the others, its largest."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
-METHOD = 1
+SAMPLER = 2
 """The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
 AIMS = {"detail": 8, "fidelity": 1}
 """Network calls of a denoising that starts from the picture itself, at most: the probability flow, or its mean."""
@@ -26,13 +39,25 @@ MEASURED_STEPS = 8
 """Network calls, at most, of another task that starts from a plain estimate, whatever the aim."""
 STARTS = {"detail": 0.4, "fidelity": 0.1}
 """Deviation, on [-1, 1], of the noise added to the plain estimate: what of it is believed less is made anew."""
-SAMPLED = ("preset", "steps", "switch", "every", "guidance", "zeta", "lam")
+SAMPLED = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
 """The settings of the sampler that starts from noise. Where one of them is given, denoising does so too."""
 
 
+WORDS = {"lam": "lambda"}
+"""What settings are called where Python cannot take the name."""
+
+
 def stride_of(steps: int) -> int:
-    """Steps between two gradients of the hybrid, and between the estimates that the switch compares."""
+    """Steps between two gradients of `frugal`, and between the estimates that the switch compares."""
     return max(2, round(steps / GRADIENTS))
+
+
+def switch_of(method: str, steps: int, asked: str | int | None) -> Switch:
+    """The rule by which a method stops to take gradients; `asked` as of `Switch.parse`, None for its own."""
+    if "switch" not in METHODS[method]:
+        k = 0 if method == "dps" else steps
+        return Switch(k, k)
+    return Switch.parse("auto" if asked is None else asked, steps, POSTER_THRESHOLD if method == "hybrid" else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +66,7 @@ class Guidance:
 
     sigma: float = 0.01
     aim: str | None = None
+    method: str | None = None
     preset: str | None = None
     steps: int | None = None
     switch: str | int | None = None
@@ -52,15 +78,18 @@ class Guidance:
     sample: int = 0
 
     def __post_init__(self) -> None:
-        """Raise InputError for an aim that is none, and for one beside settings of the sampler from noise."""
+        """Raise InputError for a method or an aim that is none, and for one beside settings that it does not have."""
+        if self.method is not None:
+            self._check(self.method)
         if self.aim is None:
             return
         if self.aim not in AIMS:
             raise InputError(f"there is no aim {self.aim!r}; choose one of {', '.join(AIMS)}")
         if self.sampled:
-            name = {"lam": "lambda"}.get(self.sampled[0], self.sampled[0])
+            name = self.sampled[0]
             raise InputError(
-                f"an aim starts from the picture, and {name} is for the sampler that starts from noise; leave one out"
+                f"an aim starts from the picture, and {WORDS.get(name, name)} is for the sampler that starts from "
+                "noise; leave one out"
             )
 
     @property
@@ -90,6 +119,27 @@ class Guidance:
         """The deviation of the noise that a row with an aim starts from: the picture's own, or what is added."""
         return self.sigma if isinstance(operator, Denoise) else STARTS[self.aim or ""]
 
+    def method_with(self, operator: Operator) -> str:
+        """The method that restores `operator` from noise: `frugal`, or DPS where it is not linear, if none is named.
+
+        Raises InputError for a method that needs a linear operator, and for settings that it does not have.
+        """
+        linear = isinstance(operator, Linear)
+        method = (METHOD if linear else "dps") if self.method is None else self.method
+        if not linear and method != "dps":
+            raise InputError(f"{operator.name} is not a linear operator, which {method} needs; the method dps does not")
+        self._check(method)
+        return method
+
+    def _check(self, method: str) -> None:
+        """Raise InputError for a method that is none, and for settings that it does not have."""
+        if method not in METHODS:
+            raise InputError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
+        for name in ("switch", "every", "guidance", "zeta", "lam"):
+            if getattr(self, name) not in (None, GUIDANCE[0]) and name not in METHODS[method]:
+                having = " and ".join(one for one, names in METHODS.items() if name in names)
+                raise InputError(f"{WORDS.get(name, name)} is a setting of {having}, and the method is {method}")
+
     def settle(self, operator: Operator, rows: int = 1) -> "Settled":
         """The numbers that `rows` rows with `operator` carry. Raises InputError for what cannot be had."""
         if not 0 <= self.sigma <= 2:
@@ -99,45 +149,35 @@ class Guidance:
                 raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
         aim, steps = self.aim_with(operator), self.steps_with(operator)
         if aim is not None:
-            return Settled(steps, Switch(0, 0), None, None, None, 1, aim)
-        switch = self._switch(operator, steps)
-        zeta, lam = self._constants(operator)
+            return Settled(None, steps, Switch(0, 0), None, None, None, 1, aim)
+        method = self.method_with(operator)
+        zeta, lam = self._constants(operator, method)
         every = self.every
         if every is not None and (every < 2 or every != int(every)):
-            raise InputError(f"every must be a whole number above 1 (at each step is DPS: switch='never'); got {every}")
-        sparse = isinstance(operator, Linear) and zeta is None and switch.k_max > 0 and switch.k_min < steps
-        if every is not None and not sparse:
-            raise InputError("every is for the hybrid with a step size of its own; leave it out, or zeta and guidance")
+            raise InputError(f"every must be a whole number above 1 (at each step is the method dps); got {every}")
         stride = every or stride_of(steps)
-        return Settled(steps, switch, zeta, lam, stride if sparse else None, stride, None)
+        sparse = stride if method == "frugal" else None
+        return Settled(method, steps, switch_of(method, steps, self.switch), zeta, lam, sparse, stride, None)
 
-    def _switch(self, operator: Operator, steps: int) -> Switch:
-        """The rule asked for; DPS to the end where the operator has no resolvent, unless DMPS was asked for by name."""
-        linear = isinstance(operator, Linear)
-        asked = "auto" if self.switch is None else self.switch
-        rule = Switch.parse("never" if asked == "auto" and not linear else asked, steps)
-        if not linear and rule.k_max > 0:
-            raise InputError(f"{operator.name} is not a linear operator, so DMPS cannot run; use DPS: switch='never'")
-        return rule
-
-    def _constants(self, operator: Operator) -> tuple[float | None, float | None]:
-        """zeta and lambda, None where the sampler finds the step sizes."""
-        guidance = GUIDANCE[0] if self.guidance is None else self.guidance
-        if guidance not in GUIDANCE:
-            raise InputError(f"there is no guidance {guidance!r}; choose one of {', '.join(GUIDANCE)}")
+    def _constants(self, operator: Operator, method: str) -> tuple[float | None, float | None]:
+        """zeta and lambda, None where the sampler finds the step sizes or takes none."""
+        if self.guidance not in (None, *GUIDANCE):
+            raise InputError(f"there is no guidance {self.guidance!r}; choose one of {', '.join(GUIDANCE)}")
         zeta, lam = self.zeta, self.lam
-        if guidance == "official":
+        if self.guidance == "official":
             zeta = OFFICIAL_ZETA.get(operator.name, 1.0) if zeta is None else zeta
             lam = OFFICIAL_LAMBDA if lam is None else lam
         for name, value in {"zeta": zeta, "lambda": lam}.items():
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"{name} must be a finite number of at least 0; got {value}")
-        return zeta, lam
+        return zeta if "zeta" in METHODS[method] else None, lam if "lam" in METHODS[method] else None
 
 
 class Settled(NamedTuple):
-    """The numbers of a restoration. None leaves a size to the sampler, and `every` None means the paper's DPS."""
+    """The numbers of a restoration. None leaves a size to the sampler; `every` is `frugal`'s alone."""
 
+    method: str | None
+    """Of METHODS; None with an aim."""
     steps: int
     """At most, with an aim."""
     switch: Switch

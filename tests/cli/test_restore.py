@@ -47,11 +47,15 @@ def test_what_a_file_held_and_is_left_out_is_told_unless_quiet(here):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--method", "dps"], "4 network calls and 4 gradients; DMPS ran the last 0 of 4"),
-        (["--method", "dmps"], "4 network calls and 0 gradients; DMPS ran the last 4 of 4"),
-        (["--switch", "1"], "4 network calls and 2 gradients; DMPS ran the last 1 of 4"),
-        (["--switch", "1", "--every", "3"], "4 network calls and 1 gradient; DMPS ran the last 1 of 4"),
-        (["--switch", "1", "--guidance", "official"], "4 network calls and 3 gradients; DMPS ran the last 1 of 4"),
+        (["--method", "dps"], "4 network calls and 4 gradients; none in the last 0 of 4"),
+        (["--method", "dmps"], "4 network calls and 0 gradients; none in the last 4 of 4"),
+        (["--method", "closed-form"], "4 network calls and 0 gradients; none in the last 4 of 4"),
+        (["--switch", "1"], "4 network calls and 2 gradients; none in the last 1 of 4"),
+        (["--switch", "1", "--every", "3"], "4 network calls and 1 gradient; none in the last 1 of 4"),
+        (
+            ["--method", "hybrid", "--switch", "1", "--guidance", "official"],
+            "4 network calls and 3 gradients; none in the last 1 of 4",
+        ),
         (["--backend", "torch", "--switch", "2"], "4 network calls and 1 gradient;"),
     ],
 )
@@ -72,7 +76,7 @@ def test_a_trace_says_what_the_switch_saw(here):
     seen = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
     k = json.loads(Image.open("clean.restored.png").text[SETTINGS_KEY])["k"]
     assert [int(line["left"]) for line in seen] == list(range(17, 0, -2))
-    assert [line["phase"] for line in seen] == ["dps" if int(line["left"]) > k else "dmps" for line in seen]
+    assert [line["phase"] for line in seen] == ["gradient" if int(line["left"]) > k else "forward" for line in seen]
     assert [line["may_switch"] for line in seen] == ["1" if 1 <= int(line["left"]) <= 10 else "0" for line in seen]
     assert {line["threshold"] for line in seen} == {"28"}
     assert [int(line["timestep"]) for line in seen] == [
@@ -140,10 +144,10 @@ def test_wrong_inputs_are_one_sentence(here):
     refuses("on the [-1, 1] scale, 0..2", *RESTORE, "clean.png", "--sigma", "25")
     refuses("sigma must be a number or a fraction", *RESTORE, "clean.png", "--sigma", "lots")
     refuses("steps must lie in 2..1000", "restore", "-e", "tiny.plan", "clean.png", "--steps", "1001")
-    refuses("switch must be auto, never, always or a number of steps 0..4", *RESTORE, "clean.png", "--switch", "9")
+    refuses("switch must be auto or a number of steps 0..4", *RESTORE, "clean.png", "--switch", "9")
     refuses("--scale 2 .. 16", *RESTORE, "clean.png", "--task", "sr")
     refuses("the mask is 30x20 but the picture is 16x16", *RESTORE, "clean.png", "--mask", "large.png")
-    refuses("is for the hybrid", *RESTORE, "clean.png", "--method", "dps", "--switch", "3", status=2)
+    refuses("switch is a setting of frugal and hybrid", *RESTORE, "clean.png", "--method", "dps", "--switch", "3")
     refuses("is not one of", *RESTORE, "clean.png", "--task", "sharpen", status=2)
     refuses("No such command", "mend", status=2)
     refuses("Did you mean restore?", "restor", status=2)

@@ -33,7 +33,7 @@ WAYS = {
 def once(restore: Callable[[np.ndarray], Result], y: np.ndarray) -> tuple[np.ndarray, int]:
     """The restoration of y, and its calls: a gradient is one more."""
     result = restore(y)
-    return result.image, result.forwards[0] + result.pullbacks[0]
+    return result.image, result.forwards[0] + result.gradients[0]
 
 
 def over_flips(restore: Callable[[np.ndarray], Result], y: np.ndarray) -> tuple[np.ndarray, int]:

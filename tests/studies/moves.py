@@ -105,7 +105,7 @@ class Iterations(logging.Handler):
 @click.option("--lpips", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--count", default=4)
 @click.option("--steps", default=50)
-@click.option("--method", type=click.Choice(["dmps", "hybrid"]), default="dmps")
+@click.option("--method", type=click.Choice(["closed-form", "frugal"]), default="closed-form")
 @click.option("--moves", default="", help="Only those whose names hold this; 'ddrm_transition' is the basis's.")
 @click.option("--tasks", "wanted", default="", help="Only those whose names hold this.")
 def main(engine: Path, images: Path, lpips: Path, count: int, steps: int, method: str, moves: str, wanted: str) -> None:
@@ -120,8 +120,7 @@ def main(engine: Path, images: Path, lpips: Path, count: int, steps: int, method
 
     def cell(operator: Any, sigma: float) -> str:
         y, counted.total, started = measure(operator, clean, sigma, 0), 0, time.perf_counter()
-        switch = "always" if method == "dmps" else "auto"
-        image = restorer.restore(y, operator, sigma=sigma, steps=steps, switch=switch, batch=count).image
+        image = restorer.restore(y, operator, sigma=sigma, steps=steps, method=method, batch=count).image
         seconds = (time.perf_counter() - started) / count
         click.echo(
             f"{operator.name}: {seconds:.2f} s an image, {counted.total / steps:.0f} iterations a step", err=True

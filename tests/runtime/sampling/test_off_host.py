@@ -111,8 +111,8 @@ OPERATORS: dict[str, Callable[[], Decomposable]] = {
 }
 SETTINGS = [
     {"switch": 3},
-    {"switch": "never", "zeta": 0.4},
-    {"switch": "always", "lam": 0.7},
+    {"method": "dps", "zeta": 0.4},
+    {"method": "dmps", "lam": 0.7},
 ]
 """Which make all moves there are."""
 
@@ -173,6 +173,6 @@ def test_it_would_be_noticed(engine, restorer, wrong):
         def Vt(self, x):
             return wrong(x)
 
-    (row,) = restorer.start(np.zeros(SHAPE), Asking(SHAPE), Guidance(steps=6, switch="always"))
+    (row,) = restorer.start(np.zeros(SHAPE), Asking(SHAPE), Guidance(steps=6, method="closed-form"))
     with pytest.raises((RuntimeError, AssertionError)):
         advance([row], engine)

@@ -72,5 +72,5 @@ def test_the_steps_are_those_of_dense_algebra(gaussian, aim, sigma):  # noqa: F8
         x0hat = x0hat + A.T @ np.linalg.pinv(sigma**2 / s**2 * np.eye(len(A)) + A @ A.T) @ (y.reshape(-1) - A @ x0hat)
         z = x0hat + s_next / s * (z - x0hat)
     np.testing.assert_allclose(result.image.reshape(16), np.clip(z, -1, 1), atol=1e-4)
-    assert (result.forwards, result.pullbacks, result.k) == ((len(schedule),), (0,), (0,))
+    assert (result.forwards, result.gradients, result.k) == ((len(schedule),), (0,), (0,))
     assert result.settings["aim"] == aim

@@ -81,7 +81,7 @@ def test_a_gaussian_prior_in_float64_exactly(gaussian_engine, kind, sigma):
     )
     run([row], engine)
     assert row.k == k
-    assert row.pullbacks == 11
+    assert row.gradients == 11
     expected = by_reference(engine, operator, y, sigma, {"steps": steps}, k, seed)
     np.testing.assert_allclose(np.clip(row.x, -1, 1), expected, rtol=0, atol=1e-10)
     assert np.ptp(expected) > 0.1
@@ -99,5 +99,5 @@ def test_the_embedded_prior_within_float32(celeba_plan, kind):
     ours = restorer.restore(y, operator, sigma=sigma, steps=steps, switch=k, seed=seed)
     schedule = {**restorer.plan.manifest["schedule"], "steps": steps}
     expected = by_reference(restorer.engine, operator, y, sigma, schedule, k, seed)
-    assert ours.pullbacks == (7,)
+    assert ours.gradients == (7,)
     np.testing.assert_allclose(ours.image, expected, rtol=0, atol=1e-3)
