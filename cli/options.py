@@ -66,9 +66,9 @@ lam = click.option("--lambda", "lam", type=float, help="A constant step size for
 aim = click.option(
     "--aim",
     type=click.Choice(list(AIMS)),
-    help="Denoising starts from the picture itself: for detail, the default, in 8 network calls, or for fidelity "
-    "(PSNR), in one. With --samples, or an option from --method to --lambda, it starts from noise. Another task starts "
-    "from a plain estimate where an aim is named, and takes 8.",
+    help="For detail, or for fidelity (PSNR). Denoising takes 8 network calls for the one, its default, and one for "
+    "the other; any other task 12 and 8, without gradients. Leave it out with --samples and the options from --method "
+    "to --lambda.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Say what was done as one JSON object, for scripts.")
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")

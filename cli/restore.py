@@ -20,7 +20,7 @@ from ..runtime.offline.run import Beside, Resources, Run, Written
 from ..runtime.offline.streams import STREAM, is_stream
 from ..runtime.pictures.formats import PICTURES
 from ..runtime.pictures.images import check_output
-from ..runtime.sampling.guidance import METHOD, METHODS, PRESET, PRESETS, Guidance
+from ..runtime.sampling.guidance import METHOD, METHODS, PRESET, PRESETS, PRESETS_FROM_NOISE, Guidance
 from . import options, params, talk
 from .progress import pictures, stages, steps
 
@@ -40,13 +40,16 @@ from .progress import pictures, stages, steps
     "--align", "align_", is_flag=True, help="Find the faces in a photograph, restore them, and paste them back."
 )
 @options.aim
-@click.option("--method", type=click.Choice(list(METHODS)), help=f"The sampler from noise; default: {METHOD}.")
+@click.option(
+    "--method", type=click.Choice(list(METHODS)), help=f"The sampler; default: {METHOD}, and its aim for denoising."
+)
 @options.switch
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
     help=f"Sampling steps by name, {PRESET} by default: "
-    f"{', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}.",
+    f"{', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}; of other methods "
+    f"{', '.join(map(str, PRESETS_FROM_NOISE.values()))}.",
 )
 @click.option("--steps", "steps_", metavar="T", type=int, help="Sampling steps, in place of the preset's.")
 @options.every
@@ -187,7 +190,8 @@ def command(
         raise click.UsageError("--samples draws from noise, and --aim starts elsewhere; leave one of them out")
     if samples > 1 and preset is None:
         preset = PRESET
-    count = PRESETS[preset or PRESET] if steps_ is None else steps_
+    presets = PRESETS if method in (None, METHOD) else PRESETS_FROM_NOISE
+    count = presets[preset or PRESET] if steps_ is None else steps_
     with stages() as on_stage:
         on_stage("reading the plan")
         settings = Guidance(
@@ -346,6 +350,6 @@ def _sentence(written: Written, count: int, one: bool) -> str:
         said += f" for each of {samples} samples"
     if written.aim is not None:
         said += f", aim {written.aim}"
-    elif one:
+    elif one and gradients:
         return f"{said}; none in the last {figures['k'][0]} of {count} steps"
     return said if one else f"{said}; {written.task} ({written.because})"

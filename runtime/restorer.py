@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import DivergedError, Engine, InputError, Plan, open_engine, open_plan
+from ..engines.betas import train_betas
 from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
@@ -19,7 +20,7 @@ from .sampling.guidance import SAMPLER, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
 from .sampling.plain_estimate import plain_estimate
 from .sampling.restoration import Restoration, start_noise
-from .sampling.schedule import Schedule
+from .sampling.schedule import Schedule, check_steps
 
 ROUNDING = 1e-3
 """How far a picture's value may lie beyond its scale without noise."""
@@ -163,15 +164,16 @@ class Restorer:
 
         y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1] (missing pixels may hold anything).
         sigma: noise on the [-1, 1] scale, 0..2.
-        aim: denoising starts from y itself and draws nothing: "detail", 8 network calls, its default, looks better;
-        "fidelity", one, is nearer in PSNR. Any other linear operator is undone in 8 calls from a plain estimate where
-        an aim is named: "detail" makes more of it anew than "fidelity". Where a setting of the sampler that starts
-        from noise is given, method to lam, denoising is done by that.
-        method: "frugal", the default, the closed form with sparse gradients until the switch; "hybrid", the poster's,
+        aim: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing: 8
+        network calls, its default, or one. Any other linear operator starts from a plain estimate of the image: 12
+        calls, frugal's fast preset, or 8 that draw next to nothing. Where a setting of a method is given, method to
+        lam, denoising is done by that.
+        method: "frugal", the default, from a plain estimate and noise down by the closed form, with sparse gradients
+        until the switch where the operator leaves pixels unseen. The others start from noise: "hybrid", the poster's,
         DPS and from the switch DMPS; "dps", the default where the operator is not linear; "dmps"; or "closed-form",
         DDRM's transition alone.
-        preset: "quality", "balanced", the default, or "fast", which name a number of steps. steps: T itself, 2..the
-        prior's training steps.
+        preset: "quality", "balanced", the default, or "fast", which name a number of steps: 50, 20 and 12 of frugal,
+        the last without gradients, 100, 50 and 20 of the others. steps: T itself, 2..the prior's training steps.
         switch: of frugal and hybrid; "auto", the default, or k, the number of steps at the end without a gradient.
         every: frugal takes a gradient at every so manieth step before its switch, 2 or more; None is about 25 in all.
         guidance: of hybrid, dps and dmps; "own", the default, or "official" for the papers' constant step sizes. zeta,
@@ -247,7 +249,7 @@ class Restorer:
 
     def _settings(self, row: Restoration, batch: int) -> dict[str, Any]:
         """What `row` and those after it were restored with, in JSON's types."""
-        steps = None if row.aim else len(row.schedule)
+        steps = None if row.aim else row.steps
         return {
             "operator": {"name": row.operator.name, **row.operator.settings},
             "sigma": row.sigma,
@@ -258,6 +260,7 @@ class Restorer:
             "every": row.every,
             "zeta": row.zeta,
             "lambda": row.lam,
+            "start": row.start,
             "seed": row.seed,
             "sample": row.sample,
             "batch": batch,
@@ -290,10 +293,12 @@ class Restorer:
         """
         images = self._measurement(y, operator, asked.sigma)
         settled = asked.settle(operator, len(images))
-        if settled.aim is None:
+        if settled.method is not None:
+            check_steps(settled.steps, train_betas(self.plan.manifest["schedule"]))
+        if settled.start is None:
             schedule = self._schedule(settled.steps)
         else:
-            schedule = self._schedule_below(asked.start_with(operator), settled.steps)
+            schedule = self._schedule_below(settled.start, settled.steps, settled.power)
         return [
             Restoration(
                 operator=operator,
@@ -308,6 +313,8 @@ class Restorer:
                 seed=asked.seed,
                 sample=sample,
                 x=self.engine.asarray(self._start(one, operator, asked, settled, schedule, sample)),
+                steps=settled.steps,
+                start=settled.start,
                 method=settled.method,
                 aim=settled.aim,
             )
@@ -317,13 +324,13 @@ class Restorer:
     def _start(
         self, y: np.ndarray, operator: Operator, asked: Guidance, settled: Settled, schedule: Schedule, sample: int
     ) -> np.ndarray:
-        """x at the first step, (C, H, W): noise, or with an aim the picture, or a plain estimate and some noise."""
-        if settled.aim is None:
+        """x at the first step, (C, H, W): noise, a plain estimate and some noise, or where that has it, the picture."""
+        if settled.start is None:
             return start_noise(self.image_shape, asked.seed, sample)
-        assert isinstance(operator, Linear)  # others have no aim
+        assert isinstance(operator, Linear)  # others start from noise
         start = plain_estimate(operator, y, asked.sigma)
-        if not isinstance(operator, Denoise):
-            start = start + asked.start_with(operator) * start_noise(self.image_shape, asked.seed, sample)
+        if settled.aim is None or not isinstance(operator, Denoise):
+            start = start + settled.start * start_noise(self.image_shape, asked.seed, sample)
         return np.asarray(schedule.abar[-1] ** 0.5 * start, np.float32)
 
     def _measurement(self, y: Any, operator: Operator, sigma: float) -> np.ndarray:

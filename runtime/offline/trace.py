@@ -10,7 +10,7 @@ from pathlib import Path
 from ...engines import MissingExtra, Plan
 from ...engines.files import atomic_write
 from ..restorer import Result
-from ..sampling.guidance import switch_of
+from ..sampling.guidance import FRUGAL_POWER, switch_of
 from ..sampling.restoration import Phase
 from ..sampling.schedule import Schedule
 from ..sampling.switch import Switch
@@ -43,12 +43,13 @@ class Explanation:
 
 
 def explain(result: Result, plan: Plan, row: int = 0) -> Explanation:
-    """What the switch of one row of `result`, restored with `plan` from noise, looked at."""
+    """What the switch of one row of `result`, restored with `plan` by a method, looked at."""
     steps = result.settings["steps"]
-    timesteps = Schedule.respaced(plan.manifest["schedule"], steps).timesteps
+    config, start = plan.manifest["schedule"], result.settings["start"]
+    schedule = Schedule.respaced(config, steps) if start is None else Schedule.below(config, start, steps, FRUGAL_POWER)
     k = result.k[row]
     seen = [
-        Seen(left, int(timesteps[left]), psnr, (Phase.GRADIENT if left > k else Phase.FORWARD).value)
+        Seen(left, int(schedule.timesteps[left]), psnr, (Phase.GRADIENT if left > k else Phase.FORWARD).value)
         for left, psnr in zip(result.compared, result.trace[row], strict=True)
     ]
     return Explanation(seen, switch_of(result.settings["method"], steps, result.settings["switch"]), k)

@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from ...engines import InputError
 from ..operators import Denoise, Linear, Operator
+from .plain_estimate import expected_error
 from .switch import POSTER_THRESHOLD, Switch
 
-PRESETS = {"quality": 100, "balanced": 50, "fast": 20}
-"""Sampling steps T by name: three points of the frontier of docs/frontier.md."""
+PRESETS = {"quality": 50, "balanced": 20, "fast": 12}
+"""Sampling steps T of `frugal` by name: from the most to the least. "fast" takes no gradient."""
+PRESETS_FROM_NOISE = {"quality": 100, "balanced": 50, "fast": 20}
+"""Those of the other methods."""
 PRESET = "balanced"
 """The one that is taken where none is named."""
 GRADIENTS = 25
@@ -21,10 +24,11 @@ METHODS = {
     "dmps": ("guidance", "lam"),
     "closed-form": (),
 }
-"""The samplers that start from noise, and the settings that each has besides preset and steps.
+"""The samplers, and the settings that each has besides preset and steps.
 
-`frugal`, the default: the closed form, and until the switch DPS's gradient at every so manieth step. `hybrid`, the
-poster's: DPS, and from the switch DMPS. `dps` and `dmps`: the papers'. `closed-form`: DDRM's transition alone.
+`frugal`, the default: from a plain estimate and noise down by the closed form, and until the switch DPS's gradient at
+every so manieth step. The others start from noise alone. `hybrid`, the poster's: DPS, and from the switch DMPS. `dps`
+and `dmps`: the papers'. `closed-form`: DDRM's transition.
 """
 METHOD = next(iter(METHODS))
 OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
@@ -34,15 +38,19 @@ GUIDANCE = ("own", "official")
 SAMPLER = 2
 """The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
 AIMS = {"detail": 8, "fidelity": 1}
-"""Network calls of a denoising that starts from the picture itself, at most: the probability flow, or its mean."""
-MEASURED_STEPS = 8
-"""Network calls, at most, of another task that starts from a plain estimate, whatever the aim."""
-STARTS = {"detail": 0.4, "fidelity": 0.1}
-"""Deviation, on [-1, 1], of the noise added to the plain estimate: what of it is believed less is made anew."""
+"""Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
+FLOW_STEPS = 8
+"""Network calls, at most, of another task for fidelity: the probability flow from a plain estimate."""
+UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
+"""The noise that `frugal` adds to a plain estimate has the deviation (error / UNIT_ERROR)^4, its expected error over
+the image; at least UNSEEN_RATIO times the error where the operator does not see, and MOST_NOISE at most. What of the
+estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
+FLOW_RATIO = 0.8
+"""That of the probability flow for fidelity, to the expected error over the image."""
+FRUGAL_POWER, FLOW_POWER = 2.0, 0.5
+"""How noise levels are spaced: evenly in this root of the noise's deviation. `frugal`'s, and the flow's."""
 SAMPLED = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
-"""The settings of the sampler that starts from noise. Where one of them is given, denoising does so too."""
-
-
+"""The settings of a method. Where one of them is given, denoising is done by a method too."""
 WORDS = {"lam": "lambda"}
 """What settings are called where Python cannot take the name."""
 
@@ -87,37 +95,50 @@ class Guidance:
             raise InputError(f"there is no aim {self.aim!r}; choose one of {', '.join(AIMS)}")
         if self.sampled:
             name = self.sampled[0]
-            raise InputError(
-                f"an aim starts from the picture, and {WORDS.get(name, name)} is for the sampler that starts from "
-                "noise; leave one out"
-            )
+            raise InputError(f"an aim says how to restore, and so does {WORDS.get(name, name)}; leave one of them out")
 
     @property
     def sampled(self) -> list[str]:
-        """The settings given that only the sampler from noise has."""
+        """The settings given that only a method has."""
         return [name for name in SAMPLED if getattr(self, name) is not None]
 
     def aim_with(self, operator: Operator) -> str | None:
-        """The aim with which `operator` is undone; None is the sampler from noise. Raises InputError."""
+        """The aim that no method serves: any of a denoising, or fidelity. None is a method. Raises InputError."""
         if isinstance(operator, Denoise):
             return self.aim or (None if self.sampled else next(iter(AIMS)))
         if self.aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
-        return self.aim
+        return None if self.aim == "detail" else self.aim
 
     def steps_with(self, operator: Operator) -> int:
-        """The steps of a row with `operator`; with an aim, at most. Raises InputError."""
+        """The steps of a row with `operator`, at most. Raises InputError."""
         aim = self.aim_with(operator)
         if aim is not None:
-            return AIMS[aim] if isinstance(operator, Denoise) else MEASURED_STEPS
-        preset = PRESET if self.preset is None else self.preset
+            return AIMS[aim] if isinstance(operator, Denoise) else FLOW_STEPS
+        preset = self._preset
         if preset not in PRESETS:
             raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        return PRESETS[preset] if self.steps is None else self.steps
+        presets = PRESETS if self.method_with(operator) == "frugal" else PRESETS_FROM_NOISE
+        return presets[preset] if self.steps is None else self.steps
 
-    def start_with(self, operator: Operator) -> float:
-        """The deviation of the noise that a row with an aim starts from: the picture's own, or what is added."""
-        return self.sigma if isinstance(operator, Denoise) else STARTS[self.aim or ""]
+    @property
+    def _preset(self) -> str:
+        """The one named, or that of an aim for detail, or the default."""
+        return self.preset or ("fast" if self.aim == "detail" else PRESET)
+
+    def start_with(self, operator: Operator) -> float | None:
+        """The deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
+        if self.aim_with(operator) is not None and isinstance(operator, Denoise):
+            return self.sigma
+        if self.aim_with(operator) is None and self.method_with(operator) != "frugal":
+            return None
+        assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
+        error = expected_error(operator, self.sigma)
+        if self.aim_with(operator) is not None:
+            return FLOW_RATIO * error
+        unseen, noise = 1 - operator.measured / math.prod(operator.image_shape), self.sigma**2
+        there = (max(error**2 - (1 - unseen) * noise, 0) / unseen) ** 0.5 if unseen > 0 else error
+        return min(MOST_NOISE, max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * there))
 
     def method_with(self, operator: Operator) -> str:
         """The method that restores `operator` from noise: `frugal`, or DPS where it is not linear, if none is named.
@@ -147,17 +168,30 @@ class Guidance:
         for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
             if not 0 <= value <= last < 2**64:
                 raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
-        aim, steps = self.aim_with(operator), self.steps_with(operator)
+        aim, steps, start = self.aim_with(operator), self.steps_with(operator), self.start_with(operator)
         if aim is not None:
-            return Settled(None, steps, Switch(0, 0), None, None, None, 1, aim)
+            return Settled(None, steps, start, FLOW_POWER, Switch(0, 0), None, None, None, 1, aim)
         method = self.method_with(operator)
         zeta, lam = self._constants(operator, method)
         every = self.every
         if every is not None and (every < 2 or every != int(every)):
             raise InputError(f"every must be a whole number above 1 (at each step is the method dps); got {every}")
         stride = every or stride_of(steps)
+        switch = switch_of(method, steps, self.switch)
+        if method == "frugal" and not self._takes_gradients(operator):
+            switch = Switch(steps, steps)
         sparse = stride if method == "frugal" else None
-        return Settled(method, steps, switch_of(method, steps, self.switch), zeta, lam, sparse, stride, None)
+        return Settled(method, steps, start, FRUGAL_POWER, switch, zeta, lam, sparse, stride, None)
+
+    def _takes_gradients(self, operator: Operator) -> bool:
+        """Whether `frugal` does: where it is asked to, and unless for the fastest preset, where A leaves pixels unseen.
+
+        A gradient tells what was not measured what was; with as many values measured as there are, it changes nothing.
+        """
+        if self.switch is not None or self.every is not None:
+            return True
+        fastest = self.steps is None and self._preset == "fast"
+        return not fastest and operator.measured < math.prod(operator.image_shape)
 
     def _constants(self, operator: Operator, method: str) -> tuple[float | None, float | None]:
         """zeta and lambda, None where the sampler finds the step sizes or takes none."""
@@ -179,7 +213,11 @@ class Settled(NamedTuple):
     method: str | None
     """Of METHODS; None with an aim."""
     steps: int
-    """At most, with an aim."""
+    """At most, where they start from less than pure noise."""
+    start: float | None
+    """Deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
+    power: float
+    """The noise falls evenly in this root of its deviation from `start` down; see `Schedule.below`."""
     switch: Switch
     zeta: float | None
     lam: float | None
@@ -187,4 +225,4 @@ class Settled(NamedTuple):
     stride: int
     """Steps between the estimates that the switch compares."""
     aim: str | None
-    """Of AIMS, to start from the measurement or a plain estimate; None starts from noise."""
+    """Of AIMS, where the steps are the probability flow's; None is a method's."""

@@ -77,9 +77,13 @@ class Restoration:
     sample: int
     x: Array
     method: str | None = "frugal"
-    """Of methods.METHODS; None with an aim."""
+    """Of guidance.METHODS; None with an aim."""
     aim: str | None = None
-    """Of guidance.AIMS, where `x` began as a scaled estimate from the measurement; None where it began as noise."""
+    """Of guidance.AIMS, where the steps are the probability flow's; None with a method."""
+    steps: int | None = None
+    """Those asked for, of which a schedule from little noise down may have fewer."""
+    start: float | None = None
+    """Deviation of the noise that `x` has beyond an estimate at the first step; None where it is all noise."""
     step: int = field(init=False)
     x0hat: Array | None = None
     """The last unguided estimate, (C, H, W)."""

@@ -11,7 +11,8 @@ from ...engines import InputError
 THRESHOLD = 28.0
 """dB between two estimates x0hat, a fixed share of the schedule apart, at which the structure counts as settled."""
 POSTER_THRESHOLD = 20.0
-"""The poster's, for its own hybrid. It is crossed halfway; sparse gradients pay for longer (docs/switch.md)."""
+"""The poster's, for its own hybrid. It is crossed halfway; sparse gradients pay for longer
+(docs/decisions/switch.md)."""
 EARLIEST, LATEST = 0.5, 0.04
 """The automatic switch is between these shares of all steps: near pure noise estimates are alike too."""
 EARLIER = {"never": "dps", "always": "closed-form"}

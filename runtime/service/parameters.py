@@ -60,12 +60,12 @@ class Parameters(BaseModel):
     tile: bool = Field(False, deprecated=True, description="A picture is restored at its own size anyway.")
     aim: Literal[tuple(AIMS)] | None = Field(  # type: ignore[valid-type]
         None,
-        description="Denoising starts from the picture itself: for detail, the default, or for fidelity. Of the method "
-        "and the fields after it but seed and timeout, any starts it from noise. Another task starts from a plain "
-        "estimate where an aim is named.",
+        description="For detail or for fidelity (PSNR): of denoising, whose default is detail, 8 network calls or one; "
+        "of any other task 12 or 8, without gradients. It goes with none of method and the fields after it but seed "
+        "and timeout.",
     )
     method: Literal[tuple(METHODS)] | None = Field(  # type: ignore[valid-type]
-        None, description=f"The sampler that starts from noise; by default {METHOD}."
+        None, description=f"The sampler; by default {METHOD}, and for denoising its aim."
     )
     switch: Literal["auto"] | Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="Of frugal and hybrid: how many steps at the end take no gradient, or auto."

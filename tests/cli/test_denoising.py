@@ -62,7 +62,7 @@ def test_samples_and_the_sampler_s_options_start_from_noise(smooth):
         "2",
         status=2,
     )
-    refuses("an aim starts from the picture, and steps is", *DENOISE, "noisy.png", "--aim", "detail", "--steps", "4")
+    refuses("an aim says how to restore, and so does steps", *DENOISE, "noisy.png", "--aim", "detail", "--steps", "4")
     said = frugal(*DENOISE, "noisy.png", "--aim", "detail", "--hole", "4x4", "-o", "filled.png")
     assert "8 network calls and 0 gradients, aim detail" in said.output
     refuses("--trace is of the switch", *DENOISE, "noisy.png", "--noise", "25", "--trace", "t.csv")

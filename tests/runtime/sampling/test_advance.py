@@ -37,7 +37,7 @@ def test_rows_of_different_operators_moves_and_lengths_share_calls(restorer, fin
             {"steps": 12, "method": "dps", "zeta": 0.5},
         ),
         (operators.Colorize(SHAPE), {"steps": 15, "lam": 0.7, "method": "dmps"}),
-        (operators.SuperResolution(SHAPE, 4), {"aim": "detail"}),
+        (operators.SuperResolution(SHAPE, 4), {"aim": "fidelity"}),
     ]
 
     def rows():

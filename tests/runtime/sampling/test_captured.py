@@ -126,7 +126,7 @@ def test_replays_are_steps(make, settings, batch):
     plain = Restorer(Plan(), Toy()).restore(y, operator, steps=12, batch=batch, **settings)
     engine = Recorder()
     replayed = Restorer(Plan(), engine).restore(y, operator, steps=12, batch=batch, **settings)
-    assert engine.replays >= 12
+    assert engine.replays >= plain.forwards[0] >= 9  # few trained steps lie below little noise
     np.testing.assert_array_equal(replayed.image, plain.image)
     assert (replayed.k, replayed.trace, replayed.gradients) == (plain.k, plain.trace, plain.gradients)
 

@@ -265,13 +265,15 @@ SAMPLED = [
 
 
 @pytest.mark.parametrize("given", SAMPLED, ids=str)
-def test_a_setting_of_the_sampler_starts_from_noise_and_goes_with_no_aim(restorer, given):
+def test_a_setting_of_a_method_leaves_denoising_to_it_and_goes_with_no_aim(restorer, given):
     operator = operators.Denoise(restorer.image_shape)
     assert Guidance(**given).aim_with(operator) is None
     (row,) = restorer.start(measurement(operator, 1), operator, Guidance(seed=3, **given))
-    assert np.array_equal(row.x, restoration.start_noise(restorer.image_shape, 3, 0))
+    assert row.method == given.get("method", "frugal")
+    noise = restoration.start_noise(restorer.image_shape, 3, 0)
+    assert np.array_equal(row.x, noise) == (row.method != "frugal")
     name = "method" if "method" in given else next(iter(given))
-    with pytest.raises(InputError, match=f"an aim starts from the picture, and {name} is for the sampler .* noise"):
+    with pytest.raises(InputError, match=f"an aim says how to restore, and so does {name}; leave one of them out"):
         restorer.restore(measurement(operator, 1), operator, aim="detail", **given)
 
 
@@ -282,5 +284,5 @@ def test_an_aim_that_is_none_or_of_another_operator_is_refused(restorer, tiny_pl
     curved = operators.Custom(restorer.image_shape, restorer.image_shape, np.tanh, lambda x, r: r, name="curved")
     with pytest.raises(InputError, match="curved is not a linear operator, so it has no aim"):
         restorer.restore(measurement(curved, 1), curved, aim="fidelity")
-    with Pool(tiny_plan, "cpu") as pool, pytest.raises(InputError, match="starts from the picture"):
+    with Pool(tiny_plan, "cpu") as pool, pytest.raises(InputError, match="an aim says how to restore"):
         pool.submit(measurement(grey, 1)[0], grey, aim="fidelity", steps=4)
