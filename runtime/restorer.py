@@ -13,7 +13,7 @@ from ..engines import DivergedError, Engine, InputError, Plan, open_engine, open
 from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .operators import Denoise, Operator, Resolvable, Shape
+from .operators import Denoise, Linear, Operator, Shape
 from .pictures.calls import Call
 from .pictures.kinds import Named, Output, Range, TensorT, scaled, signed_measurement, to_array, warn_of_unsigned
 from .pictures.noise_level import unnamed_sigma
@@ -375,7 +375,7 @@ class Restorer:
         """x at the first step, (C, H, W): noise, or with an aim the picture, or a plain estimate and some noise."""
         if settled.aim is None:
             return start_noise(self.image_shape, asked.seed, sample)
-        assert isinstance(operator, Resolvable)  # others have no aim
+        assert isinstance(operator, Linear)  # others have no aim
         start = plain_estimate(operator, y, asked.noise)
         if not isinstance(operator, Denoise):
             start = start + asked.start_with(operator) * start_noise(self.image_shape, asked.seed, sample)

@@ -1,6 +1,6 @@
 """Degradations, by the kind of their basis. See base.py for what an operator is."""
 
-from .base import Custom, Linear, Operator, Resolvable, Shape
+from .base import Custom, Decomposable, Linear, Operator, Shape
 from .bicubic import Bicubic, BicubicBlocks, bicubic
 from .circular import Circular, Tapered
 from .dense import MaskedMatrix, Matrix, valid_blur
@@ -20,6 +20,7 @@ __all__ = [
     "Colorize",
     "Custom",
     "Deblur",
+    "Decomposable",
     "Denoise",
     "Inpaint",
     "Iterative",
@@ -30,7 +31,6 @@ __all__ = [
     "Mirrored",
     "Operator",
     "Partial",
-    "Resolvable",
     "Separable",
     "Shape",
     "SuperResolution",

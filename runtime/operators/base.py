@@ -163,7 +163,7 @@ class Custom(Operator):
         return given
 
 
-class Resolvable(Operator):
+class Linear(Operator):
     """A linear degradation with an adjoint and a resolvent: what DMPS and the hybrid need."""
 
     def __init__(self, image_shape: Shape, measurement_shape: Shape):
@@ -210,7 +210,7 @@ class Resolvable(Operator):
         return self._placed[where]
 
 
-class Linear(Resolvable):
+class Decomposable(Linear):
     """A linear degradation with a singular value decomposition.
 
     A subclass sets `image_shape`, `measurement_shape` (C, H, W) and `name`, and gives the four bases and the

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...engines import Array, DivergedError, Engine
 from ...engines.array_api import Namespace, array_namespace
-from ..operators import Linear
+from ..operators import Decomposable
 from .captured import recording
 from .equations import (
     ancestral,
@@ -115,7 +115,7 @@ def move(
             return dmps_step(ancestral(x, x0hat, variance, z, c), _joined(scores), constant, c), x0hat
     draws = []
     for operator, y, rows in groups:
-        transition = ddrm_transition if isinstance(operator, Linear) else resolvent_transition
+        transition = ddrm_transition if isinstance(operator, Decomposable) else resolvent_transition
         draws.append(transition(operator, y, x[rows], x0hat[rows], z[rows], sigma[rows], c.rows(rows)))
     drawn = _joined(draws)
     return (hybrid_step(drawn, gradient, polyak, constant, c) if kind is Move.HYBRID else drawn), x0hat

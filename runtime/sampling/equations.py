@@ -9,7 +9,7 @@ from typing import Any
 
 from ...engines import Array, Pull
 from ...engines.array_api import array_namespace
-from ..operators import Linear, Operator, Resolvable
+from ..operators import Decomposable, Linear, Operator
 from .schedule import Coefficients
 
 TINY = 1e-12
@@ -54,7 +54,7 @@ def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
     return c.abar_prev**0.5 * x0hat + c.noise_left * (x - c.abar**0.5 * x0hat)
 
 
-def measured_flow_step(operator: Resolvable, y: Array, x: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
+def measured_flow_step(operator: Linear, y: Array, x: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
     """The probability flow's step with an x0hat that knows y: x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat).
 
     s^2 = (1 - abar) / abar stands for the variance of x0 given x_t: it is the mean of N(x0hat, s^2) given y.
@@ -76,21 +76,21 @@ def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) 
     return -operator.vjp(x0hat, r) / (norm + TINY), xp.clip(norm - sigma * operator.measured**0.5, 0.0, None)
 
 
-def likelihood_score(operator: Resolvable, y: Array, x: Array, sigma: Any, abar: Array) -> Array:
+def likelihood_score(operator: Linear, y: Array, x: Array, sigma: Any, abar: Array) -> Array:
     """The score at x_t of N(y; A x_t / sqrt(abar), sigma^2 I + (1 - abar)/abar A A^T): DMPS, eq. 14, by the SVD.
 
     g = 1/sqrt(abar) V S^T (sigma^2 I + (1-abar)/abar S S^T)^{-1} (U^T y - S V^T x_t / sqrt(abar)), or where there is no
     SVD, 1/sqrt(abar) A^T (sigma^2 I + (1-abar)/abar A A^T)^{-1} (y - A x_t / sqrt(abar)).
     """
     root, scale = abar**0.5, (1 - abar) / abar
-    if not isinstance(operator, Linear):
+    if not isinstance(operator, Decomposable):
         return operator.AT(operator.resolvent(y - operator.A(x) / root, sigma, scale)) / root
     s = operator.spectrum(x)
     return operator.V(operator.filter(sigma, scale, s) * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
 
 
 def ddrm_transition(
-    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+    operator: Decomposable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
 ) -> Array:
     """A draw of x_{t-1} that knows y, in closed form: DDRM (Kawar et al., 2022, eq. 7 and 8), but for the third line.
 
@@ -126,7 +126,7 @@ def ddrm_transition(
 
 
 def resolvent_transition(
-    operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
 ) -> Array:
     """`ddrm_transition` without a basis: a draw of x_{t-1} that knows y, by one resolvent.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...engines import InputError
-from ..operators import Denoise, Operator, Resolvable
+from ..operators import Denoise, Linear, Operator
 from .switch import Switch
 
 PRESETS = {"quality": 100, "balanced": 50, "fast": 20}
@@ -79,7 +79,7 @@ class Guidance:
         """The aim with which `operator` is undone; None is the sampler from noise. Raises InputError."""
         if isinstance(operator, Denoise):
             return self.aim or (None if self.sampled else next(iter(AIMS)))
-        if self.aim is not None and not isinstance(operator, Resolvable):
+        if self.aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
         return self.aim
 
@@ -112,7 +112,7 @@ class Guidance:
         every = self.every
         if every is not None and (every < 2 or every != int(every)):
             raise InputError(f"every must be a whole number above 1 (at each step is DPS: switch='never'); got {every}")
-        sparse = isinstance(operator, Resolvable) and zeta is None and switch.k_max > 0 and switch.k_min < steps
+        sparse = isinstance(operator, Linear) and zeta is None and switch.k_max > 0 and switch.k_min < steps
         if every is not None and not sparse:
             raise InputError("every is for the hybrid with a step size of its own; leave it out, or zeta and guidance")
         stride = every or stride_of(steps)
@@ -120,7 +120,7 @@ class Guidance:
 
     def _switch(self, operator: Operator, steps: int) -> Switch:
         """The rule asked for; DPS to the end where the operator has no resolvent, unless DMPS was asked for by name."""
-        linear = isinstance(operator, Resolvable)
+        linear = isinstance(operator, Linear)
         asked = "auto" if self.switch is None else self.switch
         rule = Switch.parse("never" if asked == "auto" and not linear else asked, steps)
         if not linear and rule.k_max > 0:

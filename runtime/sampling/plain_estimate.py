@@ -3,14 +3,14 @@
 import numpy as np
 from PIL import Image
 
-from ..operators import Denoise, Inpaint, Resolvable
+from ..operators import Denoise, Inpaint, Linear
 
 RIDGE = 0.05
 """Deviation that a measurement is taken to have at least, where the operator is inverted."""
 TINY = 1e-6
 
 
-def plain_estimate(operator: Resolvable, y: np.ndarray, sigma: float) -> np.ndarray:
+def plain_estimate(operator: Linear, y: np.ndarray, sigma: float) -> np.ndarray:
     """Return an image (C, H, W) that y (c, h, w), of noise `sigma`, may be of.
 
     It is y itself, y with its holes filled, y enlarged, or for any other operator least squares with a ridge,

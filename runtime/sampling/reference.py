@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..operators import Linear
+from ..operators import Decomposable
 from .noise import Use, normal
 
 Vjp = Callable[[np.ndarray], np.ndarray]
@@ -19,7 +19,7 @@ Vjp = Callable[[np.ndarray], np.ndarray]
 def restore(
     predict: Callable[[np.ndarray, int], np.ndarray],
     pullback: Callable[[np.ndarray, int], tuple[np.ndarray, Vjp]],
-    operator: Linear,
+    operator: Decomposable,
     y: np.ndarray,
     sigma: float,
     train_betas: np.ndarray,

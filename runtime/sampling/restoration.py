@@ -201,7 +201,7 @@ class Group(NamedTuple):
     """Rows of a call that share an operator: the slice `rows` of the call's batch."""
 
     operator: Any
-    """A Resolvable one but in DPS."""
+    """A Linear one but in DPS."""
     y: Array
     """(b, c, h, w): their measurements."""
     rows: slice

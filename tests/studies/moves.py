@@ -22,7 +22,7 @@ from frugal_rt.engines import Array
 from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.runtime.evaluation.picture_set import read_pictures
 from frugal_rt.runtime.evaluation.suite import measure
-from frugal_rt.runtime.operators import Circular, Linear, Partial, Resolvable, Shape
+from frugal_rt.runtime.operators import Circular, Decomposable, Linear, Partial, Shape
 from frugal_rt.runtime.operators.dense import ValidMatrix
 from frugal_rt.runtime.operators.kernels import valid_part
 from frugal_rt.runtime.operators.separable import Valid
@@ -36,7 +36,7 @@ SIGMAS = (0.01, 0.05)
 Move = Callable[..., Array]
 
 
-def tasks(shape: Shape) -> dict[str, tuple[Callable[[], Linear], Resolvable]]:
+def tasks(shape: Shape) -> dict[str, tuple[Callable[[], Decomposable], Linear]]:
     """Each with a basis, made when it is needed, and without."""
     missing = np.random.default_rng(0).random(shape[1:]) < 0.3
     blur, part = Circular(shape, KERNEL), valid_part(KERNEL, shape)
@@ -70,7 +70,7 @@ def linear(belief: float, corrected: bool = True) -> Move:
     `corrected` takes the noise that is kept about the moved estimate, as DiffPIR does.
     """
 
-    def move(operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
+    def move(operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
         xp = array_namespace(x)
         root, left, kept = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5, (1 - c.fresh**2) ** 0.5
         scale = belief * (1 - c.abar_prev) / c.abar_prev + equations.TINY

@@ -32,7 +32,7 @@ from frugal_rt.runtime.evaluation.evaluate import Evaluation, Row
 from frugal_rt.runtime.evaluation.picture_set import read_pictures
 from frugal_rt.runtime.evaluation.store import Store
 from frugal_rt.runtime.evaluation.suite import TASKS, measure
-from frugal_rt.runtime.operators import Linear, Operator
+from frugal_rt.runtime.operators import Decomposable, Operator
 from frugal_rt.runtime.pictures.images import PORTRAIT, read_photo, to_picture, write_png
 from frugal_rt.runtime.sampling import schedule
 from frugal_rt.runtime.sampling.guidance import PRESETS, Guidance
@@ -54,7 +54,7 @@ class WarmStart(Method):
     def restore(
         self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
     ) -> Outcome:
-        assert isinstance(operator, Linear)
+        assert isinstance(operator, Decomposable)
         rows = self.restorer._begin(y, operator, Guidance(sigma=sigma, seed=seed, sample=sample, **self.settings))
         s = operator.spectrum(y)
         seen = s > 0

@@ -18,7 +18,7 @@ from frugal_rt.engines.torch import engine as torch_engine
 from frugal_rt.engines.torch.arrays import TorchArrays
 from frugal_rt.engines.torch.engine import TorchEngine
 from frugal_rt.runtime.evaluation import suite
-from frugal_rt.runtime.operators import Linear
+from frugal_rt.runtime.operators import Decomposable
 from frugal_rt.runtime.restorer import Restorer
 from frugal_rt.runtime.sampling import captured
 from frugal_rt.runtime.sampling.advance import advance
@@ -99,7 +99,7 @@ def restorer(engine, tiny_plan) -> Restorer:
     return Restorer(Plan.open(tiny_plan), engine)
 
 
-OPERATORS: dict[str, Callable[[], Linear]] = {
+OPERATORS: dict[str, Callable[[], Decomposable]] = {
     **{name: lambda task=task: task.operator(SHAPE) for name, task in suite.TASKS.items()},
     "bicubic": lambda: operators.Bicubic(SHAPE, 4),
     "circular": lambda: operators.Circular(SHAPE, KERNEL),
