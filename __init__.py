@@ -1,9 +1,18 @@
 """frugal-rt: zero-shot diffusion image restoration, exported and compiled.
 
-    from frugal_rt import Restorer, operators
+Pictures, as `frugal-rt restore` restores them:
 
-    restorer = Restorer.load("celeba.plan")
-    result = restorer.restore(y, operators.SuperResolution((3, 64, 64), 4), sigma=0.01)
+    >>> from frugal_rt import Restorer
+    >>> restorer = Restorer.load("photo")
+    >>> restorer("photo.jpg", noise=25).image.save("restored.png")
+
+Measurements y = A x + sigma n, arrays or tensors on [-1, 1]:
+
+    >>> from frugal_rt import operators, read
+    >>> x = read("photo.jpg", size=(64, 64))
+    >>> operator = operators.SuperResolution(x.shape, 2)
+    >>> restorer.at(64, 64).restore(operator.A(x), operator, aim="detail").image.shape
+    (3, 64, 64)
 
 Names are imported when first used, so that `import frugal_rt` stays quick and brings in no framework.
 """
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
         DeadlineError,
         DivergedError,
         ExportError,
+        FileError,
         FrugalError,
         InputError,
         MissingExtra,
@@ -29,16 +39,20 @@ if TYPE_CHECKING:
     )
     from .export import export_plan
     from .runtime import operators
+    from .runtime.pictures.arrays import PORTRAIT, psnr, read, to_pil, write
     from .runtime.pool import Pool
-    from .runtime.restorer import Restorer, Result
+    from .runtime.restorer import Restorer
+    from .runtime.result import Result
     from .runtime.sampling.loop import StepEvent
 
 __all__ = [
+    "PORTRAIT",
     "BackendError",
     "BusyError",
     "DeadlineError",
     "DivergedError",
     "ExportError",
+    "FileError",
     "FrugalError",
     "InputError",
     "MissingExtra",
@@ -51,15 +65,20 @@ __all__ = [
     "WorkerError",
     "export_plan",
     "operators",
+    "psnr",
+    "read",
+    "to_pil",
+    "write",
 ]
 
 
 _HOMES = {
     "Restorer": ".runtime.restorer",
-    "Result": ".runtime.restorer",
+    "Result": ".runtime.result",
     "StepEvent": ".runtime.sampling.loop",
     "Pool": ".runtime.pool",
     "export_plan": ".export",
+    **dict.fromkeys(("PORTRAIT", "psnr", "read", "to_pil", "write"), ".runtime.pictures.arrays"),
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..engines import InputError
 from ..runtime.pictures.damage import parse_size
 from ..runtime.pictures.images import check_output, fit_photo, read_photo, to_picture, write_npy, write_png
+from ..runtime.pictures.options import read_damage
 from ..runtime.pictures.simulate import simulate
 from . import options, talk
 
@@ -44,7 +45,7 @@ def command(
         talk.note(line)
     if size is not None:
         photo = fit_photo(photo, parse_size(size), "crop")
-    described = options.read_damage(damage, share=share)
+    described = read_damage(damage, share=share)
     if not described.is_picture and target.suffix.lower() != ".npy":
         raise InputError(f"{target.name}: what {described.task} measures is no picture; the output must end in .npy")
     y, missing, operator = simulate(photo, described, seed)

@@ -16,8 +16,12 @@ from ..engines.files import make_folder
 from ..runtime.evaluation import demo
 from ..runtime.pictures.images import write_png
 from ..runtime.restorer import Restorer
+from ..runtime.sampling.choices import Aim
 from . import options, talk
 from .progress import stages
+
+Shown = tuple[str, str | Path, tuple[str, ...], Aim | None]
+"""A picture in words, the plan, the tasks, and an aim."""
 
 
 @click.command()
@@ -40,7 +44,8 @@ def command(engine: Path | None, steps_: int | None, seed: int, backend: str, ou
     if output.is_file():
         raise InputError(f"{output} is a file; name a folder for the pictures with -o")
     target, rows = output / "sheet.png", []
-    shows = [("a photograph", "photo", demo.PHOTOGRAPH, "detail"), ("a face", "celeba", demo.FACE, None)]
+    photograph: Shown = "a photograph", "photo", demo.PHOTOGRAPH, "detail"
+    shows: list[Shown] = [photograph, ("a face", "celeba", demo.FACE, None)]
     for of, plan, tasks, aim in shows if engine is None else [("a face", engine, demo.FACE, None)]:
         with stages() as on_stage:
             on_stage("reading the plan")

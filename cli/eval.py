@@ -23,6 +23,7 @@ from ..runtime.evaluation.ssim import load_ssim
 from ..runtime.evaluation.store import Store
 from ..runtime.evaluation.suite import TASKS, choose
 from ..runtime.pictures.images import check_output, write_png
+from ..runtime.pictures.options import read_sigma
 from ..runtime.restorer import Restorer
 from ..runtime.sampling.guidance import METHODS, WORDS
 from . import options, talk
@@ -109,7 +110,7 @@ def command(
             ],
             tasks=choose(tasks, list(TASKS), "task"),
             seeds=seeds,
-            sigma=options.read_sigma(noise, sigma),
+            sigma=read_sigma(noise, sigma),
             samples=samples,
             lpips=None if lpips is None else Lpips(lpips).for_images(restorer.image_shape),
         )

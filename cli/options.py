@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from ..engines import BACKENDS, PRECISIONS, InputError
+from ..engines import BACKENDS, PRECISIONS
 from ..engines.embedded import FOLDERS
 from ..runtime.operators import GREY_WEIGHTS
 from ..runtime.operators.kernels import KINDS
-from ..runtime.pictures.damage import BORDERS, FILTERS, TASK_FIELDS, Damage, parse_noise, parse_sigma, parse_size
-from ..runtime.pictures.images import read_kernel, read_mask, read_matrix
+from ..runtime.pictures.damage import BORDERS, FILTERS, TASK_FIELDS
 from ..runtime.sampling.guidance import AIMS, GUIDANCE
 
 PATH = click.Path(path_type=Path)
@@ -101,45 +99,10 @@ _DAMAGE = (
 
 
 def damage(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that describe a degradation; the command takes them as one mapping to `read_damage`."""
+    """The options that describe a degradation; the command takes them as one mapping, for `read_damage`."""
     for option in reversed(_DAMAGE):
         command = option(command)
     return command
-
-
-def read_damage(options: dict[str, Any], **more: Any) -> Damage:
-    """The Damage that the options of `damage` describe. Raises InputError."""
-    return Damage(
-        task=options["task"],
-        mask=None if options["mask"] is None else read_mask(options["mask"]),
-        hole=None if options["hole"] is None else parse_size(options["hole"]),
-        keep=None if options["keep"] is None else parse_size(options["keep"]),
-        scale=options["scale"],
-        filter=options["filter"],
-        kernel=_kernel(options["kernel"]),
-        border=options["border"],
-        fraction=options["keep_fraction"],
-        matrix=None if options["matrix"] is None else read_matrix(options["matrix"]),
-        grey=options["grey"],
-        sigma=read_sigma(options["noise"], options["sigma"]),
-        **more,
-    )
-
-
-def read_sigma(noise: str | None, sigma: str | None) -> float | None:
-    """The deviation on the [-1, 1] scale that --noise or --sigma says. Raises InputError, where both do too."""
-    if noise is not None and sigma is not None:
-        raise InputError("--noise and --sigma say the same, in grey levels and on [-1, 1]; leave one of them out")
-    if noise is not None:
-        return parse_noise(noise)
-    return None if sigma is None else parse_sigma(sigma)
-
-
-def _kernel(text: str | None) -> str | np.ndarray | None:
-    """A kernel in words as it is, a file's weights otherwise."""
-    if text is None or text.partition(":")[0] in KINDS or not Path(text).suffix:
-        return text
-    return read_kernel(text)
 
 
 def batches(**more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -20,6 +20,7 @@ from ..runtime.offline.run import Beside, Resources, Run, Written
 from ..runtime.offline.streams import STREAM, is_stream
 from ..runtime.pictures.formats import PICTURES
 from ..runtime.pictures.images import check_output
+from ..runtime.pictures.options import read_damage
 from ..runtime.sampling.guidance import METHOD, METHODS, PRESET, PRESETS, PRESETS_FROM_NOISE, Guidance
 from . import options, params, talk
 from .progress import pictures, stages, steps
@@ -207,7 +208,7 @@ def command(
             seed=seed,
         )
         before = params.repeated(ctx)
-        order = Order(options.read_damage(damage), fit, align_, settings, samples, params.tile(before))
+        order = Order(read_damage(damage), fit, align_, settings, samples, params.tile(before))
         plan = open_plan(engine)
         kept = params.record(ctx, plan)
         run = Run(

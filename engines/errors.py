@@ -1,4 +1,7 @@
-"""The one family of errors. A message is a sentence or two for the user: what is wrong, and what to do."""
+"""The one family of errors. A message is a sentence or two for the user: what is wrong, and what to do.
+
+Each is also the error of Python's own that a caller expects: a ValueError, a TypeError, an OSError.
+"""
 
 
 class FrugalError(Exception):
@@ -9,8 +12,32 @@ class InputError(FrugalError, ValueError):
     """An image, a file or an option does not fit what was asked."""
 
 
-class PlanError(FrugalError):
+class KindError(InputError, TypeError):
+    """A value is of a type that is not taken, or an option of a name that is none."""
+
+
+class FileError(FrugalError, OSError):
+    """A file cannot be read or written."""
+
+
+class UnreadableError(InputError, FileError):
+    """A file that was named cannot be read."""
+
+
+class MissingFile(UnreadableError, FileNotFoundError):
+    """A file that was named does not exist."""
+
+
+class PlanError(FrugalError, ValueError):
     """A plan cannot be read, is damaged, or is not a plan."""
+
+
+class UnreadablePlan(PlanError, FileError):
+    """A plan's file cannot be read."""
+
+
+class MissingPlan(UnreadablePlan, FileNotFoundError):
+    """A plan's file does not exist."""
 
 
 class ExportError(FrugalError):
@@ -45,8 +72,11 @@ class BusyError(FrugalError):
         super().__init__(message)
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[type, tuple[str, float]]:
+        return type(self), (str(self), self.retry_after)
 
-class DeadlineError(FrugalError):
+
+class DeadlineError(FrugalError, TimeoutError):
     """A restoration was not done by its deadline, and was stopped."""
 
 

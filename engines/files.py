@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from .errors import FrugalError
+from .errors import FileError, FrugalError
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the place of `path` only when the block ends well.
 
-    Whatever stood at `path` survives an exception, Ctrl-C or a full disk. Raises FrugalError, in one sentence, when
+    Whatever stood at `path` survives an exception, Ctrl-C or a full disk. Raises FileError, in one sentence, when
     the system refuses.
     """
     target = Path(path)
@@ -30,8 +30,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         draft.replace(target)
         created = False
+    except FrugalError:
+        raise
     except OSError as error:
-        raise FrugalError(f"cannot write {target}: {_reason(error)}") from error
+        raise FileError(f"cannot write {target}: {_reason(error)}") from error
     finally:
         if created:
             draft.unlink(missing_ok=True)
@@ -62,11 +64,11 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder and those above it, where they are not there. Raises FrugalError."""
+    """Make the folder and those above it, where they are not there. Raises FileError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FrugalError(f"cannot make the folder {path}: {error.strerror or error}") from error
+        raise FileError(f"cannot make the folder {path}: {error.strerror or error}") from error
 
 
 def _reason(error: OSError) -> str:

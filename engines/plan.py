@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import FrugalError, PlanError
+from .errors import FileError, MissingPlan, PlanError, UnreadablePlan
 from .files import atomic_write
 from .graphs import check_graph
 from .shapes import is_shape
@@ -99,8 +99,10 @@ class Plan:
                 with zipfile.ZipFile(file) as archive:
                     manifest = _read_manifest(archive, source)
                     members = dict(_locate(archive, manifest, data, source))
+        except PlanError:
+            raise
         except OSError as error:
-            raise PlanError(f"cannot read {source}: {error.strerror or error}") from error
+            raise UnreadablePlan(f"cannot read {source}: {error.strerror or error}") from error
         except (zipfile.BadZipFile, LookupError, TypeError, ValueError, RuntimeError, struct.error, EOFError) as error:
             raise PlanError(
                 f"{source} is damaged: its table of contents does not hold together; copy or export it again"
@@ -182,7 +184,7 @@ class Plan:
         return {name: array for name, (array, _) in read_safetensors(self.member(WEIGHTS), self.source).items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan to `path`: to a temporary file beside it, then renamed. Raises FrugalError."""
+        """Write the plan to `path`: to a temporary file beside it, then renamed. Raises FileError."""
         with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, data in {MANIFEST: self.manifest_bytes(), **self._held()}.items():
                 entry = zipfile.ZipInfo(name)  # the fixed date of 1980 keeps plans reproducible
@@ -200,12 +202,12 @@ class Plan:
         targets = {root / MANIFEST: self.manifest_bytes(), **{root / name: self.member(name) for name in self.members}}
         taken = [str(target) for target in targets if target.exists()]
         if taken:
-            raise FrugalError(f"{', '.join(taken)} already exists; extract into an empty folder")
+            raise FileError(f"{', '.join(taken)} already exists; extract into an empty folder")
         for target, data in targets.items():
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise FrugalError(f"cannot make the folder {target.parent}: {error.strerror}") from error
+                raise FileError(f"cannot make the folder {target.parent}: {error.strerror}") from error
             with atomic_write(target) as file:
                 file.write(data)
         return list(targets)
@@ -230,12 +232,12 @@ def _refuse_other_formats(path: Path, source: str) -> None:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
-        raise PlanError(
+        raise MissingPlan(
             f"there is no file {path}, nor a prior of that name in the package; make a plan with: frugal-rt export "
             "--model photo"
         ) from None
     except OSError as error:
-        raise PlanError(f"cannot read {source}: {error.strerror}") from error
+        raise UnreadablePlan(f"cannot read {source}: {error.strerror}") from error
     remedy = "make a plan with: frugal-rt export --model celeba"
     if not head:
         raise PlanError(f"{source} is empty; {remedy}")

@@ -9,10 +9,7 @@ import sys
 from concurrent.futures import as_completed
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
-
-from frugal_rt import FrugalError, Pool, operators
+from frugal_rt import FrugalError, Pool, operators, read, write
 
 
 def main() -> None:
@@ -25,11 +22,10 @@ def main() -> None:
         names = {}
         for path in paths:
             try:
-                picture = ImageOps.fit(Image.open(path).convert("RGB"), (width, height))
-            except OSError as error:  # of this picture alone
+                y = read(path, size=(width, height))
+            except FrugalError as error:  # of this picture alone
                 print(f"{path.name}: {error}", file=sys.stderr)
                 continue
-            y = np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
             names[pool.submit(y, operator, sigma=0.25, preset="fast")] = path.name
         for future in as_completed(names):
             try:
@@ -37,7 +33,7 @@ def main() -> None:
             except FrugalError as error:
                 print(f"{names[future]}: {error}", file=sys.stderr)
                 continue
-            Image.fromarray(np.uint8((image.transpose(1, 2, 0) + 1) * 127.5 + 0.5)).save(out / names[future])
+            write(out / names[future], image)
             print(names[future])
 
 

@@ -10,11 +10,9 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
-from PIL import Image
 
-from frugal_rt import BusyError, InputError, Pool, operators
+from frugal_rt import BusyError, InputError, Pool, operators, read, to_pil
 
 
 @asynccontextmanager
@@ -31,13 +29,12 @@ async def upscale(request: Request) -> Response:
     """A picture four times as large."""
     pool: Pool = request.app.state.pool
     try:
-        picture = Image.open(io.BytesIO(await request.body())).convert("RGB")
-        y = np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
+        y = read(io.BytesIO(await request.body()))
         result = await pool.restore(y, operators.SuperResolution(pool.image_shape, 4), sigma=0.01, preset="fast")
     except BusyError as error:
         raise HTTPException(429, str(error), {"Retry-After": str(round(error.retry_after))}) from error
-    except (InputError, OSError) as error:  # it does not fit, or is no picture
+    except InputError as error:  # it does not fit, or is no picture
         raise HTTPException(422, str(error)) from error
     png = io.BytesIO()
-    Image.fromarray(np.uint8((result.image.transpose(1, 2, 0) + 1) * 127.5 + 0.5)).save(png, "PNG")
+    to_pil(result.image).save(png, "PNG")
     return Response(png.getvalue(), media_type="image/png")

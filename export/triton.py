@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..engines import FrugalError, InputError, MissingExtra, Plan
+from ..engines import FileError, InputError, MissingExtra, Plan
 from ..engines.plan import FORMAT, MANIFEST, WEIGHTS
 from ..engines.weights import read_safetensors
 from .graph import external
@@ -46,7 +46,7 @@ def check_repository(folder: Path, force: bool) -> Path:
 def write_repository(plan: Plan, folder: Path, force: bool = False) -> list[str]:
     """The names of the models, written into `folder`, all of them or nothing.
 
-    Raises InputError for a folder that may not be written, MissingExtra without onnx, PlanError or FrugalError.
+    Raises InputError for a folder that may not be written, MissingExtra without onnx, PlanError or FileError.
     """
     check_repository(folder, force)
     draft, before = (folder.with_name(f".{folder.name[:100]}.{secrets.token_hex(4)}.tmp") for _ in range(2))
@@ -56,8 +56,10 @@ def write_repository(plan: Plan, folder: Path, force: bool = False) -> list[str]
         if folder.exists():
             folder.rename(before)
         draft.rename(folder)
+    except FileError:
+        raise
     except OSError as error:
-        raise FrugalError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise FileError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         if before.exists() and not folder.exists():
             before.rename(folder)

@@ -3,9 +3,9 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -14,13 +14,23 @@ from ..engines.betas import train_betas
 from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .operators import Denoise, Linear, Operator
+from .operators import Denoise, Linear, Operator, Shape
+from .pictures.calls import Call
+from .pictures.kinds import Named, Output, Range, TensorT, scaled, signed_measurement, to_array, warn_of_unsigned
+from .pictures.noise_level import unnamed_sigma
+from .pictures.options import Options
+from .result import Result
 from .sampling.advance import settle
+from .sampling.choices import Aim, Method, Preset, StepSizes, When
 from .sampling.guidance import SAMPLER, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
 from .sampling.plain_estimate import plain_estimate
 from .sampling.restoration import Restoration, start_noise
 from .sampling.schedule import Schedule, check_steps
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from typing_extensions import Unpack  # a type checker brings it along
 
 ROUNDING = 1e-3
 """How far a picture's value may lie beyond its scale without noise."""
@@ -30,41 +40,13 @@ SCHEDULES = 64
 """Schedules kept that begin at a noise of their own: each picture may have another."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """A restored batch and how it came about. Arrays have a batch axis exactly when the measurement had one."""
-
-    image: np.ndarray
-    """(B, C, H, W) or (C, H, W), float32 on [-1, 1]."""
-    k: tuple[int, ...]
-    """For each row, the steps that were left at the switch, which took no gradient: 0 with dps, T with dmps."""
-    trace: tuple[tuple[float, ...], ...]
-    """For each row, the PSNR in dB between estimates x0hat a fixed number of steps apart: what the switch looks at."""
-    compared: tuple[int, ...]
-    """How many steps were left when each entry of a trace was taken; the same for every row."""
-    seconds: dict[str, float]
-    """Wall time by phase, "gradient", "forward" and "flow", the steps of an aim."""
-    forwards: tuple[int, ...]
-    """Network evaluations of each row, those of DPS steps included."""
-    gradients: tuple[int, ...]
-    """Gradients through the network, for each row."""
-    settings: dict[str, Any]
-    """What repeats this result: aim, method, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator,
-    backend, tile, prior. With an aim, those of the samplers from noise are None."""
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """What it cost, for scripts: k, forwards and gradients of each row, and the seconds of all, in JSON's types."""
-        return {
-            "k": list(self.k),
-            "forwards": list(self.forwards),
-            "gradients": list(self.gradients),
-            "seconds": sum(self.seconds.values()),
-        }
-
-
 class Restorer:
-    """Restores measurements with the prior of one plan. Load it once; `restore` holds no state between calls."""
+    """Restores pictures and measurements with the prior of one plan. Load it once; no call leaves anything to the next.
+
+    >>> from frugal_rt import Restorer
+    >>> restorer = Restorer.load("photo")
+    >>> restorer("photo.jpg", noise=25).image.save("restored.png")
+    """
 
     def __init__(self, plan: Plan, engine: Engine):
         self.plan = plan
@@ -74,6 +56,8 @@ class Restorer:
         self._schedule_below = lru_cache(SCHEDULES)(partial(Schedule.below, plan.manifest["schedule"]))
         self._untiled: Restorer | None = None
         """The one of single tiles, where this one's images are larger."""
+        self._sized: Restorer | None = None
+        """The one for pictures of another size that was called last."""
         self._owns_plan = False
         """Whether the plan was opened for this restorer, and ends with it."""
         self.image_shape = plan.image_shape
@@ -137,33 +121,100 @@ class Restorer:
         restorer.image_shape, restorer._untiled, restorer._owns_plan = image_shape, self, self._owns_plan
         return restorer
 
-    tiled = at
-    """The earlier name of `at`."""
+    @overload
+    def __call__(
+        self, picture: "Named | Image.Image", *, output: Literal["pil"] | None = None, **options: "Unpack[Options]"
+    ) -> "Result[Image.Image]": ...
+    @overload
+    def __call__(
+        self,
+        picture: np.ndarray,
+        *,
+        range: Range | None = None,
+        output: Literal["array"] | None = None,
+        **options: "Unpack[Options]",
+    ) -> "Result[np.ndarray]": ...
+    @overload
+    def __call__(
+        self,
+        picture: TensorT,
+        *,
+        range: Range | None = None,
+        output: Literal["tensor"] | None = None,
+        **options: "Unpack[Options]",
+    ) -> "Result[TensorT]": ...
+    @overload
+    def __call__(
+        self, picture: Any, *, range: Range | None = None, output: Output, **options: "Unpack[Options]"
+    ) -> "Result[Any]": ...
+    def __call__(
+        self,
+        picture: Any,
+        *,
+        range: Range | None = None,
+        output: Output | None = None,
+        **options: "Unpack[Options]",
+    ) -> "Result[Any]":
+        """Restore a picture as `frugal-rt restore` does, to the bit: a Result, whose image is of the picture's kind.
+
+        picture: a file's name or a PIL image, for a PIL image; an array or a tensor on any device, for one of its type
+        and there: uint8, (H, W, C), (C, H, W) or (H, W), or floats on [-1, 1], (C, H, W), (H, W, C) or (H, W), NaN
+        where a pixel is missing; or several of one size along a first axis, each restored as it would be alone.
+        range: the values of black and white, such as (0, 1), of floats; sigma is on that scale then.
+        output: "pil", "array" or "tensor", in place of the picture's kind.
+        options: what was done to it (task, mask, hole, keep, scale, filter, kernel, border, keep_fraction, matrix,
+        grey), its noise (in grey levels of 255, or sigma), fit and align, each as on the command line, and the settings
+        of `restore`. With no task named the picture tells; where nothing is found wrong it is as it came, which
+        `Result.unchanged` says.
+
+        Raises InputError for what does not fit, KindError for a name or type that is none, MissingFile, DivergedError.
+        """
+        call = Call.read(self.plan, picture, range, output, options)
+        mine = self._of_size(call.image_shape)
+        groups = [
+            mine._begin(each.y[None], each.operator, replace(call.guidance, sigma=each.sigma)) for each in call.due
+        ]
+        results = mine._finish(groups, options.get("batch"), options.get("on_step")) if groups else []
+        return Result.of_pictures(call, results)
+
+    def _of_size(self, image_shape: Shape) -> "Restorer":
+        """The restorer for images of a shape (C, H, W): this one, that of the plan's, or one by `at`, which is kept."""
+        if image_shape == self.image_shape:
+            return self
+        base = self._untiled or self
+        if image_shape == base.image_shape:
+            return base
+        if base._sized is None or base._sized.image_shape != image_shape:
+            base._sized = base.at(*image_shape[1:])
+        return base._sized
 
     def restore(
         self,
         y: Any,
         operator: Operator,
         *,
-        sigma: float = 0.01,
-        aim: str | None = None,
-        method: str | None = None,
-        preset: str | None = None,
+        sigma: float | None = None,
+        aim: Aim | None = None,
+        method: Method | None = None,
+        preset: Preset | None = None,
         steps: int | None = None,
-        switch: str | int | None = None,
+        switch: When | None = None,
         every: int | None = None,
-        guidance: str | None = None,
+        guidance: StepSizes | None = None,
         zeta: float | None = None,
         lam: float | None = None,
         seed: int = 0,
         sample: int = 0,
         batch: int | None = None,
         on_step: Callable[[StepEvent], object] | None = None,
-    ) -> Result:
+        range: Range | None = None,
+    ) -> Result[np.ndarray]:
         """The images that `operator` and noise of deviation `sigma` turned into `y`.
 
-        y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1] (missing pixels may hold anything).
-        sigma: noise on the [-1, 1] scale, 0..2.
+        y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1], an array or a tensor on any device
+        (missing pixels may hold anything). That a picture's values all lie in [0, 1] is warned of.
+        sigma: noise on the [-1, 1] scale, 0..2. None: that of y is estimated where it is to be denoised, from a batch's
+        mean variance, and 0.01 is assumed otherwise; the command line and the service do the same.
         aim: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing: 8
         network calls, its default, or one. Any other linear operator starts from a plain estimate of the image: 12
         calls, frugal's fast preset, or 8 that draw next to nothing. Where a setting of a method is given, method to
@@ -181,13 +232,19 @@ class Restorer:
         seed, sample: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
         batch: rows that share a network call at most; None takes what was fastest for an image, measured once.
         on_step: called with a StepEvent after each step; an exception it raises stops the restoration between steps.
+        range: the values of black and white, such as (0, 1), where images are on another scale than [-1, 1]; y, sigma
+        and the result are on it then.
 
         Raises InputError for a measurement or setting that does not fit, among them a picture of integers, or with
         values beyond what the operator and 6 sigma make of [-1, 1]; DivergedError rather than return NaN or a
         constant image.
         """
-        if batch is not None and batch < 1:
-            raise InputError(f"batch must be at least 1; got {batch}")
+        y = to_array(y, "the measurement")
+        if range is not None:
+            y = signed_measurement(y, operator, range)
+            sigma = None if sigma is None else 2 * sigma / (range[1] - range[0])
+        elif math.isfinite(operator.peak):
+            warn_of_unsigned(y, "the measurement", depth=1)
         asked = Guidance(
             sigma=sigma,
             aim=aim,
@@ -202,30 +259,31 @@ class Restorer:
             seed=seed,
             sample=sample,
         )
-        rows = self.start(y, operator, asked)
-        (result,) = self.results([rows], batch, on_step)
-        if np.ndim(y) == 3:
-            result = replace(result, image=result.image[0])
-        return result
+        rows = self._begin(y, operator, asked)
+        (result,) = self._finish([rows], batch, on_step)
+        image = scaled(result.image, range)
+        return replace(result, image=image[0] if y.ndim == 3 else image)
 
-    def results(
+    def _finish(
         self,
         groups: Sequence[Sequence[Restoration]],
         batch: int | None = None,
         on_step: Callable[[StepEvent], object] | None = None,
     ) -> list[Result]:
-        """What several calls of `start` began, brought to its end together: a Result for each.
+        """What several calls of `_begin` began, brought to its end together: a Result for each.
 
         Their images are batches, and seconds a share by rows. Arguments as `restore` takes them. Raises DivergedError.
         """
+        if batch is not None and batch < 1:
+            raise InputError(f"batch must be at least 1; got {batch}")
         rows = [row for group in groups for row in group]
-        together = batch or self.fastest_batch(len(rows))
+        together = batch or self._fastest_batch(len(rows))
         seconds = run(rows, self.engine, together, on_step)
         shares = [{phase: taken * len(group) / len(rows) for phase, taken in seconds.items()} for group in groups]
-        return [self.gather(group, share, together) for group, share in zip(groups, shares, strict=True)]
+        return [self._gather(group, share, together) for group, share in zip(groups, shares, strict=True)]
 
-    def gather(self, rows: Sequence[Restoration], seconds: dict[str, float], batch: int) -> Result:
-        """The Result of rows that one call of `start` began and that are at their end, whoever advanced them.
+    def _gather(self, rows: Sequence[Restoration], seconds: dict[str, float], batch: int) -> Result:
+        """The Result of rows that one call of `_begin` began and that are at their end, whoever advanced them.
 
         `seconds` by phase and `batch` are what took and shared the calls. Raises DivergedError for a constant image.
         """
@@ -282,16 +340,19 @@ class Restorer:
         return self.engine.tiles if isinstance(self.engine, Tiled | Padded) else 1
 
     @property
-    def weight(self) -> int:
+    def _weight(self) -> int:
         """The pixels of an image in those of one of `Plan.image_shape`, rounded up."""
         return -(-math.prod(self.image_shape) // math.prod(self.plan.image_shape))
 
-    def start(self, y: Any, operator: Operator, asked: Guidance) -> list[Restoration]:
-        """A row for each measurement, not yet begun: for `results`, or for whoever drives `advance`.
+    def _begin(self, y: Any, operator: Operator, asked: Guidance) -> list[Restoration]:
+        """A row for each measurement, not yet begun: for `_finish`, or for whoever drives `advance`.
 
         `y` and `operator` as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
         """
-        images = self._measurement(y, operator, asked.sigma)
+        images = self._measurement(y, operator)
+        if asked.sigma is None:
+            asked = replace(asked, sigma=_unnamed_sigma(images, operator))
+        _check_scale(images, operator, asked.noise)
         settled = asked.settle(operator, len(images))
         if settled.method is not None:
             check_steps(settled.steps, train_betas(self.plan.manifest["schedule"]))
@@ -303,7 +364,7 @@ class Restorer:
             Restoration(
                 operator=operator,
                 y=self.engine.asarray(one),
-                sigma=asked.sigma,
+                sigma=asked.noise,
                 schedule=schedule,
                 switch=settled.switch,
                 zeta=settled.zeta,
@@ -328,12 +389,12 @@ class Restorer:
         if settled.start is None:
             return start_noise(self.image_shape, asked.seed, sample)
         assert isinstance(operator, Linear)  # others start from noise
-        start = plain_estimate(operator, y, asked.sigma)
+        start = plain_estimate(operator, y, asked.noise)
         if settled.aim is None or not isinstance(operator, Denoise):
             start = start + settled.start * start_noise(self.image_shape, asked.seed, sample)
         return np.asarray(schedule.abar[-1] ** 0.5 * start, np.float32)
 
-    def _measurement(self, y: Any, operator: Operator, sigma: float) -> np.ndarray:
+    def _measurement(self, y: Any, operator: Operator) -> np.ndarray:
         given = np.asarray(y)
         is_picture = math.isfinite(operator.peak)
         if given.dtype.kind == "c":
@@ -358,34 +419,28 @@ class Restorer:
         batch = operator.observed(batch)
         if not np.isfinite(batch).all():
             raise InputError("the measurement holds NaN or infinity")
-        most = operator.peak + 6 * sigma + ROUNDING
-        if is_picture and np.mean(np.abs(batch) > most) > BEYOND:
-            raise InputError(
-                f"the measurement is not on the [-1, 1] scale, or sigma = {sigma:g} is too small: values reach "
-                f"{np.abs(batch).max():.3g}, and {operator.name} with such noise {most:.3g}"
-            )
         return batch
 
-    def fastest_batch(self, rows: int) -> int:
+    def _fastest_batch(self, rows: int) -> int:
         """The batch that takes the least time an image in forward calls on this machine, among 1, 2, 4, .. 16.
 
         At most `rows`, and as many as the memory has room for; each size is timed once in a restorer's life, and none
         beyond the first that is slower. Where images are cut into tiles of the prior's size, it counts those.
         """
         if isinstance(self.engine, Tiled) and self._untiled is not None:
-            return self._untiled.fastest_batch(rows * self.engine.tiles)
+            return self._untiled._fastest_batch(rows * self.engine.tiles)
         if isinstance(self.engine, Padded):
             rows = min(rows, self.engine.rows)
         best = 1
         if rows == 1:
             return best
         for size in [size for size in (1, 2, 4, 8, 16) if size <= rows]:
-            if self.step_seconds(size) / size > self.step_seconds(best) / best:
+            if self._time_step(size) / size > self._time_step(best) / best:
                 break
             best = size
         return best
 
-    def step_seconds(self, batch: int, gradient: bool = False) -> float:
+    def _time_step(self, batch: int, gradient: bool = False) -> float:
         """The seconds of one step of `batch` images on this machine, with a gradient or without.
 
         Measured once in a restorer's life, with the operator that costs least.
@@ -393,7 +448,7 @@ class Restorer:
         if (batch, gradient) not in self._step_seconds:
             y, plain = np.zeros((batch, *self.image_shape), np.float32), Denoise(self.image_shape)
             asked = Guidance(sigma=1.0, steps=TRIALS + 1, method="dps" if gradient else "closed-form")
-            self._step_seconds[batch, gradient] = step_seconds(self.start(y, plain, asked), self.engine)
+            self._step_seconds[batch, gradient] = step_seconds(self._begin(y, plain, asked), self.engine)
         return self._step_seconds[batch, gradient]
 
     def _schedule(self, steps: int) -> Schedule:
@@ -401,3 +456,19 @@ class Restorer:
         if steps not in self._schedules:
             self._schedules[steps] = Schedule.respaced(self.plan.manifest["schedule"], steps)
         return self._schedules[steps]
+
+
+def _unnamed_sigma(y: np.ndarray, operator: Operator) -> float:
+    """The sigma of a batch (B, c, h, w) where none is named: a mean over its rows, of variances."""
+    found = [unnamed_sigma(one, isinstance(operator, Denoise))[0] for one in y]
+    return found[0] if len({*found}) == 1 else float(np.sqrt(np.mean(np.square(found))))
+
+
+def _check_scale(y: np.ndarray, operator: Operator, sigma: float) -> None:
+    """Raise InputError for a picture with values beyond what the operator and noise make of [-1, 1]."""
+    most = operator.peak + 6 * sigma + ROUNDING
+    if np.mean(np.abs(y) > most) > BEYOND:
+        raise InputError(
+            f"the measurement is not on the [-1, 1] scale, or sigma = {sigma:g} is too small: values reach "
+            f"{np.abs(y).max():.3g}, and {operator.name} with such noise {most:.3g}"
+        )

@@ -1,9 +1,14 @@
 """The package's shape: what it imports, which way, and what the wheel holds."""
 
 import ast
+import importlib
 import os
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -76,22 +81,100 @@ def test_the_package_list_matches_the_folders():
     assert set(setup["packages"]) == {"frugal_rt"} | ours
 
 
-@pytest.mark.long
-def test_a_caller_s_types_are_checked_also_where_the_install_is_editable(tmp_path):
-    """By what is installed here: `make` installs it editable, a wheel brings py.typed."""
-    caller = tmp_path / "caller.py"
-    caller.write_text(
-        "import numpy as np\n"
-        "from frugal_rt import Restorer, operators\n"
-        "restorer = Restorer.load('celeba.plan')\n"
-        "result = restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)), sigma=0.1)\n"
-        "reveal_type(result.image)\n"
-        "restorer.restore(np.zeros((3, 64, 64)), 'denoise')\n"
+OTHERS = (".git", ".venv", ".cache", ".editable", "build", "docs")
+"""What a wheel is not built from."""
+CALLER = """import numpy as np
+import torch
+from frugal_rt import Pool, Result, Restorer, operators, psnr, read, to_pil, write
+restorer = Restorer.load("photo")
+reveal_type(restorer("photo.jpg", task="inpaint", mask="m.png").image)
+reveal_type(restorer(np.zeros((8, 8, 3), np.uint8), scale=2, preset="fast").image)
+reveal_type(restorer(torch.zeros(3, 8, 8), range=(0, 1)).image)
+reveal_type(restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)), sigma=0.1).image)
+def shown(result: Result) -> None: write("x.png", to_pil(result.image))
+reveal_type(psnr(read("a.png"), read("b.png", size=(64, 64))))
+restorer("photo.jpg", preset="quick")
+restorer.restore(np.zeros((3, 64, 64)), "denoise")
+restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)), preset="quick")
+Pool("photo").submit(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)), aim="best")
+"""
+EXPECTED = {
+    5: 'Revealed type is "PIL.Image.Image"',
+    6: 'Revealed type is "numpy.ndarray',
+    7: 'Revealed type is "torch._tensor.Tensor"',
+    8: 'Revealed type is "numpy.ndarray',
+    10: 'Revealed type is "float"',
+    11: 'No overload variant of "__call__" of "Restorer" matches',
+    12: 'has incompatible type "str"; expected "Operator"',
+    13: "has incompatible type \"Literal['quick']\"",
+    14: "has incompatible type \"Literal['best']\"",
+}
+"""What mypy --strict says of lines of CALLER, and errors of no other."""
+
+
+def as_installed(tmp_path: Path) -> str:
+    """The Python of what is installed here: `make` installs it editable."""
+    return sys.executable
+
+
+def by_wheel(tmp_path: Path) -> str:
+    """A Python with the package's wheel, and all else that is installed here."""
+    for name in ("build", "setuptools"):
+        pytest.importorskip(name, reason=f"needs {name} (pip install 'frugal-rt[test]' setuptools)")
+    source, venv = tmp_path / "source", tmp_path / "venv"
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", ".cache", ".editable", "build", "docs")
     )
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ""})
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    python = venv / "bin" / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(subprocess.run([python, "-c", where], check=True, capture_output=True, text=True).stdout.strip())
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return str(python)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("install", [as_installed, by_wheel])
+def test_mypy_tells_a_caller_s_mistakes(tmp_path, install):
+    caller = tmp_path / "caller.py"
+    caller.write_text(CALLER)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(caller)]
+    how = ["--strict", "--python-executable", install(tmp_path), "--cache-dir", str(tmp_path / "cache")]
+    command = [sys.executable, "-m", "mypy", *how, str(caller)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     lines = run.stdout.splitlines()
-    assert 'Revealed type is "numpy.ndarray' in lines[0], run.stdout + run.stderr
-    assert 'has incompatible type "str"; expected "Operator"' in lines[1]
-    assert len(lines) == 3, run.stdout
+    told = [line for line in lines if "caller.py" in line and "note:     def" not in line]
+    for number, said in EXPECTED.items():
+        assert any(f"caller.py:{number}: " in line and said in line for line in told), run.stdout + run.stderr
+    errors = {int(line.split(":")[1]) for line in told if ": error: " in line}
+    assert errors == {number for number, said in EXPECTED.items() if "Revealed" not in said}, run.stdout
+    assert all("caller.py" in line or line.startswith("Found") for line in lines), run.stdout
+
+
+def test_the_api_page_has_every_public_name():
+    """Of the package and of its operators, by what defines it; errors are a module of it."""
+    import frugal_rt
+    from frugal_rt import operators
+    from frugal_rt.engines import errors
+
+    page = (ROOT / "docs" / "api.md").read_text()
+    told = re.findall(r"^::: (frugal_rt[\w.]+)$", page, re.MULTILINE)
+    defined = {path.rpartition(".")[2] for path in told if path != errors.__name__}
+    for path in set(told) - {errors.__name__}:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+    public = {*frugal_rt.__all__, *operators.__all__} - {"operators", *vars(errors)}
+    assert public <= defined, public - defined
+    assert errors.__name__ in told
+
+
+def test_a_restorer_shows_no_internals():
+    from frugal_rt import Restorer
+
+    shown = {name for name in dir(Restorer) if not name.startswith("_")}
+    assert shown == {"load", "restore", "at", "close", "tile", "tiles"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import BackendError, InputError, PlanError
+from ..errors import BackendError, InputError, MissingFile, PlanError, UnreadableError
 from ..onnx_reader import external_files
 from .sessions import PROVIDERS, import_onnxruntime, session_options
 
@@ -29,9 +29,9 @@ class Lpips:
         try:
             graph = Path(path).read_bytes()
         except FileNotFoundError:
-            raise InputError(f"there is no file {path}; make one with: frugal-rt eval --fetch-lpips FILE") from None
+            raise MissingFile(f"there is no file {path}; make one with: frugal-rt eval --fetch-lpips FILE") from None
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+            raise UnreadableError(f"cannot read {path}: {error.strerror or error}") from error
         try:
             elsewhere = external_files(memoryview(graph), name)
         except PlanError as error:

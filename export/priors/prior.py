@@ -32,6 +32,19 @@ SCHEDULERS = (
     *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
 )
 """diffusers' classes that sample a network trained on a schedule of betas: how they step is not asked."""
+OF_LATENTS = (
+    *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"),
+)
+LATENT_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+"""What those mean where a config does not say its betas: those of latent diffusion."""
+UNET_FIELDS = {
+    *("sample_size", "in_channels", "out_channels", "center_input_sample", "time_embedding_type", "time_embedding_dim"),
+    *("freq_shift", "flip_sin_to_cos", "down_block_types", "mid_block_type", "up_block_types", "block_out_channels"),
+    *("layers_per_block", "mid_block_scale_factor", "downsample_padding", "downsample_type", "upsample_type"),
+    *("dropout", "act_fn", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups", "norm_eps"),
+    *("resnet_time_scale_shift", "add_attention", "class_embed_type", "num_class_embeds", "num_train_timesteps"),
+}
+"""Of UNet2DModel's config. All shape the network that diffusers builds, which is what is exported."""
 OTHER_PIPELINES = ("LDMPipeline", "ScoreSdeVePipeline", "KarrasVePipeline", "ConsistencyModelPipeline")
 """diffusers' pipelines of a UNet2DModel that is no prior of pixels on a schedule of betas."""
 AUTOENCODERS = ("vae", "vqvae", "movq")
@@ -164,6 +177,14 @@ def make_prior(
     """A prior of these configs, checked. Raises ExportError where it is of a kind not supported."""
     if unet.get("_class_name") != "UNet2DModel":
         raise ExportError(f"{name}: the UNet is a {unet.get('_class_name')}, only an unconditional UNet2DModel works")
+    unknown = sorted(
+        field for field in unet.keys() - UNET_FIELDS if unet[field] is not None and not field.startswith("_")
+    )
+    if unknown:
+        raise ExportError(
+            f"{name}: the UNet has {unknown[0]} = {unet[unknown[0]]}, which UNet2DModel does not know; take it out of "
+            "its config if the network does not need it"
+        )
     if unet.get("class_embed_type") is not None or unet.get("num_class_embeds") is not None:
         raise ExportError(f"{name}: the UNet is class-conditional; only unconditional priors work")
     if unet.get("time_embedding_type", "positional") != "positional":
@@ -184,6 +205,8 @@ def make_prior(
             raise ExportError(f"{name}: {key} must be a whole number above 0; it is {unet.get(key)}")
     channels, r = _pixel_layout(name, unet["in_channels"])
     ratio = unet["out_channels"] / unet["in_channels"]
+    scheduler = {**(LATENT_BETAS if sampler in OF_LATENTS else {}), **scheduler}
+    scheduler = {key: value for key, value in scheduler.items() if value is not None or key not in UNSAID}
     said = {**UNSAID, **scheduler}
     variance = str(said["variance_type"])
     if variance not in VARIANCE_TYPES or ratio != (2 if variance == "learned_range" else 1):

@@ -38,6 +38,7 @@ from ...engines.plan import WEIGHTS
 from ...engines.torch.baselines import COMPILED, PEERS
 from ..restorer import Restorer
 from ..sampling.advance import advance
+from ..sampling.choices import Method
 from ..sampling.guidance import Guidance, stride_of
 from ..sampling.restoration import start_noise
 from ..sampling.schedule import Schedule
@@ -307,7 +308,7 @@ def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured
     """Whole restorations of one image: the poster's three methods and ours."""
     half = steps // 2
 
-    def row(kind: str, name: str, k: int | None, gradients: int) -> Row:
+    def row(kind: Method, name: str, k: int | None, gradients: int) -> Row:
         cells: dict[str, Cell] = {
             label: partial(_restoration, plan, engine, measured, steps, kind, k) for label, engine in engines.items()
         }
@@ -336,11 +337,13 @@ def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
     return _paced(forward, timed, 1 if brief else None)
 
 
-def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, method: str, batch: int, brief: bool) -> Sample:
+def _steps(
+    plan: Plan, engine: Engine, measured: Measured, steps: int, method: Method, batch: int, brief: bool
+) -> Sample:
     """Consecutive steps from pure noise on."""
     timed = _timed(engine)
     y = np.repeat(measured.y[None], batch, axis=0)
-    rows = Restorer(plan, engine).start(y, measured.operator, Guidance(sigma=SIGMA, steps=steps, method=method))
+    rows = Restorer(plan, engine)._begin(y, measured.operator, Guidance(sigma=SIGMA, steps=steps, method=method))
     engine.prepare(gradients=method == "dps", batch=batch)
 
     def step() -> Array:
@@ -376,7 +379,7 @@ def _paced(call: Callable[[], Array], engine: Engine, most: int | None) -> Sampl
 
 
 def _restoration(
-    plan: Plan, engine: Engine, measured: Measured, steps: int, method: str, k: int | None, brief: bool
+    plan: Plan, engine: Engine, measured: Measured, steps: int, method: Method, k: int | None, brief: bool
 ) -> Sample:
     timed = _timed(engine)
     if brief and not engine.records:  # recordings are of a number of steps

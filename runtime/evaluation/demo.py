@@ -13,7 +13,9 @@ from ..pictures.damage import Damage, sigma_of
 from ..pictures.decoding import Photo
 from ..pictures.images import PORTRAIT, fit_photo, read_photo, to_picture
 from ..pictures.simulate import simulate
-from ..restorer import Restorer, Result
+from ..restorer import Restorer
+from ..result import Result
+from ..sampling.choices import Aim
 from ..sampling.loop import StepEvent
 from ..sampling.psnr import psnr
 from . import plain
@@ -103,7 +105,7 @@ def run(
     picture: Photo | None = None,
     steps: int | None = None,
     seed: int = 0,
-    aim: str | None = None,
+    aim: Aim | None = None,
     on_step: Callable[[StepEvent], object] | None = None,
 ) -> Iterator[Row]:
     """Restore a picture, the portrait by default, after each of `tasks`; a Row each, when it is done.
@@ -117,9 +119,7 @@ def run(
             restorer = restorer.at(*operator.image_shape[1:])
         sigma = damage(task, operator.image_shape).sigma or 0.0
         asked = None if steps else aim
-        result = restorer.restore(
-            y, operator, sigma=sigma, aim=asked, steps=steps, seed=seed, on_step=on_step
-        )
+        result = restorer.restore(y, operator, sigma=sigma, aim=asked, steps=steps, seed=seed, on_step=on_step)
         name, other = _by_plain(y, missing, sigma, clean)
         gained, plain_psnr = (float(psnr(one[None], clean[None])[0]) for one in (result.image, other))
         prior = result.settings["prior"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...engines import InputError
+from ...engines import InputError, UnreadableError
 from ..operators import Shape
 from ..pictures.decoding import Photo, decode_photo
 from ..pictures.images import MAX_BYTES, SUFFIXES, fit_photo, read_photo
@@ -45,7 +45,7 @@ def read_pictures(
     except tarfile.TarError as error:
         raise InputError(f"{source.name} is neither a folder of pictures nor an uncompressed .tar of them") from error
     except OSError as error:
-        raise InputError(f"cannot read {source}: {error.strerror or error}") from error
+        raise UnreadableError(f"cannot read {source}: {error.strerror or error}") from error
     names = sorted(readers)[:count]
     if not names:
         raise InputError(f"there are no pictures in {source} ({', '.join(SUFFIXES)})")
@@ -79,7 +79,7 @@ def _in_tar(path: Path) -> Readers:
                 file.seek(member.offset_data)
                 return decode_photo(file.read(member.size), name)
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+            raise UnreadableError(f"cannot read {path}: {error.strerror or error}") from error
 
     return {member.name: lambda member=member: read(member) for member in members}  # type: ignore[misc]
 

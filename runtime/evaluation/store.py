@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...engines import FrugalError, InputError
+from ...engines import FileError, InputError
 from ...engines.files import atomic_write
 from ..pictures.images import read_photo, to_picture, write_png
 from .evaluate import Group, Key, Row
@@ -60,7 +60,7 @@ class Store:
         return {(row["task"], row["method"], row["seed"]) for row in self.rows}
 
     def add(self, group: Group) -> None:
-        """Keep a group. Its pictures are written first: rows that are there have theirs. Raises FrugalError."""
+        """Keep a group. Its pictures are written first: rows that are there have theirs. Raises FileError."""
         if not self.rows:
             self._make()
         task, method, seed = group.key
@@ -88,7 +88,7 @@ class Store:
             (self.folder / PICTURES).mkdir(parents=True, exist_ok=True)
             (self.folder / ROWS).unlink(missing_ok=True)
         except OSError as error:
-            raise FrugalError(f"cannot write {self.folder}: {error.strerror}") from error
+            raise FileError(f"cannot write {self.folder}: {error.strerror}") from error
         self.write(RUN, json.dumps(self.run, indent=1) + "\n")
 
     def _strip(self, task: str, method: str) -> Path:

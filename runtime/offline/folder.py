@@ -13,13 +13,14 @@ import numpy as np
 
 from ...engines import DivergedError, FrugalError, InputError
 from ...engines.files import is_folder, is_there
-from ..pictures.align import Aligned, align
 from ..pictures.damage import Damage
 from ..pictures.decoding import LARGEST, Metadata, Photo, decode_photo
 from ..pictures.formats import is_restored
 from ..pictures.images import SUFFIXES, UNREAD
-from ..pictures.measurement import Measurement, own_size, prepare
-from ..restorer import Restorer, Result
+from ..pictures.measurement import Measurement
+from ..pictures.ready import Ready, make_ready
+from ..restorer import Restorer
+from ..result import Result
 from ..sampling.guidance import Guidance
 from ..sampling.loop import StepEvent
 from .streams import STREAM
@@ -35,17 +36,24 @@ class Prepared:
     """A picture that can be restored."""
 
     source: Path
-    photo: Photo
-    measurement: Measurement
+    ready: Ready
     restorer: Restorer
     """The one for its size."""
-    aligned: Aligned | None = None
-    """The faces that are restored, where that is not all; `measurement` is then the first one's."""
+
+    @property
+    def photo(self) -> Photo:
+        """The picture, or the photograph around its faces."""
+        return self.ready.photo
+
+    @property
+    def measurement(self) -> Measurement:
+        """The first one's, of several faces."""
+        return self.ready.measurement
 
     @property
     def measurements(self) -> list[Measurement]:
         """The measurement of each face, or of all."""
-        return [self.measurement] if self.aligned is None else [face.measurement for face in self.aligned.faces]
+        return self.ready.measurements
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,8 @@ class Restored:
     @classmethod
     def of(cls, one: Prepared, results: Sequence[Result]) -> "Restored":
         """results: one for each of `one.measurements`."""
-        photo, measurement, aligned = one.photo, one.measurement, one.aligned
+        photo, measurement, aligned = one.photo, one.measurement, one.ready.aligned
         result = results[0]
-        images = result.image if measurement.inside is None else result.image[(..., *measurement.inside)]
         if len(results) > 1:
             taken = {phase: sum(each.seconds[phase] for each in results) for phase in result.seconds}
             result = replace(result, seconds=taken)
@@ -84,8 +91,8 @@ class Restored:
             because=measurement.because,
             sigma=measurement.sigma,
             faces=() if aligned is None else aligned.settings,
-            images=images if aligned is None else aligned.paste([each.image for each in results]),
-            missing=None if aligned is None else aligned.left_missing(),
+            images=one.ready.laid_out([each.image for each in results]),
+            missing=one.ready.left_missing,
             result=result,
             notes=photo.notes,
         )
@@ -197,19 +204,12 @@ class FolderRestorer:
 
     def _prepare(self, source: Path, data: bytes) -> Prepared:
         """A picture of that name, from its file. Raises InputError."""
-        order, mine, aligned = self._order, self._restorer, None
+        order, mine = self._order, self._restorer
         photo = decode_photo(data, name_of(source), LARGEST if order.damage.is_picture else math.inf)
-        if order.align:
-            aligned = align(photo, mine.plan, order.damage)
-            photo, measurement = aligned.photo, aligned.faces[0].measurement
-        else:
-            sizing = own_size(photo, order.damage, mine.image_shape, mine.plan.stride is not None, order.fit)
-            if sizing.image_shape != mine.image_shape:
-                mine = self._at(*sizing.image_shape[1:])
-            measurement = prepare(photo, mine.image_shape, order.damage, sizing.fit, self._operators)
-            if sizing.said:
-                measurement = replace(measurement, because=f"{measurement.because}; {sizing.said}")
-        prepared = Prepared(source, photo, measurement, mine, aligned)
+        ready = make_ready(photo, mine.plan, order.damage, order.fit, order.align, self._operators)
+        if ready.image_shape != mine.image_shape:
+            mine = self._at(*ready.image_shape[1:])
+        prepared = Prepared(source, ready, mine)
         if order.guidance.method != "dps":
             for each in prepared.measurements:
                 each.operator.prepare()
@@ -222,7 +222,7 @@ class FolderRestorer:
         restorer, order = pictures[0].restorer, self._order
         try:
             groups = [
-                restorer.start(
+                restorer._begin(
                     np.repeat(each.y[None], order.samples, axis=0),
                     each.operator,
                     replace(order.guidance, sigma=each.sigma),
@@ -230,7 +230,7 @@ class FolderRestorer:
                 for one in pictures
                 for each in one.measurements
             ]
-            results = iter(restorer.results(groups, on_step=on_step))
+            results = iter(restorer._finish(groups, on_step=on_step))
             return [Restored.of(one, [*islice(results, len(one.measurements))]) for one in pictures]
         except DivergedError as error:
             if len(pictures) == 1:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ...engines import FrugalError, InputError
+from ...engines import FileError, InputError
 from ...engines.files import is_pipe
 from ..pictures.images import MAX_BYTES, read_bytes
 
@@ -34,7 +34,7 @@ def check_output() -> None:
 
 
 def write(data: bytes) -> None:
-    """Write to standard output. Raises FrugalError, or BrokenPipeError where nobody reads it any more."""
+    """Write to standard output. Raises FileError, or BrokenPipeError where nobody reads it any more."""
     sys.stdout.flush()
     stream = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)  # raw: what failed is not tried again at the exit
     rest = memoryview(data)
@@ -44,4 +44,4 @@ def write(data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise FrugalError(f"cannot write to standard output: {error.strerror or error}") from error
+        raise FileError(f"cannot write to standard output: {error.strerror or error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...engines import MissingExtra, Plan
 from ...engines.files import atomic_write
-from ..restorer import Result
+from ..result import Result
 from ..sampling.guidance import FRUGAL_POWER, switch_of
 from ..sampling.restoration import Phase
 from ..sampling.schedule import Schedule

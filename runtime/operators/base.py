@@ -1,6 +1,7 @@
 """Degradations y = A(x) + sigma n. Linear ones through their singular value decomposition A = U S V^T, never a dense A.
 
-An operator acts on a batch of images (B, C, H, W) and gives measurements (B, c, h, w). Coefficients (of `Vt`, `Ut`
+An operator acts on an image (C, H, W), or a batch (B, C, H, W), and gives measurements (c, h, w) or (B, c, h, w). Its
+methods are written for batches, and `Operator` makes those of OF_ARRAYS take one alone. Coefficients (of `Vt`, `Ut`
 and the spectrum) are arrays of the measurement's shape: U is square and orthonormal, V has orthonormal columns (or
 columns of zeros, where there are more measurements than pixels), and singular values of zero mark what A does not see.
 Everything is numpy or torch, whatever `x` is.
@@ -9,7 +10,7 @@ Everything is numpy or torch, whatever `x` is.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,32 @@ from ...engines import Array, InputError
 from ...engines.array_api import array_namespace
 
 Shape = tuple[int, int, int]
+"""Channels, height, width."""
+OF_ARRAYS = ("A", "vjp", "AT", "resolvent", "gram", "precondition", "Vt", "V", "Ut", "U")
+"""Methods whose first argument is an image, a measurement or coefficients, alone or in a batch; of vjp, both are."""
+
+
+def _alone_too(method: Callable[..., Array]) -> Callable[..., Array]:
+    """`method` of batches (B, c, h, w), for arrays (c, h, w) too, which give one without a batch axis."""
+
+    @wraps(method)
+    def either(self: Any, array: Array, *more: Any, **named: Any) -> Array:
+        if len(array.shape) != 3:
+            return method(self, array, *more, **named)
+        rows = (one[None] if getattr(one, "ndim", 0) == 3 else one for one in more)
+        return method(self, array[None], *rows, **named)[0]
+
+    return either
 
 
 class Operator(ABC):
-    """A degradation of images of one shape: what it does, and its vector-Jacobian product. Enough for DPS."""
+    """A degradation of images of one shape: what it does, and its vector-Jacobian product. Enough for DPS.
+
+    >>> from frugal_rt import operators
+    >>> halving = operators.SuperResolution((3, 64, 64), 2)
+    >>> halving.A(np.zeros((3, 64, 64))).shape, halving.AT(np.zeros((5, 3, 32, 32))).shape
+    ((3, 32, 32), (5, 3, 64, 64))
+    """
 
     name: str
     image_shape: Shape
@@ -38,6 +61,12 @@ class Operator(ABC):
     def __init__(self, image_shape: Shape, measurement_shape: Shape):
         self.image_shape = image_shape
         self.measurement_shape = measurement_shape
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        for name in OF_ARRAYS:
+            if name in vars(cls):
+                setattr(cls, name, _alone_too(vars(cls)[name]))
 
     @abstractmethod
     def A(self, x: Array) -> Array:

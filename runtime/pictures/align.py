@@ -14,7 +14,7 @@ from .detail import detail
 from .faces import SURE, Face, find_faces
 from .images import fit_photo, resized
 from .measurement import Measurement, measure
-from .noise_level import estimate_sigma
+from .noise_level import unnamed_sigma
 
 ALIGNED = ("denoise", "inpaint", "colorize")
 """The tasks that survive a change of scale: what happened to a pixel has no width, as a kernel or a block has."""
@@ -246,13 +246,11 @@ def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
 def _framed(settled: SettledDamage, frame: Frame, cut: Photo, shape: Shape) -> tuple[FramedFace, str]:
     """The square `cut` as a measurement, and what to say of its noise."""
     measurement = measure(replace(settled, photo=cut, damage=replace(settled.damage, sigma=0.0)), shape)
-    own, whence = settled.damage.sigma, "as asked"
-    if own is None and settled.task == "denoise":
+    own, sigma, whence = settled.damage.sigma, settled.damage.sigma, "as asked"
+    if own is None or sigma is None:
         _, rows, columns = frame.places(settled.photo)
-        own, whence = estimate_sigma(settled.photo.pixels[:, rows, columns]), "estimated"
-    elif own is None:
-        own, whence = SIGMA, "assumed"
-    sigma = own if whence == "as asked" else max(SIGMA, own)
+        sigma, found = unnamed_sigma(settled.photo.pixels[:, rows, columns], settled.task == "denoise")
+        own, whence = (SIGMA, "assumed") if found is None else (found, "estimated")
     averaged = sigma * min(1, shape[2] / frame.side) if whence != "assumed" else sigma
     said = f"sigma {sigma:.3f} {whence}" + (f", {averaged:.3f} in the frame" if averaged < sigma else "")
     return FramedFace(frame, replace(measurement, sigma=averaged), own), said

@@ -118,12 +118,43 @@ def decode_photo(data: bytes, name: str, largest: float = LARGEST, limits: Limit
         notes.append(f"{name} holds {frames} pictures (frames or pages); only the first is read")
     with _opened(data, name, limits) as picture:
         picture.load()
-        turn, exif = _read_exif(picture, name, notes)
-        metadata = Metadata.of(picture, exif, limits.max_metadata)
-        image = picture.transpose(TURNS[turn]) if turn in TURNS else picture.copy()
-        image = _from_inks(image, name, notes)
+        image, metadata = _upright(picture, name, notes, limits)
         picture.close()  # it, and not only its file
     return _from_image(image, name, metadata, tuple(notes))
+
+
+def photo_of(picture: Image.Image, name: str = "the picture") -> Photo:
+    """The photo of a PIL image, read as its file would be; it stays as it is. Raises InputError."""
+    if math.prod(picture.size) > WIDE.max_pixels:
+        raise InputError(f"{name} has {math.prod(picture.size)} pixels; up to {WIDE.max_pixels} are read")
+    notes: list[str] = []
+    with as_input_error(lambda error: f"{name} is a broken picture: {error}"):
+        picture.load()
+        image, metadata = _upright(picture, name, notes, WIDE)
+    return _from_image(image, name, metadata, tuple(notes))
+
+
+def photo_of_array(array: np.ndarray, name: str, largest: float = LARGEST) -> Photo:
+    """The photo of an array (C, H, W) or (H, W) on [-1, 1], NaN where a pixel is missing. Raises InputError.
+
+    largest: a value beyond it is taken for one on another scale.
+    """
+    if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (1, 3)):
+        raise InputError(
+            f"{name} must be a real array of (H, W), (1, H, W) or (3, H, W); it is {array.dtype} {array.shape}"
+        )
+    pixels = np.array(array if array.ndim == 3 else array[None], np.float32)
+    missing = np.asarray(np.isnan(pixels).any(axis=0))
+    pixels[:, missing] = 0
+    if not pixels.size or not max(-pixels.min(), pixels.max()) <= min(largest, np.finfo(np.float32).max):
+        raise InputError(f"{name} must hold values on the [-1, 1] scale (noise may go beyond), NaN for missing pixels")
+    return Photo(pixels, missing if missing.any() else None)
+
+
+def looks_unsigned(pixels: np.ndarray) -> bool:
+    """Whether all values lie in [0, 1], and not all are 0: pictures on [-1, 1] seldom have none below 0."""
+    known = pixels[np.isfinite(pixels)]
+    return bool(known.size and known.any() and known.min() >= 0 and known.max() <= 1)
 
 
 def count_pixels(data: bytes, name: str, limits: Limits | None = None) -> int:
@@ -201,6 +232,14 @@ def _unknown(data: bytes, name: str, limits: Limits) -> str:
         if kind not in limits.formats and accepts is not None and accepts(data[:16]):
             return f"{name} is a {kind}, which only the command line reads; send it as a PNG"
     return f"{name} is not a picture this can read ({', '.join(limits.formats)}, .npy)"
+
+
+def _upright(picture: Image.Image, name: str, notes: list[str], limits: Limits) -> tuple[Image.Image, Metadata]:
+    """A copy of a picture, turned as its EXIF says and out of its inks, and its metadata."""
+    turn, exif = _read_exif(picture, name, notes)
+    metadata = Metadata.of(picture, exif, limits.max_metadata)
+    image = picture.transpose(TURNS[turn]) if turn in TURNS else picture.copy()
+    return _from_inks(image, name, notes), metadata
 
 
 def _from_inks(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
@@ -352,17 +391,11 @@ def _alpha(image: Image.Image) -> np.ndarray:
 
 
 def _from_npy(data: bytes, name: str, largest: float, limits: Limits) -> Photo:
-    array = load_npy(io.BytesIO(data), name, 3 * limits.max_pixels)
-    if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (1, 3)):
-        raise InputError(
-            f"{name} must be a real array of (H, W), (1, H, W) or (3, H, W); it is {array.dtype} {array.shape}"
-        )
-    pixels = np.asarray(array if array.ndim == 3 else array[None], np.float32)
-    missing = np.asarray(np.isnan(pixels).any(axis=0))
-    pixels[:, missing] = 0
-    if not pixels.size or not max(-pixels.min(), pixels.max()) <= min(largest, np.finfo(np.float32).max):
-        raise InputError(f"{name} must hold values on the [-1, 1] scale (noise may go beyond), NaN for missing pixels")
-    return Photo(pixels, missing if missing.any() else None)
+    photo = photo_of_array(load_npy(io.BytesIO(data), name, 3 * limits.max_pixels), name, largest)
+    if largest < math.inf and looks_unsigned(photo.pixels):
+        said = f"{name}: all values lie in [0, 1], and are taken to be on [-1, 1]; if they are not, save 2 x - 1"
+        return replace(photo, notes=(said,))
+    return photo
 
 
 def _npy_shape(file: IO[bytes], name: str, most: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from ...engines import InputError
+from ...engines import InputError, MissingFile, UnreadableError
 from ...engines.files import atomic_write
 from ..operators.dense import MAX_VALUES
 from .decoding import FORMATS, LARGEST, MASK_LEVEL, Metadata, Photo, decode_photo, load_npy
@@ -64,9 +64,9 @@ def read_bytes(path: Path) -> bytes:
             raise InputError(f"{path.name} has more than {MAX_BYTES >> 20} MiB, up to which pictures are read")
         return data
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
+        raise MissingFile(f"there is no file {path}") from None
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UnreadableError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
@@ -110,9 +110,9 @@ def read_matrix(path: str | os.PathLike[str]) -> np.ndarray:
         with Path(path).open("rb") as file:
             return load_npy(file, Path(path).name, MAX_VALUES)
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
+        raise MissingFile(f"there is no file {path}") from None
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UnreadableError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def fit_photo(photo: Photo, size: tuple[int, int], how: str) -> Photo:

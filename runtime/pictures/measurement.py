@@ -38,7 +38,6 @@ from .damage import (
     BORDERS,
     FILTERS,
     GREY,
-    SIGMA,
     TASK_FIELDS,
     VECTORS,
     Damage,
@@ -48,7 +47,7 @@ from .damage import (
 )
 from .decoding import MAX_PIXELS, Photo
 from .images import fit_photo, pad_photo
-from .noise_level import CLEAN, estimate_sigma
+from .noise_level import CLEAN, unnamed_sigma
 
 PAINTED = ("inpaint", "outpaint")
 """The tasks that are nothing but a mask."""
@@ -103,7 +102,7 @@ def measure(
     surroundings unmeasured; `Measurement.inside` is then the picture's part of what is restored. made: empty at first;
     it holds a few operators over calls with the same Damage, so that pictures of one size share theirs.
 
-    A sigma that nobody named is estimated for denoising, and SIGMA otherwise. Raises InputError.
+    A sigma that nobody named is by `unnamed_sigma`. Raises InputError.
     """
     photo, task, damage, because = settled.photo, settled.task, settled.damage, settled.because
     if task == "outpaint" and damage.keep is None and photo.missing is None:
@@ -124,18 +123,10 @@ def measure(
         because = share if isinstance(operator, Inpaint) else f"{because}; {share}"
     y = _measured(photo, operator, task, damage)
     sigma, is_clean = damage.sigma, False
-    if sigma is None and task == "denoise":
-        found = estimate_sigma(y[(..., *seen)])
-        is_clean, sigma = damage.task is None and found < CLEAN, max(SIGMA, found)
-        levels = f"{127.5 * found:.1f} grey levels of 255"
-        because += (
-            f", and its noise is {levels}, below {127.5 * CLEAN:g}: nothing was found wrong"
-            if is_clean
-            else f"; sigma {sigma:.3f} estimated, {levels}"
-        )
-    elif sigma is None:
-        sigma = SIGMA
-        because += f"; sigma {sigma:.3f} assumed"
+    if sigma is None:
+        sigma, found = unnamed_sigma(y[(..., *seen)], task == "denoise")
+        is_clean = damage.task is None and found is not None and found < CLEAN
+        because += _noise(sigma, found, is_clean)
     inside = None
     if photo.outside is not None:
         factor = image_shape[1] // operator.measurement_shape[1]
@@ -144,6 +135,16 @@ def measure(
             slice(factor * seen[1].start, factor * seen[1].stop),
         )
     return Measurement(operator, operator.observed(y), sigma, task, because, inside, is_clean)
+
+
+def _noise(sigma: float, found: float | None, is_clean: bool) -> str:
+    """The clause that says whence sigma is, which nobody named."""
+    if found is None:
+        return f"; sigma {sigma:.3f} assumed"
+    levels = f"{127.5 * found:.1f} grey levels of 255"
+    if is_clean:
+        return f", and its noise is {levels}, below {127.5 * CLEAN:g}: nothing was found wrong"
+    return f"; sigma {sigma:.3f} estimated, {levels}"
 
 
 def whole_operator(task: str, shape: Shape, damage: Damage) -> Linear:

@@ -4,7 +4,7 @@ import numpy as np
 
 from ...engines import InputError
 from ..operators import GREY_WEIGHTS
-from .damage import GREY
+from .damage import GREY, SIGMA
 
 CLEAN = 2 / 127.5
 """Noise below which a picture counts as clean, on the [-1, 1] scale: 2 grey levels of 255.
@@ -27,6 +27,18 @@ SUBSAMPLED = 0.25
 """Share of lightness's noise that colours have at most where a JPEG has smoothed them; elsewhere it is about 1."""
 LIGHT = 3 / 127.5
 """Deviations of lightness up to here may be texture's: of tune-20's clean pictures 19 of 20 read less, as JPEGs 18."""
+
+
+def unnamed_sigma(pixels: np.ndarray, denoising: bool) -> tuple[float, float | None]:
+    """Return sigma where nobody names it, and the estimate that it comes of: one rule at every door.
+
+    The noise of a picture (C, H, W) that is to be denoised is estimated, and counts as SIGMA at least. A measurement of
+    anything else is taken to have SIGMA, and the estimate is None. Raises InputError as `estimate_sigma` does.
+    """
+    if not denoising:
+        return SIGMA, None
+    found = estimate_sigma(pixels)
+    return max(SIGMA, found), found
 
 
 def estimate_sigma(pixels: np.ndarray) -> float:

@@ -29,7 +29,7 @@ class Costs:
     def _curve(restorer: Restorer, pulls: bool, most: int) -> dict[int, float]:
         seconds: dict[int, float] = {}
         for size in (size for size in SIZES if size <= most):
-            taken = restorer.step_seconds(size, pulls)
+            taken = restorer._time_step(size, pulls)
             if seconds and taken / size > (1 - GAIN) * seconds[size // 2] / (size // 2):
                 break
             seconds[size] = taken

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...engines import FrugalError
-from ..restorer import Result
+from ..result import Result
 from ..sampling.guidance import Guidance
 from .costs import Costs
 from .scheduler import Moved, Underway

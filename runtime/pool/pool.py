@@ -9,19 +9,24 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...engines import InputError
+from ...engines import InputError, KindError
 from ..operators import Operator
-from ..restorer import Result
+from ..pictures.kinds import to_array
+from ..result import Result
+from ..sampling.choices import Settings
 from ..sampling.guidance import Guidance
 from .costs import Costs
 from .messages import Report, Setup, Submit
 from .requests import OnMove, Places, Request, places_of
 from .wire import packed
 from .workers import Workers
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # a type checker brings it along
 
 LIMIT = 64
 """Images that a pool takes at once, those in work and those that wait."""
@@ -134,7 +139,7 @@ class Pool:
         deadline: float | None = None,
         on_move: OnMove | None = None,
         previews: bool = False,
-        **settings: Any,
+        **settings: "Unpack[Settings]",
     ) -> "Future[Result]":
         """A future of what `Restorer.restore` would give; cancelling it stops the restoration at the next step.
 
@@ -147,8 +152,9 @@ class Pool:
         """
         unknown = sorted(settings.keys() - SETTINGS)
         if unknown:
-            raise InputError(f"there is no setting {unknown[0]!r}; there are {', '.join(sorted(SETTINGS))}")
-        y = np.asarray(y, np.float32)
+            raise KindError(f"there is no setting {unknown[0]!r}; there are {', '.join(sorted(SETTINGS))}")
+        y = to_array(y, "the measurement")
+        y = y.astype(np.float32) if y.dtype.kind == "f" else y  # others are for the worker to refuse
         images = len(y) if y.ndim == 4 else 1
         key = next(self._keys)
         try:
@@ -169,9 +175,20 @@ class Pool:
             self._workers.take(request, None if deadline is None else time.monotonic() + deadline)
         return future
 
-    async def restore(self, y: Any, operator: Operator, **settings: Any) -> Result:
+    async def restore(
+        self,
+        y: Any,
+        operator: Operator,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+        on_move: OnMove | None = None,
+        previews: bool = False,
+        **settings: "Unpack[Settings]",
+    ) -> Result:
         """`submit`, awaited: cancelling the coroutine cancels the restoration."""
-        return await asyncio.wrap_future(self.submit(y, operator, **settings))
+        how: dict[str, Any] = {"priority": priority, "deadline": deadline, "on_move": on_move, "previews": previews}
+        return await asyncio.wrap_future(self.submit(y, operator, **how, **settings))
 
     def swap(self, plan: str | os.PathLike[str], backend: str | None = None) -> None:
         """Go over to another plan: load it, warm it up, send it what comes from now on, and let the old one finish.

@@ -62,7 +62,7 @@ class Preparation:
             operator = self._operators.get(submit.operator, submit.asked.method != "dps")
             size = operator.image_shape[1:]
             mine = self._restorer if size == self._restorer.image_shape[1:] else self._at(*size)
-            self._inbox.put(Begun(submit.key, mine, mine.start(submit.y, operator, submit.asked)))
+            self._inbox.put(Begun(submit.key, mine, mine._begin(submit.y, operator, submit.asked)))
         except FrugalError as error:
             self._inbox.put(Refused(submit.key, error))
         except BaseException as error:  # noqa: BLE001 (a caller's own operator may raise anything)

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from ...engines import BusyError, FrugalError, WorkerError
-from ..restorer import Result
+from ..result import Result
 from .scheduler import Moved
 
 OnMove = Callable[[Moved], object]

@@ -12,7 +12,8 @@ import numpy as np
 
 from ...engines import Array, DivergedError, FrugalError, InputError
 from ...engines.tiled import Tiled
-from ..restorer import Restorer, Result
+from ..restorer import Restorer
+from ..result import Result
 from ..sampling.advance import advance
 from ..sampling.loop import no_seconds
 from ..sampling.restoration import Restoration
@@ -119,7 +120,7 @@ class Scheduler:
         return len(self._turns)
 
     def add(self, key: int, restorer: Restorer, rows: Sequence[Restoration], priority: int = 0) -> None:
-        """Take a request: `rows` of one `restorer.start`, to be told of by `key`. They join at the next call."""
+        """Take a request: `rows` of one `restorer._begin`, to be told of by `key`. They join at the next call."""
         entry = _Entry(key, restorer, list(rows), priority)
         self._turns += [_Turn(entry, i, self._arrivals + i) for i in range(len(rows))]
         self._arrivals += 1
@@ -152,7 +153,7 @@ class Scheduler:
             moved.append(Moved(entry.key, turn.index, row.step + 1, len(row.schedule), phase, settled, row.x0hat))
             if all(one.step < 0 for one in entry.rows):
                 try:
-                    finished[entry.key] = entry.restorer.gather(entry.rows, entry.seconds, entry.largest)
+                    finished[entry.key] = entry.restorer._gather(entry.rows, entry.seconds, entry.largest)
                 except DivergedError as error:
                     failed[entry.key] = error
         self._turns = [turn for turn in self._turns if turn.row.step >= 0 and turn.entry.key not in failed]
@@ -177,14 +178,14 @@ class Scheduler:
         """As many rows of a group, in their order, as a call takes. Tiles of one image are a batch of their own."""
         if isinstance(group[0].entry.restorer.engine, Tiled):
             return group[:1], 1
-        pulls, weight = group[0].row.move.pulls, group[0].entry.restorer.weight
+        pulls, weight = group[0].row.move.pulls, group[0].entry.restorer._weight
         return group[: self.costs.size(len(group), pulls, weight)], self.costs.room(pulls, weight)
 
     def _seconds(self, restorer: Restorer, pulls: bool, rows: int) -> float:
         """The measured time of a call, of so many times the pixels that it was measured with."""
         if isinstance(restorer.engine, Tiled):
             return restorer.engine.tiles * self.costs.of(pulls)[rows]
-        return restorer.weight * self.costs.of(pulls)[rows]
+        return restorer._weight * self.costs.of(pulls)[rows]
 
     def _advance(self, batch: Sequence[_Turn]) -> dict[int, FrugalError]:
         """The call; where it fails, one for each row alone, so that only those fail that must."""

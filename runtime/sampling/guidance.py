@@ -72,7 +72,8 @@ def switch_of(method: str, steps: int, asked: str | int | None) -> Switch:
 class Guidance:
     """What is asked of a restoration: the settings of `Restorer.restore`, which says what each means."""
 
-    sigma: float = 0.01
+    sigma: float | None = None
+    """None until `Restorer` settles it for a measurement."""
     aim: str | None = None
     method: str | None = None
     preset: str | None = None
@@ -96,6 +97,12 @@ class Guidance:
         if self.sampled:
             name = self.sampled[0]
             raise InputError(f"an aim says how to restore, and so does {WORDS.get(name, name)}; leave one of them out")
+
+    @property
+    def noise(self) -> float:
+        """sigma, once it is settled."""
+        assert self.sigma is not None
+        return self.sigma
 
     @property
     def sampled(self) -> list[str]:
@@ -129,14 +136,14 @@ class Guidance:
     def start_with(self, operator: Operator) -> float | None:
         """The deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
         if self.aim_with(operator) is not None and isinstance(operator, Denoise):
-            return self.sigma
+            return self.noise
         if self.aim_with(operator) is None and self.method_with(operator) != "frugal":
             return None
         assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
-        error = expected_error(operator, self.sigma)
+        error = expected_error(operator, self.noise)
         if self.aim_with(operator) is not None:
             return FLOW_RATIO * error
-        unseen, noise = 1 - operator.measured / math.prod(operator.image_shape), self.sigma**2
+        unseen, noise = 1 - operator.measured / math.prod(operator.image_shape), self.noise**2
         there = (max(error**2 - (1 - unseen) * noise, 0) / unseen) ** 0.5 if unseen > 0 else error
         return min(MOST_NOISE, max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * there))
 
@@ -163,7 +170,7 @@ class Guidance:
 
     def settle(self, operator: Operator, rows: int = 1) -> "Settled":
         """The numbers that `rows` rows with `operator` carry. Raises InputError for what cannot be had."""
-        if not 0 <= self.sigma <= 2:
+        if self.sigma is not None and not 0 <= self.sigma <= 2:
             raise InputError(f"sigma is on the [-1, 1] scale and must lie in 0..2; got {self.sigma}")
         for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
             if not 0 <= value <= last < 2**64:

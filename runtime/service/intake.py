@@ -13,7 +13,7 @@ from ...engines import WorkerError
 from ..pictures.decoding import FORMATS, Limits
 from ..pictures.measurement import Measurement
 from ..pool import Pool
-from ..restorer import Result
+from ..result import Result
 from .errors import status_of
 from .jobs import Job, Jobs
 from .metrics import Metrics

@@ -19,7 +19,7 @@ from ..pictures.images import encode_png, to_picture
 from ..pictures.measurement import Measurement
 from ..pictures.settings import png_settings, record
 from ..pool.scheduler import Moved
-from ..restorer import Result
+from ..result import Result
 from .errors import sentence
 
 KEPT_SECONDS = 600.0

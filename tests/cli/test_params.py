@@ -122,7 +122,7 @@ def test_what_the_command_line_says_takes_the_place_of_an_alternative_in_the_fil
     settings = json.loads(Image.open("y.png").info[SETTINGS_KEY])
     assert (settings["sigma"], settings["aim"], settings["steps"]) == (0.1, None, 3)
     refuses("leave one of them out", *asked, "--noise", "5", "--sigma", "0.1")
-    refuses("leave one out", *asked, "--sigma", "0.1", "--aim", "detail", "--steps", "4")
+    refuses("leave one of them out", *asked, "--sigma", "0.1", "--aim", "detail", "--steps", "4")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import frugal_rt.engines
 from frugal_rt import Plan
 from frugal_rt.engines import Prediction
 from frugal_rt.runtime.pictures.images import SETTINGS_KEY
+from frugal_rt.runtime.sampling.guidance import FRUGAL_POWER
 from frugal_rt.runtime.sampling.schedule import Schedule
 
 from ..commands import FRUGAL, frugal, refuses, runs
@@ -48,8 +49,8 @@ def test_what_a_file_held_and_is_left_out_is_told_unless_quiet(here):
     ("options", "says"),
     [
         (["--method", "dps"], "4 network calls and 4 gradients; none in the last 0 of 4"),
-        (["--method", "dmps"], "4 network calls and 0 gradients; none in the last 4 of 4"),
-        (["--method", "closed-form"], "4 network calls and 0 gradients; none in the last 4 of 4"),
+        (["--method", "dmps"], "4 network calls and 0 gradients\n"),
+        (["--method", "closed-form"], "4 network calls and 0 gradients\n"),
         (["--switch", "1"], "4 network calls and 2 gradients; none in the last 1 of 4"),
         (["--switch", "1", "--every", "3"], "4 network calls and 1 gradient; none in the last 1 of 4"),
         (
@@ -65,27 +66,29 @@ def test_methods_and_switch(here, options, says):
 
 def test_a_preset_names_the_steps_and_steps_overrule_it(here):
     asked = ("restore", "-e", "tiny.plan", "clean.png", "--method", "dmps", "--force")
-    assert "the last 50 of 50 steps" in frugal(*asked).output
-    assert "the last 20 of 20 steps" in frugal(*asked, "--preset", "fast").output
-    assert "the last 5 of 5 steps" in frugal(*asked, "--preset", "fast", "--steps", "5").output
+    assert "50 network calls" in frugal(*asked).output
+    assert "20 network calls" in frugal(*asked, "--preset", "fast").output
+    assert "5 network calls" in frugal(*asked, "--preset", "fast", "--steps", "5").output
     refuses("'best' is not one of 'quality', 'balanced', 'fast'", *asked, "--preset", "best", status=2)
 
 
 def test_a_trace_says_what_the_switch_saw(here):
-    assert frugal(*RESTORE, "clean.png", "--steps", "20", "--trace", "t.csv", "--trace", "t.svg").exit_code == 0
+    asked = (*RESTORE, "clean.png", "--hole", "6x6")
+    assert frugal(*asked, "--steps", "20", "--trace", "t.csv", "--trace", "t.svg").exit_code == 0
     seen = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
-    k = json.loads(Image.open("clean.restored.png").text[SETTINGS_KEY])["k"]
-    assert [int(line["left"]) for line in seen] == list(range(17, 0, -2))
+    settings = json.loads(Image.open("clean.restored.png").text[SETTINGS_KEY])
+    k, config = settings["k"], Plan.open("tiny.plan").manifest["schedule"]
+    timesteps = Schedule.below(config, settings["start"], 20, FRUGAL_POWER).timesteps
+    lefts = list(range(len(timesteps) - 3, -1, -2))
+    assert [int(line["left"]) for line in seen] == lefts
     assert [line["phase"] for line in seen] == ["gradient" if int(line["left"]) > k else "forward" for line in seen]
     assert [line["may_switch"] for line in seen] == ["1" if 1 <= int(line["left"]) <= 10 else "0" for line in seen]
     assert {line["threshold"] for line in seen} == {"28"}
-    assert [int(line["timestep"]) for line in seen] == [
-        Schedule.respaced(Plan.open("tiny.plan").manifest["schedule"], 20).timesteps[left] for left in range(17, 0, -2)
-    ]
+    assert [int(line["timestep"]) for line in seen] == [timesteps[left] for left in lefts]
     first = next((line for line in seen if line["may_switch"] == "1" and float(line["psnr"]) >= 28), {"left": 1})
     assert k == int(first["left"])
     assert "<svg" in Path("t.svg").read_text()
-    frugal(*RESTORE, "clean.png", "--switch", "2", "--trace", "fixed.csv", "--force")
+    frugal(*asked, "--switch", "2", "--trace", "fixed.csv", "--force")
     assert next(csv.DictReader(Path("fixed.csv").read_text().splitlines()))["threshold"] == ""
 
 

@@ -52,7 +52,7 @@ def test_ctrl_c_stops_between_tiles(here, monkeypatch):
         return whole(self, *arguments)
 
     monkeypatch.setattr(Tiled, "_cut", cut)
-    monkeypatch.setattr(Restorer, "fastest_batch", lambda self, rows: 1)
+    monkeypatch.setattr(Restorer, "_fastest_batch", lambda self, rows: 1)
     result = frugal(*RESTORE, "large.png", "--noise", "10")
     assert result.exit_code == 130
     assert "Stopped." in result.stderr

@@ -109,7 +109,7 @@ def test_one_tile_is_the_network_itself(tiny_plan):
     restorer = Restorer.load(tiny_plan)
     y = np.random.default_rng(0).uniform(-1, 1, TILE).astype(np.float32)
     alone = restorer.restore(y, Denoise(TILE), sigma=0.2, steps=5)
-    tiled = restorer.tiled(16, 16).restore(y, Denoise(TILE), sigma=0.2, steps=5)
+    tiled = restorer.at(16, 16).restore(y, Denoise(TILE), sigma=0.2, steps=5)
     np.testing.assert_array_equal(alone.image, tiled.image)
     assert tiled.settings["backend"] == "onnxruntime (cpu), 1 tiles"
 
@@ -139,7 +139,7 @@ def test_a_flat_gradient_has_no_seams_and_would_have_without_overlap(
 def test_an_operator_sees_the_whole_image(tiny_plan):
     """A block and a hole across the border of tiles: measured pixels are met where they are measured."""
     shape = (3, 24, 24)
-    restorer = Restorer.load(tiny_plan).tiled(24, 24)
+    restorer = Restorer.load(tiny_plan).at(24, 24)
     clean = np.random.default_rng(0).uniform(-0.5, 0.5, (1, *shape)).astype(np.float32)
     hole = np.pad(np.ones((8, 8), bool), 8)
     blur = Circular(shape, motion_kernel(3, 30))
@@ -156,7 +156,7 @@ def test_an_operator_sees_the_whole_image(tiny_plan):
 
 def test_the_same_image_whatever_the_batch(tiny_plan):
     shape = (3, 24, 32)
-    restorer = Restorer.load(tiny_plan).tiled(24, 32)
+    restorer = Restorer.load(tiny_plan).at(24, 32)
     y = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     images = [restorer.restore(y, Denoise(shape), sigma=0.2, steps=6, batch=batch).image for batch in (1, 4, 64)]
     np.testing.assert_array_equal(images[0], images[1])
@@ -171,12 +171,12 @@ def test_tiles_share_calls_of_the_batch_that_was_fastest_for_a_tile(tiny_plan, m
         asked.append(rows)
         return 4
 
-    monkeypatch.setattr(restorer, "fastest_batch", fastest)
+    monkeypatch.setattr(restorer, "_fastest_batch", fastest)
     rows = []
     real = restorer.engine.predict
     monkeypatch.setattr(restorer.engine, "predict", lambda x, t: rows.append(len(x)) or real(x, t))
     y = np.zeros((3, 24, 40), np.float32)
-    tiled = restorer.tiled(24, 40)
+    tiled = restorer.at(24, 40)
     tiled.restore(y, Denoise((3, 24, 40)), sigma=0.2, steps=2, method="closed-form")
     assert asked == [tiled.engine.tiles] == [8]
     assert rows == [4, 4] * 2
@@ -184,4 +184,4 @@ def test_tiles_share_calls_of_the_batch_that_was_fastest_for_a_tile(tiny_plan, m
 
 def test_an_image_smaller_than_a_tile_is_refused(tiny_plan):
     with pytest.raises(InputError, match="an image of 15x16 is smaller than this prior's 16x16"):
-        Restorer.load(tiny_plan).tiled(16, 15)
+        Restorer.load(tiny_plan).at(16, 15)

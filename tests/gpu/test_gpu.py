@@ -193,7 +193,7 @@ def test_rows_leave_their_recording_with_what_is_theirs(engine, plan, recordings
     operator = TASKS["sr4"].operator(plan.image_shape)
     y = measure(operator, portraits(plan), 0.01, seed=0)
     restorer = Restorer(plan, engine)
-    ours, alone = (restorer.start(y, operator, Guidance(steps=40, method="closed-form")) for _ in range(2))
+    ours, alone = (restorer._begin(y, operator, Guidance(steps=40, method="closed-form")) for _ in range(2))
     for turn in range(20):
         for pair in ([(0, 1), (2, 3)], [(0, 2), (1, 3)], [(3, 0), (2, 1)])[turn % 3]:
             advance([ours[i] for i in pair], engine)

@@ -1,13 +1,18 @@
 """Restorer: what callers may rely on."""
 
 import inspect
+import warnings
 from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
 
 from frugal_rt import BackendError, InputError, Plan, PlanError, Restorer, operators
 from frugal_rt.engines import Prediction, open_engine
+from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.decoding import Photo
+from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.sampling.guidance import METHODS, Guidance
 
 from .measurements import SHAPE, measurement
@@ -19,7 +24,7 @@ def test_what_is_started_and_advanced_is_what_restore_gives(restorer, operator, 
     y = measurement(operator, 3)
     how = {"sigma": 0.05, "steps": 20, "every": 3, "seed": 5, "sample": 2}
     result = restorer.restore(y, operator, **how)
-    rows = restorer.start(y, operator, Guidance(**how))
+    rows = restorer._begin(y, operator, Guidance(**how))
     assert [(row.step, row.k, row.gradients) for row in rows] == [(19, None, 0)] * 3
     finish(rows, restorer.engine)
     assert np.array_equal(np.clip([row.x for row in rows], -1, 1), result.image)
@@ -27,7 +32,7 @@ def test_what_is_started_and_advanced_is_what_restore_gives(restorer, operator, 
     assert tuple(row.gradients for row in rows) == result.gradients
     assert tuple(tuple(row.trace) for row in rows) == result.trace
     asked = {name: one.default for name, one in inspect.signature(restorer.restore).parameters.items()}
-    assert asked.keys() - {field.name for field in fields(Guidance)} == {"y", "operator", "batch", "on_step"}
+    assert asked.keys() - {field.name for field in fields(Guidance)} == {"y", "operator", "batch", "on_step", "range"}
     assert all(asked[field.name] == field.default for field in fields(Guidance))
 
 
@@ -158,6 +163,24 @@ def test_an_operator_of_another_size_is_refused(restorer):
         restorer.restore(np.zeros((3, 64, 64)), operators.Denoise((3, 64, 64)))
 
 
+def test_sigma_left_out_is_by_the_rule_of_the_command_line(restorer, operator):
+    """Estimated to denoise, of a batch as a mean variance, and 0.01 otherwise: as `measure` settles it."""
+    smooth = np.linspace(-0.8, 0.8, 16 * 16, dtype=np.float32).reshape(16, 16) * np.ones((3, 1, 1), np.float32)
+    y = smooth + 0.1 * np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    denoise = operators.Denoise(SHAPE)
+    asked = prepare(Photo(y), SHAPE, Damage(task="denoise")).sigma
+    assert 0.05 < asked < 0.2
+    alone = restorer.restore(y, denoise)
+    assert alone.settings["sigma"] == asked
+    assert np.array_equal(alone.image, restorer.restore(y, denoise, sigma=asked).image)
+    both = restorer.restore(np.stack([y, smooth]), denoise).settings["sigma"]
+    clean = prepare(Photo(smooth), SHAPE, Damage(task="denoise")).sigma
+    assert both == pytest.approx(((asked**2 + clean**2) / 2) ** 0.5)
+    small = measurement(operator, 1)
+    assert prepare(Photo(small[0]), SHAPE, Damage(task="sr", scale=2)).sigma == 0.01
+    assert restorer.restore(small, operator, steps=4).settings["sigma"] == 0.01
+
+
 def test_sigma_zero_works(restorer, operator):
     assert np.isfinite(restorer.restore(measurement(operator, 1), operator, sigma=0, steps=10, switch=5).image).all()
 
@@ -198,7 +221,7 @@ def test_the_batch_is_the_one_that_was_fastest(tiny_plan, monkeypatch):
 
     monkeypatch.setattr(restorer.engine, "predict", slow)
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    assert [restorer.fastest_batch(rows) for rows in (1, 3, 16)] == [1, 2, 4]
+    assert [restorer._fastest_batch(rows) for rows in (1, 3, 16)] == [1, 2, 4]
 
 
 def test_a_restorer_closes_what_it_opened(tiny_plan):
@@ -232,7 +255,7 @@ def test_an_error_within_closes_too(tiny_plan):
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_restorer_of_tiles_shares_its_end(tiny_plan, first):
     restorers = [Restorer.load(tiny_plan, "cpu")]
-    restorers.append(restorers[0].tiled(24, 24))
+    restorers.append(restorers[0].at(24, 24))
     restorers[first].close()
     for restorer in restorers:
         shape = restorer.image_shape
@@ -261,7 +284,7 @@ def test_pictures_of_another_scale_are_refused(restorer, operator):
     levels = (y + 1) * 127.5
     for other in (levels, levels[0]):
         with pytest.raises(InputError, match=r"not on the \[-1, 1\] scale.* values reach 25\d"):
-            restorer.start(other, operator, Guidance(sigma=0.1, steps=4))
+            restorer._begin(other, operator, Guidance(sigma=0.1, steps=4))
     with pytest.raises(InputError, match=r"of integers \(uint8\), not on the \[-1, 1\] scale; give y / 127.5 - 1"):
         restorer.restore(levels.astype(np.uint8), operator, steps=4)
     with pytest.raises(InputError, match=r"complex \(complex64\)"):
@@ -276,12 +299,68 @@ def test_a_picture_of_the_largest_values_an_operator_makes_is_taken(restorer):
         x = np.where(np.indices(SHAPE)[2] % 8 < 4, 1, -1).astype(np.float32)[None]
         y = operator.A(x)
         assert np.abs(y).max() > 1
-        assert len(restorer.start(y, operator, Guidance(sigma=0.0, steps=4))) == 1
+        assert len(restorer._begin(y, operator, Guidance(sigma=0.0, steps=4))) == 1
+
+
+@pytest.mark.parametrize("make", [torch.from_numpy, lambda y: torch.from_numpy(y).requires_grad_(), np.ndarray.tolist])
+def test_a_measurement_is_an_array_a_tensor_or_a_sequence(restorer, operator, make):
+    y = measurement(operator, 1)[0]
+    expected = restorer.restore(y, operator, steps=4).image
+    np.testing.assert_array_equal(restorer.restore(make(y), operator, steps=4).image, expected)
+    with pytest.raises(TypeError, match="the measurement is a str, and no array of numbers"):
+        restorer.restore("photo.jpg", operator)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        operators.Denoise(SHAPE),
+        operators.SuperResolution(SHAPE, 2),
+        operators.Colorize(SHAPE, "mean"),
+        operators.Inpaint(SHAPE, np.eye(16, dtype=bool)),
+        operators.Mirrored(SHAPE, np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])),
+        operators.WalshHadamard(SHAPE, 0.5),
+        operators.Matrix(SHAPE, np.random.default_rng(4).normal(size=(20, 256)) / 16),
+    ],
+    ids=lambda operator: type(operator).__name__,
+)
+@pytest.mark.parametrize("range", [(0, 1), (0, 255)])
+def test_images_may_be_on_another_range(restorer, operator, range):
+    """What is measured of images on it, noise of that scale, and the result on it, by any linear operator."""
+    low, high = range
+    x = np.random.default_rng(0).uniform(-1, 1, (2, *SHAPE)).astype(np.float32)
+    given = operator.A((x + 1) / 2 * (high - low) + low)
+    expected = restorer.restore(operator.A(x), operator, sigma=0.1, steps=6, method="closed-form").image
+    found = restorer.restore(
+        given, operator, sigma=0.05 * (high - low), steps=6, method="closed-form", range=range
+    ).image
+    np.testing.assert_allclose((found - low) / (high - low) * 2 - 1, expected, atol=5e-4)
+
+
+def test_a_range_is_refused_of_what_is_not_linear(restorer):
+    custom = operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: r, name="tone mapping")
+    with pytest.raises(InputError, match="range is for linear operators, and tone mapping is none"):
+        restorer.restore(np.zeros(SHAPE), custom, range=(0, 1))
+
+
+def test_a_picture_on_0_to_1_is_warned_of_at_the_caller_s_line(restorer, operator):
+    y = (measurement(operator, 1) + 1) / 2
+    with pytest.warns(
+        UserWarning, match=r"the measurement: all values lie in \[0, 1\].* give range=\(0, 1\)"
+    ) as caught:
+        restorer.restore(y, operator, steps=4)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restorer.restore(y, operator, steps=4, range=(0, 1))
+        restorer.restore(measurement(operator, 1), operator, steps=4)
+        restorer.restore(np.zeros((3, 8, 8)), operator, steps=4)
+        restorer.restore(np.ones((3, 1, 128)), operators.WalshHadamard(SHAPE, 0.5), steps=4)
 
 
 def test_what_is_no_picture_may_hold_any_real_numbers(restorer):
     operator = operators.WalshHadamard(SHAPE, 0.5)
-    assert len(restorer.start(100 * measurement(operator, 1), operator, Guidance(steps=4))) == 1
+    assert len(restorer._begin(100 * measurement(operator, 1), operator, Guidance(steps=4))) == 1
 
 
 def test_a_custom_operator_of_another_shape_than_it_declares_is_refused(restorer):

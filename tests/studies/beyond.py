@@ -49,7 +49,7 @@ def main() -> None:
                 clean = fit_photo(photo, (side, side), "resize").colour().pixels[None]
                 noise = normal(operator.measurement_shape, 0, i, Use.MEASUREMENT)
                 y = operator.A(clean)[0] + np.float32(sigma) * noise
-                for way in (direct, restorer.tiled(side, side)):
+                for way in (direct, restorer.at(side, side)):
                     result = way.restore(y, operator, sigma=sigma, steps=given.steps, seed=0, batch=4)
                     image = result.image[None]
                     seconds = sum(result.seconds.values())

@@ -18,7 +18,8 @@ import numpy as np
 from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.runtime.operators import Denoise
 from frugal_rt.runtime.pictures.images import read_photo
-from frugal_rt.runtime.restorer import Restorer, Result
+from frugal_rt.runtime.restorer import Restorer
+from frugal_rt.runtime.result import Result
 from frugal_rt.runtime.sampling.noise import Use, normal
 from frugal_rt.runtime.sampling.psnr import psnr
 

@@ -38,7 +38,7 @@ class API(LitAPI):  # type: ignore[misc, valid-type]
         self.restorer = Restorer.load(self._plan, self._backend)
         for size in (1, 2, 4, 8, 16):  # as our worker, warm before it answers
             self.restorer.engine.prepare(True, size)
-        self.restorer.fastest_batch(16)
+        self.restorer._fastest_batch(16)
 
     def decode_request(self, request: dict[str, str]) -> Any:
         parameters = Parameters.read(request["parameters"])
@@ -54,12 +54,12 @@ class API(LitAPI):  # type: ignore[misc, valid-type]
     def predict(self, inputs: Any) -> Any:
         asked = inputs if isinstance(inputs, list) else [inputs]
         groups = [
-            self.restorer.start(job.y, job.operator, Guidance(sigma=job.sigma, **parameters.settings()))
+            self.restorer._begin(job.y, job.operator, Guidance(sigma=job.sigma, **parameters.settings()))
             for _, job, parameters in asked
         ]
         images = [
             encode_png(to_picture(result.image[0]), result.settings, photo.metadata)
-            for (photo, _, _), result in zip(asked, self.restorer.results(groups), strict=True)
+            for (photo, _, _), result in zip(asked, self.restorer._finish(groups), strict=True)
         ]
         return images if isinstance(inputs, list) else images[0]
 

@@ -177,7 +177,7 @@ def call(outputs: Outputs, folder: Path) -> None:
 
     results = {one.name: restorer.restore(**asked(one, face), seed=2**40, sample=5) for one in (half, hdr, phase)}
     results["batch"] = restorer.restore(**asked(blur, face, waves))
-    results["tiled"] = restorer.tiled(*wide.shape[1:]).restore(**asked(grey, wide))
+    results["tiled"] = restorer.at(*wide.shape[1:]).restore(**asked(grey, wide))
     with Pool(folder / "celeba.plan", "cpu") as pool:
         futures = [pool.submit(**asked(operator, face, waves)) for operator in (sr, blur, half)]
         results |= {f"pool-{i}": future.result() for i, future in enumerate(futures)}

@@ -60,7 +60,7 @@ class WarmStart(Method):
         self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
     ) -> Outcome:
         assert isinstance(operator, Decomposable)
-        rows = self.restorer.start(y, operator, Guidance(sigma=sigma, seed=seed, sample=sample, **self.settings))
+        rows = self.restorer._begin(y, operator, Guidance(sigma=sigma, seed=seed, sample=sample, **self.settings))
         s = operator.spectrum(y)
         seen = s > 0
         guess = operator.V(seen * operator.Ut(y) / np.where(seen, s, 1))
@@ -68,7 +68,7 @@ class WarmStart(Method):
             abar = np.float32(row.schedule.abar[self.left - 1])
             row.x = abar**0.5 * image + (1 - abar) ** 0.5 * row.x
             row.step = self.left - 1
-        seconds = run(rows, self.restorer.engine, self.restorer.fastest_batch(len(rows)), on_step)
+        seconds = run(rows, self.restorer.engine, self.restorer._fastest_batch(len(rows)), on_step)
         return Outcome(
             np.clip(np.stack([row.x for row in rows]), -1, 1),
             [row.k or 0 for row in rows],

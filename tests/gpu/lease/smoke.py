@@ -90,7 +90,7 @@ def step_time(restorer: Restorer, y: np.ndarray, method: str, steps: int) -> dic
     """Return milliseconds of a step of one row, and those that the host spends on it."""
     engine = restorer.engine
     operator = operators.SuperResolution(restorer.image_shape, 4)
-    rows = restorer.start(y, operator, Guidance(sigma=0.05, steps=100, method=method))
+    rows = restorer._begin(y, operator, Guidance(sigma=0.05, steps=100, method=method))
     engine.prepare(method == "dps", 1)
     for _ in range(5):
         advance(rows, engine)

@@ -97,14 +97,14 @@ def test_one_that_fails_is_told_at_the_end_and_stops_no_other(here):
 
 
 def test_one_that_diverges_does_not_take_those_in_its_batch_along(here, monkeypatch):
-    whole = Restorer.results
+    whole = Restorer._finish
 
     def results(self, groups, *more, **named):
         if any(group[0].operator.name == "colorize" for group in groups):
             raise DivergedError("left the finite numbers")
         return whole(self, groups, *more, **named)
 
-    monkeypatch.setattr(Restorer, "results", results)
+    monkeypatch.setattr(Restorer, "_finish", results)
     result = frugal(*RESTORE, "photos", "-o", "out")
     assert result.exit_code == 1
     assert "2 restored, 1 failed" in result.output
@@ -128,13 +128,13 @@ def test_resume_restores_only_what_is_not_there(here):
 
 def test_batches_are_bounded(here, monkeypatch):
     monkeypatch.setattr(folder, "TOGETHER", 4)
-    seen, whole = [], Restorer.results
+    seen, whole = [], Restorer._finish
 
     def results(self, groups, *more, **named):
         seen.append([len(group) for group in groups])
         return whole(self, groups, *more, **named)
 
-    monkeypatch.setattr(Restorer, "results", results)
+    monkeypatch.setattr(Restorer, "_finish", results)
     assert frugal(*RESTORE, "photos", "-o", "out", "--samples", "2").exit_code == 0
     assert seen == [[2, 2], [2]]
 

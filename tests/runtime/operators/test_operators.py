@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from frugal_rt import operators
 from frugal_rt.runtime.sampling.equations import likelihood_score, residual_gradient
 
 from .cases import dense, normal
@@ -46,6 +47,28 @@ def test_resolvent_is_the_dense_inverse(operator, array, sigma):
     gram = sigma**2 * np.eye(len(matrix)) + scale * matrix @ matrix.T
     ours = np.asarray(operator.resolvent(array(r), sigma, scale)).reshape(2, -1)
     np.testing.assert_allclose(ours, np.linalg.solve(gram, r.reshape(2, -1).T).T, rtol=1e-8, atol=1e-8)
+
+
+def test_one_alone_is_a_row_of_a_batch(operator, array):
+    """Images, measurements and coefficients, with a batch axis or without."""
+    x, y = array(normal((2, *operator.image_shape))), array(normal((2, *operator.measurement_shape), 1))
+    pairs = {"A": (x,), "AT": (y,), "vjp": (x, y), "gram": (y,), "resolvent": (y, 0.1, 0.3)}
+    if hasattr(operator, "Vt"):
+        pairs |= {"Vt": (x,), "V": (y,), "Ut": (y,), "U": (y,)}
+    for name, given in pairs.items():
+        method = getattr(operator, name)
+        together, alone = method(*given), method(*(one if isinstance(one, float) else one[1] for one in given))
+        assert type(alone) is type(together)
+        assert alone.shape == together.shape[1:]
+        np.testing.assert_allclose(np.asarray(alone), np.asarray(together[1]), rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_a_caller_s_own_functions_are_always_given_batches():
+    dims = []
+    custom = operators.Custom((3, 4, 4), (3, 4, 4), lambda x: dims.append(x.ndim) or x, lambda x, r: r)
+    x = normal((3, 4, 4))
+    assert custom.A(x).shape == custom.vjp(x, x).shape == x.shape
+    assert dims == [4]
 
 
 def test_resolvent_without_noise_is_the_pseudo_inverse(operator, array):

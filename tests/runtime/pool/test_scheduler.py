@@ -40,7 +40,7 @@ def measurement(operator, rows=1):
 
 
 def add(scheduler, key, restorer, operator, rows=1, priority=0, **settings):
-    scheduler.add(key, restorer, restorer.start(measurement(operator, rows), operator, Guidance(**settings)), priority)
+    scheduler.add(key, restorer, restorer._begin(measurement(operator, rows), operator, Guidance(**settings)), priority)
 
 
 def drain(scheduler):
@@ -180,7 +180,7 @@ def test_a_row_that_fails_takes_no_other_with_it(restorer, tasks):
 
 
 def test_images_in_tiles_are_restored_beside_others(restorer, tasks):
-    large = restorer.tiled(24, 20)
+    large = restorer.at(24, 20)
     operator = operators.Denoise((3, 24, 20))
     scheduler, finished = Scheduler(ROOMY), {}
     add(scheduler, 0, large, operator, steps=4, sigma=0.2)

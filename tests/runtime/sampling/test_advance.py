@@ -42,7 +42,7 @@ def test_rows_of_different_operators_moves_and_lengths_share_calls(restorer, fin
 
     def rows():
         return [
-            restorer.start(measurement(operator, 1)[0], operator, Guidance(seed=1, sample=i, **how))[0]
+            restorer._begin(measurement(operator, 1)[0], operator, Guidance(seed=1, sample=i, **how))[0]
             for i, (operator, how) in enumerate(mixed)
         ]
 
@@ -85,7 +85,7 @@ def test_a_step_that_failed_can_be_made_again(restorer, operator, monkeypatch):
         return real(x, t)
 
     how = {"steps": 8, "method": "closed-form", "seed": 3}
-    whole, retried = (restorer.start(y, operator, Guidance(**how)) for _ in range(2))
+    whole, retried = (restorer._begin(y, operator, Guidance(**how)) for _ in range(2))
     for _ in range(8):
         advance(whole, restorer.engine)
     monkeypatch.setattr(restorer.engine, "predict", interrupted)

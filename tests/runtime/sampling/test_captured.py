@@ -201,7 +201,7 @@ def test_rows_leave_with_what_is_theirs():
     y = measurement(operator, 4)
     engine = Recorder()
     ours, plain = (
-        Restorer(Plan(), one).start(y, operator, Guidance(steps=9, method="closed-form")) for one in (engine, Toy())
+        Restorer(Plan(), one)._begin(y, operator, Guidance(steps=9, method="closed-form")) for one in (engine, Toy())
     )
     for groups in ([(0, 1), (2, 3)], [(0, 1), (2, 3)], [(0, 2), (1,), (3,)], [(3, 1), (0, 2)]):
         for rows, with_ in ((ours, engine), (plain, Toy())):
@@ -244,7 +244,7 @@ def test_an_engine_goes_with_what_was_recorded_of_it():
 def test_what_was_recorded_goes_at_once():
     """With the GPU's memory, and not when garbage is collected: a row that is held does not hold what holds it."""
     engine, operator = Alone(), hole()
-    rows = Restorer(Plan(), engine).start(measurement(operator, 2), operator, Guidance(steps=20, method="closed-form"))
+    rows = Restorer(Plan(), engine)._begin(measurement(operator, 2), operator, Guidance(steps=20, method="closed-form"))
     advance(rows, engine)
     (last,) = map(weakref.ref, captured._kept(engine).values())
     gc.disable()
@@ -281,11 +281,11 @@ def test_on_a_device_nothing_is_asked_but_by_the_switch(monkeypatch):
     steps = 20
     for how, expected in (({"switch": 5}, [0]), ({"method": "closed-form"}, [0])):
         asked.clear()
-        rows = Restorer(Plan(), Toy()).start(y, operator, Guidance(steps=steps, **how))
+        rows = Restorer(Plan(), Toy())._begin(y, operator, Guidance(steps=steps, **how))
         while rows[0].step >= 0:
             advance(rows, Toy())
         assert asked == expected
-    rows = Restorer(Plan(), Toy()).start(y, operator, Guidance(steps=steps, switch="auto"))
+    rows = Restorer(Plan(), Toy())._begin(y, operator, Guidance(steps=steps, switch="auto"))
     asked.clear()
     while any(row.k is None for row in rows):
         advance(rows, Toy())
@@ -296,7 +296,7 @@ def test_on_a_device_nothing_is_asked_but_by_the_switch(monkeypatch):
 def test_on_a_device_a_row_that_diverges_is_found_and_stops_no_other(monkeypatch):
     monkeypatch.setattr(advancing, "_on_host", lambda array: False)
     operator = operators.Denoise(SHAPE)
-    rows = Restorer(Plan(), Toy()).start(measurement(operator, 2), operator, Guidance(steps=20, switch="auto"))
+    rows = Restorer(Plan(), Toy())._begin(measurement(operator, 2), operator, Guidance(steps=20, switch="auto"))
     rows[1].x = rows[1].x * np.nan
     while not rows[1].diverged:
         advance(rows, Toy())
@@ -314,9 +314,9 @@ def test_on_a_device_a_row_that_diverges_late_is_no_result(monkeypatch):
     monkeypatch.setattr(advancing, "_on_host", lambda array: False)
     operator = operators.Denoise(SHAPE)
     restorer = Restorer(Plan(), Toy())
-    rows = restorer.start(measurement(operator, 1), operator, Guidance(steps=4, method="closed-form"))
+    rows = restorer._begin(measurement(operator, 1), operator, Guidance(steps=4, method="closed-form"))
     rows[0].x = rows[0].x * np.nan
     while rows[0].step >= 0:
         advance(rows, Toy())
     with pytest.raises(DivergedError, match="left the finite numbers"):
-        restorer.gather(rows, {}, 1)
+        restorer._gather(rows, {}, 1)

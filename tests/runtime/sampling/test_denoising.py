@@ -103,7 +103,7 @@ def test_the_flow_converges_to_the_end_of_its_equation(gaussian, kind, sigma):
     for steps in (8, 16, 32):
         schedule = Schedule.below(prior.restorer.plan.manifest["schedule"], sigma, steps)
         assert len(schedule) == steps
-        rows = prior.restorer.start(y, OPERATOR, Guidance(sigma=sigma, aim="detail"))
+        rows = prior.restorer._begin(y, OPERATOR, Guidance(sigma=sigma, aim="detail"))
         for row, one in zip(rows, y, strict=True):
             row.schedule, row.step, row.x = schedule, steps - 1, np.float64(schedule.abar[-1] ** 0.5 * one)
         run(rows, prior.engine, 4)
@@ -206,11 +206,12 @@ def test_pictures_of_several_noises_and_lengths_come_to_their_ends_together(rest
     operator, events = operators.Denoise(restorer.image_shape), []
     y, noises = measurement(operator, 3), (0.01, 0.3, 0.03)
     groups = [
-        restorer.start(one, operator, Guidance(sigma=sigma, aim="detail")) for one, sigma in zip(y, noises, strict=True)
+        restorer._begin(one, operator, Guidance(sigma=sigma, aim="detail"))
+        for one, sigma in zip(y, noises, strict=True)
     ]
     lengths = [len(rows[0].schedule) for rows in groups]
     assert lengths[0] == 1 < lengths[2] < lengths[1] == 8
-    found = restorer.results(groups, 2, events.append)
+    found = restorer._finish(groups, 2, events.append)
     for result, one, sigma, steps in zip(found, y, noises, lengths, strict=True):
         alone = restorer.restore(one, operator, sigma=sigma)
         assert np.array_equal(result.image[0], alone.image)
@@ -268,7 +269,7 @@ SAMPLED = [
 def test_a_setting_of_a_method_leaves_denoising_to_it_and_goes_with_no_aim(restorer, given):
     operator = operators.Denoise(restorer.image_shape)
     assert Guidance(**given).aim_with(operator) is None
-    (row,) = restorer.start(measurement(operator, 1), operator, Guidance(seed=3, **given))
+    (row,) = restorer._begin(measurement(operator, 1), operator, Guidance(seed=3, **given))
     assert row.method == given.get("method", "frugal")
     noise = restoration.start_noise(restorer.image_shape, 3, 0)
     assert np.array_equal(row.x, noise) == (row.method != "frugal")

@@ -58,7 +58,7 @@ def test_a_preset_names_the_steps_and_every_so_manieth_before_the_switch_takes_a
         "pullback": result.gradients[0],
         "pulled": result.gradients[0],
     }
-    assert len(restorer.start(measurement(operator)[0], operator, Guidance(preset=preset, steps=13))[0].schedule) == 13
+    assert len(restorer._begin(measurement(operator)[0], operator, Guidance(preset=preset, steps=13))[0].schedule) == 13
 
 
 @pytest.mark.parametrize("how", [{"method": "dps"}, {"method": "hybrid", "switch": 4}, {"method": "dmps"}])

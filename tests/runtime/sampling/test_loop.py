@@ -62,6 +62,6 @@ def test_rows_that_switch_at_their_own_steps_make_calls_of_few_sizes(restorer, o
         monkeypatch.setattr(restorer.engine, name, lambda x, t, call=call: (sizes.append(len(x)), call(x, t))[1])
     switches = (2, 4, 6, 8, 9, 10, 11)
     y = measurement(operator, 1)
-    rows = [row for k in switches for row in restorer.start(y, operator, Guidance(steps=20, switch=k))]
+    rows = [row for k in switches for row in restorer._begin(y, operator, Guidance(steps=20, switch=k))]
     run(rows, restorer.engine, batch=4)
     assert set(sizes) == {1, 2, 4}

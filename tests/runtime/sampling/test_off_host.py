@@ -121,7 +121,7 @@ SETTINGS = [
 @pytest.mark.parametrize("name", OPERATORS)
 def test_recorded_steps_keep_off_the_host(engine, restorer, name, settings):
     operator = OPERATORS[name]()
-    rows = restorer.start(np.zeros((2, *operator.measurement_shape)), operator, Guidance(steps=6, **settings))
+    rows = restorer._begin(np.zeros((2, *operator.measurement_shape)), operator, Guidance(steps=6, **settings))
     moves = set()  # all but the last step, after which the host asks for the result
     while rows[0].step > 0:
         moves.add(rows[0].move)
@@ -141,7 +141,7 @@ def test_steps_that_are_not_recorded_send_what_they_need_once(engine, restorer, 
         rows = [
             row
             for one in known
-            for row in restorer.start(np.zeros(one.measurement_shape), one, Guidance(steps=6, **settings))
+            for row in restorer._begin(np.zeros(one.measurement_shape), one, Guidance(steps=6, **settings))
         ]
         with how:
             advance(rows[1:], engine)
@@ -173,6 +173,6 @@ def test_it_would_be_noticed(engine, restorer, wrong):
         def Vt(self, x):
             return wrong(x)
 
-    (row,) = restorer.start(np.zeros(SHAPE), Asking(SHAPE), Guidance(steps=6, method="closed-form"))
+    (row,) = restorer._begin(np.zeros(SHAPE), Asking(SHAPE), Guidance(steps=6, method="closed-form"))
     with pytest.raises((RuntimeError, AssertionError)):
         advance([row], engine)

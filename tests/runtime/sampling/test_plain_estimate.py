@@ -144,7 +144,7 @@ def test_frugal_starts_from_the_estimate_and_its_noise_as_the_error_expected_say
     operator = operators.SuperResolution(restorer.image_shape, 2)
     y = np.float32(RANDOM.uniform(-1, 1, operator.measurement_shape))
     asked = Guidance(seed=3)
-    (row,) = restorer.start(y, operator, asked)
+    (row,) = restorer._begin(y, operator, asked)
     error = expected_error(operator, 0.01)
     expected = max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * ((error**2 - 0.01**2 / 4) / 0.75) ** 0.5)
     assert row.start == asked.start_with(operator) == pytest.approx(expected)

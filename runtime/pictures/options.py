@@ -1,0 +1,190 @@
+"""The options that say what was done to a picture and how to restore it: one reading of them for every door."""
+
+import difflib
+import operator
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_type_hints
+
+import numpy as np
+from PIL import Image
+
+from ...engines import InputError, KindError
+from ..operators.kernels import KINDS
+from ..sampling.choices import Settings
+from ..sampling.guidance import Guidance
+from .damage import Damage, parse_noise, parse_sigma, parse_size, sigma_of
+from .decoding import photo_of
+from .images import as_mask, read_kernel, read_mask, read_matrix
+from .kinds import Named, is_named, to_array
+
+Task = Literal["denoise", "inpaint", "outpaint", "sr", "colorize", "deblur", "sense", "matrix"]
+"""Of `damage.TASK_FIELDS`."""
+Filter = Literal["box", "bicubic"]
+Border = Literal["mirror", "circular", "valid", "taper"]
+Grey = Literal["mean", "rec601", "rec709"]
+Fit = Literal["crop", "resize", "pad"]
+Size: TypeAlias = str | tuple[int, int]
+"""Width and height in pixels: "24x32" or (24, 32)."""
+
+
+class Options(Settings, total=False):
+    """How a picture is restored: the options of `frugal-rt restore` by their names, and its settings."""
+
+    task: Task | None
+    """What was done to it. None: the picture tells, as on the command line."""
+    mask: Named | Image.Image | np.ndarray | Any
+    """What is missing: a file or a picture, where it is white, or an array or tensor (H, W), where it is true."""
+    hole: Size | None
+    """A missing box in the middle."""
+    keep: Size | None
+    """The kept box in the middle; the rest is invented."""
+    scale: int | None
+    """Lost resolution: one pixel of scale x scale is left."""
+    filter: Filter | None
+    """How it was lost: "box", the default, the mean of a block, or "bicubic"."""
+    kernel: Named | np.ndarray | None
+    """The blur: "gaussian:2", "motion:9,30", ..., a file, or weights (h, w)."""
+    border: Border | None
+    """What lies past a blurred picture's border."""
+    keep_fraction: float | None
+    """Share of the Walsh-Hadamard coefficients that were measured."""
+    matrix: Named | np.ndarray | None
+    """What was measured: a .npy file or an array (m, C H W), or (m, H W) for each channel."""
+    grey: Grey | None
+    """How colour was lost."""
+    noise: float | None
+    """Deviation of the noise in grey levels of 255, in place of sigma."""
+    fit: Fit | None
+    """How a picture comes to the size of a prior that has one; None leaves it at its own."""
+    align: bool
+    """Whether the faces in it are found, and only they restored."""
+    batch: int | None
+    on_step: Callable[[Any], object] | None
+    """As `Restorer.restore` takes them."""
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise KindError for an option of a name that is none."""
+    names = [*get_type_hints(Options)]
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            raise KindError(f"there is no option {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def guidance_of(options: Mapping[str, Any]) -> Guidance:
+    """The settings among `options`; sigma is the damage's, whose picture may tell it. Raises InputError."""
+    names = get_type_hints(Settings).keys() - {"sigma"}
+    return Guidance(**{name: value for name, value in options.items() if name in names})
+
+
+def read_damage(options: Mapping[str, Any], **more: Any) -> Damage:
+    """The Damage that `options` describe, in words, as values or by files; `more` are fields of it. Raises InputError.
+
+    Those that are left out are None.
+    """
+    said = options.get
+    for name in ("task", "filter", "border", "grey"):
+        if said(name) is not None and not isinstance(said(name), str):
+            raise KindError(f"{name} is a word; got {said(name)!r}")
+    return Damage(
+        task=said("task"),
+        mask=_read_mask(said("mask")),
+        hole=_read_size(said("hole")),
+        keep=_read_size(said("keep")),
+        scale=_read_whole("scale", said("scale")),
+        filter=said("filter"),
+        kernel=_read_kernel(said("kernel")),
+        border=said("border"),
+        fraction=_read_number("keep_fraction", said("keep_fraction")),
+        matrix=_read_matrix(said("matrix")),
+        grey=said("grey"),
+        sigma=read_sigma(said("noise"), said("sigma")),
+        **more,
+    )
+
+
+def read_sigma(noise: str | float | None, sigma: str | float | None) -> float | None:
+    """The deviation on the [-1, 1] scale that noise, in grey levels, or sigma says. Raises InputError, for both too."""
+    if noise is not None and sigma is not None:
+        raise InputError("--noise and --sigma say the same, in grey levels and on [-1, 1]; leave one of them out")
+    if noise is not None:
+        return parse_noise(noise) if isinstance(noise, str) else _within("noise", noise, 255, sigma_of)
+    return parse_sigma(sigma) if isinstance(sigma, str) else _within("sigma", sigma, 2, float)
+
+
+def _within(name: str, value: Any, most: float, to_sigma: Callable[[float], float]) -> float | None:
+    number = _read_number(name, value)
+    if number is None:
+        return None
+    if not 0 <= number <= most:
+        scale = "in grey levels of 255" if name == "noise" else "on the [-1, 1] scale"
+        raise InputError(f"{name} is {scale}, 0..{most:g}; got {value!r}")
+    return to_sigma(number)
+
+
+def _read_number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise KindError(f"{name} is a number; got {value!r}") from None
+
+
+def _read_whole(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise KindError(f"{name} is a whole number; got {value!r}") from None
+
+
+def _read_size(value: Any) -> tuple[int, int] | None:
+    if value is None or isinstance(value, str):
+        return None if value is None else parse_size(value)
+    try:
+        width, height = map(operator.index, value)
+    except (TypeError, ValueError):
+        width = height = 0
+    if min(width, height) < 1:
+        raise InputError(f"a size is a width and a height in pixels, such as (24, 32) or '24x32'; got {value!r}")
+    return width, height
+
+
+def _read_mask(given: Any) -> np.ndarray | None:
+    if given is None:
+        return None
+    if is_named(given):
+        return read_mask(given)
+    if isinstance(given, Image.Image):
+        return as_mask(photo_of(given, "the mask"), "the mask")
+    mask = to_array(given, "the mask")
+    while mask.ndim > 2 and len(mask) == 1:
+        mask = mask[0]
+    if mask.ndim != 2:
+        raise InputError(f"the mask is of one channel, (H, W); got {mask.shape}")
+    if mask.dtype == np.uint8 and mask.max(initial=0) > 1:
+        return as_mask(photo_of(Image.fromarray(mask), "the mask"), "the mask")
+    if not np.isin(mask, (0, 1)).all():
+        raise InputError("the mask has values between 0 and 1; say from where on a pixel is missing: mask > 0.5")
+    return np.asarray(mask, bool)
+
+
+def _read_kernel(given: Any) -> str | np.ndarray | None:
+    """A kernel in words as it is, a file's weights otherwise."""
+    if given is None or not is_named(given):
+        return None if given is None else to_array(given, "the kernel")
+    text = os.fspath(given)
+    if text.partition(":")[0] in KINDS or not Path(text).suffix:
+        return text
+    return read_kernel(text)
+
+
+def _read_matrix(given: Any) -> np.ndarray | None:
+    if given is None:
+        return None
+    return read_matrix(given) if is_named(given) else to_array(given, "the matrix")

@@ -1,0 +1,87 @@
+"""What a restoration gives: the image, and how it came about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic
+
+import numpy as np
+
+from ..engines.version import __version__
+from .pictures.calls import Call
+from .sampling.loop import no_seconds
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # a type checker brings it along
+
+    Picture = TypeVar("Picture", default=np.ndarray)
+else:
+    from typing import TypeVar
+
+    Picture = TypeVar("Picture")
+
+
+@dataclass(frozen=True)
+class Result(Generic[Picture]):
+    """A restored batch and how it came about. Arrays have a batch axis exactly when the measurement had one.
+
+    Of pictures (`Restorer.__call__`) rows are pictures: of faces that are restored in one, the first face's figures; of
+    one that is left alone zeros.
+    """
+
+    image: Picture
+    """Of `Restorer.restore` an array (B, C, H, W) or (C, H, W), float32 on [-1, 1] or the range that was named; of a
+    call a picture of the caller's kind."""
+    k: tuple[int, ...]
+    """For each row, the steps that were left at the switch, which took no gradient: 0 with dps, T with dmps."""
+    trace: tuple[tuple[float, ...], ...]
+    """For each row, the PSNR in dB between estimates x0hat a fixed number of steps apart: what the switch looks at."""
+    compared: tuple[int, ...]
+    """How many steps were left when each entry of a trace was taken; the same for every row."""
+    seconds: dict[str, float]
+    """Wall time by phase, "gradient", "forward" and "flow", the steps of an aim."""
+    forwards: tuple[int, ...]
+    """Network evaluations of each row, those of DPS steps included."""
+    gradients: tuple[int, ...]
+    """Gradients through the network, for each row."""
+    settings: dict[str, Any]
+    """What repeats this result: aim, method, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator,
+    backend, tile, prior. With an aim, those of a method are None. Of pictures those of the first, and its task and
+    fit."""
+    because: tuple[str, ...] = ()
+    """For each picture, a clause that says how its task and noise were settled."""
+    unchanged: tuple[bool, ...] = ()
+    """For each picture, whether nothing was found wrong, so that it is as it came."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what files held and was left out."""
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What it cost, for scripts: k, forwards and gradients of each row, and the seconds of all, in JSON's types."""
+        return {
+            "k": list(self.k),
+            "forwards": list(self.forwards),
+            "gradients": list(self.gradients),
+            "seconds": sum(self.seconds.values()),
+        }
+
+    @classmethod
+    def of_pictures(cls, call: Call, results: "Sequence[Result[np.ndarray]]") -> "Result[Any]":
+        """What a call of a restorer gives, of a result for each of `Call.due`."""
+        left, of_each = iter(results), []
+        for one in call.ready:
+            of_each.append([] if one.measurement.is_clean else [next(left) for _ in one.measurements])
+        first, ready = [found[0] if found else None for found in of_each], call.ready[0]
+        settings = next((one.settings for one in first if one is not None), {"sigma": ready.measurement.sigma})
+        return cls(
+            image=call.give([[one.image for one in found] for found in of_each]),
+            k=tuple(0 if one is None else one.k[0] for one in first),
+            trace=tuple(() if one is None else one.trace[0] for one in first),
+            compared=next((one.compared for one in first if one is not None), ()),
+            seconds={phase: sum(one.seconds[phase] for one in results) for phase in no_seconds()},
+            forwards=tuple(0 if one is None else one.forwards[0] for one in first),
+            gradients=tuple(0 if one is None else one.gradients[0] for one in first),
+            settings={"frugal_rt": __version__, **settings, "task": ready.measurement.task, "fit": call.fit},
+            because=tuple(one.measurement.because for one in call.ready),
+            unchanged=tuple(one.measurement.is_clean for one in call.ready),
+            notes=tuple(note for one in call.ready for note in one.photo.notes),
+        )
