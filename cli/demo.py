@@ -28,7 +28,7 @@ Shown = tuple[str, str | Path, tuple[str, ...], Aim | None]
 @click.option(
     "-e", "--engine", metavar="PLAN", type=options.PATH, help="Show the face by this plan alone, not by both priors."
 )
-@click.option("--steps", "steps_", type=int, help="Sampling steps T; default the preset fast.")
+@click.option("--steps", "steps_", type=int, help="Sampling steps T, in place of each task's own.")
 @options.seed
 @options.backend
 @click.option("-o", "--output", metavar="FOLDER", type=options.PATH, default=Path("demo"), show_default=True)

@@ -14,7 +14,7 @@ from ..engines.onnxruntime.lpips import Lpips
 from ..engines.plan import WEIGHTS
 from ..engines.version import __version__
 from ..export.lpips import fetch_lpips
-from ..runtime.evaluation.contender import HYBRID_ONLY, our_methods
+from ..runtime.evaluation.contender import our_methods
 from ..runtime.evaluation.deepinv import deepinv_methods
 from ..runtime.evaluation.evaluate import Evaluation, Row
 from ..runtime.evaluation.picture_set import PictureSet, read_pictures
@@ -25,7 +25,7 @@ from ..runtime.evaluation.suite import TASKS, choose
 from ..runtime.pictures.images import check_output, write_png
 from ..runtime.pictures.options import read_sigma
 from ..runtime.restorer import Restorer
-from ..runtime.sampling.switch import METHODS
+from ..runtime.sampling.guidance import METHODS, WORDS
 from . import options, talk
 from .progress import stages, steps
 
@@ -92,9 +92,9 @@ def command(
     if engine is None or images is None:
         raise InputError("say what to evaluate: --engine PLAN and --images DIR")
     ours = choose(methods, list(METHODS), "method")
-    for name in HYBRID_ONLY:
-        if settings[name] is not None and "hybrid" not in ours:
-            raise click.UsageError(f"--{name} is for the hybrid; --methods {methods} has none")
+    for name, value in settings.items():
+        if value is not None and not any(name in METHODS[method] for method in ours):
+            raise click.UsageError(f"--{WORDS.get(name, name)} is a setting of none of --methods {methods}")
     target = None if json_ is None else check_output(json_, force, (".json",))
     asked = {"steps": steps_, **{name: value for name, value in settings.items() if value is not None}}
     with stages() as on_stage:

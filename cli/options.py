@@ -50,23 +50,23 @@ trust_engines = click.option(
 )
 seed = click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 steps = click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T.")
-switch = click.option("--switch", metavar="auto|K", help="When the hybrid switches: auto, or K DMPS steps at the end.")
+switch = click.option("--switch", metavar="auto|K", help="How many steps at the end take no gradient: auto, or K.")
 every = click.option(
-    "--every", type=int, metavar="M", help="The hybrid takes a gradient at every M-th step; default: about 25 in all."
+    "--every", type=int, metavar="M", help="frugal takes a gradient at every M-th step; default: about 25 in all."
 )
 guidance = click.option(
     "--guidance",
     type=click.Choice(list(GUIDANCE)),
-    help="Step sizes: own, found on the fly (the default), or official, the papers' constants.",
+    help="Step sizes of hybrid, dps and dmps: own, found on the fly (the default), or official, the papers' constants.",
 )
 zeta = click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper.")
 lam = click.option("--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper.")
 aim = click.option(
     "--aim",
     type=click.Choice(list(AIMS)),
-    help="Denoising starts from the picture itself: for detail, the default, in 8 network calls, or for fidelity "
-    "(PSNR), in one. With --samples, or an option from --method to --lambda, it starts from noise. Another task starts "
-    "from a plain estimate where an aim is named, and takes 8.",
+    help="For detail, or for fidelity (PSNR). Denoising takes 8 network calls for the one, its default, and one for "
+    "the other; any other task 12 and 8, without gradients. Leave it out with --samples and the options from --method "
+    "to --lambda.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Say what was done as one JSON object, for scripts.")
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")

@@ -16,7 +16,7 @@ from ..runtime.pictures import settings
 from ..runtime.pictures.formats import PICTURES, read_settings
 from ..runtime.pictures.images import read_bytes
 from ..runtime.restorer import Restorer
-from ..runtime.sampling.guidance import METHOD, SAMPLED
+from ..runtime.sampling.guidance import SAMPLED, SAMPLER
 
 NOT_KEPT = (
     *("output", "kind", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),
@@ -24,12 +24,12 @@ NOT_KEPT = (
 )
 """What a restoration is asked to write, where, and on which machines and devices: the next one is asked anew."""
 META = "frugal_rt.params"
-SAMPLER = ("method", *("steps_" if name == "steps" else name for name in SAMPLED))
-ALTERNATIVES = ((("noise",), ("sigma",)), (("aim",), SAMPLER))
+FROM_NOISE = tuple("steps_" if name == "steps" else name for name in SAMPLED)
+ALTERNATIVES = ((("noise",), ("sigma",)), (("aim",), FROM_NOISE))
 """Options, by their parameters' names, that cannot be given together: one of the first with one of the second."""
 SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP, ParameterSource.ENVIRONMENT)
 """Where options come from, the first goes before the others; --params is the second."""
-DECIDE = {"backend": "by {}", "tile": "in tiles of {}", "method": "by version {} of the sampler"}
+DECIDE = {"backend": "by {}", "tile": "in tiles of {}", "sampler": "by version {} of the sampler"}
 """Of a result's settings, those that this machine and this version decide, in words."""
 
 
@@ -55,6 +55,8 @@ def _use(ctx: click.Context, option: click.Parameter, path: Path | None) -> None
     if path is None:
         return
     whole, kept = _read(path)
+    if kept.get("sampler", 1) == 1:
+        kept["options"] = _translated(kept["options"])
     known = {parameter.name for parameter in ctx.command.params if parameter.name not in (*NOT_KEPT, "params")}
     for name in kept["options"]:
         if name not in known:
@@ -128,7 +130,9 @@ def tile(whole: dict[str, Any]) -> tuple[int, int] | None:
 def refuse_another_way(whole: dict[str, Any], restorer: Restorer) -> None:
     """Raise InputError where the `repeated` settings are of another way than `restorer` restores in."""
     tiles = None if restorer.tile is None else [*restorer.tile]
-    here: dict[str, Any] = {"backend": restorer.engine.name, "tile": tiles, "method": METHOD}
+    here: dict[str, Any] = {"backend": restorer.engine.name, "tile": tiles, "sampler": SAMPLER}
+    if whole:
+        whole = {"sampler": whole.get("method"), **whole}  # version 1 said it there
     for name, words in DECIDE.items():
         if name in whole and whole[name] != here[name]:
             was, now = ("whole" if one is None else words.format(_sides(one)) for one in (whole[name], here[name]))
@@ -176,6 +180,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(kept, dict) or not isinstance(kept.get("options"), dict):
         raise InputError(f'{path.name} holds no options: it should read {{"options": {{"steps": 50, ...}}}}')
     return whole, kept
+
+
+def _translated(options: dict[str, Any]) -> dict[str, Any]:
+    """What the options of the sampler's version 1 are called now: its hybrid is frugal, its dmps closed-form.
+
+    With constants of the papers its two were, and are, the poster's hybrid and DMPS.
+    """
+    constant = options.get("guidance") == "official" or any(options.get(name) is not None for name in ("zeta", "lam"))
+    if options.get("method", "hybrid" if constant else None) == "hybrid":
+        return {**options, "method": "hybrid" if constant else "frugal"}
+    if options.get("method") == "dmps" and not constant:
+        return {**options, "method": "closed-form"}
+    return options
 
 
 def _beside(folder: Path, options: dict[str, Any]) -> dict[str, Any]:

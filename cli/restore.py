@@ -21,8 +21,7 @@ from ..runtime.offline.streams import STREAM, is_stream
 from ..runtime.pictures.formats import PICTURES
 from ..runtime.pictures.images import check_output
 from ..runtime.pictures.options import read_damage
-from ..runtime.sampling.guidance import PRESET, PRESETS, Guidance
-from ..runtime.sampling.switch import METHODS
+from ..runtime.sampling.guidance import METHOD, METHODS, PRESET, PRESETS, PRESETS_FROM_NOISE, Guidance
 from . import options, params, talk
 from .progress import pictures, stages, steps
 
@@ -45,13 +44,16 @@ from .progress import pictures, stages, steps
     "--frame", type=click.IntRange(1), metavar="N", help="Which frame or page of a file of several; default: the first."
 )
 @options.aim
-@click.option("--method", type=click.Choice(list(METHODS)), help="How to steer; default: hybrid.")
+@click.option(
+    "--method", type=click.Choice(list(METHODS)), help=f"The sampler; default: {METHOD}, and its aim for denoising."
+)
 @options.switch
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
     help=f"Sampling steps by name, {PRESET} by default: "
-    f"{', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}.",
+    f"{', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}; of other methods "
+    f"{', '.join(map(str, PRESETS_FROM_NOISE.values()))}.",
 )
 @click.option("--steps", "steps_", metavar="T", type=int, help="Sampling steps, in place of the preset's.")
 @options.every
@@ -156,8 +158,6 @@ def command(
         raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
     if align_ and (tile or fit is not None):
         raise click.UsageError("--align says how a face comes to the prior's size; leave --tile and --fit out")
-    if switch is not None and method not in (None, "hybrid"):
-        raise click.UsageError(f"--switch is for the hybrid; --method {method} has none")
     if output is None and len(images) == 2 and images[1].suffix.lower() in PICTURES:
         if is_there(images[1]):
             raise InputError(
@@ -195,14 +195,16 @@ def command(
         raise click.UsageError("--samples draws from noise, and --aim starts elsewhere; leave one of them out")
     if samples > 1 and preset is None:
         preset = PRESET
-    count = PRESETS[preset or PRESET] if steps_ is None else steps_
+    presets = PRESETS if method in (None, METHOD) else PRESETS_FROM_NOISE
+    count = presets[preset or PRESET] if steps_ is None else steps_
     with stages() as on_stage:
         on_stage("reading the plan")
         settings = Guidance(
             aim=aim,
             preset=preset,
             steps=steps_,
-            switch=METHODS[method] if switch is None and method is not None else switch,
+            method=method,
+            switch=switch,
             every=every,
             guidance=guidance,
             zeta=zeta,
@@ -353,6 +355,6 @@ def _sentence(written: Written, count: int, one: bool) -> str:
         said += f" for each of {samples} samples"
     if written.aim is not None:
         said += f", aim {written.aim}"
-    elif one:
-        return f"{said}; DMPS ran the last {figures['k'][0]} of {count} steps"
+    elif one and gradients:
+        return f"{said}; none in the last {figures['k'][0]} of {count} steps"
     return said if one else f"{said}; {written.task} ({written.because})"

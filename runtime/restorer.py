@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from ..engines import DivergedError, Engine, InputError, KindError, Plan, open_engine, open_plan
+from ..engines.betas import train_betas
 from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .operators import Denoise, Operator, Resolvable, Shape
+from .operators import Denoise, Linear, Operator, Shape
 from .pictures.calls import Call
 from .pictures.kinds import Named, Output, Range, TensorT, scaled, signed_measurement, to_array, warn_of_unsigned
 from .pictures.noise_level import unnamed_sigma
 from .pictures.options import Options
 from .result import Result
 from .sampling.advance import settle
-from .sampling.choices import Aim, Preset, StepSizes, When, check_whole
-from .sampling.guidance import METHOD, Guidance, Settled
+from .sampling.choices import Aim, Method, Preset, StepSizes, When, check_whole
+from .sampling.guidance import SAMPLER, Guidance, Settled
 from .sampling.loop import TRIALS, StepEvent, run, step_seconds, to_numpy
 from .sampling.plain_estimate import plain_estimate
 from .sampling.restoration import Restoration, start_noise
-from .sampling.schedule import Schedule
+from .sampling.schedule import Schedule, check_steps
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -194,6 +195,7 @@ class Restorer:
         *,
         sigma: float | None = None,
         aim: Aim | None = None,
+        method: Method | None = None,
         preset: Preset | None = None,
         steps: int | None = None,
         switch: When | None = None,
@@ -213,17 +215,20 @@ class Restorer:
         (missing pixels may hold anything). That a picture's values all lie in [0, 1] is warned of.
         sigma: noise on the [-1, 1] scale, 0..2. None: that of y is estimated where it is to be denoised, from a batch's
         mean variance, and 0.01 is assumed otherwise; the command line and the service do the same.
-        aim: denoising starts from y itself and draws nothing: "detail", 8 network calls, its default, looks better;
-        "fidelity", one, is nearer in PSNR. Any other linear operator is undone in 8 calls from a plain estimate where
-        an aim is named: "detail" makes more of it anew than "fidelity". Where a setting of the sampler that starts
-        from noise is given, preset to lam, denoising is done by that.
-        preset: "quality", "balanced", the default, or "fast", which name a number of steps. steps: T itself, 2..the
-        prior's training steps. switch: "auto", the default, "never" (DPS), "always" (DMPS), or k, the number of DMPS
-        steps.
-        every: the hybrid takes a gradient at every so manieth step before its switch, 2 or more; None is about 25 in
-        all.
-        guidance: "own", the default, or "official" for the papers' constant step sizes. zeta, lam: such constants by
-        value, of DPS and DMPS; None lets the guidance say.
+        aim: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing: 8
+        network calls, its default, or one. Any other linear operator starts from a plain estimate of the image: 12
+        calls, frugal's fast preset, or 8 that draw next to nothing. Where a setting of a method is given, method to
+        lam, denoising is done by that.
+        method: "frugal", the default, from a plain estimate and noise down by the closed form, with sparse gradients
+        until the switch where the operator leaves pixels unseen. The others start from noise: "hybrid", the poster's,
+        DPS and from the switch DMPS; "dps", the default where the operator is not linear; "dmps"; or "closed-form",
+        DDRM's transition alone.
+        preset: "quality", "balanced", the default, or "fast", which name a number of steps: 50, 20 and 12 of frugal,
+        the last without gradients, 100, 50 and 20 of the others. steps: T itself, 2..the prior's training steps.
+        switch: of frugal and hybrid; "auto", the default, or k, the number of steps at the end without a gradient.
+        every: frugal takes a gradient at every so manieth step before its switch, 2 or more; None is about 25 in all.
+        guidance: of hybrid, dps and dmps; "own", the default, or "official" for the papers' constant step sizes. zeta,
+        lam: such constants by value, of DPS and DMPS; None lets the guidance say.
         seed, sample: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
         batch: rows that share a network call at most; None takes what was fastest for an image, measured once.
         on_step: called with a StepEvent after each step; an exception it raises stops the restoration between steps.
@@ -245,6 +250,7 @@ class Restorer:
         asked = Guidance(
             sigma=sigma,
             aim=aim,
+            method=method,
             preset=preset,
             steps=steps,
             switch=switch,
@@ -297,26 +303,28 @@ class Restorer:
             compared=rows[0].compared,
             seconds=seconds,
             forwards=(len(rows[0].schedule),) * len(rows),
-            pullbacks=tuple(row.pullbacks for row in rows),
+            gradients=tuple(row.gradients for row in rows),
             settings=self._settings(rows[0], batch),
         )
 
     def _settings(self, row: Restoration, batch: int) -> dict[str, Any]:
         """What `row` and those after it were restored with, in JSON's types."""
-        steps = None if row.aim else len(row.schedule)
+        steps = None if row.aim else row.steps
         return {
             "operator": {"name": row.operator.name, **row.operator.settings},
             "sigma": row.sigma,
             "aim": row.aim,
+            "method": row.method,
             "steps": steps,
-            "switch": None if steps is None else row.switch.words(steps),
+            "switch": row.switch.words if row.method in ("frugal", "hybrid") else None,
             "every": row.every,
             "zeta": row.zeta,
             "lambda": row.lam,
+            "start": row.start,
             "seed": row.seed,
             "sample": row.sample,
             "batch": batch,
-            "method": METHOD,
+            "sampler": SAMPLER,
             "backend": self.engine.name,
             "tile": self.tile,
             "prior": self.plan.manifest["prior"]["name"],
@@ -348,10 +356,12 @@ class Restorer:
             asked = replace(asked, sigma=_unnamed_sigma(images, operator))
         _check_scale(images, operator, asked.noise)
         settled = asked.settle(operator, len(images))
-        if settled.aim is None:
+        if settled.method is not None:
+            check_steps(settled.steps, train_betas(self.plan.manifest["schedule"]))
+        if settled.start is None:
             schedule = self._schedule(settled.steps)
         else:
-            schedule = self._schedule_below(asked.start_with(operator), settled.steps)
+            schedule = self._schedule_below(settled.start, settled.steps, settled.power)
         return [
             Restoration(
                 operator=operator,
@@ -366,6 +376,9 @@ class Restorer:
                 seed=asked.seed,
                 sample=sample,
                 x=self.engine.asarray(self._start(one, operator, asked, settled, schedule, sample)),
+                steps=settled.steps,
+                start=settled.start,
+                method=settled.method,
                 aim=settled.aim,
             )
             for sample, one in enumerate(images, asked.sample)
@@ -374,13 +387,13 @@ class Restorer:
     def _start(
         self, y: np.ndarray, operator: Operator, asked: Guidance, settled: Settled, schedule: Schedule, sample: int
     ) -> np.ndarray:
-        """x at the first step, (C, H, W): noise, or with an aim the picture, or a plain estimate and some noise."""
-        if settled.aim is None:
+        """x at the first step, (C, H, W): noise, a plain estimate and some noise, or where that has it, the picture."""
+        if settled.start is None:
             return start_noise(self.image_shape, asked.seed, sample)
-        assert isinstance(operator, Resolvable)  # others have no aim
+        assert isinstance(operator, Linear)  # others start from noise
         start = plain_estimate(operator, y, asked.noise)
-        if not isinstance(operator, Denoise):
-            start = start + asked.start_with(operator) * start_noise(self.image_shape, asked.seed, sample)
+        if settled.aim is None or not isinstance(operator, Denoise):
+            start = start + settled.start * start_noise(self.image_shape, asked.seed, sample)
         return np.asarray(schedule.abar[-1] ** 0.5 * start, np.float32)
 
     def _measurement(self, y: Any, operator: Operator) -> np.ndarray:
@@ -436,7 +449,7 @@ class Restorer:
         """
         if (batch, gradient) not in self._step_seconds:
             y, plain = np.zeros((batch, *self.image_shape), np.float32), Denoise(self.image_shape)
-            asked = Guidance(sigma=1.0, steps=TRIALS + 1, switch="never" if gradient else "always")
+            asked = Guidance(sigma=1.0, steps=TRIALS + 1, method="dps" if gradient else "closed-form")
             self._step_seconds[batch, gradient] = step_seconds(self._begin(y, plain, asked), self.engine)
         return self._step_seconds[batch, gradient]
 

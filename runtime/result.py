@@ -32,20 +32,20 @@ class Result(Generic[Picture]):
     """Of `Restorer.restore` an array (B, C, H, W) or (C, H, W), float32 on [-1, 1] or the range that was named; of a
     call a picture of the caller's kind."""
     k: tuple[int, ...]
-    """For each row, the DMPS steps that were left at the switch: 0 is DPS to the end, T is DMPS from the start."""
+    """For each row, the steps that were left at the switch, which took no gradient: 0 with dps, T with dmps."""
     trace: tuple[tuple[float, ...], ...]
     """For each row, the PSNR in dB between estimates x0hat a fixed number of steps apart: what the switch looks at."""
     compared: tuple[int, ...]
     """How many steps were left when each entry of a trace was taken; the same for every row."""
     seconds: dict[str, float]
-    """Wall time by phase, "dps", "dmps" and "flow", the steps of an aim."""
+    """Wall time by phase, "gradient", "forward" and "flow", the steps of an aim."""
     forwards: tuple[int, ...]
     """Network evaluations of each row, those of DPS steps included."""
-    pullbacks: tuple[int, ...]
+    gradients: tuple[int, ...]
     """Gradients through the network, for each row."""
     settings: dict[str, Any]
-    """What repeats this result: aim, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator, backend,
-    tile, prior. With an aim, those of the sampler from noise are None. Of pictures those of the first, and its task and
+    """What repeats this result: aim, method, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator,
+    backend, tile, prior. With an aim, those of a method are None. Of pictures those of the first, and its task and
     fit."""
     because: tuple[str, ...] = ()
     """For each picture, a clause that says how its task and noise were settled."""
@@ -54,13 +54,20 @@ class Result(Generic[Picture]):
     notes: tuple[str, ...] = ()
     """Sentences about what files held and was left out."""
 
+    if not TYPE_CHECKING:  # or it would vouch for every name
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError, which says what an earlier name is called."""
+            called = "; it is called gradients" if name == "pullbacks" else ""
+            raise AttributeError(f"a Result has no {name!r}{called}")
+
     @property
     def figures(self) -> dict[str, Any]:
         """What it cost, for scripts: k, forwards and gradients of each row, and the seconds of all, in JSON's types."""
         return {
             "k": list(self.k),
             "forwards": list(self.forwards),
-            "gradients": list(self.pullbacks),
+            "gradients": list(self.gradients),
             "seconds": sum(self.seconds.values()),
         }
 
@@ -79,7 +86,7 @@ class Result(Generic[Picture]):
             compared=next((one.compared for one in first if one is not None), ()),
             seconds={phase: sum(one.seconds[phase] for one in results) for phase in no_seconds()},
             forwards=tuple(0 if one is None else one.forwards[0] for one in first),
-            pullbacks=tuple(0 if one is None else one.pullbacks[0] for one in first),
+            gradients=tuple(0 if one is None else one.gradients[0] for one in first),
             settings={"frugal_rt": __version__, **settings, "task": ready.measurement.task, "fit": call.fit},
             because=tuple(one.measurement.because for one in call.ready),
             unchanged=tuple(one.measurement.is_clean for one in call.ready),

@@ -38,6 +38,7 @@ from ...engines.plan import WEIGHTS
 from ...engines.torch.baselines import COMPILED, PEERS
 from ..restorer import Restorer
 from ..sampling.advance import advance
+from ..sampling.choices import Method
 from ..sampling.guidance import Guidance, stride_of
 from ..sampling.restoration import start_noise
 from ..sampling.schedule import Schedule
@@ -72,7 +73,7 @@ class Row:
     """One line of the report: what is timed, and how to time it by each contender."""
 
     kind: str
-    """forward, dps step, dmps step, dps, dmps or hybrid."""
+    """forward, dps step, dmps step, dps, dmps, hybrid or frugal."""
     name: str
     batch: int
     forwards: int
@@ -128,9 +129,10 @@ def bench(
 ) -> dict[str, Any]:
     """Measure everything, `rounds` times over; the report as plain data, seconds and FLOP/s.
 
-    Rows: forward calls, DPS steps and DMPS steps at each of `batches`; with `restorations`, DPS, DMPS and the hybrid
-    at k = steps / 2 on one image. `compiled` adds torch.compile, `deepinv` that library's DPS; `only` names the
-    backends that take part beside torch as others run it, by default all. `on_stage` is told what is being done.
+    Rows: forward calls, DPS steps and DMPS steps at each of `batches`; with `restorations`, DPS, DMPS, and at k =
+    steps / 2 the hybrid and frugal on one image. `compiled` adds torch.compile, `deepinv` that library's DPS; `only`
+    names the backends that take part beside torch as others run it, by default all. `on_stage` is told what is being
+    done.
     Contenders that cannot run here are left out, with the reason in the report.
 
     Raises InputError for settings that do not fit, MissingExtra if nothing runs here, BackendError without deepinv.
@@ -297,25 +299,26 @@ def _step_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps
 
     return [
         Row("forward", "forward", batch, 1, 0, cells(_forward)),
-        Row("dps step", "DPS step", batch, 1, 1, cells(_steps, measured, steps, "never")),
-        Row("dmps step", "DMPS step", batch, 1, 0, cells(_steps, measured, steps, "always")),
+        Row("dps step", "DPS step", batch, 1, 1, cells(_steps, measured, steps, "dps")),
+        Row("dmps step", "DMPS step", batch, 1, 0, cells(_steps, measured, steps, "dmps")),
     ]
 
 
 def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps: int) -> list[Row]:
-    """Whole restorations of one image by the three methods."""
+    """Whole restorations of one image: the poster's three methods and ours."""
     half = steps // 2
 
-    def row(kind: str, name: str, k: int, gradients: int) -> Row:
+    def row(kind: Method, name: str, k: int | None, gradients: int) -> Row:
         cells: dict[str, Cell] = {
-            label: partial(_restoration, plan, engine, measured, steps, k) for label, engine in engines.items()
+            label: partial(_restoration, plan, engine, measured, steps, kind, k) for label, engine in engines.items()
         }
         return Row(kind, f"{name}, {steps} steps", 1, steps, gradients, cells)
 
     return [
-        row("dps", "DPS", 0, steps),
-        row("dmps", "DMPS", steps, 0),
-        row("hybrid", f"hybrid at k = {half}", half, math.ceil((steps - half) / stride_of(steps))),
+        row("dps", "DPS", None, steps),
+        row("dmps", "DMPS", None, 0),
+        row("hybrid", f"hybrid at k = {half}", half, steps - half),
+        row("frugal", f"frugal at k = {half}", half, math.ceil((steps - half) / stride_of(steps))),
     ]
 
 
@@ -334,12 +337,14 @@ def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
     return _paced(forward, timed, 1 if brief else None)
 
 
-def _steps(plan: Plan, engine: Engine, measured: Measured, steps: int, switch: str, batch: int, brief: bool) -> Sample:
+def _steps(
+    plan: Plan, engine: Engine, measured: Measured, steps: int, method: Method, batch: int, brief: bool
+) -> Sample:
     """Consecutive steps from pure noise on."""
     timed = _timed(engine)
     y = np.repeat(measured.y[None], batch, axis=0)
-    rows = Restorer(plan, engine)._begin(y, measured.operator, Guidance(sigma=SIGMA, steps=steps, switch=switch))
-    engine.prepare(gradients=switch == "never", batch=batch)
+    rows = Restorer(plan, engine)._begin(y, measured.operator, Guidance(sigma=SIGMA, steps=steps, method=method))
+    engine.prepare(gradients=method == "dps", batch=batch)
 
     def step() -> Array:
         advance(rows, timed)
@@ -373,12 +378,14 @@ def _paced(call: Callable[[], Array], engine: Engine, most: int | None) -> Sampl
     return Sample(elapsed / calls, None, busy / (calls - 1) if calls > 1 else None)
 
 
-def _restoration(plan: Plan, engine: Engine, measured: Measured, steps: int, k: int, brief: bool) -> Sample:
+def _restoration(
+    plan: Plan, engine: Engine, measured: Measured, steps: int, method: Method, k: int | None, brief: bool
+) -> Sample:
     timed = _timed(engine)
     if brief and not engine.records:  # recordings are of a number of steps
-        steps, k = 2, 0 if k == 0 else 2 if k == steps else 1
+        steps, k = 2, None if k is None else 1
     started = time.perf_counter()
-    Restorer(plan, timed).restore(measured.y, measured.operator, sigma=SIGMA, steps=steps, switch=k)
+    Restorer(plan, timed).restore(measured.y, measured.operator, sigma=SIGMA, steps=steps, method=method, switch=k)
     return Sample(time.perf_counter() - started, timed.seconds if isinstance(timed, Timed) else None)
 
 

@@ -41,7 +41,7 @@ def figures(report: Report) -> list[dict[str, Any]]:
     compare("DPS step / DMPS step, ours", _seconds(rows, "dps step", ours), _seconds(rows, "dmps step", ours))
     compare("DMPS step / forward, ours", _seconds(rows, "dmps step", ours), _seconds(rows, "forward", ours))
     for label in (EAGER, "deepinv"):
-        for kind in ("dps", "hybrid"):
+        for kind in ("dps", "hybrid", "frugal"):
             if kind in rows:
                 other = f"{rows['dps']['name']}, by {label}"
                 compare(f"{other} / our {rows[kind]['name']}", _seconds(rows, "dps", label), _seconds(rows, kind, ours))

@@ -9,8 +9,8 @@ import numpy as np
 from ...engines import InputError
 from ..operators import Operator
 from ..restorer import Restorer
+from ..sampling.guidance import METHODS
 from ..sampling.loop import StepEvent
-from ..sampling.switch import METHODS
 
 OnStep = Callable[[StepEvent], object]
 
@@ -26,7 +26,7 @@ class Outcome:
     images: np.ndarray
     """(N, C, H, W) float32 on [-1, 1]."""
     k: Sequence[float | None]
-    """DMPS steps at the switch; None where there is no such thing."""
+    """Steps left at the switch; None where there is no such thing."""
     forwards: Sequence[float]
     gradients: Sequence[float]
     seconds: float
@@ -55,7 +55,7 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """DPS, DMPS or the hybrid, by our sampler. `settings` go to `Restorer.restore` as they are."""
+    """One of our methods. `settings` go to `Restorer.restore` as they are."""
 
     restorer: Restorer
     name: str
@@ -70,17 +70,16 @@ class Method:
         result = self.restorer.restore(
             y, operator, sigma=sigma, seed=seed, sample=sample, on_step=on_step, **self.settings
         )
-        return Outcome(result.image, result.k, result.forwards, result.pullbacks, sum(result.seconds.values()))
-
-
-HYBRID_ONLY = ("switch", "every")
-"""Settings that the other methods do not have."""
+        return Outcome(result.image, result.k, result.forwards, result.gradients, sum(result.seconds.values()))
 
 
 def our_methods(restorer: Restorer, names: Sequence[str], settings: Mapping[str, Any]) -> list[Contender]:
-    """A contender for each of METHODS named. `settings` holds steps; HYBRID_ONLY ones go to the hybrid alone."""
-    common = {name: value for name, value in settings.items() if name not in HYBRID_ONLY}
+    """A contender for each of METHODS named, with those of `settings` that it has; all have `steps`."""
     return [
-        Method(restorer, name, {"switch": METHODS[name], **(settings if name == "hybrid" else common)})
+        Method(
+            restorer,
+            name,
+            {"method": name, **{one: value for one, value in settings.items() if one in ("steps", *METHODS[name])}},
+        )
         for name in names
     ]

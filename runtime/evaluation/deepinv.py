@@ -22,7 +22,7 @@ from ...engines.betas import train_betas
 from ...engines.extras import import_torch
 from ...engines.plan import UNSAID
 from ...engines.torch.network import build_network, load_weights
-from ..operators import Linear, Operator
+from ..operators import Decomposable, Operator
 from ..sampling.loop import StepEvent
 from ..sampling.noise import Use, generator
 from .contender import Contender, OnStep, Outcome, Refused
@@ -35,7 +35,7 @@ that the weight is typically in the hundreds. 300 and 1000 are within 1 dB of ea
 is below."""
 
 
-def to_unit_range(y: np.ndarray, operator: Linear) -> np.ndarray:
+def to_unit_range(y: np.ndarray, operator: Decomposable) -> np.ndarray:
     """A batch of measurements (B, c, h, w) of pictures on [-1, 1] as that of the same pictures on [0, 1]."""
     white = np.asarray(operator.A(np.ones((1, *operator.image_shape), np.float32)))
     return np.asarray((y + white) / 2, np.float32)
@@ -49,7 +49,7 @@ class Basis:
     is white noise in the image, so it serves as an orthonormal basis would.
     """
 
-    def __init__(self, operator: Linear):
+    def __init__(self, operator: Decomposable):
         self._operator = operator
         self._seen, self._image = operator.measurement_shape, operator.image_shape
         self._m = math.prod(self._seen)
@@ -132,7 +132,7 @@ class DeepInv:
         y: (c, h, w), with noise of deviation `sigma` on [-1, 1], which DPS does not ask for. Raises Refused where the
         operator has no SVD.
         """
-        if not isinstance(operator, Linear):
+        if not isinstance(operator, Decomposable):
             raise Refused(f"{operator.name} has no singular value decomposition to hand over")
         torch, sampling = self._torch, self._deepinv.sampling
         measured = torch.from_numpy(to_unit_range(y[None], operator)).to(self._device)
@@ -152,7 +152,7 @@ class DeepInv:
             x = run(measured, physics, seed=seed, **more)
         return np.asarray(x[0].detach().cpu(), np.float32) * 2 - 1
 
-    def _decomposed(self, operator: Linear, sigma: float) -> Any:
+    def _decomposed(self, operator: Decomposable, sigma: float) -> Any:
         """`operator` and its noise, both on [0, 1], as deepinv's DecomposablePhysics."""
         basis = Basis(operator)
         return self._deepinv.physics.DecomposablePhysics(

@@ -15,7 +15,7 @@ from ..pictures.images import PORTRAIT, fit_photo, read_photo, to_picture
 from ..pictures.simulate import simulate
 from ..restorer import Restorer
 from ..result import Result
-from ..sampling.choices import Aim, Preset
+from ..sampling.choices import Aim
 from ..sampling.loop import StepEvent
 from ..sampling.psnr import psnr
 from . import plain
@@ -110,19 +110,16 @@ def run(
 ) -> Iterator[Row]:
     """Restore a picture, the portrait by default, after each of `tasks`; a Row each, when it is done.
 
-    of: what the picture is, for the sheet. aim, steps: as of `Restorer.restore`; without either the preset "fast", and
-    denoising by its aim. on_step: as of `Restorer.restore`. Raises MissingExtra.
+    of: what the picture is, for the sheet. aim, steps, on_step: as of `Restorer.restore`; steps leave the aim out.
+    Raises MissingExtra.
     """
     for task in tasks:
         clean, y, missing, operator = measure(restorer, task, seed, picture)
         if operator.image_shape != restorer.image_shape:
             restorer = restorer.at(*operator.image_shape[1:])
         sigma = damage(task, operator.image_shape).sigma or 0.0
-        preset: Preset | None = None if operator.name == "denoise" or steps or aim else "fast"
         asked = None if steps else aim
-        result = restorer.restore(
-            y, operator, sigma=sigma, aim=asked, preset=preset, steps=steps, seed=seed, on_step=on_step
-        )
+        result = restorer.restore(y, operator, sigma=sigma, aim=asked, steps=steps, seed=seed, on_step=on_step)
         name, other = _by_plain(y, missing, sigma, clean)
         gained, plain_psnr = (float(psnr(one[None], clean[None])[0]) for one in (result.image, other))
         prior = result.settings["prior"]

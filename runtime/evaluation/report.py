@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..operators import Inpaint, Shape
 from ..pictures.images import to_picture
-from ..sampling.switch import METHODS
+from ..sampling.guidance import METHODS
 from .calibration import EXPECTED
 from .contact_sheet import contact_sheet
 from .evaluate import Row
@@ -149,7 +149,7 @@ def _header(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"{run['backend']} on {made['cores']} cores of {made['processor']}; {tools}."
     several = f" Of the mean of {run['samples']} samples; calls and seconds are those of all." if run["samples"] else ""
     yield (
-        "Mean +- standard error over images, each averaged over its seeds. k: DMPS steps at the switch. Seconds are an "
+        "Mean +- standard error over images, each averaged over its seeds. k: steps left at the switch. Seconds are an "
         f"image's share of its batch.{several}"
     )
 
@@ -182,11 +182,11 @@ def _spread(rows: Sequence[Row], run: Mapping[str, Any], shape: Shape) -> Iterat
 
 
 def _paired(rows: Sequence[Row], shape: Shape) -> Iterator[str]:
-    gaps = paired(rows, "hybrid", "dps")
+    gaps = paired(rows, "frugal", "dps")
     if not gaps:
         return
     yield ""
-    yield "Hybrid minus DPS, paired by image:"
+    yield "frugal minus dps, paired by image:"
     yield ""
     yield "| task | PSNR, dB | SSIM | LPIPS | time |"
     yield "| --- | --- | --- | --- | --- |"

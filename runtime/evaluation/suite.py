@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...engines import InputError
-from ..operators import Colorize, Deblur, Denoise, Inpaint, Linear, Operator, Shape, SuperResolution
+from ..operators import Colorize, Deblur, Decomposable, Denoise, Inpaint, Operator, Shape, SuperResolution
 from ..operators.masks import border_mask, box_mask
 from ..sampling.noise import Use, normal
 
@@ -15,7 +15,7 @@ class Task(NamedTuple):
     """One task at the size of a prior's images."""
 
     title: Callable[[Shape], str]
-    operator: Callable[[Shape], Linear]
+    operator: Callable[[Shape], Decomposable]
     sigma: float = 0.01
     """Noise deviation on the [-1, 1] scale."""
 

@@ -212,7 +212,7 @@ class FolderRestorer:
         if ready.image_shape != mine.image_shape:
             mine = self._at(*ready.image_shape[1:])
         prepared = Prepared(source, ready, mine)
-        if order.guidance.switch != "never":
+        if order.guidance.method != "dps":
             for each in prepared.measurements:
                 each.operator.prepare()
         return prepared

@@ -145,8 +145,8 @@ class Run:
         def begin(prepared: Prepared) -> None:
             if self._beside.traces and self.order.guidance.aim_with(prepared.measurement.operator) is not None:
                 raise InputError(
-                    "--trace is of the switch, which is the sampler's that starts from noise: leave --aim out, and for "
-                    "denoising add --preset fast"
+                    "--trace is of the switch, which is a method's: leave --aim out, and for denoising add "
+                    "--method frugal"
                 )
             on_ready(prepared)
 

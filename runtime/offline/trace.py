@@ -1,4 +1,4 @@
-"""Why the hybrid switched when it did: a restoration's trace as a table and as a small plot."""
+"""Why gradients ended when they did: a restoration's trace as a table and as a small plot."""
 
 import csv
 import io
@@ -10,6 +10,8 @@ from pathlib import Path
 from ...engines import MissingExtra, Plan
 from ...engines.files import atomic_write
 from ..result import Result
+from ..sampling.guidance import FRUGAL_POWER, switch_of
+from ..sampling.restoration import Phase
 from ..sampling.schedule import Schedule
 from ..sampling.switch import Switch
 
@@ -28,7 +30,7 @@ class Seen:
     psnr: float
     """dB between the two."""
     phase: str
-    """"dps" or "dmps": what the next step was made by."""
+    """"gradient" or "forward": whether the steps after it may take gradients."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,16 @@ class Explanation:
 
 
 def explain(result: Result, plan: Plan, row: int = 0) -> Explanation:
-    """What the switch of one row of `result`, restored with `plan` from noise, looked at."""
+    """What the switch of one row of `result`, restored with `plan` by a method, looked at."""
     steps = result.settings["steps"]
-    timesteps = Schedule.respaced(plan.manifest["schedule"], steps).timesteps
+    config, start = plan.manifest["schedule"], result.settings["start"]
+    schedule = Schedule.respaced(config, steps) if start is None else Schedule.below(config, start, steps, FRUGAL_POWER)
     k = result.k[row]
     seen = [
-        Seen(left, int(timesteps[left]), psnr, "dps" if left > k else "dmps")
+        Seen(left, int(schedule.timesteps[left]), psnr, (Phase.GRADIENT if left > k else Phase.FORWARD).value)
         for left, psnr in zip(result.compared, result.trace[row], strict=True)
     ]
-    return Explanation(seen, Switch.parse(result.settings["switch"], steps), k)
+    return Explanation(seen, switch_of(result.settings["method"], steps, result.settings["switch"]), k)
 
 
 def load_plots(paths: Sequence[Path]) -> None:
@@ -94,7 +97,7 @@ def _plot(explanation: Explanation, kind: str) -> bytes:
     if rule.k_min < rule.k_max:
         axes.axvspan(rule.k_max, rule.k_min, alpha=0.12, color="grey", label="where it may switch")
         axes.axhline(rule.threshold, linestyle="--", color="grey", label="settled")
-    axes.axvline(explanation.k, color="tab:red", label=f"DMPS from k = {explanation.k}")
+    axes.axvline(explanation.k, color="tab:red", label=f"no gradients from k = {explanation.k}")
     axes.invert_xaxis()
     axes.set_xlabel("steps left")
     axes.set_ylabel("PSNR, dB")

@@ -1,6 +1,8 @@
 """Degradations, by the kind of their basis. See base.py for what an operator is."""
 
-from .base import Custom, Linear, Operator, Resolvable, Shape
+from typing import Any
+
+from .base import Custom, Decomposable, Linear, Operator, Shape
 from .bicubic import Bicubic, BicubicBlocks, bicubic
 from .circular import Circular, Tapered
 from .dense import MaskedMatrix, Matrix, valid_blur
@@ -20,6 +22,7 @@ __all__ = [
     "Colorize",
     "Custom",
     "Deblur",
+    "Decomposable",
     "Denoise",
     "Inpaint",
     "Iterative",
@@ -30,7 +33,6 @@ __all__ = [
     "Mirrored",
     "Operator",
     "Partial",
-    "Resolvable",
     "Separable",
     "Shape",
     "SuperResolution",
@@ -44,3 +46,10 @@ __all__ = [
     "uniform_kernel",
     "valid_blur",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Raise AttributeError, which says where an earlier name went."""
+    if name == "Resolvable":
+        raise AttributeError("operators.Resolvable is called operators.Linear, and what was that is Decomposable")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -163,12 +163,18 @@ class Custom(Operator):
         return given
 
 
-class Resolvable(Operator):
-    """A linear degradation with an adjoint and a resolvent: what DMPS and the hybrid need."""
+class Linear(Operator):
+    """A linear degradation with an adjoint and a resolvent: what every method but DPS needs."""
 
     def __init__(self, image_shape: Shape, measurement_shape: Shape):
         super().__init__(image_shape, measurement_shape)
         self._placed: dict[Any, Array] = {}
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Raise TypeError for a subclass with a spectrum and no adjoint, which once was of this name."""
+        super().__init_subclass__(**more)
+        if hasattr(cls, "spectrum") and cls.AT is Linear.AT:
+            raise TypeError(f"{cls.__name__} has a spectrum, so it is an operators.Decomposable, once called Linear")
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop every cached property and placed array: a copy for another process carries only what was given."""
@@ -210,7 +216,7 @@ class Resolvable(Operator):
         return self._placed[where]
 
 
-class Linear(Resolvable):
+class Decomposable(Linear):
     """A linear degradation with a singular value decomposition.
 
     A subclass sets `image_shape`, `measurement_shape` (C, H, W) and `name`, and gives the four bases and the

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...engines import Array
 from ...engines.array_api import array_namespace
-from .base import Resolvable, Shape, reduced
+from .base import Linear, Shape, reduced
 from .iterative import Iterative
 from .separable import Factored, Pair, are_decomposed
 
@@ -14,7 +14,7 @@ REACH = 2
 """Pixels of the smaller image that the filter reaches to either side."""
 
 
-def bicubic(image_shape: Shape, scale: int) -> Resolvable:
+def bicubic(image_shape: Shape, scale: int) -> Linear:
     """The filter by its decomposition, or for a long side, whose decomposition takes long, by conjugate gradients.
 
     Raises InputError where `scale` does not divide both sides.

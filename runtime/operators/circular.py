@@ -7,7 +7,7 @@ import numpy as np
 
 from ...engines import Array
 from ...engines.array_api import array_namespace
-from .base import Linear, Shape, reduced
+from .base import Decomposable, Shape, reduced
 from .kernels import check_fits, kernel_peak, kernel_settings, normalised
 
 
@@ -19,7 +19,7 @@ class Polar(NamedTuple):
     sin: np.ndarray
 
 
-class Circular(Linear):
+class Circular(Decomposable):
     """y = (h * x)[::scale, ::scale]: any kernel, the image wrapping around; then one pixel of scale x scale is kept.
 
     With F the unitary Fourier transform and h^ the kernel's, keeping one pixel of r x r folds r^2 frequencies

@@ -13,7 +13,7 @@ from safetensors.numpy import load, save_file
 
 from ...engines import Array, InputError, cache
 from ...engines.array_api import array_namespace
-from .base import Linear, Operator, Resolvable, Shape
+from .base import Decomposable, Linear, Operator, Shape
 from .circular import Circular
 from .iterative import Partial
 from .kernels import check_fits, is_product, kernel_peak, kernel_settings, normalised, valid_part
@@ -44,7 +44,7 @@ class Decomposition(NamedTuple):
         return cls(U, s, Vt)
 
 
-class Dense(Linear):
+class Dense(Decomposable):
     """A matrix (m, C H W), or (m, H W) for every channel, decomposed when DMPS or the hybrid needs it.
 
     Pixels are numbered as numpy flattens (C, H, W), or (H, W). A measurement is (1, h, w), or (C, h, w), with m = h w.
@@ -179,7 +179,7 @@ class MaskedMatrix(Dense):
     `Masked` does, and where the matrix has over MAX_VALUES entries: about 90x90, where `Partial` takes its place.
     """
 
-    def __init__(self, image_shape: Shape, inner: Resolvable, missing: np.ndarray):
+    def __init__(self, image_shape: Shape, inner: Linear, missing: np.ndarray):
         missing = check_mask(missing, inner.measurement_shape)
         super().__init__(image_shape, (image_shape[0], *inner.measurement_shape[1:]))
         if _entries(self) > MAX_VALUES:
@@ -230,7 +230,7 @@ class ValidMatrix(Dense):
         return kernel_settings(self.kernel, "valid")
 
 
-def valid_blur(image_shape: Shape, kernel: np.ndarray) -> Resolvable:
+def valid_blur(image_shape: Shape, kernel: np.ndarray) -> Linear:
     """A blur that is measured only where it saw nothing from outside the image (C, H, W): nothing is assumed there.
 
     What a real photograph needs: y is (C, H - h + 1, W - w + 1) for a kernel (h, w). A kernel that is a product of a
@@ -257,7 +257,7 @@ def _entries(operator: Operator) -> int:
     return math.prod(operator.image_shape[1:]) * math.prod(operator.measurement_shape[1:])
 
 
-def matrix_of(operator: Resolvable) -> np.ndarray:
+def matrix_of(operator: Linear) -> np.ndarray:
     """The matrix (h w, H W) of an operator of one channel: a row is A^T of a measurement that is 1 in one place."""
     columns, rows = (math.prod(shape) for shape in (operator.image_shape, operator.measurement_shape))
     matrix = np.empty((rows, columns))

@@ -7,14 +7,14 @@ import numpy as np
 
 from ...engines import Array
 from ...engines.array_api import array_namespace
-from .base import Resolvable, Shape, reciprocal
+from .base import Linear, Shape, reciprocal
 from .masks import check_mask, mask_settings
 
 logger = logging.getLogger(__name__)
 Part = tuple[slice, slice]
 
 
-class Iterative(Resolvable):
+class Iterative(Linear):
     """A linear degradation given by `A` and `AT` alone.
 
     `resolvent` runs preconditioned conjugate gradients (Hestenes and Stiefel, 1952), each row by its own step sizes and
@@ -54,7 +54,7 @@ class Partial(Iterative):
     InputError for a mask of another size or without a known pixel.
     """
 
-    def __init__(self, inner: Resolvable, part: Part | None = None, missing: np.ndarray | None = None):
+    def __init__(self, inner: Linear, part: Part | None = None, missing: np.ndarray | None = None):
         channels, height, width = inner.measurement_shape
         rows, columns = self.part = part or (slice(0, height), slice(0, width))
         kept: Shape = (channels, len(range(height)[rows]), len(range(width)[columns]))

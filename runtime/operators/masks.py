@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from ...engines import Array, InputError
-from .base import Linear, Shape
+from .base import Decomposable, Shape
 from .pixelwise import Denoise
 
 
-class Masked(Linear):
+class Masked(Decomposable):
     """y = M A x: pixels of `inner`'s measurement are missing, and 0. The mask comes last.
 
     A A^T stays diagonal where `inner`'s is: for noise, block means and grey. `missing` is (h, w) bool, True where the
@@ -18,9 +18,9 @@ class Masked(Linear):
     has another left basis than the measurement's own pixels.
     """
 
-    def __init__(self, inner: Linear, missing: np.ndarray):
+    def __init__(self, inner: Decomposable, missing: np.ndarray):
         super().__init__(inner.image_shape, inner.measurement_shape)
-        if type(inner).U is not Linear.U:
+        if type(inner).U is not Decomposable.U:
             raise InputError(f"a mask after {inner.name} of this kind has no closed form; take MaskedMatrix")
         missing = check_mask(missing, inner.measurement_shape)
         self.name, self.peak = inner.name, inner.peak

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...engines import Array, InputError
 from ...engines.array_api import array_namespace
-from .base import Linear, Shape
+from .base import Decomposable, Shape
 from .circular import hartley, opposite
 from .kernels import check_fits, kernel_peak, kernel_settings, normalised
 
@@ -20,7 +20,7 @@ MAX_SIDE = 1024
 """Pixels of a side whose transform is a product with a matrix; about there Fourier's becomes the faster one."""
 
 
-class Cosine(Linear):
+class Cosine(Decomposable):
     """A blur that the two-dimensional cosine transform diagonalises; the sign of an eigenvalue goes into U.
 
     A long side is transformed by Hartley's H: with P taking the even places upwards and then the odd ones downwards,

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...engines import Array, InputError
 from ...engines.array_api import array_namespace
-from .base import Linear, Shape, reduced
+from .base import Decomposable, Shape, reduced
 
 GREY_WEIGHTS = {
     "mean": (1 / 3, 1 / 3, 1 / 3),
@@ -16,7 +16,7 @@ GREY_WEIGHTS = {
 """Weights of R, G, B: the papers' mean, PIL's mode L (ITU-R 601-2), and sRGB's luminance."""
 
 
-class Denoise(Linear):
+class Denoise(Decomposable):
     """A = I: only noise was added."""
 
     name = "denoise"
@@ -35,7 +35,7 @@ class Denoise(Linear):
         return s
 
 
-class SuperResolution(Linear):
+class SuperResolution(Decomposable):
     """Lost resolution: the mean over scale x scale blocks. A A^T = I / scale^2: every singular value is 1 / scale."""
 
     name = "sr"
@@ -63,7 +63,7 @@ class SuperResolution(Linear):
         return xp.repeat(xp.repeat(s, self.scale, axis=2), self.scale, axis=3) / self.scale
 
 
-class Colorize(Linear):
+class Colorize(Decomposable):
     """Lost colour: y = w . (R, G, B). A A^T = |w|^2. `weights` is a name of GREY_WEIGHTS."""
 
     name = "colorize"

@@ -8,10 +8,10 @@ import numpy as np
 
 from ...engines import Array, InputError
 from ...engines.array_api import array_namespace
-from .base import Linear, Shape
+from .base import Decomposable, Shape
 
 
-class WalshHadamard(Linear):
+class WalshHadamard(Decomposable):
     """The first m of the H W Walsh-Hadamard coefficients of each channel, its pixels shuffled before.
 
     As DDRM's (Kawar et al., 2022): y = (H P x)_{1..m}, H orthonormal and P a permutation, so every singular value is 1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...engines import Array, InputError
-from .base import Linear, Shape
+from .base import Decomposable, Shape
 from .kernels import kernel_peak, kernel_settings, normalised
 
 MAX_WORK = 1 << 28
@@ -16,7 +16,7 @@ MAX_WORK = 1 << 28
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-class Factored(Linear):
+class Factored(Decomposable):
     """A x = L x R^T on every channel, with L (h, H), R (w, W), h <= H and w <= W.
 
     U = U_L x U_R, V = V_L x V_R and the singular values are the products s_L s_R.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ...engines import InputError, KindError
 from ...engines.extras import import_torch
-from ..operators import Operator, Resolvable
+from ..operators import Linear, Operator
 from .decoding import LARGEST, Metadata, Photo, looks_unsigned, photo_of, photo_of_array
 from .images import read_photo, to_picture
 
@@ -77,7 +77,7 @@ def signed_measurement(y: np.ndarray, operator: Operator, range: Range) -> np.nd
     image. Raises InputError for an operator that is not linear.
     """
     low, high = check_range(range)
-    if not isinstance(operator, Resolvable):
+    if not isinstance(operator, Linear):
         raise InputError(f"range is for linear operators, and {operator.name} is none; give y on its own scale")
     white = np.asarray(operator.A(np.ones(operator.image_shape, np.float32)))
     return np.asarray((2 * y.astype(np.float32) - np.float32(low + high) * white) / np.float32(high - low), np.float32)

@@ -12,6 +12,7 @@ from ..operators import (
     Circular,
     Colorize,
     Deblur,
+    Decomposable,
     Denoise,
     Inpaint,
     Linear,
@@ -21,7 +22,6 @@ from ..operators import (
     Mirrored,
     Operator,
     Partial,
-    Resolvable,
     Shape,
     SuperResolution,
     Tapered,
@@ -147,7 +147,7 @@ def _noise(sigma: float, found: float | None, is_clean: bool) -> str:
     return f"; sigma {sigma:.3f} estimated, {levels}"
 
 
-def whole_operator(task: str, shape: Shape, damage: Damage) -> Resolvable:
+def whole_operator(task: str, shape: Shape, damage: Damage) -> Linear:
     """The operator of a task on images of `shape` (C, H, W) before any mask; of inpainting, the identity.
 
     Raises InputError naming the option that is missing or wrong.
@@ -177,7 +177,7 @@ def whole_operator(task: str, shape: Shape, damage: Damage) -> Resolvable:
 
 
 def without(
-    whole: Resolvable,
+    whole: Linear,
     task: str,
     damage: Damage,
     missing: Sequence[np.ndarray | None],
@@ -206,7 +206,7 @@ def without(
         return Inpaint(whole.image_shape, lost)
     if isinstance(whole, Tapered):
         raise InputError("edges cannot be tapered where pixels are missing; choose another --border")
-    if isinstance(whole, Linear) and type(whole).U is Linear.U:
+    if isinstance(whole, Decomposable) and type(whole).U is Decomposable.U:
         return Masked(whole, lost)
     if isinstance(whole, Partial):
         return Partial(whole.inner, whole.part, lost)
@@ -226,7 +226,7 @@ def _joined(masks: Sequence[np.ndarray], measurement_shape: Shape) -> np.ndarray
     return np.asarray(np.logical_or.reduce(masks))
 
 
-def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndarray | None) -> Resolvable:
+def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndarray | None) -> Linear:
     if kernel is not None:
         if filter is not None:
             raise InputError("--filter and --kernel both say how resolution was lost; give one")
@@ -236,7 +236,7 @@ def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndar
     return bicubic(shape, scale) if filter == "bicubic" else SuperResolution(shape, scale)
 
 
-def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Resolvable:
+def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Linear:
     """The blur whose basis is the cheapest: by rows and columns, by cosines, or by Fourier."""
     if border not in (None, *BORDERS):
         raise InputError(f"there is no border {border!r}; choose one of {', '.join(BORDERS)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...engines.files import is_pipe, sha256_of
 from ...engines.version import __version__
+from ..sampling.guidance import SAMPLER
 
 FILES = ("images", "mask", "kernel", "matrix")
 """Options that name files, whose content is checked when they are used again."""
@@ -23,8 +24,8 @@ def png_settings(
     """Return what a restored picture says of itself, in JSON's types.
 
     result, k: those of a `Result`, whose settings come first: `operator` (its name and what tells it from others),
-    `sigma`, `aim`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `batch`, `method` (the
-    sampler's version), `backend`, `tile` (height and width; null where the image was run whole), `prior` and
+    `sigma`, `aim`, `method`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `batch`, `sampler` (its
+    version), `backend`, `tile` (height and width; null where the image was run whole), `prior` and
     `weights_sha256`. The other keys are
 
     - `frugal_rt`: the version that restored it.
@@ -33,7 +34,7 @@ def png_settings(
     - `faces`: for each face that was restored, the largest first, `frame`, left, top and side of its square in pixels
       of the photograph, and `sigma`, the noise that was restored there; empty where the whole was. `operator`, `sigma`
       and `k` are the first one's.
-    - `k`: the DMPS steps that were left at the first sample's switch.
+    - `k`: the steps that were left at the first sample's switch.
     - `samples`: how many were drawn. The picture of one of several has its own `sample`, and that of their deviation
       has `white`, the deviation on the [-1, 1] scale that is shown white.
     - `params`: the `record` of what was asked.
@@ -58,6 +59,7 @@ def record(options: Mapping[str, Any], weights_sha256: str, files: Mapping[str, 
     """
     return {
         "frugal_rt": __version__,
+        "sampler": SAMPLER,
         "options": dict(options),
         "sha256": {"weights": weights_sha256, **{name: list(hashes) for name, hashes in files.items() if hashes}},
     }

@@ -59,7 +59,7 @@ class Preparation:
 
     def _begin(self, submit: Submit) -> None:
         try:
-            operator = self._operators.get(submit.operator, submit.asked.switch != "never")
+            operator = self._operators.get(submit.operator, submit.asked.method != "dps")
             size = operator.image_shape[1:]
             mine = self._restorer if size == self._restorer.image_shape[1:] else self._at(*size)
             self._inbox.put(Begun(submit.key, mine, mine._begin(submit.y, operator, submit.asked)))

@@ -36,7 +36,7 @@ class Moved:
     """Steps left, T-1 .. 0."""
     steps: int
     phase: str
-    """"dps", "dmps" or "flow"."""
+    """"gradient", "forward" or "flow"."""
     settled: float
     """PSNR in dB between the last two estimates compared; -inf before."""
     x0hat: Array | None

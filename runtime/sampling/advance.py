@@ -11,16 +11,17 @@ import numpy as np
 
 from ...engines import Array, DivergedError, Engine
 from ...engines.array_api import Namespace, array_namespace
-from ..operators import Linear
+from ..operators import Decomposable
 from .captured import recording
 from .equations import (
     ancestral,
     ddrm_transition,
+    dmps_gain,
     dmps_step,
     dps_step,
     estimate,
+    frugal_step,
     gradient_at_x_t,
-    hybrid_step,
     likelihood_score,
     measured_flow_step,
     probability_flow_step,
@@ -109,16 +110,17 @@ def move(
         case Move.DPS:
             return dps_step(ancestral(x, x0hat, variance, z, c), gradient, polyak, constant, c), x0hat
         case Move.DMPS:
+            lam, gain = dmps_gain(constant, c)
             scores = []
             for operator, y, rows in groups:
-                scores.append(likelihood_score(operator, y, x[rows], sigma[rows], c.rows(rows).abar))
-            return dmps_step(ancestral(x, x0hat, variance, z, c), _joined(scores), constant, c), x0hat
+                scores.append(likelihood_score(operator, y, x[rows], sigma[rows], c.rows(rows).abar, gain[rows]))
+            return dmps_step(ancestral(x, x0hat, variance, z, c), _joined(scores), lam, c), x0hat
     draws = []
     for operator, y, rows in groups:
-        transition = ddrm_transition if isinstance(operator, Linear) else resolvent_transition
+        transition = ddrm_transition if isinstance(operator, Decomposable) else resolvent_transition
         draws.append(transition(operator, y, x[rows], x0hat[rows], z[rows], sigma[rows], c.rows(rows)))
     drawn = _joined(draws)
-    return (hybrid_step(drawn, gradient, polyak, constant, c) if kind is Move.HYBRID else drawn), x0hat
+    return (frugal_step(drawn, gradient, polyak, constant, c) if kind is Move.FRUGAL else drawn), x0hat
 
 
 def _move(rows: Sequence[Restoration], engine: Engine) -> tuple[Array, Array]:

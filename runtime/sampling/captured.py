@@ -178,7 +178,7 @@ class Loaded:
         c = Coefficients(t=xp.take(self._timesteps, self._step, axis=0), **columns)
         z = self._noise[self._order, self._step % BLOCK]
         sigma, zeta, every, lam = (self._numbers[i, ...] for i in range(len(NUMBERS)))
-        constant = {Move.DPS: zeta, Move.HYBRID: every}.get(kind, lam)
+        constant = {Move.DPS: zeta, Move.FRUGAL: every}.get(kind, lam)
         x, x0hat = move(kind, engine, [Group(self._operator, self._y, slice(None))], c, self._x, z, sigma, constant)
         self._x[...], self._x0hat[...] = x, x0hat
         self._step[...] = xp.clip(self._step - 1, 0, None)

@@ -13,8 +13,10 @@ Aim = Literal["detail", "fidelity"]
 """Of `guidance.AIMS`."""
 StepSizes = Literal["own", "official"]
 """Of `guidance.GUIDANCE`."""
-When = Literal["auto", "never", "always"] | int
-"""When DPS hands over to DMPS: as `Switch.parse` reads it."""
+Method = Literal["frugal", "hybrid", "dps", "dmps", "closed-form"]
+"""Of `guidance.METHODS`."""
+When = Literal["auto"] | int
+"""When gradients end: as `Switch.parse` reads it."""
 
 
 class Settings(TypedDict, total=False):
@@ -22,6 +24,7 @@ class Settings(TypedDict, total=False):
 
     sigma: float | None
     aim: Aim | None
+    method: Method | None
     preset: Preset | None
     steps: int | None
     switch: When | None
@@ -33,7 +36,11 @@ class Settings(TypedDict, total=False):
     sample: int
 
 
-WORDS, NUMBERS, WHOLE = ("aim", "preset", "guidance"), ("sigma", "every", "zeta", "lam"), ("steps", "seed", "sample")
+WORDS, NUMBERS, WHOLE = (
+    ("aim", "method", "preset", "guidance"),
+    ("sigma", "every", "zeta", "lam"),
+    ("steps", "seed", "sample"),
+)
 """The settings by what they are; `Switch.parse` reads any value."""
 
 

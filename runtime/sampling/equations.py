@@ -1,5 +1,5 @@
 """The equations of one step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's move,
-the probability flow (Song et al., 2021).
+`frugal`'s, the probability flow (Song et al., 2021).
 
 Pure functions over a batch (B, C, H, W); `c` holds each row's coefficients. Nothing here knows devices or loops.
 """
@@ -9,15 +9,17 @@ from typing import Any
 
 from ...engines import Array, Pull
 from ...engines.array_api import array_namespace
-from ..operators import Linear, Operator, Resolvable
+from ..operators import Decomposable, Linear, Operator
 from .schedule import Coefficients
 
 TINY = 1e-12
 DPS_MAX_STEP = 0.3
 """DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
-HYBRID_MAX_STEP = 0.35
-"""The hybrid's gradient never moves x further than this multiple of the deviation of the ancestral steps that it stands
+FRUGAL_MAX_STEP = 0.35
+"""`frugal`'s gradient never moves x further than this multiple of the deviation of the ancestral steps that it stands
 for, root mean square over the image."""
+DMPS_LAMBDA = 1.75
+"""DMPS's own step, before it is bounded: the official code's."""
 CORRELATION_POWER = 0.5
 """How the closed form weighs a measurement noisier than x_{t-1}: 1 as Bayes does, 0 as if it were no noisier."""
 
@@ -54,7 +56,7 @@ def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
     return c.abar_prev**0.5 * x0hat + c.noise_left * (x - c.abar**0.5 * x0hat)
 
 
-def measured_flow_step(operator: Resolvable, y: Array, x: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
+def measured_flow_step(operator: Linear, y: Array, x: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
     """The probability flow's step with an x0hat that knows y: x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat).
 
     s^2 = (1 - abar) / abar stands for the variance of x0 given x_t: it is the mean of N(x0hat, s^2) given y.
@@ -76,21 +78,41 @@ def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) 
     return -operator.vjp(x0hat, r) / (norm + TINY), xp.clip(norm - sigma * operator.measured**0.5, 0.0, None)
 
 
-def likelihood_score(operator: Resolvable, y: Array, x: Array, sigma: Any, abar: Array) -> Array:
+def likelihood_score(operator: Linear, y: Array, x: Array, sigma: Any, abar: Array, gain: Any = 0.0) -> Array:
     """The score at x_t of N(y; A x_t / sqrt(abar), sigma^2 I + (1 - abar)/abar A A^T): DMPS, eq. 14, by the SVD.
 
     g = 1/sqrt(abar) V S^T (sigma^2 I + (1-abar)/abar S S^T)^{-1} (U^T y - S V^T x_t / sqrt(abar)), or where there is no
     SVD, 1/sqrt(abar) A^T (sigma^2 I + (1-abar)/abar A A^T)^{-1} (y - A x_t / sqrt(abar)).
+
+    gain: what a step multiplies the score by, over sqrt(abar), as of `dmps_gain`. The score is made smaller where the
+    step would pass what y says: gain s^2 / (sigma^2 + (1-abar)/abar s^2) is 1 at most in each direction of the SVD,
+    and without an SVD by the one factor that holds for any s. 0 bounds nothing.
     """
+    xp = array_namespace(x)
     root, scale = abar**0.5, (1 - abar) / abar
-    if not isinstance(operator, Linear):
-        return operator.AT(operator.resolvent(y - operator.A(x) / root, sigma, scale)) / root
+    if not isinstance(operator, Decomposable):
+        score = operator.AT(operator.resolvent(y - operator.A(x) / root, sigma, scale)) / root
+        return score / xp.maximum(gain / scale, xp.ones_like(scale))
     s = operator.spectrum(x)
-    return operator.V(operator.filter(sigma, scale, s) * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
+    weight = operator.filter(sigma, scale, s)
+    passed = gain * s * weight
+    weight = weight / xp.maximum(passed, xp.ones_like(passed))
+    return operator.V(weight * (operator.Ut(y) - s * operator.Vt(x) / root)) / root
+
+
+def dmps_gain(lam: Array, c: Coefficients) -> tuple[Array, Array]:
+    """lambda, DMPS_LAMBDA where it is NaN; and what bounds a step of that size, lambda beta / (sqrt(alpha) abar).
+
+    The second is 0, no bound, where lambda was given: the paper's step as it is.
+    """
+    xp = array_namespace(lam)
+    own = xp.isnan(lam)
+    lam = xp.where(own, DMPS_LAMBDA, lam)
+    return lam, xp.where(own, lam * c.beta / (c.alpha**0.5 * c.abar), 0.0)
 
 
 def ddrm_transition(
-    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+    operator: Decomposable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
 ) -> Array:
     """A draw of x_{t-1} that knows y, in closed form: DDRM (Kawar et al., 2022, eq. 7 and 8), but for the third line.
 
@@ -126,7 +148,7 @@ def ddrm_transition(
 
 
 def resolvent_transition(
-    operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
 ) -> Array:
     """`ddrm_transition` without a basis: a draw of x_{t-1} that knows y, by one resolvent.
 
@@ -181,12 +203,12 @@ def dps_step(x_prime: Array, gradient: Array, polyak: Array, zeta: Array, c: Coe
 def dmps_step(x_prime: Array, score: Array, lam: Array, c: Coefficients) -> Array:
     """x_{t-1} = x' + lambda beta / sqrt(alpha) g(x_t): DMPS, Algorithm 1; x' is the ancestral draw.
 
-    `score` is `likelihood_score`, g at x_t.
+    `score` is `likelihood_score`, g at x_t; lam is `dmps_gain`'s.
     """
     return x_prime + lam * c.beta / c.alpha**0.5 * score
 
 
-def hybrid_step(transition: Array, gradient: Array, polyak: Array, every: Array, c: Coefficients) -> Array:
+def frugal_step(transition: Array, gradient: Array, polyak: Array, every: Array, c: Coefficients) -> Array:
     """x_{t-1}: the closed form's draw, moved along DPS's gradient for what the operator does not see.
 
     `transition` is `ddrm_transition` or `resolvent_transition`, `gradient` and `polyak` are `gradient_at_x_t`'s. One
@@ -194,7 +216,7 @@ def hybrid_step(transition: Array, gradient: Array, polyak: Array, every: Array,
     any factor below 2 converges, and the less noise is left, the more linear it is.
     """
     deviation = (every * c.beta * (1 - c.abar_prev) / (1 - c.abar)) ** 0.5  # of so many ancestral steps
-    return transition - limited_step((1 + c.abar) * polyak, gradient, HYBRID_MAX_STEP * deviation) * gradient
+    return transition - limited_step((1 + c.abar) * polyak, gradient, FRUGAL_MAX_STEP * deviation) * gradient
 
 
 def limited_step(step: Array, gradient: Array, longest: Array) -> Array:

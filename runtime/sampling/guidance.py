@@ -5,35 +5,68 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...engines import InputError
-from ..operators import Denoise, Operator, Resolvable
+from ..operators import Denoise, Linear, Operator
 from .choices import check_kinds
-from .switch import Switch
+from .plain_estimate import expected_error
+from .switch import POSTER_THRESHOLD, Switch
 
-PRESETS = {"quality": 100, "balanced": 50, "fast": 20}
-"""Sampling steps T by name: three points of the frontier of docs/frontier.md."""
+PRESETS = {"quality": 50, "balanced": 20, "fast": 12}
+"""Sampling steps T of `frugal` by name: from the most to the least. "fast" takes no gradient."""
+PRESETS_FROM_NOISE = {"quality": 100, "balanced": 50, "fast": 20}
+"""Those of the other methods."""
 PRESET = "balanced"
 """The one that is taken where none is named."""
 GRADIENTS = 25
-"""About how many gradients the hybrid takes if it never switches, and estimates it compares, whatever T."""
+"""About how many gradients `frugal` takes if it never switches, and estimates that are compared, whatever T."""
+METHODS = {
+    "frugal": ("switch", "every"),
+    "hybrid": ("switch", "guidance", "zeta", "lam"),
+    "dps": ("guidance", "zeta"),
+    "dmps": ("guidance", "lam"),
+    "closed-form": (),
+}
+"""The samplers, and the settings that each has besides preset and steps.
+
+`frugal`, the default: from a plain estimate and noise down by the closed form, and until the switch DPS's gradient at
+every so manieth step. The others start from noise alone. `hybrid`, the poster's: DPS, and from the switch DMPS. `dps`
+and `dmps`: the papers'. `closed-form`: DDRM's transition.
+"""
+METHOD = next(iter(METHODS))
 OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """DPS's own constants, for 1000 steps, by operator; 1 for the others, its largest."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
-METHOD = 1
+SAMPLER = 2
 """The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
 AIMS = {"detail": 8, "fidelity": 1}
-"""Network calls of a denoising that starts from the picture itself, at most: the probability flow, or its mean."""
-MEASURED_STEPS = 8
-"""Network calls, at most, of another task that starts from a plain estimate, whatever the aim."""
-STARTS = {"detail": 0.4, "fidelity": 0.1}
-"""Deviation, on [-1, 1], of the noise added to the plain estimate: what of it is believed less is made anew."""
-SAMPLED = ("preset", "steps", "switch", "every", "guidance", "zeta", "lam")
-"""The settings of the sampler that starts from noise. Where one of them is given, denoising does so too."""
+"""Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
+FLOW_STEPS = 8
+"""Network calls, at most, of another task for fidelity: the probability flow from a plain estimate."""
+UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
+"""The noise that `frugal` adds to a plain estimate has the deviation (error / UNIT_ERROR)^4, its expected error over
+the image; at least UNSEEN_RATIO times the error where the operator does not see, and MOST_NOISE at most. What of the
+estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
+FLOW_RATIO = 0.8
+"""That of the probability flow for fidelity, to the expected error over the image."""
+FRUGAL_POWER, FLOW_POWER = 2.0, 0.5
+"""How noise levels are spaced: evenly in this root of the noise's deviation. `frugal`'s, and the flow's."""
+SAMPLED = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
+"""The settings of a method. Where one of them is given, denoising is done by a method too."""
+WORDS = {"lam": "lambda"}
+"""What settings are called where Python cannot take the name."""
 
 
 def stride_of(steps: int) -> int:
-    """Steps between two gradients of the hybrid, and between the estimates that the switch compares."""
+    """Steps between two gradients of `frugal`, and between the estimates that the switch compares."""
     return max(2, round(steps / GRADIENTS))
+
+
+def switch_of(method: str, steps: int, asked: str | int | None) -> Switch:
+    """The rule by which a method stops to take gradients; `asked` as of `Switch.parse`, None for its own."""
+    if "switch" not in METHODS[method]:
+        k = 0 if method == "dps" else steps
+        return Switch(k, k)
+    return Switch.parse("auto" if asked is None else asked, steps, POSTER_THRESHOLD if method == "hybrid" else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +76,7 @@ class Guidance:
     sigma: float | None = None
     """None until `Restorer` settles it for a measurement."""
     aim: str | None = None
+    method: str | None = None
     preset: str | None = None
     steps: int | None = None
     switch: str | int | None = None
@@ -54,20 +88,20 @@ class Guidance:
     sample: int = 0
 
     def __post_init__(self) -> None:
-        """Raise InputError for an aim that is none, and for one beside settings of the sampler from noise.
+        """Raise InputError for a method or an aim that is none, and for one beside settings that it does not have.
 
         KindError for a setting of another type than its own.
         """
         check_kinds(vars(self))
+        if self.method is not None:
+            self._check(self.method)
         if self.aim is None:
             return
         if self.aim not in AIMS:
             raise InputError(f"there is no aim {self.aim!r}; choose one of {', '.join(AIMS)}")
         if self.sampled:
-            name = {"lam": "lambda"}.get(self.sampled[0], self.sampled[0])
-            raise InputError(
-                f"an aim starts from the picture, and {name} is for the sampler that starts from noise; leave one out"
-            )
+            name = self.sampled[0]
+            raise InputError(f"an aim says how to restore, and so does {WORDS.get(name, name)}; leave one of them out")
 
     @property
     def noise(self) -> float:
@@ -77,30 +111,67 @@ class Guidance:
 
     @property
     def sampled(self) -> list[str]:
-        """The settings given that only the sampler from noise has."""
+        """The settings given that only a method has."""
         return [name for name in SAMPLED if getattr(self, name) is not None]
 
     def aim_with(self, operator: Operator) -> str | None:
-        """The aim with which `operator` is undone; None is the sampler from noise. Raises InputError."""
+        """The aim that no method serves: any of a denoising, or fidelity. None is a method. Raises InputError."""
         if isinstance(operator, Denoise):
             return self.aim or (None if self.sampled else next(iter(AIMS)))
-        if self.aim is not None and not isinstance(operator, Resolvable):
+        if self.aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
-        return self.aim
+        return None if self.aim == "detail" else self.aim
 
     def steps_with(self, operator: Operator) -> int:
-        """The steps of a row with `operator`; with an aim, at most. Raises InputError."""
+        """The steps of a row with `operator`, at most. Raises InputError."""
         aim = self.aim_with(operator)
         if aim is not None:
-            return AIMS[aim] if isinstance(operator, Denoise) else MEASURED_STEPS
-        preset = PRESET if self.preset is None else self.preset
+            return AIMS[aim] if isinstance(operator, Denoise) else FLOW_STEPS
+        preset = self._preset
         if preset not in PRESETS:
             raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        return PRESETS[preset] if self.steps is None else self.steps
+        presets = PRESETS if self.method_with(operator) == "frugal" else PRESETS_FROM_NOISE
+        return presets[preset] if self.steps is None else self.steps
 
-    def start_with(self, operator: Operator) -> float:
-        """The deviation of the noise that a row with an aim starts from: the picture's own, or what is added."""
-        return self.noise if isinstance(operator, Denoise) else STARTS[self.aim or ""]
+    @property
+    def _preset(self) -> str:
+        """The one named, or that of an aim for detail, or the default."""
+        return self.preset or ("fast" if self.aim == "detail" else PRESET)
+
+    def start_with(self, operator: Operator) -> float | None:
+        """The deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
+        if self.aim_with(operator) is not None and isinstance(operator, Denoise):
+            return self.noise
+        if self.aim_with(operator) is None and self.method_with(operator) != "frugal":
+            return None
+        assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
+        error = expected_error(operator, self.noise)
+        if self.aim_with(operator) is not None:
+            return FLOW_RATIO * error
+        unseen, noise = 1 - operator.measured / math.prod(operator.image_shape), self.noise**2
+        there = (max(error**2 - (1 - unseen) * noise, 0) / unseen) ** 0.5 if unseen > 0 else error
+        return min(MOST_NOISE, max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * there))
+
+    def method_with(self, operator: Operator) -> str:
+        """The method that restores `operator` from noise: `frugal`, or DPS where it is not linear, if none is named.
+
+        Raises InputError for a method that needs a linear operator, and for settings that it does not have.
+        """
+        linear = isinstance(operator, Linear)
+        method = (METHOD if linear else "dps") if self.method is None else self.method
+        if not linear and method != "dps":
+            raise InputError(f"{operator.name} is not a linear operator, which {method} needs; the method dps does not")
+        self._check(method)
+        return method
+
+    def _check(self, method: str) -> None:
+        """Raise InputError for a method that is none, and for settings that it does not have."""
+        if method not in METHODS:
+            raise InputError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
+        for name in ("switch", "every", "guidance", "zeta", "lam"):
+            if getattr(self, name) not in (None, GUIDANCE[0]) and name not in METHODS[method]:
+                having = " and ".join(one for one, names in METHODS.items() if name in names)
+                raise InputError(f"{WORDS.get(name, name)} is a setting of {having}, and the method is {method}")
 
     def settle(self, operator: Operator, rows: int = 1) -> "Settled":
         """The numbers that `rows` rows with `operator` carry. Raises InputError for what cannot be had."""
@@ -109,49 +180,56 @@ class Guidance:
         for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
             if not 0 <= value <= last < 2**64:
                 raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
-        aim, steps = self.aim_with(operator), self.steps_with(operator)
+        aim, steps, start = self.aim_with(operator), self.steps_with(operator), self.start_with(operator)
         if aim is not None:
-            return Settled(steps, Switch(0, 0), None, None, None, 1, aim)
-        switch = self._switch(operator, steps)
-        zeta, lam = self._constants(operator)
+            return Settled(None, steps, start, FLOW_POWER, Switch(0, 0), None, None, None, 1, aim)
+        method = self.method_with(operator)
+        zeta, lam = self._constants(operator, method)
         every = self.every
         if every is not None and (every < 2 or every != int(every)):
-            raise InputError(f"every must be a whole number above 1 (at each step is DPS: switch='never'); got {every}")
-        sparse = isinstance(operator, Resolvable) and zeta is None and switch.k_max > 0 and switch.k_min < steps
-        if every is not None and not sparse:
-            raise InputError("every is for the hybrid with a step size of its own; leave it out, or zeta and guidance")
+            raise InputError(f"every must be a whole number above 1 (at each step is the method dps); got {every}")
         stride = every or stride_of(steps)
-        return Settled(steps, switch, zeta, lam, stride if sparse else None, stride, None)
+        switch = switch_of(method, steps, self.switch)
+        if method == "frugal" and not self._takes_gradients(operator):
+            switch = Switch(steps, steps)
+        sparse = stride if method == "frugal" else None
+        return Settled(method, steps, start, FRUGAL_POWER, switch, zeta, lam, sparse, stride, None)
 
-    def _switch(self, operator: Operator, steps: int) -> Switch:
-        """The rule asked for; DPS to the end where the operator has no resolvent, unless DMPS was asked for by name."""
-        linear = isinstance(operator, Resolvable)
-        asked = "auto" if self.switch is None else self.switch
-        rule = Switch.parse("never" if asked == "auto" and not linear else asked, steps)
-        if not linear and rule.k_max > 0:
-            raise InputError(f"{operator.name} is not a linear operator, so DMPS cannot run; use DPS: switch='never'")
-        return rule
+    def _takes_gradients(self, operator: Operator) -> bool:
+        """Whether `frugal` does: where it is asked to, and unless for the fastest preset, where A leaves pixels unseen.
 
-    def _constants(self, operator: Operator) -> tuple[float | None, float | None]:
-        """zeta and lambda, None where the sampler finds the step sizes."""
-        guidance = GUIDANCE[0] if self.guidance is None else self.guidance
-        if guidance not in GUIDANCE:
-            raise InputError(f"there is no guidance {guidance!r}; choose one of {', '.join(GUIDANCE)}")
+        A gradient tells what was not measured what was; with as many values measured as there are, it changes nothing.
+        """
+        if self.switch is not None or self.every is not None:
+            return True
+        fastest = self.steps is None and self._preset == "fast"
+        return not fastest and operator.measured < math.prod(operator.image_shape)
+
+    def _constants(self, operator: Operator, method: str) -> tuple[float | None, float | None]:
+        """zeta and lambda, None where the sampler finds the step sizes or takes none."""
+        if self.guidance not in (None, *GUIDANCE):
+            raise InputError(f"there is no guidance {self.guidance!r}; choose one of {', '.join(GUIDANCE)}")
         zeta, lam = self.zeta, self.lam
-        if guidance == "official":
+        if self.guidance == "official":
             zeta = OFFICIAL_ZETA.get(operator.name, 1.0) if zeta is None else zeta
             lam = OFFICIAL_LAMBDA if lam is None else lam
         for name, value in {"zeta": zeta, "lambda": lam}.items():
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"{name} must be a finite number of at least 0; got {value}")
-        return zeta, lam
+        return zeta if "zeta" in METHODS[method] else None, lam if "lam" in METHODS[method] else None
 
 
 class Settled(NamedTuple):
-    """The numbers of a restoration. None leaves a size to the sampler, and `every` None means the paper's DPS."""
+    """The numbers of a restoration. None leaves a size to the sampler; `every` is `frugal`'s alone."""
 
+    method: str | None
+    """Of METHODS; None with an aim."""
     steps: int
-    """At most, with an aim."""
+    """At most, where they start from less than pure noise."""
+    start: float | None
+    """Deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
+    power: float
+    """The noise falls evenly in this root of its deviation from `start` down; see `Schedule.below`."""
     switch: Switch
     zeta: float | None
     lam: float | None
@@ -159,4 +237,4 @@ class Settled(NamedTuple):
     stride: int
     """Steps between the estimates that the switch compares."""
     aim: str | None
-    """Of AIMS, to start from the measurement or a plain estimate; None starts from noise."""
+    """Of AIMS, where the steps are the probability flow's; None is a method's."""

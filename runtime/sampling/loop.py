@@ -15,7 +15,7 @@ from .restoration import Move, Phase, Restoration
 T = TypeVar("T")
 TRIALS = 3
 """Steps that are timed for one figure."""
-PHASES = (Phase.DPS, Phase.DMPS, Phase.FLOW)
+PHASES = (Phase.GRADIENT, Phase.FORWARD, Phase.FLOW)
 """Those in which there are steps."""
 
 
@@ -27,7 +27,7 @@ class StepEvent:
     """Steps left, T-1 .. 0."""
     steps: int
     phases: tuple[str, ...]
-    """"dps", "dmps" or "flow" for each row: the phase of the step just made."""
+    """"gradient", "forward" or "flow" for each row: the phase of the step just made."""
     settled: tuple[float, ...]
     """PSNR in dB between the last two estimates compared, for each row; -inf before."""
     x0hat: np.ndarray
@@ -43,7 +43,8 @@ def run(
     """Take rows to their end, a step at a time, by network calls of `batch` rows.
 
     `on_step` hears of those that were moved: rows that start from pictures of less noise have fewer steps.
-    Returns the seconds of each phase, "dps", "dmps" and "flow". Raises DivergedError, and what `on_step` raises.
+    Returns the seconds of each phase, "gradient", "forward" and "flow". Raises DivergedError, and what `on_step`
+    raises.
     """
     engine.prepare(any(row.move.pulls for row in rows), batch)
     seconds = no_seconds()

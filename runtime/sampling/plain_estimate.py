@@ -1,16 +1,27 @@
-"""A plain estimate of the image that was measured, without a prior: what a restoration with an aim starts from."""
+"""A plain estimate of the image that was measured, without a prior, and how far off it is expected to be.
+
+A restoration with an aim starts from it.
+"""
+
+from functools import cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
 
-from ..operators import Denoise, Inpaint, Resolvable
+from ..operators import Denoise, Inpaint, Linear, Shape
 
+DECAY, CONTRAST, COLOUR = 1.2, 0.45, 0.5
+"""Of what stands for a photograph: its amplitudes fall as 1 / frequency^DECAY, its values have the deviation CONTRAST
+on [-1, 1], and the two axes of its colour COLOUR times that of its lightness. Chosen on tune-20 (docs/method.md)."""
+SIDE = 256
+"""Pixels after which it repeats itself."""
 RIDGE = 0.05
 """Deviation that a measurement is taken to have at least, where the operator is inverted."""
 TINY = 1e-6
 
 
-def plain_estimate(operator: Resolvable, y: np.ndarray, sigma: float) -> np.ndarray:
+def plain_estimate(operator: Linear, y: np.ndarray, sigma: float) -> np.ndarray:
     """Return an image (C, H, W) that y (c, h, w), of noise `sigma`, may be of.
 
     It is y itself, y with its holes filled, y enlarged, or for any other operator least squares with a ridge,
@@ -29,6 +40,50 @@ def plain_estimate(operator: Resolvable, y: np.ndarray, sigma: float) -> np.ndar
         return np.stack([_enlarged(channel, (height, width)) for channel in small])
     rho = np.asarray(max(sigma, RIDGE))
     return np.asarray(operator.AT(operator.resolvent(y[None], rho, 1.0))[0], np.float32)
+
+
+def expected_error(operator: Linear, sigma: float) -> float:
+    """Return the root mean square error on [-1, 1] that `plain_estimate` is expected to have of a photograph.
+
+    It is the one that it has of `stand_in`, measured with noise `sigma`; found once for each operator and sigma.
+    """
+    known = _errors.setdefault(operator, {})
+    if sigma not in known:
+        image = stand_in(operator.image_shape)
+        noise = np.random.default_rng(1).standard_normal(operator.measurement_shape, np.float32)
+        y = operator.observed(np.asarray(operator.A(image[None])[0]) + np.float32(sigma) * noise)
+        known[sigma] = float(np.sqrt(np.mean(np.square(plain_estimate(operator, y, sigma) - image))))
+    return known[sigma]
+
+
+def stand_in(shape: Shape) -> np.ndarray:
+    """Return an image (C, H, W) with the statistics of photographs: Gaussian, of a spectrum that falls with frequency.
+
+    The power spectra of natural images fall as 1 / frequency^2 to 1 / frequency^2.5 (Ruderman and Bialek, 1994). Three
+    channels are a lightness and two axes of colour; of another number each is a lightness of its own.
+    """
+    channels, height, width = shape
+    rows, columns = (np.arange(side) % SIDE for side in (height, width))
+    return np.asarray(_texture(channels)[:, rows[:, None], columns], np.float32)
+
+
+@cache
+def _texture(channels: int) -> np.ndarray:
+    """A SIDE x SIDE image that goes on where it ends, (channels, SIDE, SIDE)."""
+    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
+    frequency[0, 0] = np.inf
+    white = np.random.default_rng(0).standard_normal((channels, SIDE, SIDE))
+    planes = np.fft.irfft2(np.fft.rfft2(white) / frequency**DECAY, (SIDE, SIDE))
+    planes /= planes.std(axis=(1, 2), keepdims=True)
+    if channels == 3:
+        turns = 2 * np.pi / 3 * np.arange(3)
+        mixed = np.stack([np.ones(3), COLOUR * np.cos(turns), COLOUR * np.sin(turns)], axis=1)
+        planes = np.tensordot(mixed, planes, 1)
+    image: np.ndarray = CONTRAST * planes / planes.std()
+    return image
+
+
+_errors: "WeakKeyDictionary[Linear, dict[float, float]]" = WeakKeyDictionary()
 
 
 def filled(y: np.ndarray, missing: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The default methods on one page: one image, float64.
 
-`restore`, for an operator with an SVD and a switch at a given step: DDRM's closed form at each step, with DPS's
-gradient at every M-th until k steps are left. `denoise`, where noise is all there is: the probability flow from the
-picture down.
+`restore`, for an operator with an SVD and a switch at a given step: from a plain estimate and noise, DDRM's closed form
+at each step, with DPS's gradient at every M-th until k steps are left. `denoise`, where noise is all there is: the
+probability flow from the picture down.
 Nothing runs this; a test holds `Restorer` equal to it. docs/method.md has the reasons, docs/equations.md the symbols.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..operators import Linear
+from ..operators import Decomposable
 from .noise import Use, normal
 
 Vjp = Callable[[np.ndarray], np.ndarray]
@@ -19,25 +19,31 @@ Vjp = Callable[[np.ndarray], np.ndarray]
 def restore(
     predict: Callable[[np.ndarray, int], np.ndarray],
     pullback: Callable[[np.ndarray, int], tuple[np.ndarray, Vjp]],
-    operator: Linear,
+    operator: Decomposable,
     y: np.ndarray,
     sigma: float,
     train_betas: np.ndarray,
     steps: int,
     k: int,
     every: int,
+    estimate: np.ndarray,
+    start: float,
     seed: int = 0,
 ) -> np.ndarray:
     """The image x0, (1, C, H, W) on [-1, 1], that y (1, c, h, w) = A x0 + sigma n measures.
 
     predict(x_t, t) is eps of a network; pullback(x_t, t) is eps and its vector-Jacobian product with respect to x_t.
+    estimate (1, C, H, W): a plain one of x0; start: deviation of the noise that it is given, above 0.
     """
-    timesteps = np.round(np.linspace(0, len(train_betas) - 1, steps)).astype(int)
-    abars = np.cumprod(1 - train_betas)[timesteps]
+    trained = np.cumprod(1 - train_betas)
+    levels = np.linspace(start**0.5, min(start, 0.02) ** 0.5, steps) ** 2  # of the noise that x_t / sqrt(abar) has
+    nearest = [np.argmin(np.abs((1 - trained) ** 0.5 - (1 + level**-2) ** -0.5)) for level in levels]
+    timesteps = sorted({int(t) for t in nearest})
+    abars, steps = np.append(trained[timesteps[:-1]], 1 / (1 + start**2)), len(timesteps)
     shape, s, Uty = operator.image_shape, np.asarray(operator.spectrum(y), np.float64), operator.Ut(y)
     seen = s > 0
     s = np.where(seen, s, 1.0)
-    x = np.asarray(normal(shape, seed, 0, Use.START)[None], np.float64)
+    x = abars[-1] ** 0.5 * (estimate + start * np.asarray(normal(shape, seed, 0, Use.START)[None], np.float64))
     for step in reversed(range(steps)):
         t, abar, abar_prev = int(timesteps[step]), abars[step], abars[step - 1] if step else 1.0
         beta, z = 1 - abar / abar_prev, np.asarray(normal(shape, seed, 0, Use.STEP, step)[None], np.float64)
@@ -72,7 +78,7 @@ def restore(
             longest = 0.35 * (every * beta * (1 - abar_prev) / (1 - abar)) ** 0.5 / (np.mean(g**2) ** 0.5 + 1e-12)
             x_prev = x_prev - min((1 + abar) * polyak, longest) * g
         x = x_prev
-    return np.clip(x, -1, 1)
+    return np.asarray(np.clip(x, -1, 1))
 
 
 def denoise(

@@ -26,8 +26,10 @@ def _prefetch(process: int) -> ThreadPoolExecutor:
 class Phase(Enum):
     """Whether the structure of the image is still being found."""
 
-    DPS = "dps"
-    DMPS = "dmps"
+    GRADIENT = "gradient"
+    """Steps may take gradients."""
+    FORWARD = "forward"
+    """Steps are forward calls alone."""
     FLOW = "flow"
     """The picture itself, or a plain estimate of it, is the state at its noise: there is no structure to find."""
     DONE = "done"
@@ -38,7 +40,7 @@ class Move(Enum):
 
     DPS = "dps_step"
     DMPS = "dmps_step"
-    HYBRID = "hybrid_step"
+    FRUGAL = "frugal_step"
     CLOSED_FORM = "closed_form"
     FLOW = "probability_flow_step"
     MEASURED_FLOW = "measured_flow_step"
@@ -46,7 +48,7 @@ class Move(Enum):
     @property
     def pulls(self) -> bool:
         """Whether it takes a gradient through the network."""
-        return self in (Move.DPS, Move.HYBRID)
+        return self in (Move.DPS, Move.FRUGAL)
 
     @property
     def draws(self) -> bool:
@@ -66,16 +68,22 @@ class Restoration:
     zeta: float | None
     """A constant step for DPS, as in the paper; None is its own."""
     lam: float | None
-    """A constant step for DMPS, as in the paper; None is the closed form's own move."""
+    """A constant step for DMPS, as in the paper; None is its own, bounded."""
     every: int | None
-    """The DPS phase takes a gradient at every so manieth step, the closed form at each; None is the paper's DPS."""
+    """`frugal` takes a gradient at every so manieth step, and the closed form at each; None for other methods."""
     stride: int
     """Estimates so many steps apart are compared, for the switch."""
     seed: int
     sample: int
     x: Array
+    method: str | None = "frugal"
+    """Of guidance.METHODS; None with an aim."""
     aim: str | None = None
-    """Of guidance.AIMS, where `x` began as a scaled estimate from the measurement; None where it began as noise."""
+    """Of guidance.AIMS, where the steps are the probability flow's; None with a method."""
+    steps: int | None = None
+    """Those asked for, of which a schedule from little noise down may have fewer."""
+    start: float | None = None
+    """Deviation of the noise that `x` has beyond an estimate at the first step; None where it is all noise."""
     step: int = field(init=False)
     x0hat: Array | None = None
     """The last unguided estimate, (C, H, W)."""
@@ -86,8 +94,8 @@ class Restoration:
     pending: list[Array] = field(default_factory=list)
     """The mean squares, on the engine's device, of comparisons that the trace does not show yet."""
     k: int | None = None
-    """How many DMPS steps were left at the switch; None while in DPS."""
-    pullbacks: int = 0
+    """How many steps were left at the switch; None before it."""
+    gradients: int = 0
     held: object = None
     """The name of what replays this row's steps, and owns the memory of `x` and `x0hat`; None where the row does."""
     _drawn: "dict[int, Future[Fetch]]" = field(default_factory=dict, init=False, repr=False)
@@ -102,18 +110,17 @@ class Restoration:
             return Phase.DONE
         if self.aim is not None:
             return Phase.FLOW
-        return Phase.DPS if self.k is None else Phase.DMPS
+        return Phase.GRADIENT if self.k is None else Phase.FORWARD
 
     @property
     def move(self) -> Move:
         """What makes the next step."""
         if self.aim is not None:
             return Move.FLOW if isinstance(self.operator, Denoise) else Move.MEASURED_FLOW
-        if self.phase is Phase.DPS and self.every is None:
-            return Move.DPS
-        if self.phase is Phase.DPS and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0:
-            return Move.HYBRID
-        return Move.CLOSED_FORM if self.lam is None or self.phase is Phase.DPS else Move.DMPS
+        if self.method in ("dps", "hybrid", "dmps"):
+            return Move.DPS if self.phase is Phase.GRADIENT else Move.DMPS
+        due = self.phase is Phase.GRADIENT and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0
+        return Move.FRUGAL if due else Move.CLOSED_FORM
 
     @property
     def compares(self) -> bool:
@@ -129,8 +136,8 @@ class Restoration:
 
     @property
     def constant(self) -> float | None:
-        """The number that is the next move's: DPS's zeta, DMPS's lambda, or how many steps a hybrid one stands for."""
-        return {Move.DPS: self.zeta, Move.HYBRID: self.every}.get(self.move, self.lam)
+        """The number that is the next move's: DPS's zeta, DMPS's lambda, or how many steps a frugal one stands for."""
+        return {Move.DPS: self.zeta, Move.FRUGAL: self.every}.get(self.move, self.lam)
 
     @property
     def asks(self) -> bool:
@@ -173,7 +180,7 @@ class Restoration:
 
     def accept(self, x: Array, x0hat: Array, apart: Array | None) -> None:
         """Take the outcome of one step; `apart` is the mean square between its estimate and the one compared before."""
-        self.pullbacks += self.move.pulls
+        self.gradients += self.move.pulls
         if self.compares:
             if apart is not None:
                 self.pending.append(apart)
@@ -182,7 +189,7 @@ class Restoration:
         self.step -= 1
 
     def switch_if_due(self) -> None:
-        """Leave the DPS phase where the switch says so."""
+        """Take no more gradients where the switch says so."""
         left = self.step + 1
         if self.k is None and self.switch.due(left, self.trace[-1] if self.trace else -np.inf):
             self.k = left
@@ -201,7 +208,7 @@ class Group(NamedTuple):
     """Rows of a call that share an operator: the slice `rows` of the call's batch."""
 
     operator: Any
-    """A Resolvable one but in DPS."""
+    """A Linear one but in DPS."""
     y: Array
     """(b, c, h, w): their measurements."""
     rows: slice

@@ -16,7 +16,7 @@ EARLY_RATE, LATE_RATE, MOST_FRESH = 1.5, 8.0, 0.85
 """How fast the closed form renews x_t's noise, in units of the ancestral sampler's rate, far above and far below a
 signal-to-noise ratio of 1; and eta at most, DDRM's. Chosen on tune-100 (docs/method.md)."""
 LEAST_NOISE = 0.02
-"""Deviation of the noise at the last step of the probability flow, on the [-1, 1] scale."""
+"""Deviation of the noise at the last step of a schedule that begins below pure noise, on the [-1, 1] scale."""
 TINY = 1e-6
 """Noise of a picture that is said to have none."""
 
@@ -29,6 +29,12 @@ def fresh_share(abar: np.ndarray, beta: np.ndarray) -> np.ndarray:
     rate = EARLY_RATE + (LATE_RATE - EARLY_RATE) * abar
     share: np.ndarray = np.minimum(MOST_FRESH, np.sqrt(1 - (1 - beta / (1 - abar)) ** rate))
     return share
+
+
+def check_steps(steps: int, betas: np.ndarray) -> None:
+    """Raise InputError for a number of steps that a method cannot take with a prior trained with `betas`."""
+    if not 2 <= steps <= len(betas):
+        raise InputError(f"steps must lie in 2..{len(betas)}, the prior's training steps; got {steps}")
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,7 @@ class Schedule:
         Raises InputError if `steps` is not in 2..T_train.
         """
         betas = train_betas(config)
-        if not 2 <= steps <= len(betas):
-            raise InputError(f"steps must lie in 2..{len(betas)}, the prior's training steps; got {steps}")
+        check_steps(steps, betas)
         kept = np.round(np.linspace(0, len(betas) - 1, steps)).astype(np.int64)
         return cls(
             kept,
@@ -96,15 +101,16 @@ class Schedule:
         )
 
     @classmethod
-    def below(cls, config: Mapping[str, Any], sigma: float, steps: int) -> "Schedule":
-        """`steps` steps at most from a picture y = x0 + sigma n down to x0, their noise levels spaced by squares.
+    def below(cls, config: Mapping[str, Any], sigma: float, steps: int, power: float = 0.5) -> "Schedule":
+        """`steps` steps at most from a picture y = x0 + sigma n down to x0.
 
         With s^2 = (1 - abar) / abar, sqrt(abar) y is x_t where s = sigma. The first step has that abar, and the trained
-        t of the nearest noise. In the others s^2 falls evenly to LEAST_NOISE^2, at a trained t each; there are fewer
-        where so many different t do not lie between, and none where `sigma` is below LEAST_NOISE.
+        t of the nearest noise. In the others s^(1 / power) falls evenly to LEAST_NOISE^(1 / power), at a trained t
+        each; there are fewer where so many different t do not lie between, and none where `sigma` is below LEAST_NOISE.
         """
-        abar, variance = np.cumprod(1 - train_betas(config)), max(sigma, TINY) ** 2
-        levels = np.linspace(variance, min(variance, LEAST_NOISE**2), steps)
+        abar, sigma = np.cumprod(1 - train_betas(config)), max(sigma, TINY)
+        variance, last = sigma**2, min(sigma, LEAST_NOISE)
+        levels = np.linspace(sigma ** (1 / power), last ** (1 / power), steps) ** (2 * power)
         noises = (levels / (1 + levels)) ** 0.5  # sqrt(1 - abar), finite whatever the schedule ends in
         kept = np.unique(np.abs((1 - abar) ** 0.5 - noises[:, None]).argmin(axis=1))
         return cls(

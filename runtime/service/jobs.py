@@ -200,7 +200,7 @@ def facts(result: Result) -> dict[str, Any]:
         "k": result.k[0],
         "trace": trace,
         "forwards": result.forwards[0],
-        "gradients": result.pullbacks[0],
+        "gradients": result.gradients[0],
         "seconds": round(sum(result.seconds.values()), 4),
     }
 

@@ -47,7 +47,7 @@ def test_denoising_aims_at_detail_and_repeats_by_its_picture(smooth):
     assert (said["restored"][0]["aim"], said["restored"][0]["unchanged"]) == ("detail", False)
 
 
-def test_samples_and_the_sampler_s_options_start_from_noise(smooth):
+def test_samples_and_the_options_of_a_method_leave_denoising_to_it(smooth):
     assert "4 network calls" in frugal(*DENOISE, "noisy.png", "--noise", "25", "--steps", "4").output
     said = frugal(*DENOISE, "noisy.png", "--noise", "25", "--samples", "2", "--steps", "4", "-o", "s.png").output
     assert "4 network calls" in said
@@ -62,9 +62,11 @@ def test_samples_and_the_sampler_s_options_start_from_noise(smooth):
         "2",
         status=2,
     )
-    refuses("an aim starts from the picture, and steps is", *DENOISE, "noisy.png", "--aim", "detail", "--steps", "4")
+    refuses("an aim says how to restore, and so does steps", *DENOISE, "noisy.png", "--aim", "detail", "--steps", "4")
     said = frugal(*DENOISE, "noisy.png", "--aim", "detail", "--hole", "4x4", "-o", "filled.png")
-    assert "8 network calls and 0 gradients, aim detail" in said.output
+    assert "12 network calls and 0 gradients" in said.output
+    said = frugal(*DENOISE, "noisy.png", "--aim", "fidelity", "--hole", "4x4", "-o", "near.png")
+    assert "network calls and 0 gradients, aim fidelity" in said.output
     refuses("--trace is of the switch", *DENOISE, "noisy.png", "--noise", "25", "--trace", "t.csv")
     assert not Path("t.csv").exists()
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from frugal_rt import Restorer
+from frugal_rt.runtime.sampling.guidance import METHODS
 
 from ..commands import refuses, runs
 from ..export.lpips_network import random_lpips, torch_lpips
@@ -29,21 +30,22 @@ def test_every_task_by_every_method_comes_out_as_json_and_as_a_table(here):
     assert [(row["task"], row["method"]) for row in report["rows"]] == [
         (task, method)
         for task in ("denoise", "box", "outpaint", "sr4", "sr16", "colorize", "gaussian")
-        for method in ("dps", "dmps", "hybrid")
+        for method in METHODS
     ]
     for row in report["rows"]:
         assert row["lpips"] is None
         assert row["lpips_se"] is None
         assert row["calls"] == row["forwards"] == 3
-        assert row["gradients"] == {"dps": 3, "dmps": 0, "hybrid": 1}[row["method"]]  # of 2, 1, 0: at 2
+        sees_all = row["task"] in ("denoise", "gaussian")  # so that frugal takes none; else of 2, 1, 0 at 2
+        assert row["gradients"] == {"dps": 3, "frugal": 1 - sees_all, "hybrid": 2}.get(row["method"], 0)
         assert (row["images"], row["seeds"]) == (3, 1)
         assert {"psnr", "psnr_se", "ssim", "ssim_se", "seconds"} <= row.keys()
     assert {row["method"]: row["k"] for row in report["rows"]}["dmps"] == 3
     assert report["run"]["images"]["names"] == ["a.jpg", "b.png", "c.webp"]
     assert report["run"]["settings"] == {"steps": 3}
-    assert "| super-resolution x4 | dps |" in result.stdout
+    assert "| super-resolution x4 | frugal |" in result.stdout
     assert "inpainting, 6x6 hole" in result.stdout
-    assert "Hybrid minus DPS, paired by image:" in result.stdout
+    assert "frugal minus dps, paired by image:" in result.stdout
     assert str(here) not in result.stdout + Path("r.json").read_text()
     assert sorted(path.name for path in here.iterdir()) == ["faces", "r.json", "tiny.plan"]
 
@@ -53,22 +55,21 @@ def test_settings_reach_the_method_they_are_for(here, monkeypatch):
     real = Restorer.restore
 
     def restore(self, y, operator, **settings):
-        seen[settings["switch"]] = settings
+        seen[settings["method"]] = settings
         return real(self, y, operator, **settings)
 
     monkeypatch.setattr(Restorer, "restore", restore)
     runs(*QUICK, "--tasks", "sr4", "--switch", "1", "--lambda", "0.7", "--sigma", "0.2")
-    assert set(seen) == {"never", "always", "1"}
-    assert "guidance" not in seen["1"]
-    for settings in seen.values():
-        assert (settings["sigma"], settings["lam"], settings["steps"]) == (0.2, 0.7, 3)
-        assert "zeta" not in settings
+    assert set(seen) == set(METHODS)
+    for method, settings in seen.items():
+        assert (settings["sigma"], settings["steps"]) == (0.2, 3)
+        assert settings.get("switch") == ("1" if method in ("frugal", "hybrid") else None)
+        assert settings.get("lam") == (0.7 if method in ("dmps", "hybrid") else None)
+        assert not {"zeta", "guidance", "every"} & set(settings)
     runs(*QUICK, "--tasks", "sr4", "--every", "3")
-    assert seen["auto"]["every"] == 3
-    assert "every" not in seen["never"]
-    assert "every" not in seen["always"]
+    assert {method for method, settings in seen.items() if "every" in settings} == {"frugal"}
     runs(*QUICK, "--tasks", "sr4", "--guidance", "official")
-    assert {seen[switch]["guidance"] for switch in ("never", "always", "auto")} == {"official"}
+    assert {method for method, settings in seen.items() if "guidance" in settings} == {"hybrid", "dps", "dmps"}
 
 
 def test_wrong_inputs_are_one_sentence(here, tmp_path):
@@ -83,7 +84,7 @@ def test_wrong_inputs_are_one_sentence(here, tmp_path):
     engine = QUICK[:3]
     refuses("say what to evaluate: --engine PLAN and --images DIR", "eval")
     refuses("there is no task 'sharpen'; choose out of denoise, box,", *QUICK, "--tasks", "sr4,sharpen")
-    refuses("there is no method 'ddnm'; choose out of dps, dmps, hybrid", *QUICK, "--methods", "ddnm")
+    refuses("no method 'ddnm'; choose out of frugal, hybrid, dps, dmps, closed-form", *QUICK, "--methods", "ddnm")
     refuses("there is no folder or .tar none", *engine, "--images", "none")
     refuses("there are no pictures in empty", *engine, "--images", "empty")
     refuses("neither a folder of pictures nor an uncompressed .tar", *engine, "--images", "faces/a.jpg")
@@ -97,8 +98,8 @@ def test_wrong_inputs_are_one_sentence(here, tmp_path):
     refuses("text.onnx is not an ONNX file that onnxruntime can load", *QUICK, "--lpips", "text.onnx")
     refuses("run it alone", *QUICK, "--fetch-lpips", "new.onnx")
     refuses("must end in .onnx", "eval", "--fetch-lpips", "new.plan")
-    refuses("--switch is for the hybrid", *QUICK, "--methods", "dps", "--switch", "3", status=2)
-    refuses("--every is for the hybrid", *QUICK, "--methods", "dps,dmps", "--every", "3", status=2)
+    refuses("--switch is a setting of none of --methods dps", *QUICK, "--methods", "dps", "--switch", "3", status=2)
+    refuses("--every is a setting of none of", *QUICK, "--methods", "dps,dmps", "--every", "3", status=2)
     refuses("--samples", *QUICK, "--samples", "1", status=2)
     refuses("--seeds", *QUICK, "--seeds", "0", status=2)
 

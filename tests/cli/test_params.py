@@ -90,7 +90,7 @@ def test_a_picture_is_repeated_in_the_same_way_or_refused(here, local_plan, monk
     for name, value, sentence in (
         ("backend", "TensorRT 10", "was restored by TensorRT 10, and here it would be by onnxruntime"),
         ("tile", None, "was restored whole, and here it would be in tiles of"),
-        ("method", 0, "by version 0 of the sampler"),
+        ("sampler", 0, "by version 0 of the sampler"),
         ("tile", [8], "tiles of no size"),
     ):
         info = PngImagePlugin.PngInfo()
@@ -122,4 +122,27 @@ def test_what_the_command_line_says_takes_the_place_of_an_alternative_in_the_fil
     settings = json.loads(Image.open("y.png").info[SETTINGS_KEY])
     assert (settings["sigma"], settings["aim"], settings["steps"]) == (0.1, None, 3)
     refuses("leave one of them out", *asked, "--noise", "5", "--sigma", "0.1")
-    refuses("leave one out", *asked, "--sigma", "0.1", "--aim", "detail", "--steps", "4")
+    refuses("leave one of them out", *asked, "--sigma", "0.1", "--aim", "detail", "--steps", "4")
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"method": "hybrid"}, "frugal"),
+        ({"method": "dmps"}, "closed-form"),
+        ({"method": "dmps", "lam": 1.5}, "dmps"),
+        ({"method": "hybrid", "zeta": 0.5}, "hybrid"),
+        ({"guidance": "official"}, "hybrid"),
+        ({"method": "dps"}, "dps"),
+    ],
+)
+def test_options_of_the_sampler_s_first_version_keep_their_meaning(here, before, now):
+    Image.new("RGB", (16, 16), "grey").save("flat.png")
+    options = {"engine": "tiny.plan", "sigma": "0.2", "steps_": 4, **before}
+    Path("old.json").write_text(json.dumps({"frugal_rt": "0.1.0", "options": options}))
+    asked = ("restore", "flat.png", "--params", "old.json", "-o", "x.png", "--save-params", "new.json")
+    assert frugal(*asked).exit_code == 0
+    assert json.loads(Image.open("x.png").info["frugal-rt"])["method"] == now
+    kept = json.loads(Path("new.json").read_text())
+    assert kept["sampler"] == 2
+    assert kept["options"]["method"] == now

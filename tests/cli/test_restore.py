@@ -17,6 +17,7 @@ import frugal_rt.engines
 from frugal_rt import Plan
 from frugal_rt.engines import Prediction
 from frugal_rt.runtime.pictures.images import SETTINGS_KEY
+from frugal_rt.runtime.sampling.guidance import FRUGAL_POWER
 from frugal_rt.runtime.sampling.schedule import Schedule
 
 from ..commands import FRUGAL, frugal, refuses, runs
@@ -47,11 +48,15 @@ def test_what_a_file_held_and_is_left_out_is_told_unless_quiet(here):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--method", "dps"], "4 network calls and 4 gradients; DMPS ran the last 0 of 4"),
-        (["--method", "dmps"], "4 network calls and 0 gradients; DMPS ran the last 4 of 4"),
-        (["--switch", "1"], "4 network calls and 2 gradients; DMPS ran the last 1 of 4"),
-        (["--switch", "1", "--every", "3"], "4 network calls and 1 gradient; DMPS ran the last 1 of 4"),
-        (["--switch", "1", "--guidance", "official"], "4 network calls and 3 gradients; DMPS ran the last 1 of 4"),
+        (["--method", "dps"], "4 network calls and 4 gradients; none in the last 0 of 4"),
+        (["--method", "dmps"], "4 network calls and 0 gradients\n"),
+        (["--method", "closed-form"], "4 network calls and 0 gradients\n"),
+        (["--switch", "1"], "4 network calls and 2 gradients; none in the last 1 of 4"),
+        (["--switch", "1", "--every", "3"], "4 network calls and 1 gradient; none in the last 1 of 4"),
+        (
+            ["--method", "hybrid", "--switch", "1", "--guidance", "official"],
+            "4 network calls and 3 gradients; none in the last 1 of 4",
+        ),
         (["--backend", "torch", "--switch", "2"], "4 network calls and 1 gradient;"),
     ],
 )
@@ -61,27 +66,29 @@ def test_methods_and_switch(here, options, says):
 
 def test_a_preset_names_the_steps_and_steps_overrule_it(here):
     asked = ("restore", "-e", "tiny.plan", "clean.png", "--method", "dmps", "--force")
-    assert "the last 50 of 50 steps" in frugal(*asked).output
-    assert "the last 20 of 20 steps" in frugal(*asked, "--preset", "fast").output
-    assert "the last 5 of 5 steps" in frugal(*asked, "--preset", "fast", "--steps", "5").output
+    assert "50 network calls" in frugal(*asked).output
+    assert "20 network calls" in frugal(*asked, "--preset", "fast").output
+    assert "5 network calls" in frugal(*asked, "--preset", "fast", "--steps", "5").output
     refuses("'best' is not one of 'quality', 'balanced', 'fast'", *asked, "--preset", "best", status=2)
 
 
 def test_a_trace_says_what_the_switch_saw(here):
-    assert frugal(*RESTORE, "clean.png", "--steps", "20", "--trace", "t.csv", "--trace", "t.svg").exit_code == 0
+    asked = (*RESTORE, "clean.png", "--hole", "6x6")
+    assert frugal(*asked, "--steps", "20", "--trace", "t.csv", "--trace", "t.svg").exit_code == 0
     seen = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
-    k = json.loads(Image.open("clean.restored.png").text[SETTINGS_KEY])["k"]
-    assert [int(line["left"]) for line in seen] == list(range(17, 0, -2))
-    assert [line["phase"] for line in seen] == ["dps" if int(line["left"]) > k else "dmps" for line in seen]
+    settings = json.loads(Image.open("clean.restored.png").text[SETTINGS_KEY])
+    k, config = settings["k"], Plan.open("tiny.plan").manifest["schedule"]
+    timesteps = Schedule.below(config, settings["start"], 20, FRUGAL_POWER).timesteps
+    lefts = list(range(len(timesteps) - 3, -1, -2))
+    assert [int(line["left"]) for line in seen] == lefts
+    assert [line["phase"] for line in seen] == ["gradient" if int(line["left"]) > k else "forward" for line in seen]
     assert [line["may_switch"] for line in seen] == ["1" if 1 <= int(line["left"]) <= 10 else "0" for line in seen]
     assert {line["threshold"] for line in seen} == {"28"}
-    assert [int(line["timestep"]) for line in seen] == [
-        Schedule.respaced(Plan.open("tiny.plan").manifest["schedule"], 20).timesteps[left] for left in range(17, 0, -2)
-    ]
+    assert [int(line["timestep"]) for line in seen] == [timesteps[left] for left in lefts]
     first = next((line for line in seen if line["may_switch"] == "1" and float(line["psnr"]) >= 28), {"left": 1})
     assert k == int(first["left"])
     assert "<svg" in Path("t.svg").read_text()
-    frugal(*RESTORE, "clean.png", "--switch", "2", "--trace", "fixed.csv", "--force")
+    frugal(*asked, "--switch", "2", "--trace", "fixed.csv", "--force")
     assert next(csv.DictReader(Path("fixed.csv").read_text().splitlines()))["threshold"] == ""
 
 
@@ -140,10 +147,10 @@ def test_wrong_inputs_are_one_sentence(here):
     refuses("on the [-1, 1] scale, 0..2", *RESTORE, "clean.png", "--sigma", "25")
     refuses("sigma must be a number or a fraction", *RESTORE, "clean.png", "--sigma", "lots")
     refuses("steps must lie in 2..1000", "restore", "-e", "tiny.plan", "clean.png", "--steps", "1001")
-    refuses("switch must be auto, never, always or a number of steps 0..4", *RESTORE, "clean.png", "--switch", "9")
+    refuses("switch must be auto or a number of steps 0..4", *RESTORE, "clean.png", "--switch", "9")
     refuses("--scale 2 .. 16", *RESTORE, "clean.png", "--task", "sr")
     refuses("the mask is 30x20 but the picture is 16x16", *RESTORE, "clean.png", "--mask", "large.png")
-    refuses("is for the hybrid", *RESTORE, "clean.png", "--method", "dps", "--switch", "3", status=2)
+    refuses("switch is a setting of frugal and hybrid", *RESTORE, "clean.png", "--method", "dps", "--switch", "3")
     refuses("is not one of", *RESTORE, "clean.png", "--task", "sharpen", status=2)
     refuses("No such command", "mend", status=2)
     refuses("Did you mean restore?", "restor", status=2)

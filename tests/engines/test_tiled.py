@@ -177,7 +177,7 @@ def test_tiles_share_calls_of_the_batch_that_was_fastest_for_a_tile(tiny_plan, m
     monkeypatch.setattr(restorer.engine, "predict", lambda x, t: rows.append(len(x)) or real(x, t))
     y = np.zeros((3, 24, 40), np.float32)
     tiled = restorer.at(24, 40)
-    tiled.restore(y, Denoise((3, 24, 40)), sigma=0.2, steps=2, switch="always")
+    tiled.restore(y, Denoise((3, 24, 40)), sigma=0.2, steps=2, method="closed-form")
     assert asked == [tiled.engine.tiles] == [8]
     assert rows == [4, 4] * 2
 

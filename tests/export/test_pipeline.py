@@ -67,7 +67,7 @@ def test_a_prior_is_exported_for_images_of_another_size(make_prior, tmp_path):
     operator = operators.SuperResolution(plan.image_shape, 4)
     y = np.random.default_rng(0).uniform(-1, 1, operator.measurement_shape).astype(np.float32)
     ours, torch = (
-        Restorer.load(tmp_path / "wide.plan", backend).restore(y, operator, steps=6, switch="always").image
+        Restorer.load(tmp_path / "wide.plan", backend).restore(y, operator, steps=6, method="closed-form").image
         for backend in ("cpu", "torch")
     )
     np.testing.assert_allclose(ours, torch, atol=1e-3)

@@ -24,7 +24,7 @@ from frugal_rt.runtime.evaluation.suite import TASKS, measure
 from frugal_rt.runtime.pictures.images import PORTRAIT, read_photo
 from frugal_rt.runtime.sampling import captured
 from frugal_rt.runtime.sampling.advance import advance
-from frugal_rt.runtime.sampling.guidance import Guidance
+from frugal_rt.runtime.sampling.guidance import METHODS, Guidance
 from frugal_rt.runtime.sampling.psnr import psnr
 
 pytestmark = [
@@ -167,12 +167,14 @@ def recordings(engine, monkeypatch) -> list[object]:
     return made
 
 
-@pytest.mark.parametrize("switch", ["never", "always", "auto", 8])
-def test_recorded_steps_are_steps(engine, plan, recordings, monkeypatch, switch, within):
+@pytest.mark.parametrize(
+    "how", [*({"method": method} for method in METHODS), {"switch": 8}], ids=lambda how: next(iter(how.values()))
+)
+def test_recorded_steps_are_steps(engine, plan, recordings, monkeypatch, how, within):
     clean = portraits(plan)[:2]
     y = measure(TASKS["box"].operator(plan.image_shape), clean, 0.01, seed=0)
     restorer, operator = Restorer(plan, engine), TASKS["box"].operator(plan.image_shape)
-    settings = {"steps": 20, "switch": switch, "batch": 2}
+    settings = {"steps": 20, "batch": 2, **how}
     first = restorer.restore(y, operator, **settings)
     assert recordings
     assert None not in recordings
@@ -191,14 +193,16 @@ def test_rows_leave_their_recording_with_what_is_theirs(engine, plan, recordings
     operator = TASKS["sr4"].operator(plan.image_shape)
     y = measure(operator, portraits(plan), 0.01, seed=0)
     restorer = Restorer(plan, engine)
-    ours, alone = (restorer._begin(y, operator, Guidance(steps=40, switch="always")) for _ in range(2))
+    ours, alone = (restorer._begin(y, operator, Guidance(steps=40, method="closed-form")) for _ in range(2))
     for turn in range(20):
         for pair in ([(0, 1), (2, 3)], [(0, 2), (1, 3)], [(3, 0), (2, 1)])[turn % 3]:
             advance([ours[i] for i in pair], engine)
         if turn % 5 == 4:
             for _ in range(captured.KEPT // 4):
                 other = TASKS["box"].operator(plan.image_shape)
-                restorer.restore(measure(other, portraits(plan)[:1], 0.01, seed=0)[0], other, steps=20, switch="always")
+                restorer.restore(
+                    measure(other, portraits(plan)[:1], 0.01, seed=0)[0], other, steps=20, method="closed-form"
+                )
     for row in alone:
         for _ in range(20):
             advance([row], engine)

@@ -65,7 +65,7 @@ ASKED = {
     "sigma": (["--sigma", "0.1", "--task", "denoise"], {"sigma": 0.1, "task": "denoise"}),
     "fidelity": (["--aim", "fidelity"], {"aim": "fidelity"}),
     "from noise": (["--steps", "6", "--seed", "3"], {"steps": 6, "seed": 3}),
-    "dps": (["--steps", "6", "--method", "dps"], {"steps": 6, "switch": "never"}),
+    "dps": (["--steps", "6", "--method", "dps"], {"steps": 6, "method": "dps"}),
     "sr": (["--scale", "2", "--steps", "6"], {"scale": 2, "steps": 6}),
     "bicubic": (
         ["--scale", "2", "--filter", "bicubic", "--aim", "detail"],

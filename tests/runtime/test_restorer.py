@@ -13,7 +13,7 @@ from frugal_rt.engines import Prediction, open_engine
 from frugal_rt.runtime.pictures.damage import Damage
 from frugal_rt.runtime.pictures.decoding import Photo
 from frugal_rt.runtime.pictures.measurement import prepare
-from frugal_rt.runtime.sampling.guidance import Guidance
+from frugal_rt.runtime.sampling.guidance import METHODS, Guidance
 
 from .measurements import SHAPE, measurement
 
@@ -25,11 +25,11 @@ def test_what_is_started_and_advanced_is_what_restore_gives(restorer, operator, 
     how = {"sigma": 0.05, "steps": 20, "every": 3, "seed": 5, "sample": 2}
     result = restorer.restore(y, operator, **how)
     rows = restorer._begin(y, operator, Guidance(**how))
-    assert [(row.step, row.k, row.pullbacks) for row in rows] == [(19, None, 0)] * 3
+    assert [(row.step, row.k, row.gradients) for row in rows] == [(19, None, 0)] * 3
     finish(rows, restorer.engine)
     assert np.array_equal(np.clip([row.x for row in rows], -1, 1), result.image)
     assert tuple(row.k for row in rows) == result.k
-    assert tuple(row.pullbacks for row in rows) == result.pullbacks
+    assert tuple(row.gradients for row in rows) == result.gradients
     assert tuple(tuple(row.trace) for row in rows) == result.trace
     asked = {name: one.default for name, one in inspect.signature(restorer.restore).parameters.items()}
     assert asked.keys() - {field.name for field in fields(Guidance)} == {"y", "operator", "batch", "on_step", "range"}
@@ -38,7 +38,14 @@ def test_what_is_started_and_advanced_is_what_restore_gives(restorer, operator, 
 
 @pytest.mark.parametrize(
     "how",
-    [{"switch": "never"}, {"switch": "always"}, {"switch": 4}, {"every": 3}, {"switch": 4, "guidance": "official"}],
+    [
+        {"method": "dps"},
+        {"method": "closed-form"},
+        {"switch": 4},
+        {"every": 3},
+        {"method": "hybrid", "switch": 4, "guidance": "official"},
+        {"method": "dmps"},
+    ],
 )
 def test_settings_repeat_the_result(restorer, operator, how):
     """All of them, by value."""
@@ -46,21 +53,33 @@ def test_settings_repeat_the_result(restorer, operator, how):
     named = {"lam" if name == "lambda" else name: value for name, value in first.settings.items()}
     again = {name: named[name] for name in inspect.signature(restorer.restore).parameters if name in named}
     again.pop("operator")
-    assert set(again) == {"sigma", "aim", "steps", "switch", "every", "zeta", "lam", "seed", "sample", "batch"}
+    assert set(again) == {
+        "sigma",
+        "aim",
+        "method",
+        "steps",
+        "switch",
+        "every",
+        "zeta",
+        "lam",
+        "seed",
+        "sample",
+        "batch",
+    }
     second = restorer.restore(measurement(operator, 2), operator, **again)
     assert np.array_equal(first.image, second.image)
     assert first.settings == second.settings
 
 
-@pytest.mark.parametrize("switch", ["always", 5, "never"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "operator", [operators.SuperResolution(SHAPE, 2), operators.Deblur.gaussian(SHAPE, 1.0), operators.Colorize(SHAPE)]
 )
-def test_a_row_s_result_does_not_depend_on_its_batch(restorer, operator, switch):
+def test_a_row_s_result_does_not_depend_on_its_batch(restorer, operator, method):
     y = measurement(operator, 5)
-    together = restorer.restore(y, operator, steps=12, switch=switch, seed=7)
+    together = restorer.restore(y, operator, steps=12, method=method, seed=7)
     for i in (0, 3):
-        alone = restorer.restore(y[i], operator, steps=12, switch=switch, seed=7, sample=i)
+        alone = restorer.restore(y[i], operator, steps=12, method=method, seed=7, sample=i)
         assert np.array_equal(alone.image, together.image[i])
         assert alone.image.shape == SHAPE
 
@@ -93,7 +112,7 @@ def test_missing_pixels_may_hold_anything(restorer):
     assert np.array_equal(images[0], images[2])
 
 
-EVERY = "every is for the hybrid with a step size of its own; leave it out, or zeta and guidance"
+EVERY = "every is a setting of frugal, and the method is "
 
 
 @pytest.mark.parametrize(
@@ -106,21 +125,30 @@ EVERY = "every is for the hybrid with a step size of its own; leave it out, or z
         (np.zeros((3, 8, 8)), {"sigma": -0.1}, "sigma is on"),
         (np.zeros((3, 8, 8)), {"steps": 1}, r"steps must lie in 2\.\.1000"),
         (np.zeros((3, 8, 8)), {"switch": "soon"}, "switch must be"),
-        (np.zeros((3, 8, 8)), {"zeta": -1}, "zeta must be a finite number"),
-        (np.zeros((3, 8, 8)), {"lam": np.inf}, "lambda must be a finite number"),
+        (np.zeros((3, 8, 8)), {"zeta": -1, "method": "hybrid"}, "zeta must be a finite number"),
+        (np.zeros((3, 8, 8)), {"lam": np.inf, "method": "dmps"}, "lambda must be a finite number"),
+        (
+            np.zeros((3, 8, 8)),
+            {"method": "ddrm"},
+            "no method 'ddrm'; choose one of frugal, hybrid, dps, dmps, closed-f",
+        ),
+        (np.zeros((3, 8, 8)), {"switch": "never"}, "switch 'never' is said by the method now: dps"),
+        (np.zeros((3, 8, 8)), {"switch": "always"}, "switch 'always' is said by the method now: closed-form"),
+        (np.zeros((3, 8, 8)), {"zeta": 1}, "zeta is a setting of hybrid and dps, and the method is frugal"),
+        (np.zeros((3, 8, 8)), {"lam": 1, "method": "dps"}, "lambda is a setting of hybrid and dmps, and the method is"),
+        (np.zeros((3, 8, 8)), {"guidance": "official"}, "guidance is a setting of hybrid and dps and dmps, and the"),
+        (np.zeros((3, 8, 8)), {"switch": 4, "method": "dmps"}, "switch is a setting of frugal and hybrid, and the met"),
         (np.zeros((3, 8, 8)), {"seed": -1}, "seed must be"),
         (np.zeros((2, 3, 8, 8)), {"sample": 2**64 - 1}, "sample must be"),
         (np.zeros((3, 8, 8)), {"switch": "2.5"}, "switch must be"),
         (np.zeros((3, 8, 8)), {"switch": np.inf}, "switch must be"),
         (np.zeros((3, 8, 8)), {"preset": "best"}, "no preset 'best'; choose one of quality, balanced, fast"),
-        (np.zeros((3, 8, 8)), {"guidance": "ours"}, "no guidance 'ours'; choose one of own, official"),
-        (np.zeros((3, 8, 8)), {"every": 1}, r"every must be a whole number above 1 \(.*switch='never'\); got 1"),
+        (np.zeros((3, 8, 8)), {"guidance": "ours", "method": "dps"}, "no guidance 'ours'; choose one of own, official"),
+        (np.zeros((3, 8, 8)), {"every": 1}, r"every must be a whole number above 1 \(.*method dps\); got 1"),
         (np.zeros((3, 8, 8)), {"every": 2.5}, "every must be a whole number above 1"),
-        (np.zeros((3, 8, 8)), {"every": 4, "zeta": 0.5}, EVERY),
-        (np.zeros((3, 8, 8)), {"every": 4, "guidance": "official"}, EVERY),
-        (np.zeros((3, 8, 8)), {"every": 4, "switch": "never"}, EVERY),
-        (np.zeros((3, 8, 8)), {"every": 4, "switch": "always"}, EVERY),
-        (np.zeros((3, 8, 8)), {"every": 4, "switch": 50}, EVERY),
+        (np.zeros((3, 8, 8)), {"every": 4, "method": "hybrid"}, EVERY),
+        (np.zeros((3, 8, 8)), {"every": 4, "method": "dps"}, EVERY),
+        (np.zeros((3, 8, 8)), {"every": 4, "method": "closed-form"}, EVERY),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(restorer, operator, counted, y, settings, sentence):
@@ -195,18 +223,20 @@ def test_a_degradation_that_is_not_linear_is_guided_by_dps_to_the_end(restorer):
     by_torch = operators.Custom.from_torch(SHAPE, SHAPE, lambda x: (1.5 * x).tanh())
     y = saturate(np.random.default_rng(0).uniform(-1, 1, (2, *SHAPE))).astype(np.float32)
     result = restorer.restore(y, custom, steps=20, seed=1)
-    assert (result.k, result.pullbacks) == ((0, 0), (20, 20))
+    assert (result.k, result.gradients) == ((0, 0), (20, 20))
     np.testing.assert_allclose(result.image, restorer.restore(y, by_torch, steps=20, seed=1).image, atol=1e-2)
     unguided = restorer.restore(y, custom, steps=20, seed=1, zeta=0.0)
     near, far = (np.square(saturate(one.image) - y).mean() for one in (result, unguided))
     assert near < 0.8 * far
 
 
-@pytest.mark.parametrize("switch", ["always", 5])
-def test_dmps_for_a_degradation_that_is_not_linear_is_refused(restorer, switch):
+@pytest.mark.parametrize("method", ["frugal", "hybrid", "dmps", "closed-form"])
+def test_what_needs_a_linear_operator_is_refused_with_another(restorer, method):
     custom = operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: r, name="tone mapping")
-    with pytest.raises(InputError, match=r"tone mapping is not a linear operator, so DMPS cannot run; use DPS"):
-        restorer.restore(np.zeros(SHAPE), custom, steps=10, switch=switch)
+    with pytest.raises(
+        InputError, match=rf"tone mapping is not a linear operator, which {method} needs; the method dps"
+    ):
+        restorer.restore(np.zeros(SHAPE), custom, steps=10, method=method)
 
 
 def test_the_batch_is_the_one_that_was_fastest(tiny_plan, monkeypatch):
@@ -328,8 +358,10 @@ def test_images_may_be_on_another_range(restorer, operator, range):
     low, high = range
     x = np.random.default_rng(0).uniform(-1, 1, (2, *SHAPE)).astype(np.float32)
     given = operator.A((x + 1) / 2 * (high - low) + low)
-    expected = restorer.restore(operator.A(x), operator, sigma=0.1, steps=6, switch="always").image
-    found = restorer.restore(given, operator, sigma=0.05 * (high - low), steps=6, switch="always", range=range).image
+    expected = restorer.restore(operator.A(x), operator, sigma=0.1, steps=6, method="closed-form").image
+    found = restorer.restore(
+        given, operator, sigma=0.05 * (high - low), steps=6, method="closed-form", range=range
+    ).image
     np.testing.assert_allclose((found - low) / (high - low) * 2 - 1, expected, atol=5e-4)
 
 
@@ -376,3 +408,15 @@ def test_a_soft_mask_is_refused_and_one_of_numbers_taken():
     soft[0, 0] = 0.02
     with pytest.raises(InputError, match=r"mask > 0\.5"):
         operators.Inpaint(SHAPE, soft)
+
+
+def test_an_earlier_name_is_told_where_it_is_used(restorer, operator):
+    result = restorer.restore(measurement(operator)[0], operator, steps=3)
+    with pytest.raises(AttributeError, match="no 'pullbacks'; it is called gradients"):
+        result.pullbacks  # noqa: B018
+    with pytest.raises(AttributeError, match=r"operators.Resolvable is called operators.Linear"):
+        operators.Resolvable  # noqa: B018
+    with pytest.raises(
+        TypeError, match=r"Bayer has a spectrum, so it is an operators.Decomposable, once called Linear"
+    ):
+        type("Bayer", (operators.Linear,), {"spectrum": lambda self, like: like})

@@ -14,7 +14,7 @@ import numpy as np
 
 from frugal_rt import operators
 from frugal_rt.engines import Array
-from frugal_rt.runtime.operators import Circular, Linear, Partial, Resolvable, Shape
+from frugal_rt.runtime.operators import Circular, Decomposable, Linear, Partial, Shape
 from frugal_rt.runtime.operators.dense import ValidMatrix
 from frugal_rt.runtime.operators.kernels import valid_part
 from frugal_rt.runtime.pictures.images import PORTRAIT, fit_photo, read_photo
@@ -25,7 +25,7 @@ KERNEL = operators.motion_kernel(9, 30)
 SIDES = (16, 24, 32, 40, 48, 64)
 
 
-def forms(shape: Shape) -> dict[str, tuple[Callable[[], Linear], Resolvable]]:
+def forms(shape: Shape) -> dict[str, tuple[Callable[[], Decomposable], Linear]]:
     """By a basis, made when it is needed, and without."""
     missing, blur = np.random.default_rng(0).random(shape[1:]) < 0.3, Circular(shape, KERNEL)
     channel: Shape = (1, *shape[1:])
@@ -38,7 +38,7 @@ def forms(shape: Shape) -> dict[str, tuple[Callable[[], Linear], Resolvable]]:
     }
 
 
-def restored(operator: Resolvable, sigma: float, steps: int) -> float:
+def restored(operator: Linear, sigma: float, steps: int) -> float:
     """The CPU seconds of all steps."""
     random, schedule = np.random.default_rng(0), Schedule.respaced({}, steps)
     clean = fit_photo(read_photo(PORTRAIT), operator.image_shape[1:], "crop").pixels[None]
@@ -54,7 +54,7 @@ def restored(operator: Resolvable, sigma: float, steps: int) -> float:
         known = y, x, x0hat, z, deviation, c
         x = (
             ddrm_transition(operator, *known)
-            if isinstance(operator, Linear)
+            if isinstance(operator, Decomposable)
             else resolvent_transition(operator, *known)
         )
     return time.process_time() - started

@@ -35,12 +35,12 @@ imported = time.perf_counter()
 from frugal_rt import Restorer
 from frugal_rt.runtime import demo
 ready = time.perf_counter()
-plan, backend, switch, steps, image = sys.argv[1:]
+plan, backend, method, steps, image = sys.argv[1:]
 restorer = Restorer.load(plan, backend)
-restorer.engine.prepare(gradients=switch != "always")
+restorer.engine.prepare(gradients=method != "dmps")
 loaded = time.perf_counter()
 measured = demo.measure(restorer, "super-resolution x4", 0)
-result = restorer.restore(measured.y, measured.operator, steps=int(steps), switch=switch)
+result = restorer.restore(measured.y, measured.operator, steps=int(steps), method=method)
 restored = time.perf_counter()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps({
@@ -71,7 +71,7 @@ FIGURES = {
 @click.command(help=__doc__)
 @click.option("--wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
 @click.option("--engine", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
-@click.option("--method", type=click.Choice(["hybrid", "dps", "dmps"]), default="hybrid", help="The hybrid at k = T/2.")
+@click.option("--method", type=click.Choice(["frugal", "dps", "dmps"]), default="frugal")
 @click.option("--steps", default=20)
 @click.option("--runs", type=click.IntRange(1), default=5)
 @click.option("--constraint", type=click.Path(exists=True, path_type=Path), help="For pip: torch's CPU build, say.")
@@ -79,7 +79,6 @@ FIGURES = {
 def main(
     wheel: Path, engine: Path, method: str, steps: int, runs: int, constraint: Path | None, json_: Path | None
 ) -> None:
-    switch = {"hybrid": str(steps // 2), "dps": "never", "dmps": "always"}[method]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         pythons = {name: install(root / name, wheel, extras, constraint) for name, (extras, _) in PATHS.items()}
@@ -87,7 +86,7 @@ def main(
         for number in range(runs + 1):  # the first run warms the disk's cache and is not counted
             for name, (_, backend) in PATHS.items():
                 click.echo(f"run {number} of {runs}: {name}", err=True)
-                arguments = (str(engine.resolve()), backend, switch, str(steps), str(root / f"{name}.npy"))
+                arguments = (str(engine.resolve()), backend, method, str(steps), str(root / f"{name}.npy"))
                 taken[name].append(restore(pythons[name], root, *arguments))
         if taken["lean"][0]["torch"]:
             raise click.ClickException("the lean environment imported torch; its figures would mean nothing")

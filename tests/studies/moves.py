@@ -22,7 +22,7 @@ from frugal_rt.engines import Array
 from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.runtime.evaluation.picture_set import read_pictures
 from frugal_rt.runtime.evaluation.suite import measure
-from frugal_rt.runtime.operators import Circular, Linear, Partial, Resolvable, Shape
+from frugal_rt.runtime.operators import Circular, Decomposable, Linear, Partial, Shape
 from frugal_rt.runtime.operators.dense import ValidMatrix
 from frugal_rt.runtime.operators.kernels import valid_part
 from frugal_rt.runtime.operators.separable import Valid
@@ -36,7 +36,7 @@ SIGMAS = (0.01, 0.05)
 Move = Callable[..., Array]
 
 
-def tasks(shape: Shape) -> dict[str, tuple[Callable[[], Linear], Resolvable]]:
+def tasks(shape: Shape) -> dict[str, tuple[Callable[[], Decomposable], Linear]]:
     """Each with a basis, made when it is needed, and without."""
     missing = np.random.default_rng(0).random(shape[1:]) < 0.3
     blur, part = Circular(shape, KERNEL), valid_part(KERNEL, shape)
@@ -70,7 +70,7 @@ def linear(belief: float, corrected: bool = True) -> Move:
     `corrected` takes the noise that is kept about the moved estimate, as DiffPIR does.
     """
 
-    def move(operator: Resolvable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
+    def move(operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients) -> Array:
         xp = array_namespace(x)
         root, left, kept = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5, (1 - c.fresh**2) ** 0.5
         scale = belief * (1 - c.abar_prev) / c.abar_prev + equations.TINY
@@ -105,7 +105,7 @@ class Iterations(logging.Handler):
 @click.option("--lpips", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--count", default=4)
 @click.option("--steps", default=50)
-@click.option("--method", type=click.Choice(["dmps", "hybrid"]), default="dmps")
+@click.option("--method", type=click.Choice(["closed-form", "frugal"]), default="closed-form")
 @click.option("--moves", default="", help="Only those whose names hold this; 'ddrm_transition' is the basis's.")
 @click.option("--tasks", "wanted", default="", help="Only those whose names hold this.")
 def main(engine: Path, images: Path, lpips: Path, count: int, steps: int, method: str, moves: str, wanted: str) -> None:
@@ -120,8 +120,7 @@ def main(engine: Path, images: Path, lpips: Path, count: int, steps: int, method
 
     def cell(operator: Any, sigma: float) -> str:
         y, counted.total, started = measure(operator, clean, sigma, 0), 0, time.perf_counter()
-        switch = "always" if method == "dmps" else "auto"
-        image = restorer.restore(y, operator, sigma=sigma, steps=steps, switch=switch, batch=count).image
+        image = restorer.restore(y, operator, sigma=sigma, steps=steps, method=method, batch=count).image
         seconds = (time.perf_counter() - started) / count
         click.echo(
             f"{operator.name}: {seconds:.2f} s an image, {counted.total / steps:.0f} iterations a step", err=True

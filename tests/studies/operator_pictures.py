@@ -25,11 +25,10 @@ from frugal_rt.runtime.pictures.measurement import prepare
 from frugal_rt.runtime.pictures.simulate import simulate
 from frugal_rt.runtime.sampling.noise import Use, generator, normal
 from frugal_rt.runtime.sampling.psnr import psnr
-from frugal_rt.runtime.sampling.switch import METHODS
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "nonlinear.py"
 SIGMA = 0.01
-NAMES = {"dps": "DPS", "dmps": "DMPS", "hybrid": "hybrid"}
+NAMES = {"dps": "DPS", "closed-form": "closed form", "frugal": "frugal"}
 Cell = tuple[Image.Image, str]
 
 TREMOR = np.array(
@@ -67,7 +66,7 @@ class Case(NamedTuple):
     sigma: float = SIGMA
     shown: Cell | None = None
     """In place of the measurement."""
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = tuple(NAMES)
 
 
 def damaged(clean: np.ndarray, title: str, **damage: Any) -> Case:
@@ -144,7 +143,7 @@ def noisy(clean: np.ndarray) -> list[Case]:
     blur = copied.U(copied.spectrum(clean[None]) * copied.Vt(clean[None]))[0]
     shown = (to_picture(blur), 'its own "blur"')
     title = "the same measurement, singular values in the copied order"
-    return [ours, Case(title, copied, ours.y, ours.sigma, shown, ("dmps", "hybrid"))]
+    return [ours, Case(title, copied, ours.y, ours.sigma, shown, ("closed-form", "frugal"))]
 
 
 def nonlinear(clean: np.ndarray) -> list[Case]:
@@ -197,7 +196,7 @@ def main(engine: Path, backend: str, steps: int, output: Path, sheets: tuple[str
             cells = [(to_picture(clean), "clean"), measured(case, clean)]
             for method in case.methods:
                 image = restorer.restore(
-                    case.y, case.operator, sigma=case.sigma, steps=steps, switch=METHODS[method], seed=0
+                    case.y, case.operator, sigma=case.sigma, steps=steps, method=method, seed=0
                 ).image
                 cells.append((to_picture(image), f"{NAMES[method]}  {psnr(image[None], clean[None])[0]:.1f} dB"))
             rows.append((case.title, cells))

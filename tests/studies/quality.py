@@ -24,7 +24,7 @@ from frugal_rt.runtime.evaluation.picture_set import read_pictures
 from frugal_rt.runtime.evaluation.report import paired, results
 from frugal_rt.runtime.evaluation.store import RUN, Store
 from frugal_rt.runtime.evaluation.suite import TASKS
-from frugal_rt.runtime.sampling.switch import METHODS
+from frugal_rt.runtime.sampling.guidance import METHODS
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -51,7 +51,6 @@ def main() -> None: ...
 @click.option("--method", default="dps", type=click.Choice(list(METHODS)))
 @click.option("--zetas", default="own", help="comma-separated; own is the sampler's own step")
 @click.option("--lambdas", default="own")
-@click.option("--switch", default=None)
 def tune(
     engine: Path,
     images: Path,
@@ -64,7 +63,6 @@ def tune(
     method: str,
     zetas: str,
     lambdas: str,
-    switch: str | None,
 ) -> None:
     """PSNR and LPIPS of one method over a grid of step sizes. For choosing, so never on the report set."""
     restorer, distance = Restorer.load(engine, backend), Lpips(lpips)
@@ -78,7 +76,7 @@ def tune(
     click.echo("\n".join(lines))
     for task in tasks.split(","):
         for zeta, lam in itertools.product(zetas.split(","), lambdas.split(",")):
-            settings: dict[str, Any] = {"steps": steps, "switch": switch or METHODS[method]}
+            settings: dict[str, Any] = {"steps": steps}
             settings |= {name: float(value) for name, value in (("zeta", zeta), ("lam", lam)) if value != "own"}
             contenders = our_methods(restorer, [method], settings)
             (group,) = Evaluation(pictures, contenders, [task], lpips=distance).groups()
@@ -111,28 +109,28 @@ def compare(first: Path, second: Path) -> None:
 
 @main.command()
 @click.argument("report", type=FOLDER)
-@click.option("--fewer", type=FOLDER, help="The hybrid on some of the same images with half the steps.")
-@click.option("--others", type=FOLDER, help="Some images by the hybrid and by deepinv's methods.")
+@click.option("--fewer", type=FOLDER, help="`frugal` on some of the same images with half the steps.")
+@click.option("--others", type=FOLDER, help="Some images by frugal and by deepinv's methods.")
 def targets(report: Path, fewer: Path | None, others: Path | None) -> None:
     """Folders of `frugal-rt eval -o` against the targets: the three methods, T = 100."""
     rows = _rows(report)
-    means, gaps = _means(rows), paired(rows, "hybrid", "dps")
-    click.echo("Hybrid minus DPS, paired by image, +- standard error; met: no worse than DPS by more than 1 of them.\n")
+    means, gaps = _means(rows), paired(rows, "frugal", "dps")
+    click.echo("frugal minus DPS, paired by image, +- standard error; met: no worse than DPS by more than 1 of them.\n")
     click.echo("| task | PSNR, dB | LPIPS | met | time / DPS | by its calls | time / calls |")
     click.echo("| --- | --- | --- | --- | --- | --- | --- |")
     times = []
     for task, gap in gaps.items():
         met = gap["psnr"].mean >= -gap["psnr"].se and gap["lpips"].mean <= gap["lpips"].se
-        dps, dmps, hybrid = (means[task, name]["seconds"] for name in METHODS)
-        gradients = [means[task, name]["gradients"] for name in ("hybrid", "dps")]
-        times.append((hybrid / dps, (dmps + (dps - dmps) * gradients[0] / gradients[1]) / dps))
+        dps, plain, ours = (means[task, name]["seconds"] for name in ("dps", "closed-form", "frugal"))
+        gradients = [means[task, name]["gradients"] for name in ("frugal", "dps")]
+        times.append((ours / dps, (plain + (dps - plain) * gradients[0] / gradients[1]) / dps))
         cells = [gap["psnr"].text(2, "+"), gap["lpips"].text(4, "+"), "yes" if met else "no"]
         click.echo(f"| {task} | {' | '.join(cells)} | {_times(*times[-1])} |")
     overall = _overall(gaps)
     better = "yes" if overall[0] > 0 > overall[1] else "no"
     click.echo(f"| mean | {overall[0]:+.2f} | {overall[1]:+.4f} | {better} | {_times(*np.mean(times, axis=0))} |")
-    gains = [paired(rows, name, "dmps")["box"]["psnr"].text(2, "+") for name in ("hybrid", "dps")]
-    click.echo(f"\nOver DMPS on the box: the hybrid {gains[0]} dB, DPS {gains[1]} dB.")
+    gains = [paired(rows, name, "closed-form")["box"]["psnr"].text(2, "+") for name in ("frugal", "dps")]
+    click.echo(f"\nOver the closed form on the box: frugal {gains[0]} dB, DPS {gains[1]} dB.")
     if fewer is not None:
         _fewer(rows, _rows(fewer))
     if others is not None:
@@ -140,12 +138,12 @@ def targets(report: Path, fewer: Path | None, others: Path | None) -> None:
 
 
 def _fewer(rows: list[Row], half: list[Row]) -> None:
-    click.echo("\nThe hybrid with half the steps minus that with all, the same images, +- standard error.\n")
+    click.echo("\nfrugal with half the steps minus that with all, the same images, +- standard error.\n")
     click.echo("| task | PSNR, dB | LPIPS | images |\n| --- | --- | --- | --- |")
     images = {row["image"] for row in half}
-    ours = [row for row in rows if row["method"] == "hybrid" and row["image"] in images]
+    ours = [row for row in rows if row["method"] == "frugal" and row["image"] in images]
     both = [*({**row, "method": "half"} for row in half), *ours]
-    gaps = paired(both, "half", "hybrid")
+    gaps = paired(both, "half", "frugal")
     for task, gap in gaps.items():
         click.echo(f"| {task} | {gap['psnr'].text(2, '+')} | {gap['lpips'].text(4, '+')} | {len(images)} |")
     overall = _overall(gaps)
@@ -153,18 +151,18 @@ def _fewer(rows: list[Row], half: list[Row]) -> None:
 
 
 def _others(rows: list[Row]) -> None:
-    """Our hybrid beside the best of deepinv's by LPIPS."""
+    """`frugal` beside the best of deepinv's by LPIPS."""
     click.echo(
-        "\n| task | hybrid: dB, LPIPS, s | best of deepinv: dB, LPIPS, s | LPIPS, paired | better, in less time |"
+        "\n| task | frugal: dB, LPIPS, s | best of deepinv: dB, LPIPS, s | LPIPS, paired | better, in less time |"
     )
     click.echo("| --- | --- | --- | --- | --- |")
     means = _means(rows)
     for task in dict.fromkeys(task for task, _ in means):
         names = [name for one, name in means if one == task and name.startswith("deepinv")]
         best = min(names, key=lambda name: means[task, name]["lpips"])
-        figures = {name: [means[task, name][one] for one in ("psnr", "lpips", "seconds")] for name in ("hybrid", best)}
+        figures = {name: [means[task, name][one] for one in ("psnr", "lpips", "seconds")] for name in ("frugal", best)}
         cells = [f"{psnr:.2f}, {lpips:.4f}, {seconds:.2f}" for psnr, lpips, seconds in figures.values()]
-        gap = paired(rows, "hybrid", best)[task]["lpips"].text(4, "+")
+        gap = paired(rows, "frugal", best)[task]["lpips"].text(4, "+")
         met = all(ours < theirs for ours, theirs in list(zip(*figures.values(), strict=True))[1:])
         click.echo(f"| {task} | {cells[0]} | {best.split()[1]}: {cells[1]} | {gap} | {'yes' if met else 'no'} |")
 

@@ -46,11 +46,13 @@ def measured(damage: str, *settings: str, only: str = "", of: str = "face.png", 
     return [f"degrade ../{of} {damage} {only} -o {y}", *restore]
 
 
-METHODS = ("--method hybrid", "--method dps", "--method dmps")
+METHODS = ("--method frugal", "--method dps", "--method closed-form")
 BORDERS = ("--border mirror", "--border circular --method dps", "--border valid", "--border taper --method dmps")
 COMMANDS = {
     "denoise": measured("--task denoise", *METHODS, only="--sigma 0.25"),
-    "box": measured("--task inpaint --hole 24x24", *METHODS, "--zeta 2 --lambda 1.5 --switch 2 --seed 3"),
+    "box": measured(
+        "--task inpaint --hole 24x24", *METHODS, "--method hybrid --zeta 2 --lambda 1.5 --switch 2 --seed 3"
+    ),
     "random": measured("--task inpaint", "--every 3 --trace trace.csv", only="--random 0.7"),
     "random-npy": measured("--task inpaint", "--guidance official", only="--random 0.5 --sigma 0.1", y="y.npy"),
     "text": measured("--task inpaint --mask ../text.png --sigma 13/255", "--save-steps steps --video steps.gif"),
@@ -87,7 +89,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "colorize": ("folder/grey.png", {"switch": 2, "seed": 7}),
     "motion": ("face.png", {"kernel": "motion:5,20", "border": "taper", "sigma": 0.05, "every": 3}),
     "outpaint": ("small.png", {"task": "outpaint", "guidance": "official"}),
-    "resize": ("photo.png", {"task": "colorize", "grey": "mean", "fit": "resize", "method": "dmps"}),
+    "resize": ("photo.png", {"task": "colorize", "grey": "mean", "fit": "resize", "method": "closed-form"}),
     "tile": ("wide.png", {"tile": True, "sigma": 0.1}),
 }
 

@@ -1,4 +1,4 @@
-"""Does the hybrid cost what its network calls cost? Batch 1, DPS, DMPS and the hybrid in turn, several rounds.
+"""Does `frugal` cost what its network calls cost? Batch 1, DPS, the closed form and `frugal` in turn, several rounds.
 
 python tests/studies/steptimes.py --engine celeba.plan --switch auto
 """
@@ -15,35 +15,37 @@ from frugal_rt.runtime.evaluation import demo
 @click.command(help=__doc__)
 @click.option("--engine", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--steps", default=100)
-@click.option("--switch", default="auto", help="auto, or k, the DMPS steps of the hybrid.")
+@click.option("--switch", default="auto", help="auto, or k, the steps without a gradient.")
 @click.option("--rounds", default=7)
 @click.option("--backend", default="auto")
 def main(engine: Path, steps: int, switch: str, rounds: int, backend: str) -> None:
     restorer = Restorer.load(engine, backend)
     measured = demo.measure(restorer, demo.SHOWN[0], seed=0)
 
-    def restore(by: str):
-        return restorer.restore(measured.y, measured.operator, sigma=demo.SIGMA, steps=steps, switch=by)
+    def restore(method: str):
+        k = switch if method == "frugal" else None
+        return restorer.restore(measured.y, measured.operator, sigma=demo.SIGMA, steps=steps, method=method, switch=k)
 
-    hybrid = restore(switch)  # loads torch and warms both up
-    forwards, gradients = hybrid.forwards[0], hybrid.pullbacks[0]
-    taken = np.array([[sum(restore(by).seconds.values()) for by in ("never", "always", switch)] for _ in range(rounds)])
+    frugal = restore("frugal")  # loads torch and warms both up
+    forwards, gradients = frugal.forwards[0], frugal.gradients[0]
+    methods = ("dps", "closed-form", "frugal")
+    taken = np.array([[sum(restore(one).seconds.values()) for one in methods] for _ in range(rounds)])
     dps_step, dmps_step, seconds = taken[:, 0] / steps, taken[:, 1] / steps, taken[:, 2]
-    # A DPS step is a forward call and a gradient, a DMPS step a forward call.
+    # A DPS step is a forward call and a gradient, a closed-form step a forward call.
     predicted = forwards * dmps_step + gradients * (dps_step - dmps_step)
     click.echo(
-        f"{restorer.engine.name}, T = {steps}, switch {switch}: k = {hybrid.k[0]}, {forwards} forward calls, "
+        f"{restorer.engine.name}, T = {steps}, switch {switch}: k = {frugal.k[0]}, {forwards} forward calls, "
         f"{gradients} gradients; {rounds} rounds, medians (least..most)"
     )
     for name, values, unit in (
         ("DPS step", 1e3 * dps_step, " ms"),
-        ("DMPS step", 1e3 * dmps_step, " ms"),
-        ("DPS step / DMPS step", dps_step / dmps_step, ""),
+        ("closed-form step", 1e3 * dmps_step, " ms"),
+        ("DPS step / closed-form step", dps_step / dmps_step, ""),
         ("DPS", taken[:, 0], " s"),
-        ("DMPS", taken[:, 1], " s"),
-        ("hybrid", seconds, " s"),
-        ("hybrid by its calls", predicted, " s"),
-        ("hybrid / DPS", seconds / taken[:, 0], ""),
+        ("closed form", taken[:, 1], " s"),
+        ("frugal", seconds, " s"),
+        ("frugal by its calls", predicted, " s"),
+        ("frugal / DPS", seconds / taken[:, 0], ""),
         ("measured / predicted", seconds / predicted, ""),
     ):
         click.echo(f"{name}: {np.median(values):.3f}{unit} ({values.min():.3f}..{values.max():.3f})")

@@ -32,17 +32,22 @@ from frugal_rt.runtime.evaluation.evaluate import Evaluation, Row
 from frugal_rt.runtime.evaluation.picture_set import read_pictures
 from frugal_rt.runtime.evaluation.store import Store
 from frugal_rt.runtime.evaluation.suite import TASKS, measure
-from frugal_rt.runtime.operators import Linear, Operator
+from frugal_rt.runtime.operators import Decomposable, Operator
 from frugal_rt.runtime.pictures.images import PORTRAIT, read_photo, to_picture, write_png
 from frugal_rt.runtime.sampling import schedule
-from frugal_rt.runtime.sampling.guidance import PRESETS, Guidance
+from frugal_rt.runtime.sampling.guidance import METHODS, PRESETS, Guidance
 from frugal_rt.runtime.sampling.loop import run
 from frugal_rt.runtime.sampling.psnr import psnr
-from frugal_rt.runtime.sampling.switch import METHODS
 
 FIGURES = ("psnr", "lpips", "seconds")
 LABELS = {"psnr": "PSNR, dB", "lpips": "LPIPS", "seconds": "seconds an image"}
-COLOURS = {"dps": "tab:orange", "dmps": "tab:blue", "hybrid": "tab:green"}
+COLOURS = {
+    "frugal": "tab:green",
+    "hybrid": "tab:red",
+    "dps": "tab:orange",
+    "dmps": "tab:blue",
+    "closed-form": "tab:purple",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class WarmStart(Method):
     def restore(
         self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
     ) -> Outcome:
-        assert isinstance(operator, Linear)
+        assert isinstance(operator, Decomposable)
         rows = self.restorer._begin(y, operator, Guidance(sigma=sigma, seed=seed, sample=sample, **self.settings))
         s = operator.spectrum(y)
         seen = s > 0
@@ -68,7 +73,7 @@ class WarmStart(Method):
             np.clip(np.stack([row.x for row in rows]), -1, 1),
             [row.k or 0 for row in rows],
             [self.left] * len(rows),
-            [row.pullbacks for row in rows],
+            [row.gradients for row in rows],
             sum(seconds.values()),
         )
 
@@ -96,7 +101,7 @@ class Study:
     folder: Path
 
     def method(self, name: str, steps: int, called: str | None = None, **settings: Any) -> Method:
-        return Method(self.restorer, called or name, {"steps": steps, "switch": METHODS[name], **settings})
+        return Method(self.restorer, called or name, {"steps": steps, "method": name, **settings})
 
     def rows(self, part: str, contenders: Sequence[Contender], tasks: Iterable[str], sigma: float | None) -> list[Row]:
         """A row for each task, image and contender, kept in FOLDER/PART."""
@@ -184,16 +189,16 @@ def main() -> None: ...
 def switch(study: Study, steps: int) -> None:
     """PSNR, LPIPS and time against k, for every task, and where the rule lands."""
     ks = sorted({max(1, round(share * steps)) for share in (0.02, 0.08, 0.3, 0.5)})
-    fixed = {k: study.method("hybrid", steps, f"k = {k}", switch=k) for k in ks}
-    fixed[steps] = study.method("dmps", steps, f"k = {steps}")
-    rows = study.rows("switch", [*fixed.values(), study.method("hybrid", steps, "auto")], TASKS, None)
+    fixed = {k: study.method("frugal", steps, f"k = {k}", switch=k) for k in ks}
+    fixed[steps] = study.method("closed-form", steps, f"k = {steps}")
+    rows = study.rows("switch", [*fixed.values(), study.method("frugal", steps, "auto")], TASKS, None)
     figure = Figure(figsize=(16, 6.5), layout="constrained")
     grid = figure.subplots(len(FIGURES), len(TASKS), sharex=True)
     for column, task in enumerate(TASKS):
         lines = [means(rows, task=task, method=fixed[k].name) for k in fixed]
         auto = means(rows, task=task, method="auto")
         for axes, name in zip(grid[:, column], FIGURES, strict=True):
-            axes.plot(list(fixed), [line[name] for line in lines], marker="o", markersize=3, color=COLOURS["hybrid"])
+            axes.plot(list(fixed), [line[name] for line in lines], marker="o", markersize=3, color=COLOURS["frugal"])
             axes.plot(auto["k"], auto[name], marker="*", markersize=12, color="tab:red", linestyle="none")
             axes.set_ylabel(LABELS[name] if column == 0 else "")
             axes.margins(y=0.2)
@@ -241,7 +246,7 @@ def frontier(study: Study) -> None:
             axes.plot(seconds, [point[name] for point in points], marker="o", color=COLOURS[label], label=label)
             for steps, point in zip(counts, points, strict=True):
                 axes.annotate(str(steps), (point["seconds"], point[name]), textcoords="offset points", xytext=(4, 4))
-                if label == "hybrid" and steps in PRESETS.values():
+                if label == "frugal" and steps in PRESETS.values():
                     axes.plot(point["seconds"], point[name], marker="o", markersize=12, mfc="none", color="black")
         for one in tried:
             point = means(rows, method=one.name)
@@ -268,23 +273,23 @@ def frontier(study: Study) -> None:
 
 
 def _tried(study: Study) -> list[Method]:
-    """Variants of the hybrid of 50 steps."""
-    plain = study.method("hybrid", 50)
+    """Variants of `frugal` of 50 steps."""
+    plain = study.method("frugal", 50)
     made: list[Method] = [
         WarmStart(
-            study.restorer, f"hybrid, T = 50, from the pseudo-inverse {left} steps before the end", settings, left
+            study.restorer, f"frugal, T = 50, from the pseudo-inverse {left} steps before the end", settings, left
         )
         for left in (40, 30, 20)
         for settings in [plain.settings]
     ]
-    made += [study.method("hybrid", 50, f"hybrid, T = 50, a gradient every {m} steps", every=m) for m in (3, 5, 10)]
+    made += [study.method("frugal", 50, f"frugal, T = 50, a gradient every {m} steps", every=m) for m in (3, 5, 10)]
     for name, constants in {
         "eta at most 0.7": {"MOST_FRESH": 0.7},
         "eta up to 1": {"MOST_FRESH": 1.0},
         "noise renewed as fast as by ancestral steps": {"EARLY_RATE": 1.0, "LATE_RATE": 1.0},
         "noise never renewed (DDIM)": {"MOST_FRESH": 0.0},
     }.items():
-        made.append(Renewed(study.restorer, f"hybrid, T = 50, {name}", plain.settings, tuple(constants.items())))
+        made.append(Renewed(study.restorer, f"frugal, T = 50, {name}", plain.settings, tuple(constants.items())))
     return made
 
 
@@ -295,7 +300,7 @@ def steps(study: Study, most: int) -> None:
     """One default for every T and sigma: four tasks, one for each kind of operator."""
     tasks, sigmas = ("box", "sr4", "colorize", "gaussian"), (0.01, 0.5)
     counts = [steps for steps in (20, 50, 100, 300, 1000) if steps <= most]
-    methods = [study.method("hybrid", t, f"hybrid, T = {t}") for t in counts]
+    methods = [study.method("frugal", t, f"frugal, T = {t}") for t in counts]
     methods += [study.method("dps", t, f"dps, T = {t}") for t in counts]
     lines = [f"PSNR in dB / LPIPS, {study.made()}.", ""]
     lines += [f"| task | sigma | method | {' | '.join(f'T = {t}' for t in counts)} |"]
@@ -303,7 +308,7 @@ def steps(study: Study, most: int) -> None:
     rows = {sigma: study.rows(f"steps-{sigma:g}", methods, tasks, sigma) for sigma in sigmas}
     for task in tasks:
         for sigma in sigmas:
-            for name in ("hybrid", "dps"):
+            for name in ("frugal", "dps"):
                 cells = []
                 for t in counts:
                     mine = by(rows[sigma], task=task, method=f"{name}, T = {t}")
@@ -340,6 +345,8 @@ def poster(study: Study, ood: Path) -> None:
             ("dmps", "own"): of.method("dmps", count, f"dmps, T = {count}"),
             ("hybrid", "own"): half(f"hybrid, T = {count}"),
             ("hybrid, auto k", "own"): of.method("hybrid", count, f"hybrid auto, T = {count}"),
+            ("closed-form", "own"): of.method("closed-form", count, f"closed form, T = {count}"),
+            ("frugal", "own"): of.method("frugal", count, f"frugal, T = {count}"),
             ("dps", "official"): of.method("dps", count, f"dps official, T = {count}", guidance="official"),
             ("dmps", "official"): of.method("dmps", count, f"dmps official, T = {count}", guidance="official"),
             ("hybrid", "official"): half(f"hybrid official, T = {count}", guidance="official"),
@@ -370,9 +377,10 @@ def _portraits(restorer: Restorer) -> Image.Image:
         operator = TASKS[task].operator(restorer.image_shape)
         y = measure(operator, clean[None], 0.01, 0)[0]
         cells = [(to_picture(clean), "clean"), (to_picture(y, getattr(operator, "missing", None)), "measurement")]
-        for name, switch in {"DPS": "never", "DMPS": "always", f"hybrid, k = {steps // 2}": steps // 2}.items():
-            image = restorer.restore(y, operator, steps=steps, switch=switch).image
-            cells.append((to_picture(image), f"{name}  {psnr(image[None], clean[None])[0]:.1f} dB"))
+        for method in METHODS:
+            k = steps // 2 if method == "hybrid" else None
+            image = restorer.restore(y, operator, steps=steps, method=method, switch=k).image
+            cells.append((to_picture(image), f"{method}  {psnr(image[None], clean[None])[0]:.1f} dB"))
         lines.append((f"{TASKS[task].title(restorer.image_shape)}, T = {steps}", cells))
     return contact_sheet(lines)
 

@@ -73,7 +73,7 @@ def main(engine: Path, data: Path, count: int, steps: int, seed: int, output: Pa
     restorer = Restorer.load(engine)
     nothing = np.zeros((count, *restorer.image_shape), np.float32)
     operator = operators.Denoise(restorer.image_shape)
-    drawn = restorer.restore(nothing, operator, sigma=2.0, steps=steps, switch="always", lam=0.0, seed=seed).image
+    drawn = restorer.restore(nothing, operator, sigma=2.0, steps=steps, method="dmps", lam=0.0, seed=seed).image
     write_png(output, sheet(drawn))
     held_out = _shard(data / "tune-100.tar")
     ours, nearest = distances(drawn, data)

@@ -312,7 +312,7 @@ function parameters() {
     const fits = guessed || (bitmap.width * scale === width && bitmap.height * scale === height);
     if (!fits && !isWhole() && !(task === "outpaint" && isSmall())) asked.fit = $("fit").value === "resize" ? "resize" : "crop";
   }
-  if ($("method").value !== "hybrid") asked.method = $("method").value;
+  if ($("method").value) asked.method = $("method").value;
   if ($("steps").value) number("steps", $("steps").value);
   else if ($("preset").value) asked.preset = $("preset").value;
   number("seed", $("seed").value);
@@ -440,7 +440,7 @@ function cut() {
 
 async function restore() {
   if (!photo) throw new Error("Choose a photograph first, or use the sample.");
-  const seen = { steps: 0, k: null, trace: [], auto: $("method").value === "hybrid" };
+  const seen = { steps: 0, k: null, trace: [], auto: ["", "frugal"].includes($("method").value) };
   show(measurement(), true);
   running = "";
   shown = null;
@@ -476,10 +476,10 @@ function follow(said, seen) {
   const { left, steps, phase, settled, preview } = said;
   $("progress").max = steps;
   $("progress").value = steps - left;
-  $("status").textContent = `Step ${steps - left} of ${steps}, ${phase.toUpperCase()}.`;
+  $("status").textContent = `Step ${steps - left} of ${steps}${phase === "gradient" ? ", with gradients" : ""}.`;
   if (preview) Object.assign(after, { src: preview, alt: "The estimate so far", hidden: false });
   seen.steps = steps;
-  if (phase === "dmps") seen.k ??= left + 1;
+  if (phase === "forward") seen.k ??= left + 1;
   if (settled !== null && settled !== seen.trace.at(-1)?.psnr) seen.trace.push({ left, psnr: settled });
   draw(seen);
 }
@@ -509,7 +509,7 @@ function switched({ k, steps, trace, auto }) {
   if (k === steps || k === 0) return "";
   const agreed = trace.findLast(({ left }) => left >= k)?.psnr;
   const why = auto && agreed >= service.switch.threshold ? `, where two estimates agreed to ${agreed.toFixed(1)} dB` : "";
-  return `DMPS took over from DPS with ${k} of ${steps} steps left${why}.`;
+  return `No gradients with ${k} of ${steps} steps left${why}.`;
 }
 
 function psnr(canvas, image) {
@@ -562,16 +562,16 @@ function draw(seen) {
     add("text", { x: (from + to) / 2, y: y(threshold) + 4, "text-anchor": "middle" }, `settled: ${threshold} dB`);
   }
 
-  const at = k ?? 0; // DPS took the steps before it, DMPS those after
-  const dps = trace.filter((one) => one.left >= at);
-  const dmps = trace.filter((one) => one.left < at);
-  for (const [kind, some] of [["dps", dps], ["dmps", [...dps.slice(-1), ...dmps]]]) {
+  const at = k ?? 0; // the steps before it may have taken gradients
+  const early = trace.filter((one) => one.left >= at);
+  const late = trace.filter((one) => one.left < at);
+  for (const [kind, some] of [["gradient", early], ["forward", [...early.slice(-1), ...late]]]) {
     add("path", { class: kind, d: some.map((one, i) => `${i ? "L" : "M"}${x(one.left)} ${y(one.psnr)}`).join("") });
   }
-  for (const one of dps) add("circle", { class: "dps", cx: x(one.left), cy: y(one.psnr), r: 3 });
-  for (const one of dmps) add("rect", { class: "dmps", x: x(one.left) - 3, y: y(one.psnr) - 3, width: 6, height: 6 });
-  add("text", { class: "dps", x: left, y: height - 6 }, "● DPS");
-  add("text", { class: "dmps", x: left + 64, y: height - 6 }, "□ DMPS");
+  for (const one of early) add("circle", { class: "gradient", cx: x(one.left), cy: y(one.psnr), r: 3 });
+  for (const one of late) add("rect", { class: "forward", x: x(one.left) - 3, y: y(one.psnr) - 3, width: 6, height: 6 });
+  add("text", { class: "gradient", x: left, y: height - 6 }, "● gradients");
+  add("text", { class: "forward", x: left + 96, y: height - 6 }, "□ none");
   if (at > 0 && at < steps) {
     line("switch", x(at), top - 8, x(at), foot);
     const anchor = x(at) > width - 90 ? "end" : x(at) < 90 ? "start" : "middle";

@@ -9,12 +9,12 @@ from frugal_rt import Restorer
 
 @pytest.fixture
 def restored(monkeypatch) -> list[tuple]:
-    """Every call of Restorer.restore: the operator's name, the switch and the seed."""
+    """Every call of Restorer.restore: the operator's name, the method and the seed."""
     calls = []
     real = Restorer.restore
 
     def restore(self, y, operator, **settings):
-        calls.append((operator.name, settings["switch"], settings["seed"]))
+        calls.append((operator.name, settings["method"], settings["seed"]))
         return real(self, y, operator, **settings)
 
     monkeypatch.setattr(Restorer, "restore", restore)

@@ -19,6 +19,7 @@ from frugal_rt.runtime.evaluation.bench_report import figures
 
 QUICK = ("--steps", "4", "--rounds", "1", "--no-compile")
 KINDS = ("forward", "dps step", "dmps step")
+WHOLE = ("dps", "dmps", "hybrid", "frugal")
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def report(here):
 
 def test_the_report_holds_every_sample_of_every_row(report):
     steps = [(kind, batch) for batch in (1, 2) for kind in KINDS]
-    assert [(row["kind"], row["batch"]) for row in report["rows"]] == [*steps, ("dps", 1), ("dmps", 1), ("hybrid", 1)]
+    assert [(row["kind"], row["batch"]) for row in report["rows"]] == [*steps, *((kind, 1) for kind in WHOLE)]
     calls = {row["kind"]: (row["forwards"], row["gradients"]) for row in report["rows"]}
     assert calls == {
         "forward": (1, 0),
@@ -54,7 +55,8 @@ def test_the_report_holds_every_sample_of_every_row(report):
         "dmps step": (1, 0),
         "dps": (4, 4),
         "dmps": (4, 0),
-        "hybrid": (4, 1),
+        "hybrid": (4, 2),
+        "frugal": (4, 1),
     }
     for row in report["rows"]:
         assert set(row["contenders"]) == {"ours: cpu", "torch channels_last", "torch eager"}
@@ -78,9 +80,9 @@ def test_the_gradients_a_row_names_are_those_a_restoration_takes(here, tiny_plan
     monkeypatch.setattr(bench, "PEERS", {})
     report = bench.bench(Plan.open(tiny_plan), steps=steps, batches=(), rounds=1)
     rows = [(row["kind"], row["forwards"], row["gradients"]) for row in report["rows"]]
-    counts = [(*result.forwards, *result.pullbacks) for result in taken if result.settings["steps"] == steps]
-    assert rows == [(kind, *count) for kind, count in zip(("dps", "dmps", "hybrid"), counts, strict=True)]
-    assert 0 < rows[2][2] < (steps + 1) // 2
+    counts = [(*result.forwards, *result.gradients) for result in taken if result.settings["steps"] == steps]
+    assert rows == [(kind, *count) for kind, count in zip(WHOLE, counts, strict=True)]
+    assert 0 < rows[3][2] < rows[2][2] == (steps + 1) // 2
 
 
 def test_the_header_says_what_was_measured_and_not_where(report, here):
@@ -113,6 +115,8 @@ def test_the_figures_follow_from_the_samples(report):
         "DPS step / DMPS step, ours": step / seconds("dmps step", ours),
         "DPS, 4 steps, by torch eager / our hybrid at k = 2, 4 steps": seconds("dps", "torch eager")
         / seconds("hybrid", ours),
+        "DPS, 4 steps, by torch eager / our frugal at k = 2, 4 steps": seconds("dps", "torch eager")
+        / seconds("frugal", ours),
     }
     for name, samples in expected.items():
         np.testing.assert_allclose(found[name]["samples"], samples)

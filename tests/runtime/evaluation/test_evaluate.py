@@ -29,7 +29,7 @@ def test_a_figure_is_that_of_restoring_by_hand(here):
     operator, restorer, ssim = TASKS["sr4"].operator(SHAPE), Restorer.load("tiny.plan"), load_ssim()
     for seed in (0, 1):
         y = measure(operator, images, 0.01, seed)
-        result = restorer.restore(y, operator, sigma=0.01, steps=3, switch="never", zeta=0.5, seed=seed)
+        result = restorer.restore(y, operator, sigma=0.01, steps=3, method="dps", zeta=0.5, seed=seed)
         mine = [row for row in rows if row["seed"] == str(seed)]
         assert [row["image"] for row in mine] == ["a.jpg", "b.png", "c.webp"]
         assert [float(row["psnr"]) for row in mine] == psnr(result.image, images).tolist()

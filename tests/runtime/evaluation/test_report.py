@@ -9,8 +9,8 @@ from frugal_rt.runtime.evaluation.report import markdown, paired, results
 
 
 def made_up() -> list[dict]:
-    """Two images, DPS with seeds 0 and 1, the hybrid with seed 0 and 1 too, of values that differ by image and seed."""
-    values = {("dps", 0): (20, 30), ("dps", 1): (22, 34), ("hybrid", 0): (21, 33), ("hybrid", 1): (25, 35)}
+    """Two images, DPS with seeds 0 and 1, frugal with seed 0 and 1 too, of values that differ by image and seed."""
+    values = {("dps", 0): (20, 30), ("dps", 1): (22, 34), ("frugal", 0): (21, 33), ("frugal", 1): (25, 35)}
     return [
         {"task": "sr4", "method": method, "seed": seed, "image": image, "psnr": float(value), "ssim": value / 100}
         | {"lpips": None, "k": 5.0, "forwards": 10, "gradients": 5, "seconds": 4.0 if method == "dps" else 3.0}
@@ -23,24 +23,24 @@ RUN = {"prior": "p", "backend": "b", "images": {"count": 2}, "settings": {"steps
 
 
 def test_differences_are_paired_by_image():
-    """DPS (21, 32), hybrid (23, 34): +2 and +2 on average, so the gap has no spread though the images have much."""
-    gap = paired(made_up(), "hybrid", "dps")["sr4"]
+    """DPS (21, 32), frugal (23, 34): +2 and +2 on average, so the gap has no spread though the images have much."""
+    gap = paired(made_up(), "frugal", "dps")["sr4"]
     assert gap["psnr"] == (2.0, 0.0)
     assert gap["lpips"] == (None, None)
     assert gap["time"] == 0.75
     rows = results(made_up(), {})["rows"]
-    assert [(row["method"], row["psnr"]) for row in rows] == [("dps", 26.5), ("hybrid", 28.5)]
+    assert [(row["method"], row["psnr"]) for row in rows] == [("frugal", 28.5), ("dps", 26.5)]
     assert [row["psnr_se"] for row in rows] == pytest.approx([5.5, 5.5])
     page = markdown(made_up(), RUN, (3, 64, 64))
     assert "| super-resolution x4 | +2.00 +- 0.00 | +0.0200 +- 0.0000 |  | x0.75 |" in page
-    assert "|  | hybrid | 28.50 +- 5.50 | 0.2850 +- 0.0550 |  | 5 | 10 | 5 | 3.00 |" in page
+    assert "| super-resolution x4 | frugal | 28.50 +- 5.50 | 0.2850 +- 0.0550 |  | 5 | 10 | 5 | 3.00 |" in page
 
 
 def test_only_common_seeds_are_paired():
-    """With the hybrid's seed 1 gone: (21 - 20, 33 - 30), mean 2, standard error 1."""
-    rows = [row for row in made_up() if (row["method"], row["seed"]) != ("hybrid", 1)]
-    assert paired(rows, "hybrid", "dps")["sr4"]["psnr"] == (2.0, pytest.approx(1.0))
-    assert paired(rows[:4], "hybrid", "dps") == {}
+    """With frugal's seed 1 gone: (21 - 20, 33 - 30), mean 2, standard error 1."""
+    rows = [row for row in made_up() if (row["method"], row["seed"]) != ("frugal", 1)]
+    assert paired(rows, "frugal", "dps")["sr4"]["psnr"] == (2.0, pytest.approx(1.0))
+    assert paired(rows[:4], "frugal", "dps") == {}
 
 
 def test_one_image_has_no_standard_error_and_an_infinite_psnr_is_null():

@@ -35,7 +35,7 @@ def test_a_finished_run_is_not_run_again_and_more_may_be_added(here, restored):
     assert again.stdout == first.stdout == Path("out/summary.md").read_text()
     assert Path("r.json").read_text() == Path("out/results.json").read_text()
     runs(*QUICK, "--tasks", "sr4", "--methods", "dps,dmps", "--seeds", "2", "-o", "out")
-    assert restored[2:] == [("sr", "always", 0), ("sr", "never", 1), ("sr", "always", 1)]
+    assert restored[2:] == [("sr", "dmps", 0), ("sr", "dps", 1), ("sr", "dmps", 1)]
     assert Path("out/rows.csv").read_text().startswith(rows)
     found = json.loads(Path("out/results.json").read_text())["rows"]
     assert [(row["task"], row["method"], row["seeds"]) for row in found] == [
@@ -56,11 +56,11 @@ def test_an_interrupted_run_loses_the_group_under_way_only(here, restored, monke
 
     monkeypatch.setattr(Restorer, "restore", interrupted)
     assert frugal(*arguments).exit_code == 130
-    assert restored == [("inpaint", "never", 0), ("inpaint", "never", 1)]
+    assert restored == [("inpaint", "dps", 0), ("inpaint", "dps", 1)]
     assert not Path("out/results.json").exists()
     monkeypatch.setattr(Restorer, "restore", real)
     runs(*arguments)
-    assert restored[2:] == [("sr", "never", 0), ("sr", "never", 1)]
+    assert restored[2:] == [("sr", "dps", 0), ("sr", "dps", 1)]
     resumed = Path("out/rows.csv").read_text()
     runs(*arguments[:-1], "whole")
     figures = [

@@ -24,7 +24,7 @@ def here(three_pictures) -> Path:
 
 def run_of(beside: Beside, fit: str | None = None, samples: int = 1) -> Run:
     """A run over the folder by this process."""
-    order = Order(Damage(), fit, False, Guidance(steps=4, switch="always"), samples)
+    order = Order(Damage(), fit, False, Guidance(steps=4, method="closed-form"), samples)
     targets = Targets.settle(find_pictures([Path("photos")]), False, Path("out"), samples, False, False)
     resources = Resources(Path("tiny.plan"), "cpu", trust_engines=False)
     return Run(Plan.open("tiny.plan"), order, targets, beside, resources, RECORD)

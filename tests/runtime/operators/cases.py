@@ -6,7 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from frugal_rt import operators
-from frugal_rt.runtime.operators import Linear, Partial, Shape
+from frugal_rt.runtime.operators import Decomposable, Partial, Shape
 from frugal_rt.runtime.operators.kernels import valid_part
 
 
@@ -26,11 +26,11 @@ def cut_gaussian(*numbers: float) -> np.ndarray:
     return kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]
 
 
-def masked(operator: Linear) -> Linear:
+def masked(operator: Decomposable) -> Decomposable:
     return operators.Masked(operator, spots(operator.measurement_shape))
 
 
-def masked_matrix(shape: Shape, inner: Linear) -> Linear:
+def masked_matrix(shape: Shape, inner: Decomposable) -> Decomposable:
     return operators.MaskedMatrix(shape, inner, spots(inner.measurement_shape))
 
 
@@ -43,7 +43,7 @@ def random_rows(columns: int, rows: int, seed: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, columns)) / columns**0.5
 
 
-BUILDERS: dict[str, Callable[[Shape], Linear]] = {
+BUILDERS: dict[str, Callable[[Shape], Decomposable]] = {
     "denoise": operators.Denoise,
     "inpaint": lambda s: operators.Inpaint(s, spots(s)),
     "sr2, masked": lambda s: masked(operators.SuperResolution(s, 2)),
@@ -120,7 +120,7 @@ ITERATIVE: dict[str, Callable[[Shape], operators.Iterative]] = {
 """Without a basis: what is iterated comes to its end here."""
 
 
-def dense(operator: Linear) -> np.ndarray:
+def dense(operator: Decomposable) -> np.ndarray:
     """A as a matrix, column by column from its definition."""
     size = int(np.prod(operator.image_shape))
     return operator.A(np.eye(size).reshape(size, *operator.image_shape)).reshape(size, -1).T

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from frugal_rt import operators
-from frugal_rt.runtime.operators import Linear, Resolvable, Shape
+from frugal_rt.runtime.operators import Decomposable, Linear, Shape
 
 from .cases import BUILDERS, ITERATIVE
 
@@ -22,12 +22,12 @@ def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=BUILDERS)
-def build(request: pytest.FixtureRequest) -> Callable[[Shape], Linear]:
+def build(request: pytest.FixtureRequest) -> Callable[[Shape], Decomposable]:
     return BUILDERS[request.param]
 
 
 @pytest.fixture(params=SHAPES, ids=str)
-def decomposed(build: Callable[[Shape], Linear], request: pytest.FixtureRequest) -> Linear:
+def decomposed(build: Callable[[Shape], Decomposable], request: pytest.FixtureRequest) -> Decomposable:
     return build(request.param)
 
 
@@ -49,7 +49,7 @@ def iterated(request: pytest.FixtureRequest) -> Callable[[Shape], operators.Iter
 
 
 @pytest.fixture(params=[*BUILDERS, *ITERATIVE])
-def operator(request: pytest.FixtureRequest, shape: Shape) -> Resolvable:
+def operator(request: pytest.FixtureRequest, shape: Shape) -> Linear:
     """Every one; those that iterate do so to the last digit."""
     made = {**BUILDERS, **ITERATIVE}[request.param](shape)
     if isinstance(made, operators.Iterative):

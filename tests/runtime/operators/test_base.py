@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from frugal_rt import InputError, operators
-from frugal_rt.runtime.operators import Linear
+from frugal_rt.runtime.operators import Decomposable
 
 from .cases import lopsided, normal, spots
 
@@ -65,7 +65,7 @@ def test_a_torch_function_is_an_operator_in_every_namespace(array):
     np.testing.assert_allclose(pulled, 1.5 * (1 - tanh**2) * spread, rtol=1e-12)
 
 
-def deepinv_pairs(physics) -> dict[str, tuple[Linear, object]]:
+def deepinv_pairs(physics) -> dict[str, tuple[Decomposable, object]]:
     """Ours, and deepinv's of the same degradation."""
     shape = (3, 8, 12)
     kernel = operators.motion_kernel(3, 30) * [[1.0, 2.0, 4.0]] + [[0.1], [0.0], [0.2]]

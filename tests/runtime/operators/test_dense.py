@@ -7,7 +7,7 @@ import scipy.ndimage
 import scipy.signal
 
 from frugal_rt import InputError, operators
-from frugal_rt.runtime.operators import Linear, Partial
+from frugal_rt.runtime.operators import Decomposable, Partial
 from frugal_rt.runtime.operators.dense import Dense
 from frugal_rt.runtime.operators.kernels import valid_part
 from frugal_rt.runtime.operators.separable import Valid
@@ -46,7 +46,7 @@ def test_a_valid_blur_does_not_ring_on_a_photograph_that_goes_on_past_its_border
     blurred = scipy.ndimage.convolve(scene, kernel) + 0.01 * rng.normal(size=(48, 48))
     clean, photo, inside = scene[10:38, 10:38], blurred[10:38, 10:38], (slice(6, -6),) * 2
 
-    def error(operator: Linear, y: np.ndarray) -> float:
+    def error(operator: Decomposable, y: np.ndarray) -> float:
         ridge = 0.25 * operator.AT(operator.resolvent(y[None, None], 0.01, 0.25))[0, 0]
         return float((ridge - clean)[inside].std())
 

@@ -219,7 +219,7 @@ def test_every_face_is_restored_and_said(here):
         for (rows, columns), (y, x) in ((first, (138, 204)), (second, (238, 52))):
             assert rows.start < y < rows.stop
             assert columns.start < x < columns.stop
-            assert changed[rows, columns].mean() > 0.5
+            assert changed[rows, columns].mean() > 0.3
         changed[first], changed[second] = False, False
         assert not changed.any()
 

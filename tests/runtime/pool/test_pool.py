@@ -18,7 +18,7 @@ from frugal_rt.runtime.pool.requests import places_of
 
 SHAPE = (3, 16, 16)
 SR = operators.SuperResolution(SHAPE, 2)
-LONG = {"steps": 1000, "switch": "never"}
+LONG = {"steps": 1000, "method": "dps"}
 """Seconds of work."""
 
 
@@ -62,8 +62,8 @@ def started(pool, **settings):
 def test_results_are_those_of_a_restorer_bit_for_bit_from_threads_and_coroutines(pool, restorer):
     asked = [
         (SR, {"steps": 8, "sigma": 0.1}),
-        (operators.Denoise(SHAPE), {"steps": 5, "switch": "always", "seed": 3}),
-        (operators.Deblur.gaussian(SHAPE, 1.0), {"steps": 6, "switch": "never", "preset": "fast"}),
+        (operators.Denoise(SHAPE), {"steps": 5, "method": "closed-form", "seed": 3}),
+        (operators.Deblur.gaussian(SHAPE, 1.0), {"steps": 6, "method": "dps", "preset": "fast"}),
         (operators.Denoise(SHAPE), {"sigma": 0.3, "aim": "detail"}),
     ]
     futures = [pool.submit(measurement(operator), operator, **settings) for operator, settings in asked]
@@ -98,7 +98,7 @@ def test_requests_share_calls_and_reports_say_so(tiny_plan):
     with Pool(tiny_plan, "cpu", on_report=reports.append) as pool:
         room = max(pool.costs.forward)
         blocked, _ = started(pool)
-        futures = [pool.submit(measurement(), SR, steps=60, switch="always", seed=i) for i in range(8)]
+        futures = [pool.submit(measurement(), SR, steps=60, method="closed-form", seed=i) for i in range(8)]
         wait(futures)
         blocked.cancel()
     assert max(report.rows for report in reports if not report.pulls) == min(8, room)
@@ -153,7 +153,9 @@ def test_the_limit_counts_images_and_says_when_to_come_back(pool):
 def test_priority_overtakes_what_waits(pool):
     order = []
     blocked, _ = started(pool)
-    futures = [pool.submit(measurement(), SR, steps=200, switch="always", priority=priority) for priority in (0, 0, 5)]
+    futures = [
+        pool.submit(measurement(), SR, steps=200, method="closed-form", priority=priority) for priority in (0, 0, 5)
+    ]
     for i, future in enumerate(futures):
         future.add_done_callback(lambda done, i=i: order.append(i))
     wait(futures)
@@ -186,12 +188,12 @@ def test_a_callback_that_fails_loses_nobodys_result(pool, caplog):
 
 
 def test_a_worker_that_dies_is_replaced_and_its_requests_give_the_same_images(pool, restorer):
-    futures = [pool.submit(measurement(), SR, steps=300, switch="always", seed=seed) for seed in range(3)]
+    futures = [pool.submit(measurement(), SR, steps=300, method="closed-form", seed=seed) for seed in range(3)]
     (first,) = pool.processes
     time.sleep(0.1)
     os.kill(first, signal.SIGKILL)
     for seed, future in enumerate(futures):
-        alone = restorer.restore(measurement(), SR, steps=300, switch="always", seed=seed)
+        alone = restorer.restore(measurement(), SR, steps=300, method="closed-form", seed=seed)
         np.testing.assert_array_equal(future.result(timeout=60).image, alone.image)
     (second,) = pool.processes
     assert second != first
@@ -219,7 +221,7 @@ def test_a_plan_is_swapped_without_losing_what_was_taken(pool, restorer, make_pr
         other,
         precisions=(),
     )
-    old = [pool.submit(measurement(), SR, steps=400, switch="always", seed=seed) for seed in range(3)]
+    old = [pool.submit(measurement(), SR, steps=400, method="closed-form", seed=seed) for seed in range(3)]
     before = pool.processes
     pool.swap(other)
     new = pool.submit(measurement(), SR, steps=5)
@@ -227,7 +229,7 @@ def test_a_plan_is_swapped_without_losing_what_was_taken(pool, restorer, make_pr
     expected = Restorer.load(other, "cpu").restore(measurement(), SR, steps=5)
     np.testing.assert_array_equal(new.result().image, expected.image)
     for seed, future in enumerate(old):
-        alone = restorer.restore(measurement(), SR, steps=400, switch="always", seed=seed)
+        alone = restorer.restore(measurement(), SR, steps=400, method="closed-form", seed=seed)
         np.testing.assert_array_equal(future.result().image, alone.image)
     until(lambda: len(pool.processes) == 1)
     assert pool.processes != before
@@ -319,10 +321,10 @@ def test_closing_at_once_fails_what_is_left(tiny_plan):
 def test_two_workers_take_turns(tiny_plan):
     with Pool(tiny_plan, "cpu", devices=(None, None)) as pool:
         assert len(pool.processes) == 2
-        futures = [pool.submit(measurement(), SR, steps=100, switch="always", seed=seed) for seed in range(4)]
+        futures = [pool.submit(measurement(), SR, steps=100, method="closed-form", seed=seed) for seed in range(4)]
         os.kill(pool.processes[0], signal.SIGKILL)
         images = [future.result(timeout=60).image for future in futures]
-        again = [pool.submit(measurement(), SR, steps=100, switch="always", seed=seed) for seed in range(4)]
+        again = [pool.submit(measurement(), SR, steps=100, method="closed-form", seed=seed) for seed in range(4)]
         np.testing.assert_array_equal(images, [future.result(timeout=60).image for future in again])
 
 

@@ -26,9 +26,12 @@ def tasks():
     return [
         (operators.SuperResolution(SHAPE, 2), {"sigma": 0.05, "steps": 9}),
         (operators.Inpaint(SHAPE, hole), {"sigma": 0.01, "steps": 12, "switch": 5}),
-        (operators.Deblur.gaussian(SHAPE, 1.0), {"sigma": 0.1, "steps": 7, "switch": "always"}),
-        (operators.Denoise(SHAPE), {"sigma": 0.3, "steps": 8, "switch": "never", "seed": 5}),
-        (operators.Colorize(SHAPE), {"sigma": 0.02, "steps": 10, "guidance": "official", "sample": 3}),
+        (operators.Deblur.gaussian(SHAPE, 1.0), {"sigma": 0.1, "steps": 7, "method": "closed-form"}),
+        (operators.Denoise(SHAPE), {"sigma": 0.3, "steps": 8, "method": "dps", "seed": 5}),
+        (
+            operators.Colorize(SHAPE),
+            {"sigma": 0.02, "steps": 10, "method": "hybrid", "guidance": "official", "sample": 3},
+        ),
     ]
 
 
@@ -59,17 +62,17 @@ def test_an_image_is_what_it_is_alone_bit_for_bit_whoever_shares_its_calls(resto
         alone = restorer.restore(measurement(operator, 1 + key % 2), operator, batch=1, **settings)
         np.testing.assert_array_equal(finished[key].image, alone.image)
         assert (finished[key].k, finished[key].trace) == (alone.k, alone.trace)
-        assert finished[key].pullbacks == alone.pullbacks
+        assert finished[key].gradients == alone.gradients
         assert {**finished[key].settings, "batch": 1} == alone.settings
 
 
 def test_requests_of_other_steps_and_operators_share_a_call_and_a_new_one_joins_the_next(restorer, tasks):
     scheduler = Scheduler(ROOMY)
-    add(scheduler, 0, restorer, tasks[0][0], switch="always", steps=9)
-    add(scheduler, 1, restorer, tasks[1][0], switch="always", steps=40)
+    add(scheduler, 0, restorer, tasks[0][0], method="closed-form", steps=9)
+    add(scheduler, 1, restorer, tasks[1][0], method="closed-form", steps=40)
     assert [moved.key for moved in scheduler.step().moved] == [0, 1]
-    add(scheduler, 2, restorer, tasks[2][0], switch="always", steps=5)
-    add(scheduler, 3, restorer, tasks[3][0], switch="always", steps=5)
+    add(scheduler, 2, restorer, tasks[2][0], method="closed-form", steps=5)
+    add(scheduler, 3, restorer, tasks[3][0], method="closed-form", steps=5)
     call = scheduler.step()
     assert {moved.key for moved in call.moved} == {0, 1, 2, 3}
     assert {moved.key: (moved.left, moved.steps) for moved in call.moved} == {
@@ -86,9 +89,9 @@ def test_requests_of_other_steps_and_operators_share_a_call_and_a_new_one_joins_
 def test_what_needs_a_gradient_and_what_does_not_go_in_calls_of_their_own(restorer, tasks):
     scheduler = Scheduler(ROOMY)
     for key in range(4):
-        add(scheduler, key, restorer, tasks[0][0], steps=6, switch="always" if key % 2 else "never")
+        add(scheduler, key, restorer, tasks[0][0], steps=6, method="closed-form" if key % 2 else "dps")
     calls = drain(scheduler)
-    assert {(call.pulls, call.rows, call.phase) for call in calls} == {(True, 2, "dps"), (False, 2, "dmps")}
+    assert {(call.pulls, call.rows, call.phase) for call in calls} == {(True, 2, "gradient"), (False, 2, "forward")}
     assert len(calls) == 12
 
 
@@ -104,40 +107,40 @@ def test_rows_out_of_step_fall_into_step_so_that_calls_are_full(restorer, tasks)
 
 def test_a_call_has_a_size_that_was_measured_and_no_more_rows_than_pay(restorer, tasks):
     scheduler = Scheduler(Costs({1: 1.0, 2: 1.5, 4: 2.0}, {1: 1.0}))
-    add(scheduler, 0, restorer, tasks[0][0], rows=7, switch="always", steps=4)
+    add(scheduler, 0, restorer, tasks[0][0], rows=7, method="closed-form", steps=4)
     assert [(call.rows, call.room) for call in drain(scheduler)][:4] == [(4, 4)] * 4
-    add(scheduler, 2, restorer, tasks[0][0], rows=3, switch="always", steps=4)
+    add(scheduler, 2, restorer, tasks[0][0], rows=3, method="closed-form", steps=4)
     assert [call.rows for call in drain(scheduler)][:2] == [2, 2]
-    add(scheduler, 1, restorer, tasks[0][0], rows=3, switch="never", steps=4)
+    add(scheduler, 1, restorer, tasks[0][0], rows=3, method="dps", steps=4)
     assert {call.rows for call in drain(scheduler)} == {1}
 
 
 def test_first_come_is_first_served_where_sharing_gains_nothing(restorer, tasks):
     scheduler = Scheduler(ALONE)
     for key in range(3):
-        add(scheduler, key, restorer, tasks[0][0], switch="always", steps=5)
+        add(scheduler, key, restorer, tasks[0][0], method="closed-form", steps=5)
     assert [key for call in drain(scheduler) for key in call.finished] == [0, 1, 2]
 
 
 def test_a_higher_priority_goes_first(restorer, tasks):
     scheduler = Scheduler(ALONE)
     for key, priority in enumerate((0, 0, 2, 1)):
-        add(scheduler, key, restorer, tasks[0][0], switch="always", steps=3, priority=priority)
+        add(scheduler, key, restorer, tasks[0][0], method="closed-form", steps=3, priority=priority)
     assert [key for call in drain(scheduler) for key in call.finished] == [2, 3, 0, 1]
 
 
 def test_a_long_restoration_and_one_of_many_rows_let_short_ones_by(restorer, tasks):
     scheduler = Scheduler(ALONE)
-    add(scheduler, 0, restorer, tasks[0][0], switch="always", steps=5 * QUANTUM)
-    add(scheduler, 1, restorer, tasks[0][0], rows=4, switch="always", steps=4)
-    add(scheduler, 2, restorer, tasks[0][0], switch="always", steps=4)
+    add(scheduler, 0, restorer, tasks[0][0], method="closed-form", steps=5 * QUANTUM)
+    add(scheduler, 1, restorer, tasks[0][0], rows=4, method="closed-form", steps=4)
+    add(scheduler, 2, restorer, tasks[0][0], method="closed-form", steps=4)
     assert [key for call in drain(scheduler) for key in call.finished] == [2, 1, 0]
 
 
 def test_a_row_of_a_kind_of_its_own_is_not_passed_over_for_ever(restorer, tasks):
     scheduler = Scheduler(ROOMY)
-    add(scheduler, 0, restorer, tasks[0][0], switch="never", steps=8)
-    add(scheduler, 1, restorer, tasks[0][0], rows=4, switch="always", steps=200)
+    add(scheduler, 0, restorer, tasks[0][0], method="dps", steps=8)
+    add(scheduler, 1, restorer, tasks[0][0], rows=4, method="closed-form", steps=200)
     calls = drain(scheduler)
     mine = [i for i, call in enumerate(calls) if call.pulls]
     assert len(mine) == 8
@@ -147,7 +150,7 @@ def test_a_row_of_a_kind_of_its_own_is_not_passed_over_for_ever(restorer, tasks)
 def test_cancelling_takes_effect_at_the_next_call(restorer, tasks):
     scheduler = Scheduler(ROOMY)
     for key in range(2):
-        add(scheduler, key, restorer, tasks[key][0], rows=2, switch="always", steps=6)
+        add(scheduler, key, restorer, tasks[key][0], rows=2, method="closed-form", steps=6)
     scheduler.step()
     scheduler.cancel(0)
     scheduler.cancel(17)
@@ -164,12 +167,12 @@ def test_a_row_that_fails_takes_no_other_with_it(restorer, tasks):
     operator = tasks[0][0]
     scheduler, finished, failed = Scheduler(ROOMY), {}, {}
     for key, one in enumerate((operator, raising, diverging, operator)):
-        add(scheduler, key, restorer, one, switch="never", steps=5)
+        add(scheduler, key, restorer, one, method="dps", steps=5)
     for call in drain(scheduler):
         finished |= call.finished
         failed |= call.failed
     assert set(finished) == {0, 3}
-    alone = restorer.restore(measurement(operator), operator, switch="never", steps=5, batch=1)
+    alone = restorer.restore(measurement(operator), operator, method="dps", steps=5, batch=1)
     np.testing.assert_array_equal(finished[0].image, alone.image)
     assert isinstance(failed[1], InputError)
     assert "a bug in the caller's operator" in str(failed[1])

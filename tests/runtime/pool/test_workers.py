@@ -25,7 +25,7 @@ LIKE = operators.Denoise(SHAPE)
 """Its measurement is that of the operators below."""
 LARGE = operators.Denoise((3, 256, 256))
 """Its measurement is more than a socket takes at once."""
-SHORT = {"steps": 100, "switch": "always"}
+SHORT = {"steps": 100, "method": "closed-form"}
 HANGING = '''
 import os, signal, stat, struct, time
 from pathlib import Path
@@ -181,7 +181,7 @@ def test_draining_without_a_limit_ends_where_a_worker_is_stopped(tiny_plan, alon
 
 def test_half_a_message_holds_nobody(pool, hanging, alone):
     operator = hanging.CutOff(SHAPE)
-    cut_off = pool.submit(measurement(operator), operator, steps=2, switch="never")
+    cut_off = pool.submit(measurement(operator), operator, steps=2, method="dps")
     until(lambda: not pool.is_ready, PATIENCE)
     cut_off.cancel()
     with pytest.raises(DeadlineError):
@@ -195,7 +195,7 @@ def test_a_call_without_end_fails_its_request_and_no_other(pool, hanging, alone,
     monkeypatch.setattr("frugal_rt.runtime.pool.pulse.CALL", 5)
     operator = hanging.Endless(SHAPE)
     endless = [
-        pool.submit(measurement(operator), operator, steps=2, switch="never", priority=priority) for priority in (2, 1)
+        pool.submit(measurement(operator), operator, steps=2, method="dps", priority=priority) for priority in (2, 1)
     ]
     honest = pool.submit(measurement(), SR, **SHORT)
     for future in endless:
@@ -207,7 +207,7 @@ def test_a_call_without_end_fails_its_request_and_no_other(pool, hanging, alone,
 
 def test_an_error_that_cannot_be_read_fails_its_request(pool, hanging):
     operator = hanging.Failing(SHAPE)
-    future = pool.submit(measurement(operator), operator, steps=2, switch="never")
+    future = pool.submit(measurement(operator), operator, steps=2, method="dps")
     with pytest.raises(WorkerError, match="again when it was retried"):
         future.result(PATIENCE)
     until(lambda: pool.images == 0)

@@ -99,10 +99,10 @@ def measurement(operator, count):
 SETTINGS = [
     {"switch": 4},
     {"switch": "auto"},
-    {"switch": "never"},
-    {"switch": "always"},
-    {"switch": "always", "lam": 0.7},
-    {"switch": "never", "zeta": 0.4},
+    {"method": "dps"},
+    {"method": "closed-form"},
+    {"method": "dmps", "lam": 0.7},
+    {"method": "dps", "zeta": 0.4},
 ]
 
 
@@ -126,9 +126,9 @@ def test_replays_are_steps(make, settings, batch):
     plain = Restorer(Plan(), Toy()).restore(y, operator, steps=12, batch=batch, **settings)
     engine = Recorder()
     replayed = Restorer(Plan(), engine).restore(y, operator, steps=12, batch=batch, **settings)
-    assert engine.replays >= 12
+    assert engine.replays >= plain.forwards[0] >= 9  # few trained steps lie below little noise
     np.testing.assert_array_equal(replayed.image, plain.image)
-    assert (replayed.k, replayed.trace, replayed.pullbacks) == (plain.k, plain.trace, plain.pullbacks)
+    assert (replayed.k, replayed.trace, replayed.gradients) == (plain.k, plain.trace, plain.gradients)
 
 
 def test_a_recording_serves_again_and_is_told_of_new_measurements():
@@ -138,12 +138,12 @@ def test_a_recording_serves_again_and_is_told_of_new_measurements():
     ours, plain = Restorer(Plan(), engine), Restorer(Plan(), Toy())
     for one, seed, sigma in ((y[0], 1, 0.01), (y[1], 2, 0.2)):
         again = [
-            each.restore(one, operator, sigma=sigma, steps=6, switch="always", seed=seed) for each in (ours, plain)
+            each.restore(one, operator, sigma=sigma, steps=6, method="closed-form", seed=seed) for each in (ours, plain)
         ]
         np.testing.assert_array_equal(*(result.image for result in again))
     assert engine.recorded == 1
-    ours.restore(y[0], operator, steps=8, switch="always")
-    ours.restore(y[0], hole(), steps=8, switch="always")
+    ours.restore(y[0], operator, steps=8, method="closed-form")
+    ours.restore(y[0], hole(), steps=8, method="closed-form")
     assert engine.recorded == 3  # another number of steps, another operator
 
 
@@ -174,7 +174,9 @@ def test_noise_is_drawn_once(monkeypatch):
         return real(row, draws, step, *rest)
 
     monkeypatch.setattr(captured.Restoration, "noises", noises)
-    Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=2 * captured.BLOCK, switch="always")
+    Restorer(Plan(), engine).restore(
+        measurement(operator, 1)[0], operator, steps=2 * captured.BLOCK, method="closed-form"
+    )
     assert sorted(drawn) == [0, captured.BLOCK]
 
 
@@ -182,7 +184,7 @@ def test_noise_is_drawn_once(monkeypatch):
 def test_few_steps_are_not_worth_it(monkeypatch, worth, recordings):
     monkeypatch.setattr(captured, "WORTH", worth)
     engine, operator = Recorder(), hole()
-    Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=6, switch="always")
+    Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=6, method="closed-form")
     assert engine.recorded == recordings
 
 
@@ -199,7 +201,7 @@ def test_rows_leave_with_what_is_theirs():
     y = measurement(operator, 4)
     engine = Recorder()
     ours, plain = (
-        Restorer(Plan(), one)._begin(y, operator, Guidance(steps=9, switch="always")) for one in (engine, Toy())
+        Restorer(Plan(), one)._begin(y, operator, Guidance(steps=9, method="closed-form")) for one in (engine, Toy())
     )
     for groups in ([(0, 1), (2, 3)], [(0, 1), (2, 3)], [(0, 2), (1,), (3,)], [(3, 1), (0, 2)]):
         for rows, with_ in ((ours, engine), (plain, Toy())):
@@ -242,7 +244,7 @@ def test_an_engine_goes_with_what_was_recorded_of_it():
 def test_what_was_recorded_goes_at_once():
     """With the GPU's memory, and not when garbage is collected: a row that is held does not hold what holds it."""
     engine, operator = Alone(), hole()
-    rows = Restorer(Plan(), engine)._begin(measurement(operator, 2), operator, Guidance(steps=20, switch="always"))
+    rows = Restorer(Plan(), engine)._begin(measurement(operator, 2), operator, Guidance(steps=20, method="closed-form"))
     advance(rows, engine)
     (last,) = map(weakref.ref, captured._kept(engine).values())
     gc.disable()
@@ -259,7 +261,7 @@ def test_no_more_recordings_are_kept_than_said():
     restorer = Restorer(Plan(), engine)
     for _ in range(captured.KEPT + 3):
         operator = hole()
-        restorer.restore(measurement(operator, 1)[0], operator, steps=3, switch="always")
+        restorer.restore(measurement(operator, 1)[0], operator, steps=3, method="closed-form")
     assert len(captured._kept(engine)) == captured.KEPT
 
 
@@ -277,9 +279,9 @@ def test_on_a_device_nothing_is_asked_but_by_the_switch(monkeypatch):
     operator = hole()
     y = measurement(operator, 2)
     steps = 20
-    for switch, expected in ((5, [0]), ("always", [0])):
+    for how, expected in (({"switch": 5}, [0]), ({"method": "closed-form"}, [0])):
         asked.clear()
-        rows = Restorer(Plan(), Toy())._begin(y, operator, Guidance(steps=steps, switch=switch))
+        rows = Restorer(Plan(), Toy())._begin(y, operator, Guidance(steps=steps, **how))
         while rows[0].step >= 0:
             advance(rows, Toy())
         assert asked == expected
@@ -312,7 +314,7 @@ def test_on_a_device_a_row_that_diverges_late_is_no_result(monkeypatch):
     monkeypatch.setattr(advancing, "_on_host", lambda array: False)
     operator = operators.Denoise(SHAPE)
     restorer = Restorer(Plan(), Toy())
-    rows = restorer._begin(measurement(operator, 1), operator, Guidance(steps=4, switch="always"))
+    rows = restorer._begin(measurement(operator, 1), operator, Guidance(steps=4, method="closed-form"))
     rows[0].x = rows[0].x * np.nan
     while rows[0].step >= 0:
         advance(rows, Toy())

@@ -230,12 +230,12 @@ def test_nothing_is_drawn_compared_or_pulled_back(restorer, counted, monkeypatch
     events = []
     result = restorer.restore(measurement(operator, 2), operator, sigma=0.3, batch=2, on_step=events.append)
     assert counted == {"predict": 16, "pullback": 0, "pulled": 0}
-    assert (result.k, result.pullbacks, result.trace, result.compared) == ((0, 0), (0, 0), ((), ()), ())
+    assert (result.k, result.gradients, result.trace, result.compared) == ((0, 0), (0, 0), ((), ()), ())
     assert result.forwards == (8, 8)
     assert [(event.step, event.steps, event.phases) for event in events] == [
         (left, 8, ("flow", "flow")) for left in reversed(range(8))
     ]
-    assert result.seconds["flow"] > 0 == result.seconds["dps"] + result.seconds["dmps"]
+    assert result.seconds["flow"] > 0 == result.seconds["gradient"] + result.seconds["forward"]
 
 
 def test_detail_is_the_default_and_the_settings_repeat_it(restorer):
@@ -243,7 +243,7 @@ def test_detail_is_the_default_and_the_settings_repeat_it(restorer):
     y = measurement(operator, 2)
     default = restorer.restore(y, operator, sigma=0.3)
     assert {name for name, value in default.settings.items() if value is None} == {
-        *("steps", "switch", "every", "zeta", "lambda", "tile")
+        *("method", "steps", "switch", "every", "zeta", "lambda", "tile")
     }
     assert default.settings["aim"] == "detail"
     again = restorer.restore(y, operator, sigma=0.3, aim="detail", seed=4)
@@ -259,19 +259,22 @@ SAMPLED = [
     {"switch": "auto"},
     {"every": 3},
     {"guidance": "own"},
-    {"zeta": 1.0},
-    {"lam": 1.0},
+    {"zeta": 1.0, "method": "dps"},
+    {"lam": 1.0, "method": "dmps"},
+    {"method": "frugal"},
 ]
 
 
 @pytest.mark.parametrize("given", SAMPLED, ids=str)
-def test_a_setting_of_the_sampler_starts_from_noise_and_goes_with_no_aim(restorer, given):
+def test_a_setting_of_a_method_leaves_denoising_to_it_and_goes_with_no_aim(restorer, given):
     operator = operators.Denoise(restorer.image_shape)
     assert Guidance(**given).aim_with(operator) is None
     (row,) = restorer._begin(measurement(operator, 1), operator, Guidance(seed=3, **given))
-    assert np.array_equal(row.x, restoration.start_noise(restorer.image_shape, 3, 0))
-    name = {"lam": "lambda"}.get(next(iter(given)), next(iter(given)))
-    with pytest.raises(InputError, match=f"an aim starts from the picture, and {name} is for the sampler .* noise"):
+    assert row.method == given.get("method", "frugal")
+    noise = restoration.start_noise(restorer.image_shape, 3, 0)
+    assert np.array_equal(row.x, noise) == (row.method != "frugal")
+    name = "method" if "method" in given else next(iter(given))
+    with pytest.raises(InputError, match=f"an aim says how to restore, and so does {name}; leave one of them out"):
         restorer.restore(measurement(operator, 1), operator, aim="detail", **given)
 
 
@@ -282,5 +285,5 @@ def test_an_aim_that_is_none_or_of_another_operator_is_refused(restorer, tiny_pl
     curved = operators.Custom(restorer.image_shape, restorer.image_shape, np.tanh, lambda x, r: r, name="curved")
     with pytest.raises(InputError, match="curved is not a linear operator, so it has no aim"):
         restorer.restore(measurement(curved, 1), curved, aim="fidelity")
-    with Pool(tiny_plan, "cpu") as pool, pytest.raises(InputError, match="starts from the picture"):
+    with Pool(tiny_plan, "cpu") as pool, pytest.raises(InputError, match="an aim says how to restore"):
         pool.submit(measurement(grey, 1)[0], grey, aim="fidelity", steps=4)

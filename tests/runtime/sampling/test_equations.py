@@ -10,8 +10,15 @@ from frugal_rt import operators
 from frugal_rt.engines import OnHost, Prediction
 from frugal_rt.runtime.sampling import equations
 from frugal_rt.runtime.sampling.advance import advance, move
-from frugal_rt.runtime.sampling.equations import HYBRID_MAX_STEP, ddrm_transition, likelihood_score
+from frugal_rt.runtime.sampling.equations import (
+    FRUGAL_MAX_STEP,
+    ddrm_transition,
+    dmps_gain,
+    dmps_step,
+    likelihood_score,
+)
 from frugal_rt.runtime.sampling.guidance import Guidance
+from frugal_rt.runtime.sampling.plain_estimate import plain_estimate
 from frugal_rt.runtime.sampling.restoration import Group, Move, Restoration
 from frugal_rt.runtime.sampling.schedule import Schedule
 
@@ -87,17 +94,17 @@ def test_a_dps_step_subtracts_autograd_s_gradient_through_clip_and_network():
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 5.0])
-def test_a_hybrid_step_takes_the_relaxed_and_bounded_polyak_step_off_the_closed_form(sigma):
+def test_a_frugal_step_takes_the_relaxed_and_bounded_polyak_step_off_the_closed_form(sigma):
     """In autograd's gradient. The rows are bounded and free ones; sigma = 5 explains every residual: no gradient."""
     case = Guided(sigma)
     c = case.c
     steps = [2.0, 4.0, 4.0]
     every = torch.tensor(steps, dtype=torch.float64)[:, None, None, None]
-    after, x0hat = case.after(Move.HYBRID, steps)
+    after, x0hat = case.after(Move.FRUGAL, steps)
     torch.testing.assert_close(x0hat, case.x0hat)
     moved = (1 + c.abar) * case.polyak() * case.gradient
     deviation = (every * c.beta * (1 - c.abar_prev) / (1 - c.abar)).sqrt()  # of DDPM's posterior, eq. 7, times `every`
-    share = HYBRID_MAX_STEP * deviation / moved.square().mean((1, 2, 3), keepdim=True).sqrt()
+    share = FRUGAL_MAX_STEP * deviation / moved.square().mean((1, 2, 3), keepdim=True).sqrt()
     if sigma == 5:
         assert not moved.any()
     else:
@@ -110,7 +117,7 @@ def test_a_hybrid_step_takes_the_relaxed_and_bounded_polyak_step_off_the_closed_
 
 
 def test_rows_by_conjugate_gradients_come_out_as_each_would_alone():
-    """Both moves of the hybrid, through advance: rows of unlike noise take unlike numbers of iterations."""
+    """Both moves of `frugal`, through advance: rows of unlike noise take unlike numbers of iterations."""
     operator = operators.Partial(operators.Circular(SHAPE, np.random.default_rng(0).random((2, 3))), missing=np.eye(4))
     random = np.random.default_rng(1)
     x, y = (random.standard_normal((3, *SHAPE)).astype(np.float32) for _ in range(2))
@@ -125,14 +132,17 @@ def test_rows_by_conjugate_gradients_come_out_as_each_would_alone():
             return self.predict(x, t), lambda v: v * (1 - np.tanh(x) ** 2)
 
     def after(moves, picked):
-        rows = [start(operator, operator.observed(y), x, 50, 20, sigma=s)[i] for i, s in enumerate((0.01, 0.3, 1.0))]
+        rows = [
+            start(operator, operator.observed(y), x, 50, "frugal", sigma=s, switch=20)[i]
+            for i, s in enumerate((0.01, 0.3, 1.0))
+        ]
         rows = [rows[i] for i in picked]
         for kind in moves:
             assert {row.move for row in rows} == {kind}
             advance(rows, Engine())
         return np.stack([row.x for row in rows])
 
-    moves = (Move.HYBRID, Move.CLOSED_FORM)
+    moves = (Move.FRUGAL, Move.CLOSED_FORM)
     together = after(moves, (0, 1, 2))
     assert together.dtype == np.float32
     for i in range(3):
@@ -166,11 +176,16 @@ def case():
     return operator, y, x, out, Schedule.gather([schedule] * 2, [30, 4], x, np)
 
 
-def start(operator, y, x, steps, switch, sigma=0.05, **guidance):
+def start(operator, y, x, steps, method, sigma=0.05, **guidance):
     """A row for each start x, of one measurement or each of its own."""
-    how = Guidance(steps=steps, switch=switch, **guidance).settle(operator)._asdict()
-    how.pop("steps")
+    settled = Guidance(steps=steps, method=method, sigma=sigma, **guidance).settle(operator)
+    how = settled._asdict()
+    power = how.pop("power")
     schedule, each = Schedule.respaced({}, steps), np.broadcast_to(y, (len(x), *operator.measurement_shape))
+    if settled.start is not None:
+        schedule = Schedule.below({}, settled.start, steps, power)
+        plain = np.stack([plain_estimate(operator, one, sigma) for one in each])
+        x = np.asarray(schedule.abar[-1] ** 0.5 * (plain + settled.start * x), x.dtype)
     return [Restoration(operator, each[i], sigma, schedule, **how, seed=1, sample=i, x=x[i]) for i in range(len(x))]
 
 
@@ -185,7 +200,7 @@ def test_a_constant_lambda_adds_lambda_beta_over_root_alpha_times_the_score(case
             return Prediction(np.full_like(x, 0.1), None)
 
     def after(*lams):
-        rows = [start(operator, y, x, 50, "always", lam=lam)[i] for i, lam in enumerate(lams)]
+        rows = [start(operator, y, x, 50, "dmps", lam=lam)[i] for i, lam in enumerate(lams)]
         for row, step in zip(rows, (30, 4), strict=True):
             row.step = step
         assert {row.move for row in rows} == {Move.DMPS}
@@ -227,8 +242,8 @@ BLIND = operators.Separable(SHAPE, np.zeros((4, 4)), np.eye(4))
 def sample(finish):
     """The images drawn, (rows, 16), from a start noise each."""
 
-    def sample(engine, operator, y, switch, steps, rows, **how):
-        states = start(operator, y, np.random.default_rng(5).standard_normal((rows, *SHAPE)), steps, switch, **how)
+    def sample(engine, operator, y, method, steps, rows, **how):
+        states = start(operator, y, np.random.default_rng(5).standard_normal((rows, *SHAPE)), steps, method, **how)
         finish(states, engine)
         return np.stack([state.x for state in states]).reshape(rows, -1)
 
@@ -243,7 +258,7 @@ def law(engine, kind, steps):
     for step in reversed(range(steps)):
         c = Schedule.gather([schedule], [step], x, np)
         c = replace(c, t=np.repeat(c.t, len(x)))
-        sigma, lam = np.full((len(x), 1, 1, 1), 0.1), 0.0
+        sigma, lam = np.full((len(x), 1, 1, 1), 0.1), np.zeros((len(x), 1, 1, 1))
         after, _ = move(kind, engine, [Group(BLIND, 0 * x, slice(0, len(x)))], c, x, z, sigma, lam)
         of_x, of_z = 1e3 * after.reshape(2, 16, 16)
         drawn = of_x.T @ drawn @ of_x + of_z.T @ of_z
@@ -251,10 +266,10 @@ def law(engine, kind, steps):
 
 
 @pytest.mark.parametrize(
-    ("kind", "lam", "bounds"), [(Move.DMPS, 0.0, (0.3, 0.05)), (Move.CLOSED_FORM, None, (0.4, 0.15))]
+    ("kind", "method", "bounds"), [(Move.DMPS, "dmps", (0.3, 0.05)), (Move.CLOSED_FORM, "closed-form", (0.4, 0.15))]
 )
 def test_without_a_measurement_the_sampler_draws_from_the_prior_as_steps_shrink(
-    gaussian, gaussian_engine, sample, kind, lam, bounds
+    gaussian, gaussian_engine, sample, kind, method, bounds
 ):
     """The law of a move nears the prior with T, and rows through `advance` have that law."""
     mean, covariance, abar = gaussian
@@ -264,15 +279,13 @@ def test_without_a_measurement_the_sampler_draws_from_the_prior_as_steps_shrink(
     assert bounds[0] > off[0] > 1.3 * off[1] > 1.3**2 * off[2]
     assert off[2] < bounds[1]
     exact, rows = law(centred, kind, 50), 500
-    draws = sample(gaussian_engine(*gaussian), BLIND, np.zeros(SHAPE), "always", 50, rows, lam=lam)
+    draws = sample(gaussian_engine(*gaussian), BLIND, np.zeros(SHAPE), method, 50, rows)
     deviation = np.diag(exact) ** 0.5
     assert np.abs((draws.mean(0) - mean) / deviation).max() < 4 / np.sqrt(rows)
     assert np.abs((np.cov(draws.T) - exact) / np.outer(deviation, deviation)).max() < 4 * np.sqrt(2 / rows)
 
 
-def test_gradients_bring_the_hybrid_to_the_mean_in_a_hole_that_forward_steps_do_not_find(
-    gaussian, gaussian_engine, sample
-):
+def test_gradients_bring_frugal_to_the_mean_in_a_hole_that_forward_steps_do_not_find(gaussian, gaussian_engine, sample):
     """Root mean square distance from the posterior's mean, half the image missing, over 64 truths."""
     mean, covariance, _ = gaussian
     operator = operators.Inpaint(SHAPE, np.arange(16).reshape(4, 4) % 4 >= 2)
@@ -282,10 +295,10 @@ def test_gradients_bring_the_hybrid_to_the_mean_in_a_hole_that_forward_steps_do_
     posterior, _ = known_posterior(mean, covariance, operator, y, 0.05)
     engine, hole = gaussian_engine(*gaussian), operator.missing.reshape(-1)
 
-    def apart(switch, **how):
-        return np.square(sample(engine, operator, y, switch, 50, 64, **how) - posterior)[:, hole].mean() ** 0.5
+    def apart(method, **how):
+        return np.square(sample(engine, operator, y, method, 50, 64, **how) - posterior)[:, hole].mean() ** 0.5
 
-    assert apart(4) < 0.9 * apart("always") < 0.9**2 * apart("always", lam=1.75)
+    assert apart("frugal", switch=4) < 0.9 * apart("closed-form") < 0.9**2 * apart("dmps", lam=1.75)
 
 
 def known_posterior(mean, covariance, operator, y, sigma):
@@ -298,10 +311,14 @@ def known_posterior(mean, covariance, operator, y, sigma):
     return mean + (y.reshape(-1, len(a)) - a @ mean) @ gain.T, covariance - gain @ a @ covariance
 
 
-@pytest.mark.parametrize("switch", ["never", "always", 30, "auto"])
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [("dps", {}), ("closed-form", {}), ("frugal", {"switch": 30}), ("frugal", {}), ("hybrid", {}), ("dmps", {})],
+)
 @pytest.mark.parametrize("kind", ["sr", "inpaint", "blur", "blur, masked"])
-def test_draws_are_about_those_of_the_known_posterior(gaussian, gaussian_engine, sample, kind, switch):
-    """No method draws from the posterior exactly. DPS is held to a mean close by and a spread that has not collapsed.
+def test_draws_are_about_those_of_the_known_posterior(gaussian, gaussian_engine, sample, kind, method, how):
+    """No method draws from the posterior exactly. DPS is held to a mean close by and a spread that has not collapsed;
+    DMPS's step leaves a tenth of it under a blur.
 
     Forward steps and the closed form take the prior to be flat, and tell a hole what the network's estimate of it says.
     """
@@ -317,13 +334,13 @@ def test_draws_are_about_those_of_the_known_posterior(gaussian, gaussian_engine,
     noise = sigma * random.standard_normal(operator.measurement_shape)
     y = operator.observed(operator.A(truth.reshape(1, *SHAPE))[0] + noise)
     posterior, around = known_posterior(mean, covariance, operator, y, sigma)
-    draws = sample(gaussian_engine(*gaussian), operator, y, switch, 100, 64, sigma=sigma)
+    draws = sample(gaussian_engine(*gaussian), operator, y, method, 100, 64, sigma=sigma, **how)
     left = np.linalg.norm(draws.mean(0) - posterior) / np.linalg.norm(mean - posterior)
     spread = np.trace(np.cov(draws.T)) / np.trace(around)
-    print(kind, switch, f"{left:.3f} {spread:.2f}")
-    flat = kind == "inpaint" and switch != "never"
+    print(kind, method, how, f"{left:.3f} {spread:.2f}")
+    flat = kind == "inpaint" and method != "dps"
     assert left < (0.65 if flat else 0.25)
-    least = {"blur": 0.25, "blur, masked": 0.16}.get(kind, 0.4)
+    least = {"blur": 0.07 if method in ("hybrid", "dmps") else 0.25, "blur, masked": 0.12}.get(kind, 0.38)
     assert least < spread < (2.2 if flat else 1.2)
 
 
@@ -339,7 +356,7 @@ def test_more_steps_do_not_believe_strong_noise_more(gaussian, gaussian_engine, 
     posterior, _ = known_posterior(mean, covariance, operator, y[None], sigma)
 
     def left(steps):
-        draws = sample(gaussian_engine(*gaussian), operator, y, "always", steps, 64, sigma=sigma)
+        draws = sample(gaussian_engine(*gaussian), operator, y, "closed-form", steps, 64, sigma=sigma)
         return np.linalg.norm(draws.mean(0) - posterior) / np.linalg.norm(mean - posterior)
 
     few, many = left(50), left(400)
@@ -347,3 +364,28 @@ def test_more_steps_do_not_believe_strong_noise_more(gaussian, gaussian_engine, 
     assert abs(many - few) < 0.25
     monkeypatch.setattr(equations, "CORRELATION_POWER", 1.0)
     assert max(left(50), left(400)) < 0.35
+
+
+@pytest.mark.parametrize("lam", [None, 0.7, 5.0])
+@pytest.mark.parametrize("kind", ["by its SVD", "by its resolvent"])
+def test_dmps_of_its_own_moves_x_no_further_than_to_the_measurement(lam, kind):
+    """Its share of the way to y in each direction, against the gain written out; a lambda given is not bounded."""
+    random = np.random.default_rng(0)
+    blur = operators.Separable(SHAPE, random.standard_normal((4, 4)), random.standard_normal((4, 4)))
+    operator = blur if kind == "by its SVD" else operators.Partial(blur)
+    x, y = random.standard_normal((2, *SHAPE)), random.standard_normal((2, *SHAPE))
+    c = Schedule.gather([Schedule.respaced({}, 20)] * 2, [11, 0], x, np)
+    sigma, asked = np.full((2, 1, 1, 1), 0.2), np.full((2, 1, 1, 1), np.nan if lam is None else lam)
+    used, gain = dmps_gain(asked, c)
+    score = likelihood_score(operator, y, x, sigma, c.abar, gain)
+    moved = dmps_step(0 * x, score, used, c)
+
+    s = blur.spectrum(x)
+    way = c.abar**0.5 * blur.Ut(y) / s - blur.Vt(x)
+    share = used * c.beta * s**2 / (c.alpha**0.5 * c.abar * (sigma**2 + (1 - c.abar) / c.abar * s**2))
+    if lam is None:
+        assert share.max() > 1  # unbounded, it would
+        most = np.maximum(1, used * c.beta / (c.alpha**0.5 * (1 - c.abar)))  # over all s
+        share = np.minimum(share, 1) if kind == "by its SVD" else share / most
+        assert share.max() <= 1
+    np.testing.assert_allclose(blur.Vt(moved), share * way, rtol=1e-6, atol=1e-9)

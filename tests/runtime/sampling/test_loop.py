@@ -15,7 +15,7 @@ def test_on_step_sees_every_step_and_may_stop_between_them(restorer, operator, c
     y = measurement(operator, 2)
     restorer.restore(y, operator, steps=6, switch=2, on_step=events.append)
     assert [event.step for event in events] == [5, 4, 3, 2, 1, 0]
-    assert [event.phases[0] for event in events] == ["dps"] * 4 + ["dmps"] * 2
+    assert [event.phases[0] for event in events] == ["gradient"] * 4 + ["forward"] * 2
     assert all(event.x0hat.shape == (2, *SHAPE) and np.abs(event.x0hat).max() <= 1 for event in events)
     assert [bool(np.isfinite(event.settled[0])) for event in events] == [False] * 2 + [True] * 4  # compared: 5, 3, 1
 
@@ -37,10 +37,10 @@ def test_a_batch_is_cut_into_calls_of_the_size_asked_for(restorer, operator, mon
     real = restorer.engine.predict
     monkeypatch.setattr(restorer.engine, "predict", lambda x, t: sizes.append(len(x)) or real(x, t))
     y = measurement(operator, 5)
-    cut = restorer.restore(y, operator, steps=3, switch="always", batch=2)
+    cut = restorer.restore(y, operator, steps=3, method="closed-form", batch=2)
     assert sizes == [2, 2, 1] * 3
     assert cut.settings["batch"] == 2
-    assert np.array_equal(cut.image, restorer.restore(y, operator, steps=3, switch="always", batch=5).image)
+    assert np.array_equal(cut.image, restorer.restore(y, operator, steps=3, method="closed-form", batch=5).image)
     with pytest.raises(InputError, match="batch must be at least 1; got 0"):
         restorer.restore(y, operator, batch=0)
 

@@ -32,9 +32,11 @@ def test_large_seeds_are_keys_too():
 def test_a_process_forked_after_a_restoration_can_restore(restorer, operator):
     """Threads do not outlive a fork; the noise of a step must not wait for one that is gone."""
     y = measurement(operator, 1)[0]
-    restorer.restore(y, operator, steps=3, switch="always")
+    restorer.restore(y, operator, steps=3, method="closed-form")
     child = multiprocessing.get_context("fork").Process(
-        target=lambda: restorer._begin(y, operator, Guidance(steps=3, switch="always"))[0].noise(restorer.engine.ahead)
+        target=lambda: restorer._begin(y, operator, Guidance(steps=3, method="closed-form"))[0].noise(
+            restorer.engine.ahead
+        )
     )
     child.start()
     child.join(30)

@@ -18,7 +18,7 @@ from frugal_rt.engines.torch import engine as torch_engine
 from frugal_rt.engines.torch.arrays import TorchArrays
 from frugal_rt.engines.torch.engine import TorchEngine
 from frugal_rt.runtime.evaluation import suite
-from frugal_rt.runtime.operators import Linear
+from frugal_rt.runtime.operators import Decomposable
 from frugal_rt.runtime.restorer import Restorer
 from frugal_rt.runtime.sampling import captured
 from frugal_rt.runtime.sampling.advance import advance
@@ -99,7 +99,7 @@ def restorer(engine, tiny_plan) -> Restorer:
     return Restorer(Plan.open(tiny_plan), engine)
 
 
-OPERATORS: dict[str, Callable[[], Linear]] = {
+OPERATORS: dict[str, Callable[[], Decomposable]] = {
     **{name: lambda task=task: task.operator(SHAPE) for name, task in suite.TASKS.items()},
     "bicubic": lambda: operators.Bicubic(SHAPE, 4),
     "circular": lambda: operators.Circular(SHAPE, KERNEL),
@@ -111,8 +111,8 @@ OPERATORS: dict[str, Callable[[], Linear]] = {
 }
 SETTINGS = [
     {"switch": 3},
-    {"switch": "never", "zeta": 0.4},
-    {"switch": "always", "lam": 0.7},
+    {"method": "dps", "zeta": 0.4},
+    {"method": "dmps", "lam": 0.7},
 ]
 """Which make all moves there are."""
 
@@ -173,6 +173,6 @@ def test_it_would_be_noticed(engine, restorer, wrong):
         def Vt(self, x):
             return wrong(x)
 
-    (row,) = restorer._begin(np.zeros(SHAPE), Asking(SHAPE), Guidance(steps=6, switch="always"))
+    (row,) = restorer._begin(np.zeros(SHAPE), Asking(SHAPE), Guidance(steps=6, method="closed-form"))
     with pytest.raises((RuntimeError, AssertionError)):
         advance([row], engine)

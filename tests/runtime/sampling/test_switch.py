@@ -17,9 +17,7 @@ def first(switch: Switch, steps: int, settled) -> int | None:
     return next((left for left in range(steps, 0, -1) if switch.due(left, settled(left))), None)
 
 
-@pytest.mark.parametrize(
-    ("value", "k"), [("never", None), (0, None), ("0", None), ("always", 100), (50, 50), ("50", 50), (1, 1)]
-)
+@pytest.mark.parametrize(("value", "k"), [(0, None), ("0", None), (100, 100), (50, 50), ("50", 50), (1, 1)])
 def test_fixed_switches(value, k):
     switch = Switch.parse(value, 100)
     for settled in (-math.inf, 0, 100):
@@ -49,11 +47,11 @@ def test_one_threshold_does_for_any_number_of_steps_as_the_estimates_compared_st
 
 @pytest.mark.parametrize("value", ["sometimes", -1, 101, "1.5", ""])
 def test_nonsense_is_refused(value):
-    with pytest.raises(InputError, match=r"switch must be auto, never, always or a number of steps 0\.\.100"):
+    with pytest.raises(InputError, match=r"switch must be auto or a number of steps 0\.\.100"):
         Switch.parse(value, 100)
 
 
-@pytest.mark.parametrize(("steps", "every"), [(50, None), (100, None), (20, None), (50, 3)])
+@pytest.mark.parametrize(("steps", "every"), [(50, None), (60, None), (20, None), (50, 3)])
 @pytest.mark.parametrize("threshold", [-np.inf, 8.0, 10.0, np.inf])
 def test_the_trace_explains_the_switch(restorer, operator, monkeypatch, steps, every, threshold):
     monkeypatch.setattr("frugal_rt.runtime.sampling.switch.THRESHOLD", threshold)
@@ -61,13 +59,15 @@ def test_the_trace_explains_the_switch(restorer, operator, monkeypatch, steps, e
     rule, stride = Switch.parse("auto", steps), every or stride_of(steps)
     assert rule.threshold == threshold
     for k, trace in zip(result.k, result.trace, strict=True):
-        assert len(trace) == math.ceil(steps / stride) - 1
-        compared = range(steps - 1 - stride, -1, -stride)  # steps left once the estimate of each entry is made
+        made = result.forwards[0]
+        assert steps - 4 < made <= steps
+        assert len(trace) == math.ceil(made / stride) - 1
+        compared = range(made - 1 - stride, -1, -stride)  # steps left once the estimate of each entry is made
 
         def settled(left, trace=trace, compared=compared):
             return next(
                 (value for at, value in reversed(list(zip(compared, trace, strict=True))) if at >= left), -np.inf
             )
 
-        assert next(left for left in range(steps, 0, -1) if rule.due(left, settled(left))) == k
+        assert next(left for left in range(made, 0, -1) if rule.due(left, settled(left))) == k
         assert math.ceil(LATEST * steps) <= k <= EARLIEST * steps

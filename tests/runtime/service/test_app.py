@@ -97,7 +97,7 @@ def test_denoising_has_aims_over_http(client):
         said = json.loads(restore(client, task="denoise", noise=40, aim=aim).headers["x-frugal-rt"])
         assert (said["aim"], said["forwards"], said["gradients"], said["k"]) == (aim, calls, 0, 0)
         assert said["sigma"] == pytest.approx(80 / 255)
-    assert "aim starts from the picture" in error(restore(client, task="denoise", aim="detail", preset="fast"), 422)
+    assert "an aim says how to restore" in error(restore(client, task="denoise", aim="detail", preset="fast"), 422)
     assert "noise and sigma say the same" in error(restore(client, noise=40, sigma=0.1), 422)
 
 

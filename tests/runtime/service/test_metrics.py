@@ -9,7 +9,7 @@ def test_the_counts_are_prometheus_and_add_up(client):
     restore(client, task="polish")
     after = counts(client)
     assert all(name.startswith("frugal_") for name in after)
-    steps = 'frugal_step_seconds_count{phase="dps"}'
+    steps = 'frugal_step_seconds_count{phase="gradient"}'
     assert after[steps] - before.get(steps, 0) == 5
     refused, done = 'frugal_rejections_total{cause="input"}', 'frugal_restorations_total{outcome="done"}'
     assert after[refused] - before.get(refused, 0) == 1

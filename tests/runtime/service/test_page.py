@@ -207,7 +207,7 @@ def test_paint_and_inpaint(page: Page) -> None:
     assert not painted[:4].any()
     assert 0 < painted.mean() < 0.3
     page.set(steps="20")
-    page.choose("method", "dmps")
+    page.choose("method", "closed-form")
     page.restore()
     before, after = page.pixels("picture"), page.pixels("after")
     assert (before[painted] == [128, 128, 128, 255]).all()
@@ -347,7 +347,7 @@ def test_contrast(page: Page, scheme: str) -> None:
 
     assert (luminance("ground") < 0.05) == (scheme == "dark")
     for ground in ("ground", "raised"):
-        assert min(contrast(name, ground) for name in ("ink", "muted", "accent", "dmps", "bad")) >= 4.5
+        assert min(contrast(name, ground) for name in ("ink", "muted", "accent", "forward", "bad")) >= 4.5
         assert contrast("line", ground) >= 3
     assert contrast("on-accent", "accent") >= 4.5
     page.sample()

@@ -21,7 +21,7 @@ from .asking import error, png, restore
         ({"task": "deblur", "kernel": "/etc/passwd"}, "a kernel is gaussian:STD"),
         ({"task": "deblur", "kernel": "kernel.npy"}, "a kernel is gaussian:STD"),
         ({"task": "inpaint"}, "inpainting needs to know what is missing"),
-        ({"method": "dps", "switch": 3}, "switch is for the hybrid"),
+        ({"method": "dps", "switch": 3}, "switch is a setting of frugal and hybrid"),
         ({"task": "sr"}, "super-resolution needs its factor"),
         ({"hole": [99, 99]}, "a box of 99x99"),
     ],

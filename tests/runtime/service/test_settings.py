@@ -19,7 +19,10 @@ from .asking import png, restore
     [
         ({"task": "inpaint", "hole": [6, 4], "seed": 4, "method": "dps"}, (16, 16)),
         ({"scale": 2, "sigma": 0.05, "switch": 3, "every": 2, "filter": "bicubic"}, (8, 8)),
-        ({"fit": "crop", "preset": "fast", "guidance": "official", "lambda": 1.5, "steps": None}, (20, 24)),
+        (
+            {"fit": "crop", "preset": "fast", "method": "hybrid", "guidance": "official", "lambda": 1.5, "steps": None},
+            (20, 24),
+        ),
         ({"task": "denoise", "noise": 30, "aim": "fidelity", "steps": None}, (16, 16)),
         ({"tile": True, "kernel": "gaussian:1", "border": "circular"}, (20, 24)),
     ],
