@@ -169,7 +169,11 @@ def test_what_cannot_be_restored_says_why(pool):
     with pytest.raises(InputError, match="there is no setting 'stepps'"):
         pool.submit(measurement(), SR, stepps=3)
     with pytest.raises(InputError, match="a setting cannot go to the worker's process"):
+        pool.submit(measurement(), SR, switch=lambda: 0)
+    with pytest.raises(TypeError, match="seed is a whole number"):
         pool.submit(measurement(), SR, seed=lambda: 0)
+    with pytest.raises(InputError, match=r"of integers \(uint8\), not on the \[-1, 1\] scale"):
+        pool.submit(np.full(SR.measurement_shape, 9, np.uint8), SR).result()
     with pytest.raises(InputError, match="measurements of this prior are"):
         pool.submit(np.zeros((3, 5, 5), np.float32), SR).result()
     with pytest.raises(InputError, match="cannot go to the worker's process"):
