@@ -56,10 +56,10 @@ class Jpeg(Decomposable):
 
     A pixel's level HALF (x + 1) becomes components by a colour transform; each loses resolution by the mean over boxes,
     and every 8x8 block of it takes the orthonormal cosine transform and is divided by its table. All of it happens
-    within minimum coded units (MCUs) of h x w pixels, so one small matrix and its decomposition serve every one: m = 384
-    by n = 768 for 4:2:0, 192 by 192 for 4:4:4, of full row rank. A measurement is (m, H / h, W / w): for each MCU its
-    coefficients, component by component, block by block, row by row. What the level shift contributes is no part of
-    A x: `measurement` takes it off a file's coefficients. Rounding is noise of deviation ROUNDING.
+    within minimum coded units (MCUs) of h x w pixels, so one small matrix (m, n) of full row rank and its decomposition
+    serve every one: 384 by 768 for 4:2:0, 192 by 192 for 4:4:4. A measurement is (m, H / h, W / w): for each MCU its
+    coefficients, component by component, block by block, row by row. The level shift's part of them is no part of A x:
+    `measurement` takes it off a file's coefficients. Rounding is noise of deviation ROUNDING.
 
     colour: "ycbcr", or "plain" where the components are the image's channels. Raises InputError for an image that is
     not of whole MCUs, and for components that do not fit it or each other.
@@ -199,7 +199,7 @@ def unit_size(components: Sequence[Component]) -> tuple[int, int]:
 def _transform(blocks: int, side: int) -> np.ndarray:
     """(blocks, 8, side): the mean over boxes of a line of `side` pixels, and the cosine transform of its blocks."""
     mean = np.repeat(np.eye(SIDE * blocks), side // (SIDE * blocks), axis=1) * (SIDE * blocks / side)
-    return np.einsum("vr,brs->bvs", cosines(), mean.reshape(blocks, SIDE, side))
+    return np.asarray(np.einsum("vr,brs->bvs", cosines(), mean.reshape(blocks, SIDE, side)))
 
 
 def cosines() -> np.ndarray:
