@@ -29,6 +29,9 @@ YCBCR = np.array(
     ]
 )
 """Y, Cb and Cr of R, G and B (JFIF: Rec. 601 of full range)."""
+ROUNDS, EDGE = 12, 0.8
+"""Of `finished`: how often pixels are rounded; and how far from the edge of their cell coefficients stay, in levels: an
+encoder rounds those of components too."""
 FACTORS = (1, 2, 4)
 """Sampling factors that are read."""
 MOST_BLOCKS = 10
@@ -80,12 +83,16 @@ class Jpeg(Decomposable):
         values = sum(one.values for one in self.components)
         super().__init__(image_shape, (values, height // self.unit[0], width // self.unit[1]))
 
+    @property
+    def _weights(self) -> np.ndarray:
+        """The components of the channels, (C, C)."""
+        return YCBCR if self.colour == "ycbcr" else np.eye(len(self.components))
+
     @cached_property
     def matrix(self) -> np.ndarray:
         """(m, C h w): A on one MCU, whose pixels are numbered as numpy flattens (C, h, w)."""
-        weights = YCBCR if self.colour == "ycbcr" else np.eye(len(self.components))
         parts = []
-        for mixed, one in zip(weights, self.components, strict=True):
+        for mixed, one in zip(self._weights, self.components, strict=True):
             rows, columns = (_transform(n, side) for n, side in zip((one.down, one.across), self.unit, strict=True))
             steps = one.table.astype(np.float64)
             part = np.einsum("c,avr,bus,vu->abvucrs", HALF * mixed, rows, columns, 1 / steps)
@@ -138,6 +145,49 @@ class Jpeg(Decomposable):
             found.append(part.transpose(3, 0, 4, 1, 2).reshape(down * one.down, across * one.across, SIDE, SIDE))
             start += one.values
         return found
+
+    def rounded(self, x: np.ndarray) -> np.ndarray:
+        """y (m, H / h, W / w) float32 of an image (C, H, W) with its coefficients rounded, as an encoder does."""
+        shift = self.shift[:, None, None]
+        return np.asarray(np.rint(self.A(x[None])[0] + shift) - shift, np.float32)
+
+    def decoded(self, y: np.ndarray) -> np.ndarray:
+        """The image (C, H, W) float32 that viewers show of y: chroma enlarged linearly, [-1, 1] not kept to."""
+        planes = []
+        for blocks, one in zip(self.blocks(y), self.components, strict=True):
+            rows, columns = (SIDE * count for count in blocks.shape[:2])
+            plane = np.einsum("ijvu,vr,us->irjs", blocks * one.table, cosines(), cosines()).reshape(rows, columns)
+            for axis, size in enumerate(self.image_shape[1:]):
+                plane = _stretched(plane, size // plane.shape[axis], axis)
+            planes.append(plane)
+        # `blocks` has the level shift in it, which is HALF - LEVEL_SHIFT of every channel.
+        channels = np.tensordot(np.linalg.inv(self._weights), np.stack(planes), 1) - (HALF - LEVEL_SHIFT)
+        return np.asarray(channels / HALF, np.float32)
+
+    def finished(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """An image near x (C, H, W) of whole levels of 8 bits, whose coefficients round to y's wherever that can be.
+
+        Coefficients beyond half a step from y are brought back by the pseudo-inverse, which moves no others; then
+        pixels are rounded, ROUNDS times. Each time, those that rounding brought out again are brought in further.
+        """
+        y = np.asarray(y, np.float64)
+        steps = np.concatenate(
+            [np.tile(one.table.reshape(-1), one.values // one.table.size) for one in self.components]
+        )
+        inside = np.maximum(0.5 - EDGE / steps, 0.1)[:, None, None]
+        half = np.broadcast_to(inside, y.shape).copy()
+        s = self.decomposition.s[None, :, None, None]
+        for _ in range(ROUNDS):
+            levels = np.rint(HALF * (np.clip(x, -1, 1) + 1)) / HALF - 1
+            apart = np.asarray(self.A(levels[None])[0]) - y
+            beyond = np.abs(apart) > inside
+            if not beyond.any():
+                break
+            half[beyond] *= 0.5
+            apart = np.asarray(self.A(np.clip(x, -1, 1)[None].astype(np.float64))[0]) - y
+            change = np.clip(apart, -half, half) - apart
+            x = np.clip(x, -1, 1) + np.asarray(self.V(self.Ut(change[None]) / s)[0])
+        return np.asarray(levels, np.float32)
 
     def spectrum(self, like: Array) -> Array:
         return self.place_spectrum(self.decomposition.s[None, :, None, None], like)
@@ -200,6 +250,15 @@ def _transform(blocks: int, side: int) -> np.ndarray:
     """(blocks, 8, side): the mean over boxes of a line of `side` pixels, and the cosine transform of its blocks."""
     mean = np.repeat(np.eye(SIDE * blocks), side // (SIDE * blocks), axis=1) * (SIDE * blocks / side)
     return np.asarray(np.einsum("vr,brs->bvs", cosines(), mean.reshape(blocks, SIDE, side)))
+
+
+def _stretched(plane: np.ndarray, factor: int, axis: int) -> np.ndarray:
+    """`plane` with `factor` times as many values along an axis, between their middles linearly (JFIF's positions)."""
+    size = plane.shape[axis]
+    place = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
+    low = np.minimum(place.astype(int), size - 2)
+    share = (place - low).reshape((-1, 1) if axis == 0 else (1, -1))
+    return np.asarray(plane.take(low, axis) * (1 - share) + plane.take(low + 1, axis) * share)
 
 
 def cosines() -> np.ndarray:
