@@ -232,6 +232,7 @@ class Restorer:
         image = np.clip(np.stack([to_numpy(row.x) for row in rows]), -1, 1)
         if not np.isfinite(image).all():
             raise DivergedError("the restoration left the finite numbers; check sigma, or lower zeta or lambda")
+        image = np.stack([row.operator.finished(x, to_numpy(row.y)) for row, x in zip(rows, image, strict=True)])
         settle(rows)
         flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
         if flat:
@@ -329,8 +330,8 @@ class Restorer:
             return start_noise(self.image_shape, asked.seed, sample)
         assert isinstance(operator, Linear)  # others start from noise
         start = plain_estimate(operator, y, asked.sigma)
-        if settled.aim is None or not isinstance(operator, Denoise):
-            start = start + settled.start * start_noise(self.image_shape, asked.seed, sample)
+        if settled.noise:
+            start = start + settled.noise * start_noise(self.image_shape, asked.seed, sample)
         return np.asarray(schedule.abar[-1] ** 0.5 * start, np.float32)
 
     def _measurement(self, y: Any, operator: Operator, sigma: float) -> np.ndarray:

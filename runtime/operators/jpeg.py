@@ -149,7 +149,7 @@ class Jpeg(Decomposable):
     def rounded(self, x: np.ndarray) -> np.ndarray:
         """y (m, H / h, W / w) float32 of an image (C, H, W) with its coefficients rounded, as an encoder does."""
         shift = self.shift[:, None, None]
-        return np.asarray(np.rint(self.A(x[None])[0] + shift) - shift, np.float32)
+        return np.asarray(np.rint(np.asarray(self.A(x[None])[0]) + shift) - shift, np.float32)
 
     def decoded(self, y: np.ndarray) -> np.ndarray:
         """The image (C, H, W) float32 that viewers show of y: chroma enlarged linearly, [-1, 1] not kept to."""
