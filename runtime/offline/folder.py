@@ -73,7 +73,7 @@ class Restored:
         """results: one for each of `one.measurements`."""
         photo, measurement, aligned = one.photo, one.measurement, one.aligned
         result = results[0]
-        images = result.image if measurement.inside is None else result.image[(..., *measurement.inside)]
+        images = measurement.shown(result.image)
         if len(results) > 1:
             taken = {phase: sum(each.seconds[phase] for each in results) for phase in result.seconds}
             result = replace(result, seconds=taken)

@@ -126,6 +126,10 @@ class Jpeg(Decomposable):
             "tables_sha256": digest.hexdigest(),
         }
 
+    def at(self, height: int, width: int) -> "Jpeg":
+        """The same tables for images of another size, of whole units."""
+        return Jpeg((self.image_shape[0], height, width), self.components, self.colour)
+
     def measurement(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
         """y (m, H / h, W / w) float32 of a file's coefficients: (rows, columns, 8, 8) integers of each component."""
         down, across = self.measurement_shape[1:]

@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import IO
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, MAX_TEXT_MEMORY
 
 from ...engines import InputError
+from .jpeg import JpegFile, read_jpeg
 
 MAX_PIXELS = 64_000_000
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -33,6 +35,7 @@ TURNS = {
 }
 """How a picture is turned upright, by EXIF's orientation; 1 is upright."""
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+JPEG_HEAD = b"\xff\xd8\xff"
 PNG_EXTRAS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"pHYs")
 """Chunks that the pixels do not need."""
 SPACES: dict[str | None, bytes] = {"L": b"GRAY", "RGB": b"RGB "}
@@ -79,6 +82,22 @@ class Metadata:
 
 
 @dataclass(frozen=True)
+class JpegSource:
+    """The JPEG file that a photo was decoded from."""
+
+    data: bytes
+    name: str
+    turn: int
+    """EXIF's orientation, by which the photo was turned upright: the file's own blocks are not."""
+    pixels: int
+
+    @cached_property
+    def file(self) -> JpegFile:
+        """Its coefficients, read once. Raises InputError."""
+        return read_jpeg(self.data, self.name, self.pixels)
+
+
+@dataclass(frozen=True)
 class Photo:
     """A picture on [-1, 1]."""
 
@@ -92,6 +111,8 @@ class Photo:
     """
     notes: tuple[str, ...] = ()
     """Sentences about what its file held and was left out."""
+    jpeg: JpegSource | None = None
+    """Where it was decoded from a JPEG, whatever was done to its pixels since."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,8 +143,10 @@ def decode_photo(data: bytes, name: str, largest: float = LARGEST, limits: Limit
         metadata = Metadata.of(picture, exif, limits.max_metadata)
         image = picture.transpose(TURNS[turn]) if turn in TURNS else picture.copy()
         image = _from_inks(image, name, notes)
+        is_jpeg, size = data.startswith(JPEG_HEAD), math.prod(picture.size)
         picture.close()  # it, and not only its file
-    return _from_image(image, name, metadata, tuple(notes))
+    photo = _from_image(image, name, metadata, tuple(notes))
+    return replace(photo, jpeg=JpegSource(data, name, turn, size)) if is_jpeg else photo
 
 
 def count_pixels(data: bytes, name: str, limits: Limits | None = None) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 
 from ...engines import InputError
 from ..operators.jpeg import Component, Jpeg, unit_size
-from .decoding import MAX_PIXELS
 from .huffman import BrokenScan, Codes, Coefficients, Scan, decode, make_codes
 
 SOI, EOI, SOS, DQT, DHT, DRI, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xE0, 0xEE
@@ -69,7 +68,7 @@ class JpegFile:
         return operator.measurement(self.blocks * (len(operator.components) // len(self.blocks)))
 
 
-def read_jpeg(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> JpegFile:
+def read_jpeg(data: bytes, name: str, max_pixels: int) -> JpegFile:
     """Read a JPEG's coefficients, limits first. Raises InputError for what is no such file, or of a kind not read."""
     if not data.startswith(b"\xff\xd8\xff"):
         raise InputError(f"{name} is no JPEG file; the task jpeg takes one as the camera or the site wrote it")

@@ -47,9 +47,9 @@ the image; at least UNSEEN_RATIO times the error where the operator does not see
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
 FLOW_RATIO = 0.8
 """That of the probability flow for fidelity, to the expected error over the image."""
-JPEG_STARTS = {"detail": (0.3, 0.3), "fidelity": (0.15, 0.0)}
-"""Of a JPEG, by aim: the deviation that the decoded picture is taken to have at the first step, and that of the noise
-that is drawn. Chosen on tune-20 (docs/method.md)."""
+JPEG_NOISE, JPEG_UNIT_ERROR = 0.15, 0.23
+"""The deviation that a JPEG's decoded picture is taken to have at the first step, at least. For detail, noise of
+(error / JPEG_UNIT_ERROR)^4 is drawn, its expected error over the image. Chosen on tune-20 (docs/method.md)."""
 FRUGAL_POWER, FLOW_POWER = 2.0, 0.5
 """How noise levels are spaced: evenly in this root of the noise's deviation. `frugal`'s, and the flow's."""
 SAMPLED = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
@@ -138,7 +138,7 @@ class Guidance:
             return self.sigma
         aim = self.aim_with(operator)
         if aim is not None and isinstance(operator, Jpeg):
-            return JPEG_STARTS[aim][0]
+            return max(JPEG_NOISE, self.noise_with(operator))
         if aim is None and self.method_with(operator) != "frugal":
             return None
         assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
@@ -155,7 +155,7 @@ class Guidance:
         if aim is not None and isinstance(operator, Denoise):
             return 0.0
         if aim is not None and isinstance(operator, Jpeg):
-            return JPEG_STARTS[aim][1]
+            return 0.0 if aim == "fidelity" else (expected_error(operator, self.sigma) / JPEG_UNIT_ERROR) ** 4
         return self.start_with(operator) or 0.0
 
     def method_with(self, operator: Operator) -> str:

@@ -14,6 +14,7 @@ from frugal_rt.runtime.pictures.jpeg import read_jpeg
 
 from .cases import jpeg, normal
 
+MOST = 1 << 20
 ONES = np.ones((8, 8), int)
 
 
@@ -48,7 +49,7 @@ def test_blocks_undo_measurement(sampling):
 def file_of(image: Image.Image, **how: int) -> tuple[bytes, operators.Jpeg, np.ndarray]:
     written = io.BytesIO()
     image.save(written, "JPEG", **how)
-    file = read_jpeg(written.getvalue(), "a.jpg")
+    file = read_jpeg(written.getvalue(), "a.jpg", MOST)
     operator = file.operator()
     return written.getvalue(), operator, file.measurement(operator)
 
