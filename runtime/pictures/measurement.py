@@ -72,12 +72,12 @@ class Measurement:
     """One clause that says how the task and sigma were settled."""
     inside: tuple[slice, slice] | None = None
     """Rows and columns of the restored image that the picture covers, where it was padded; None is all."""
+    is_clean: bool = False
+    """Whether nobody said what was done to the picture, and nothing was found: `because` says what was looked for."""
     turn: int = 1
     """EXIF's orientation of what is restored, where that is not upright."""
     is_grey: bool = False
     """Whether the channels that are restored are copies of one."""
-    is_clean: bool = False
-    """Whether nobody said what was done to the picture, and nothing was found: `because` says what was looked for."""
 
     @property
     def picture(self) -> np.ndarray:
@@ -187,9 +187,8 @@ def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> 
     inside = slice(0, file.size[1]), slice(0, file.size[0])
     y = file.measurement(operator)
     is_grey = len(file.components) == 1
-    return Measurement(
-        operator, y, JPEG_SIGMA if sigma is None else sigma, "jpeg", because, inside, source.turn, is_grey
-    )
+    sigma = JPEG_SIGMA if sigma is None else sigma
+    return Measurement(operator, y, sigma, "jpeg", because, inside, turn=source.turn, is_grey=is_grey)
 
 
 def _jpeg_of(photo: Photo) -> JpegSource:
