@@ -47,9 +47,9 @@ the image; at least UNSEEN_RATIO times the error where the operator does not see
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
 FLOW_RATIO = 0.8
 """That of the probability flow for fidelity, to the expected error over the image."""
-JPEG_NOISE, JPEG_UNIT_ERROR = 0.15, 0.23
+JPEG_NOISE, JPEG_UNIT_ERROR = 0.15, 0.31
 """The deviation that a JPEG's decoded picture is taken to have at the first step, at least. For detail, noise of
-(error / JPEG_UNIT_ERROR)^4 is drawn, its expected error over the image. Chosen on tune-20 (docs/method.md)."""
+(error / JPEG_UNIT_ERROR)^2 is drawn, its expected error over the image. Chosen on tune-20 (docs/method.md)."""
 FRUGAL_POWER, FLOW_POWER = 2.0, 0.5
 """How noise levels are spaced: evenly in this root of the noise's deviation. `frugal`'s, and the flow's."""
 SAMPLED = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
@@ -155,7 +155,7 @@ class Guidance:
         if aim is not None and isinstance(operator, Denoise):
             return 0.0
         if aim is not None and isinstance(operator, Jpeg):
-            return 0.0 if aim == "fidelity" else (expected_error(operator, self.sigma) / JPEG_UNIT_ERROR) ** 4
+            return 0.0 if aim == "fidelity" else (expected_error(operator, self.sigma) / JPEG_UNIT_ERROR) ** 2
         return self.start_with(operator) or 0.0
 
     def method_with(self, operator: Operator) -> str:
