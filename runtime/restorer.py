@@ -217,8 +217,9 @@ class Restorer:
         mean variance, and 0.01 is assumed otherwise; the command line and the service do the same.
         aim: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing: 8
         network calls, its default, or one. Any other linear operator starts from a plain estimate of the image: 12
-        calls, frugal's fast preset, or 8 that draw next to nothing. Where a setting of a method is given, method to
-        lam, denoising is done by that.
+        calls, frugal's fast preset, or 8 that draw next to nothing. A JPEG has 8 for either from the decoded picture,
+        for detail, its default, with some noise. Where a setting of a method is given, method to lam, denoising and a
+        JPEG are done by that.
         method: "frugal", the default, from a plain estimate and noise down by the closed form, with sparse gradients
         until the switch where the operator leaves pixels unseen. The others start from noise: "hybrid", the poster's,
         DPS and from the switch DMPS; "dps", the default where the operator is not linear; "dmps"; or "closed-form",
@@ -292,6 +293,7 @@ class Restorer:
         image = np.clip(np.stack([to_numpy(row.x) for row in rows]), -1, 1)
         if not np.isfinite(image).all():
             raise DivergedError("the restoration left the finite numbers; check sigma, or lower zeta or lambda")
+        image = np.stack([row.operator.finished(x, to_numpy(row.y)) for row, x in zip(rows, image, strict=True)])
         settle(rows)
         flat = [i for i, one in enumerate(image) if one.std() < 1e-4]
         if flat:
@@ -392,8 +394,8 @@ class Restorer:
             return start_noise(self.image_shape, asked.seed, sample)
         assert isinstance(operator, Linear)  # others start from noise
         start = plain_estimate(operator, y, asked.noise)
-        if settled.aim is None or not isinstance(operator, Denoise):
-            start = start + settled.start * start_noise(self.image_shape, asked.seed, sample)
+        if settled.noise:
+            start = start + settled.noise * start_noise(self.image_shape, asked.seed, sample)
         return np.asarray(schedule.abar[-1] ** 0.5 * start, np.float32)
 
     def _measurement(self, y: Any, operator: Operator) -> np.ndarray:

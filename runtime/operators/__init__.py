@@ -7,6 +7,7 @@ from .bicubic import Bicubic, BicubicBlocks, bicubic
 from .circular import Circular, Tapered
 from .dense import MaskedMatrix, Matrix, valid_blur
 from .iterative import Iterative, Partial
+from .jpeg import Jpeg
 from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
 from .masks import Inpaint, Masked
 from .mirrored import Deblur, Mirrored, is_mirrored
@@ -26,6 +27,7 @@ __all__ = [
     "Denoise",
     "Inpaint",
     "Iterative",
+    "Jpeg",
     "Linear",
     "Masked",
     "MaskedMatrix",

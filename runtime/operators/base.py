@@ -101,6 +101,10 @@ class Operator(ABC):
         """`y` with what A cannot see set to 0, so that a caller may leave anything there, NaN included."""
         return y
 
+    def finished(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """`x` (C, H, W), a restored image on [-1, 1], brought to what is certain of it from y (c, h, w)."""
+        return x
+
 
 class Custom(Operator):
     """Any degradation, linear or not, given as functions of a batch: for DPS to the end, as DMPS needs an SVD.

@@ -21,6 +21,7 @@ TASK_FIELDS: dict[str, tuple[str, ...]] = {
     "deblur": ("kernel", "border", "mask", "share"),
     "sense": ("fraction",),
     "matrix": ("matrix",),
+    "jpeg": ("quality",),
 }
 """The tasks, and which fields of Damage each one reads besides sigma."""
 VECTORS = ("sense", "matrix")
@@ -28,6 +29,9 @@ VECTORS = ("sense", "matrix")
 FILTERS = ("box", "bicubic")
 BORDERS = ("mirror", "circular", "valid", "taper")
 GREY = "rec601"
+JPEG_SIGMA = 0.12
+"""Deviation of a JPEG's rounding, in steps: less than 1 / sqrt(12), as most coefficients are 0 and were close to it.
+Chosen on tune-20 (docs/method.md)."""
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
 
@@ -58,7 +62,10 @@ class Damage:
     """(m, C H W), or (m, H W) for each channel: what was measured."""
     grey: str | None = None
     """A name of GREY_WEIGHTS; None is rec601."""
+    quality: int | None = None
+    """Of a JPEG, 1 to 100 as libjpeg has it; for simulating only."""
     sigma: float | None = None
+    """On the [-1, 1] scale; of a JPEG, in steps of its quantisation."""
 
     @property
     def is_picture(self) -> bool:

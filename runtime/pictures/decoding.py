@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import IO
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, MAX_TEXT_MEMORY
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ...engines import InputError
+from .jpeg import JpegFile, read_jpeg
 
 MAX_PIXELS = 64_000_000
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -87,6 +89,22 @@ class Metadata:
 
 
 @dataclass(frozen=True)
+class JpegSource:
+    """The JPEG file that a photo was decoded from."""
+
+    data: bytes
+    name: str
+    turn: int
+    """EXIF's orientation, by which the photo was turned upright: the file's own blocks are not."""
+    pixels: int
+
+    @cached_property
+    def file(self) -> JpegFile:
+        """Its coefficients, read once. Raises InputError."""
+        return read_jpeg(self.data, self.name, self.pixels)
+
+
+@dataclass(frozen=True)
 class Photo:
     """A picture on [-1, 1]."""
 
@@ -100,6 +118,8 @@ class Photo:
     """
     notes: tuple[str, ...] = ()
     """Sentences about what its file held and was left out."""
+    jpeg: JpegSource | None = None
+    """Where it was decoded from a JPEG, whatever was done to its pixels since."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -137,9 +157,12 @@ def decode_photo(
         if frame not in (None, 1):
             picture.seek(frame - 1)
             _check_size(picture, name, limits)
-        image, metadata = _upright(_load(picture, name, notes), name, notes, limits)
+        size = math.prod(picture.size)
+        image, metadata, turn = _upright(_load(picture, name, notes), name, notes, limits)
         picture.close()  # it, and not only its file
-    return _from_image(image, name, metadata, tuple(notes))
+    photo = _from_image(image, name, metadata, tuple(notes))
+    is_jpeg = data.startswith(JPEG_HEAD) and frame in (None, 1)
+    return replace(photo, jpeg=JpegSource(data, name, turn, size)) if is_jpeg else photo
 
 
 def photo_of(picture: Image.Image, name: str = "the picture") -> Photo:
@@ -148,7 +171,7 @@ def photo_of(picture: Image.Image, name: str = "the picture") -> Photo:
         raise InputError(f"{name} has {math.prod(picture.size)} pixels; up to {WIDE.max_pixels} are read")
     notes: list[str] = []
     with as_input_error(lambda error: f"{name} is a broken picture: {error}"):
-        image, metadata = _upright(_load(picture, name, notes), name, notes, WIDE)
+        image, metadata, _ = _upright(_load(picture, name, notes), name, notes, WIDE)
     return _from_image(image, name, metadata, tuple(notes))
 
 
@@ -251,8 +274,11 @@ def _unknown(data: bytes, name: str, limits: Limits) -> str:
     return f"{name} is not a picture this can read ({', '.join(limits.formats)}, .npy)"
 
 
-def _upright(picture: Image.Image, name: str, notes: list[str], limits: Limits) -> tuple[Image.Image, Metadata]:
-    """A copy of a picture, turned as its EXIF says and out of its inks, and its metadata. Raises InputError."""
+def _upright(picture: Image.Image, name: str, notes: list[str], limits: Limits) -> tuple[Image.Image, Metadata, int]:
+    """A copy of a picture, turned as its EXIF says and out of its inks, its metadata, and EXIF's orientation.
+
+    Raises InputError.
+    """
     whites = _is_white_zero(picture, name)
     turn, exif = _read_exif(picture, name, notes, limits.max_metadata)
     metadata = Metadata.of(picture, exif, limits.max_metadata)
@@ -260,7 +286,7 @@ def _upright(picture: Image.Image, name: str, notes: list[str], limits: Limits) 
     if whites:
         image = _negative(image)
     seen = _from_inks(image, name, notes) if image.mode == "CMYK" else _in_srgb(image, name, notes)
-    return seen, metadata if seen is image else replace(metadata, icc_profile=None)
+    return seen, metadata if seen is image else replace(metadata, icc_profile=None), turn
 
 
 def _is_white_zero(picture: Image.Image, name: str) -> bool:

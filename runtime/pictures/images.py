@@ -144,6 +144,15 @@ def fit_photo(photo: Photo, size: tuple[int, int], how: str) -> Photo:
     return replace(photo, pixels=np.stack(channels), missing=masks.get("missing"), outside=masks.get("outside"))
 
 
+def turned(images: np.ndarray, turn: int) -> np.ndarray:
+    """Images (..., H, W) upright, by EXIF's orientation of them."""
+    if turn in (5, 7):
+        images = np.swapaxes(images, -1, -2)
+    quarters = {3: 2, 6: 3, 7: 2, 8: 1}.get(turn, 0)
+    images = np.rot90(images, quarters, (-2, -1))
+    return images[..., ::-1] if turn == 2 else images[..., ::-1, :] if turn == 4 else images
+
+
 def pad_photo(photo: Photo, size: tuple[int, int]) -> Photo:
     """`photo` in the middle of (width, height), which it must not exceed; the rest is `outside`."""
     (width, height), (full_width, full_height) = photo.size, size

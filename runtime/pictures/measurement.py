@@ -38,6 +38,7 @@ from .damage import (
     BORDERS,
     FILTERS,
     GREY,
+    JPEG_SIGMA,
     TASK_FIELDS,
     VECTORS,
     Damage,
@@ -45,8 +46,8 @@ from .damage import (
     settle,
     whole_factor,
 )
-from .decoding import MAX_PIXELS, Photo
-from .images import fit_photo, pad_photo
+from .decoding import MAX_PIXELS, JpegSource, Photo
+from .images import fit_photo, pad_photo, turned
 from .noise_level import CLEAN, unnamed_sigma
 
 PAINTED = ("inpaint", "outpaint")
@@ -72,11 +73,33 @@ class Measurement:
     """Rows and columns of the restored image that the picture covers, where it was padded; None is all."""
     is_clean: bool = False
     """Whether nobody said what was done to the picture, and nothing was found: `because` says what was looked for."""
+    turn: int = 1
+    """EXIF's orientation of what is restored, where that is not upright."""
+    is_grey: bool = False
+    """Whether the channels that are restored are copies of one."""
 
     @property
     def picture(self) -> np.ndarray:
         """(C, H, W): the picture to be denoised, without its padding."""
         return self.y if self.inside is None else self.y[(..., *self.inside)]
+
+    @property
+    def shown(self) -> "Shown":
+        """What makes a picture of a restored image."""
+        return Shown(self.inside or (slice(None), slice(None)), self.turn, self.is_grey)
+
+
+class Shown(NamedTuple):
+    """Makes pictures of restored images: without their padding, upright, grey where they should be."""
+
+    inside: tuple[slice, slice]
+    turn: int
+    is_grey: bool
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """(..., C, h, w) of images (..., C, H, W)."""
+        images = turned(images[(..., *self.inside)], self.turn)
+        return images.mean(axis=-3, keepdims=True) if self.is_grey else images
 
 
 def prepare(
@@ -105,6 +128,8 @@ def measure(
     A sigma that nobody named is by `unnamed_sigma`. Raises InputError.
     """
     photo, task, damage, because = settled.photo, settled.task, settled.damage, settled.because
+    if task == "jpeg":
+        return _compressed(settled, image_shape, fit)
     if task == "outpaint" and damage.keep is None and photo.missing is None:
         photo = _centred(photo, image_shape)
     if damage.border == "valid" and damage.kernel is not None and photo.size == image_shape[:0:-1]:
@@ -145,6 +170,36 @@ def _noise(sigma: float, found: float | None, is_clean: bool) -> str:
     if is_clean:
         return f", and its noise is {levels}, below {127.5 * CLEAN:g}: nothing was found wrong"
     return f"; sigma {sigma:.3f} estimated, {levels}"
+
+
+def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> Measurement:
+    """The measurement that a JPEG file is, of an image of its whole units as it is stored."""
+    photo, sigma = settled.photo, settled.damage.sigma
+    if fit is not None:
+        raise InputError("a JPEG's blocks lie as its file has them, so it is restored at its own size; leave --fit out")
+    if photo.missing is not None:
+        raise InputError("a JPEG loses no pixels; restore it first, and then what is missing from the result")
+    source = _jpeg_of(photo)
+    file, operator = source.file, source.file.operator(image_shape[0])
+    if operator.image_shape != image_shape:
+        raise InputError(f"a JPEG of {file.size[0]}x{file.size[1]} is restored at its own size, and not at another")
+    luma = round(float(np.mean(file.components[0].table)))
+    because = f"{settled.because}; its tables have steps of {luma} on average"
+    inside = slice(0, file.size[1]), slice(0, file.size[0])
+    y = file.measurement(operator)
+    is_grey = len(file.components) == 1
+    sigma = JPEG_SIGMA if sigma is None else sigma
+    return Measurement(operator, y, sigma, "jpeg", because, inside, turn=source.turn, is_grey=is_grey)
+
+
+def _jpeg_of(photo: Photo) -> JpegSource:
+    """The file of a photo that is restored as a JPEG. Raises InputError where it came from none."""
+    if photo.jpeg is None:
+        raise InputError(
+            "the task jpeg undoes what a JPEG file's own tables did, and this picture is none; give the .jpg as it was "
+            "first saved"
+        )
+    return photo.jpeg
 
 
 def whole_operator(task: str, shape: Shape, damage: Damage) -> Linear:
@@ -313,6 +368,8 @@ def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, f
     channels, least = prior_shape[0], prior_shape[1:]
     if not damage.is_picture:
         return Sizing(prior_shape, fit)
+    if damage.task == "jpeg":
+        return _size_of_jpeg(photo, prior_shape, any_size, fit)
     if fit in ("crop", "resize"):
         if any_size:
             raise InputError("this prior takes a picture at its own size; leave --fit out")
@@ -332,6 +389,17 @@ def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, f
         return Sizing((channels, height, width), None)
     high, wide = (max(n, -(-side // scale) * scale) for n, side in zip((height, width), least, strict=True))
     return Sizing((channels, high, wide), None if (high, wide) == (height, width) else "pad")
+
+
+def _size_of_jpeg(photo: Photo, prior_shape: Shape, any_size: bool, fit: str | None) -> Sizing:
+    """The size of a JPEG's whole units, as it is stored. Raises InputError where the prior's images are larger."""
+    shape = _jpeg_of(photo).file.operator(prior_shape[0]).image_shape
+    if not any_size and (shape[1] < prior_shape[1] or shape[2] < prior_shape[2]):
+        raise InputError(
+            f"this prior's images are {prior_shape[2]}x{prior_shape[1]} and the JPEG is {photo.size[0]}x"
+            f"{photo.size[1]}; take a prior of any size, such as photo"
+        )
+    return Sizing(shape, fit)
 
 
 def _is_whole(photo: Photo, damage: Damage, least: tuple[int, ...]) -> bool:

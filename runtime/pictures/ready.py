@@ -43,8 +43,7 @@ class Ready:
         """
         if self.aligned is not None:
             return self.aligned.paste(images)
-        inside = self.measurement.inside
-        return images[0] if inside is None else images[0][(..., *inside)]
+        return self.measurement.shown(images[0])
 
     @property
     def left_missing(self) -> np.ndarray | None:

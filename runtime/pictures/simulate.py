@@ -1,5 +1,7 @@
 """A measurement simulated from a clean photograph."""
 
+import io
+
 import numpy as np
 
 from ...engines import InputError
@@ -7,6 +9,7 @@ from ..operators import Operator, Shape
 from ..sampling.noise import Use, generator, normal
 from .damage import SIGMA, TASK_FIELDS, Damage, boxed_pixels, refuse_unread
 from .decoding import Photo
+from .images import to_picture
 from .measurement import whole_operator, without
 
 
@@ -18,6 +21,8 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
     """
     if damage.task is None:
         raise InputError(f"say what to do to the picture: --task {'|'.join(TASK_FIELDS)}")
+    if damage.task == "jpeg":
+        raise InputError("what JPEG does to a picture is a file: its name must end in .jpg")
     if damage.border == "taper":
         raise InputError("--border taper is for restoring a photograph; damage one with circular, mirror or valid")
     if damage.task == "denoise" and damage.sigma is None:
@@ -38,3 +43,20 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
         operator.measurement_shape, seed, 0, Use.MEASUREMENT
     )
     return operator.observed(y), operator.missing, operator
+
+
+def compress(photo: Photo, damage: Damage) -> bytes:
+    """The JPEG file of a photo at `damage.quality`: libjpeg's tables, chroma of half the resolution (4:2:0).
+
+    Raises InputError for a quality that is none, noise, and pixels that are missing.
+    """
+    refuse_unread("jpeg", damage)
+    if damage.quality is None or not 1 <= damage.quality <= 100:
+        raise InputError(f"say how far to compress: --quality, 1 to 100; got {damage.quality}")
+    if damage.sigma is not None:
+        raise InputError("a JPEG's only noise is its rounding; leave --noise and --sigma out")
+    if photo.missing is not None:
+        raise InputError("the picture has transparent pixels, which a JPEG cannot have; flatten it")
+    picture, file = to_picture(photo.pixels), io.BytesIO()
+    picture.save(file, "JPEG", quality=damage.quality, subsampling="4:2:0", **photo.metadata.for_picture(picture))
+    return file.getvalue()

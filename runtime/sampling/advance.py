@@ -27,6 +27,7 @@ from .equations import (
     probability_flow_step,
     residual_gradient,
     resolvent_transition,
+    splitting_step,
 )
 from .psnr import decibels, mean_square
 from .restoration import Group, Move, Restoration
@@ -101,6 +102,11 @@ def move(
             for operator, y, rows in groups
         ]
         return _joined(steps), x0hat
+    if kind is Move.SPLITTING:
+        parts_of = (
+            splitting_step(one.operator, one.y, x0hat[one.rows], sigma[one.rows], c.rows(one.rows)) for one in groups
+        )
+        return _joined([*parts_of]), x0hat
     assert z is not None  # every other move draws
     if kind.pulls:
         parts = [residual_gradient(one.operator, one.y, x0hat[one.rows], sigma[one.rows]) for one in groups]

@@ -57,13 +57,25 @@ def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
 
 
 def measured_flow_step(operator: Linear, y: Array, x: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
-    """The probability flow's step with an x0hat that knows y: x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat).
+    """The probability flow's step with an x0hat that knows y, `measured_mean`."""
+    return probability_flow_step(x, measured_mean(operator, y, x0hat, sigma, c), c)
 
-    s^2 = (1 - abar) / abar stands for the variance of x0 given x_t: it is the mean of N(x0hat, s^2) given y.
+
+def splitting_step(operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
+    """x_{t-1} = sqrt(abar') E[x0 | y], of N(x0hat, s^2): half-quadratic splitting, whose denoiser is the network.
+
+    Zhang et al. (2021), eq. 6 and 7. It draws nothing, and of x_t it keeps nothing.
+    """
+    return c.abar_prev**0.5 * measured_mean(operator, y, x0hat, sigma, c)
+
+
+def measured_mean(operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
+    """E[x0 | y] of a prior N(x0hat, s^2 I): x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat).
+
+    s^2 = (1 - abar) / abar stands for the variance of x0 given x_t.
     """
     variance = (1 - c.abar) / c.abar
-    gain = operator.AT(operator.resolvent(y - operator.A(x0hat), sigma, variance))
-    return probability_flow_step(x, x0hat + variance * gain, c)
+    return x0hat + variance * operator.AT(operator.resolvent(y - operator.A(x0hat), sigma, variance))
 
 
 def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...engines import InputError
-from ..operators import Denoise, Linear, Operator
+from ..operators import Denoise, Jpeg, Linear, Operator
 from .choices import check_kinds
 from .plain_estimate import expected_error
 from .switch import POSTER_THRESHOLD, Switch
@@ -48,6 +48,9 @@ the image; at least UNSEEN_RATIO times the error where the operator does not see
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
 FLOW_RATIO = 0.8
 """That of the probability flow for fidelity, to the expected error over the image."""
+JPEG_NOISE, JPEG_UNIT_ERROR = 0.15, 0.31
+"""The deviation that a JPEG's decoded picture is taken to have at the first step, at least. For detail, noise of
+(error / JPEG_UNIT_ERROR)^2 is drawn, its expected error over the image. Chosen on tune-20 (docs/method.md)."""
 FRUGAL_POWER, FLOW_POWER = 2.0, 0.5
 """How noise levels are spaced: evenly in this root of the noise's deviation. `frugal`'s, and the flow's."""
 SAMPLED = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
@@ -115,8 +118,11 @@ class Guidance:
         return [name for name in SAMPLED if getattr(self, name) is not None]
 
     def aim_with(self, operator: Operator) -> str | None:
-        """The aim that no method serves: any of a denoising, or fidelity. None is a method. Raises InputError."""
-        if isinstance(operator, Denoise):
+        """The aim that no method serves: any of a denoising or a JPEG, or fidelity; None is a method.
+
+        Raises InputError.
+        """
+        if isinstance(operator, Denoise | Jpeg):
             return self.aim or (None if self.sampled else next(iter(AIMS)))
         if self.aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
@@ -142,7 +148,10 @@ class Guidance:
         """The deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
         if self.aim_with(operator) is not None and isinstance(operator, Denoise):
             return self.noise
-        if self.aim_with(operator) is None and self.method_with(operator) != "frugal":
+        aim = self.aim_with(operator)
+        if aim is not None and isinstance(operator, Jpeg):
+            return max(JPEG_NOISE, self.noise_with(operator))
+        if aim is None and self.method_with(operator) != "frugal":
             return None
         assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
         error = expected_error(operator, self.noise)
@@ -151,6 +160,15 @@ class Guidance:
         unseen, noise = 1 - operator.measured / math.prod(operator.image_shape), self.noise**2
         there = (max(error**2 - (1 - unseen) * noise, 0) / unseen) ** 0.5 if unseen > 0 else error
         return min(MOST_NOISE, max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * there))
+
+    def noise_with(self, operator: Operator) -> float:
+        """The deviation of the noise that is drawn and added to a plain estimate, on [-1, 1]."""
+        aim = self.aim_with(operator)
+        if aim is not None and isinstance(operator, Denoise):
+            return 0.0
+        if aim is not None and isinstance(operator, Jpeg):
+            return 0.0 if aim == "fidelity" else (expected_error(operator, self.noise) / JPEG_UNIT_ERROR) ** 2
+        return self.start_with(operator) or 0.0
 
     def method_with(self, operator: Operator) -> str:
         """The method that restores `operator` from noise: `frugal`, or DPS where it is not linear, if none is named.
@@ -181,8 +199,9 @@ class Guidance:
             if not 0 <= value <= last < 2**64:
                 raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
         aim, steps, start = self.aim_with(operator), self.steps_with(operator), self.start_with(operator)
+        noise = self.noise_with(operator)
         if aim is not None:
-            return Settled(None, steps, start, FLOW_POWER, Switch(0, 0), None, None, None, 1, aim)
+            return Settled(None, steps, start, FLOW_POWER, Switch(0, 0), None, None, None, 1, aim, noise)
         method = self.method_with(operator)
         zeta, lam = self._constants(operator, method)
         every = self.every
@@ -193,7 +212,7 @@ class Guidance:
         if method == "frugal" and not self._takes_gradients(operator):
             switch = Switch(steps, steps)
         sparse = stride if method == "frugal" else None
-        return Settled(method, steps, start, FRUGAL_POWER, switch, zeta, lam, sparse, stride, None)
+        return Settled(method, steps, start, FRUGAL_POWER, switch, zeta, lam, sparse, stride, None, noise)
 
     def _takes_gradients(self, operator: Operator) -> bool:
         """Whether `frugal` does: where it is asked to, and unless for the fastest preset, where A leaves pixels unseen.
@@ -237,4 +256,6 @@ class Settled(NamedTuple):
     stride: int
     """Steps between the estimates that the switch compares."""
     aim: str | None
-    """Of AIMS, where the steps are the probability flow's; None is a method's."""
+    """Of AIMS, where the steps are the probability flow's or a splitting's; None is a method's."""
+    noise: float
+    """Deviation of the noise that is drawn and added to the estimate; 0 where that is taken to have it."""

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from PIL import Image
 
-from ..operators import Denoise, Inpaint, Linear, Shape
+from ..operators import Denoise, Inpaint, Jpeg, Linear, Shape
 
 DECAY, CONTRAST, COLOUR = 1.2, 0.45, 0.5
 """Of what stands for a photograph: its amplitudes fall as 1 / frequency^DECAY, its values have the deviation CONTRAST
@@ -24,12 +24,14 @@ TINY = 1e-6
 def plain_estimate(operator: Linear, y: np.ndarray, sigma: float) -> np.ndarray:
     """Return an image (C, H, W) that y (c, h, w), of noise `sigma`, may be of.
 
-    It is y itself, y with its holes filled, y enlarged, or for any other operator least squares with a ridge,
-    A^T (rho^2 I + A A^T)^-1 y with rho = max(sigma, RIDGE).
+    It is y itself, y with its holes filled, y enlarged, y decoded, or for any other operator least squares with a
+    ridge, A^T (rho^2 I + A A^T)^-1 y with rho = max(sigma, RIDGE).
     """
     channels, height, width = operator.image_shape
     if isinstance(operator, Denoise):
         return y
+    if isinstance(operator, Jpeg):
+        return operator.decoded(y)
     if isinstance(operator, Inpaint):
         assert operator.missing is not None
         return filled(y, operator.missing)
@@ -48,10 +50,15 @@ def expected_error(operator: Linear, sigma: float) -> float:
     It is the one that it has of `stand_in`, measured with noise `sigma`; found once for each operator and sigma.
     """
     known = _errors.setdefault(operator, {})
+    if sigma not in known and isinstance(operator, Jpeg):
+        operator = operator.at(SIDE, SIDE)  # all that `stand_in` is
     if sigma not in known:
         image = stand_in(operator.image_shape)
-        noise = np.random.default_rng(1).standard_normal(operator.measurement_shape, np.float32)
-        y = operator.observed(np.asarray(operator.A(image[None])[0]) + np.float32(sigma) * noise)
+        if isinstance(operator, Jpeg):
+            y = operator.rounded(image)
+        else:
+            noise = np.random.default_rng(1).standard_normal(operator.measurement_shape, np.float32)
+            y = operator.observed(np.asarray(operator.A(image[None])[0]) + np.float32(sigma) * noise)
         known[sigma] = float(np.sqrt(np.mean(np.square(plain_estimate(operator, y, sigma) - image))))
     return known[sigma]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...engines import Array
-from ..operators import Denoise, Operator
+from ..operators import Denoise, Jpeg, Operator
 from .noise import Use, generator, normal
 from .schedule import Schedule
 from .switch import Switch
@@ -44,6 +44,7 @@ class Move(Enum):
     CLOSED_FORM = "closed_form"
     FLOW = "probability_flow_step"
     MEASURED_FLOW = "measured_flow_step"
+    SPLITTING = "splitting_step"
 
     @property
     def pulls(self) -> bool:
@@ -53,7 +54,7 @@ class Move(Enum):
     @property
     def draws(self) -> bool:
         """Whether it takes noise."""
-        return self not in (Move.FLOW, Move.MEASURED_FLOW)
+        return self not in (Move.FLOW, Move.MEASURED_FLOW, Move.SPLITTING)
 
 
 @dataclass
@@ -116,7 +117,10 @@ class Restoration:
     def move(self) -> Move:
         """What makes the next step."""
         if self.aim is not None:
-            return Move.FLOW if isinstance(self.operator, Denoise) else Move.MEASURED_FLOW
+            if isinstance(self.operator, Denoise):
+                return Move.FLOW
+            is_drawn = self.aim != "fidelity" or not isinstance(self.operator, Jpeg)
+            return Move.MEASURED_FLOW if is_drawn else Move.SPLITTING
         if self.method in ("dps", "hybrid", "dmps"):
             return Move.DPS if self.phase is Phase.GRADIENT else Move.DMPS
         due = self.phase is Phase.GRADIENT and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0

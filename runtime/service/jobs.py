@@ -16,7 +16,7 @@ import numpy as np
 from ...engines import FrugalError
 from ..pictures.decoding import Metadata
 from ..pictures.images import encode_png, to_picture
-from ..pictures.measurement import Measurement
+from ..pictures.measurement import Measurement, Shown
 from ..pictures.settings import png_settings, record
 from ..pool.scheduler import Moved
 from ..result import Result
@@ -38,8 +38,8 @@ class Job:
     sigma: float
     metadata: Metadata
     """Of the picture that was sent."""
-    inside: tuple[slice, slice]
-    """Its rows and columns of what is restored: all, but for a padded one."""
+    shown: Shown
+    """Makes its picture of what is restored."""
     options: Mapping[str, Any]
     """Those of `frugal-rt restore` that ask for the same."""
     files: Mapping[str, Sequence[str]]
@@ -87,7 +87,7 @@ class Job:
             because=measurement.because,
             sigma=measurement.sigma,
             metadata=metadata,
-            inside=measurement.inside or (slice(None), slice(None)),
+            shown=measurement.shown,
             options=options,
             files=files,
             notes=notes,
@@ -164,7 +164,7 @@ class Job:
             about |= {"left": moved.left, "steps": moved.steps, "phase": moved.phase}
             about["settled"] = moved.settled if math.isfinite(moved.settled) else None
             if preview and moved.x0hat is not None:
-                png = encode_png(to_picture(np.asarray(moved.x0hat[(..., *self.inside)])))
+                png = encode_png(to_picture(self.shown(np.asarray(moved.x0hat))))
                 about["preview"] = "data:image/png;base64," + base64.b64encode(png).decode()
         if self.error is not None:
             about["error"] = sentence(self.error)
@@ -188,7 +188,7 @@ class Job:
     def _encode(self, result: Result) -> bytes:
         params = record(self.options, result.settings["weights_sha256"], self.files)
         settings = png_settings(result.settings, result.k, self.task, self.options.get("fit"), params)
-        return encode_png(to_picture(result.image[(..., *self.inside)]), settings, self.metadata)
+        return encode_png(to_picture(self.shown(result.image)), settings, self.metadata)
 
 
 def facts(result: Result) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frugal_rt.runtime.pictures.images import SETTINGS_KEY
+from frugal_rt.runtime.pictures.images import SETTINGS_KEY, read_photo
 
-from ..commands import frugal
+from ..commands import frugal, refuses, runs
 
 RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")
 
@@ -63,3 +63,33 @@ def test_a_damage_is_named_the_same_in_both(here, task, damage, operator):
     assert f"y.npy: {task} (" in result.output
     settings = json.loads(Image.open("y.restored.png").text[SETTINGS_KEY])["operator"]
     assert operator.items() <= settings.items()
+
+
+def test_a_jpeg_is_degraded_and_restored_from_its_own_coefficients(here):
+    assert (
+        "y.jpg: jpeg, 16x16" in runs("degrade", "clean.png", "--task", "jpeg", "--quality", "20", "-o", "y.jpg").output
+    )
+    result = runs("restore", "-e", "tiny.plan", "y.jpg", "--task", "jpeg")
+    assert "jpeg (as asked; its tables have steps of" in result.output
+    settings = json.loads(Image.open("y.restored.png").text["frugal-rt"])
+    assert (settings["task"], settings["aim"], settings["operator"]["name"]) == ("jpeg", "detail", "jpeg")
+    assert settings["operator"]["sampling"] == ["2x2", "1x1", "1x1"]
+    tables = Image.open("y.jpg").quantization
+    Image.open("y.restored.png").save("again.jpg", qtables=tables, subsampling=2)
+    given, again = (read_photo(name).jpeg.file.blocks for name in ("y.jpg", "again.jpg"))
+    assert all(np.array_equal(one, other) for one, other in zip(given, again, strict=True))
+    refuses("must end in .jpg", "degrade", "clean.png", "--task", "jpeg", "--quality", "20", "-o", "y.png")
+    refuses("this picture is none", "restore", "-e", "tiny.plan", "clean.png", "--task", "jpeg", "-o", "z.png")
+    refuses(
+        "--quality does not go",
+        "degrade",
+        "clean.png",
+        "--task",
+        "denoise",
+        "--noise",
+        "3",
+        "--quality",
+        "9",
+        "-o",
+        "y.png",
+    )

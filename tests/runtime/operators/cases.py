@@ -7,6 +7,7 @@ from array_api_compat import array_namespace
 
 from frugal_rt import operators
 from frugal_rt.runtime.operators import Decomposable, Partial, Shape
+from frugal_rt.runtime.operators.jpeg import Component, unit_size
 from frugal_rt.runtime.operators.kernels import valid_part
 
 
@@ -43,6 +44,15 @@ def random_rows(columns: int, rows: int, seed: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, columns)) / columns**0.5
 
 
+def jpeg(shape: Shape, *sampling: tuple[int, int], colour: str = "ycbcr") -> operators.Jpeg:
+    """A JPEG of the fewest whole units that hold `shape`, with tables of no symmetry."""
+    tables = np.random.default_rng(11).integers(2, 40, (len(sampling), 8, 8))
+    components = [Component(*factors, table) for factors, table in zip(sampling, tables, strict=True)]
+    height, width = unit_size(components)
+    whole = -(-shape[1] // height) * height, -(-shape[2] // width) * width
+    return operators.Jpeg((len(sampling), *whole), components, colour)
+
+
 BUILDERS: dict[str, Callable[[Shape], Decomposable]] = {
     "denoise": operators.Denoise,
     "inpaint": lambda s: operators.Inpaint(s, spots(s)),
@@ -76,6 +86,12 @@ BUILDERS: dict[str, Callable[[Shape], Decomposable]] = {
     "valid separable": lambda s: operators.valid_blur(s, cut_gaussian(0.6)),
     "blur, masked": lambda s: operators.MaskedMatrix(s, operators.Circular((1, *s[1:]), lopsided()), spots(s)),
     "bicubic, masked": lambda s: masked_matrix(s, operators.Bicubic((1, *s[1:]), 2)),
+    "jpeg 4:4:4": lambda s: jpeg(s, (1, 1), (1, 1), (1, 1)),
+    "jpeg 4:2:0": lambda s: jpeg(s, (2, 2), (1, 1), (1, 1)),
+    "jpeg 4:2:2": lambda s: jpeg(s, (2, 1), (1, 1), (1, 1)),
+    "jpeg 4:4:0": lambda s: jpeg(s, (1, 2), (1, 1), (1, 1)),
+    "jpeg of RGB": lambda s: jpeg(s, (1, 1), (1, 1), (1, 1), colour="plain"),
+    "jpeg, grey": lambda s: jpeg(s, (1, 1), colour="plain"),
     "separable": lambda s: operators.Separable(
         s, np.random.default_rng(1).normal(size=(s[1] // 2, s[1])), np.random.default_rng(2).normal(size=(s[2], s[2]))
     ),

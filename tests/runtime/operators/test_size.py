@@ -12,6 +12,7 @@ import torch
 
 from frugal_rt import InputError, operators
 from frugal_rt.runtime.operators import Operator, Partial, Shape, dense
+from frugal_rt.runtime.operators.jpeg import Component
 from frugal_rt.runtime.operators.kernels import parse_kernel
 from frugal_rt.runtime.operators.separable import Valid
 from frugal_rt.runtime.pictures.damage import BORDERS, Damage
@@ -26,6 +27,7 @@ ROWS = RANDOM.integers(-1, 2, (40, 32 * 32)).astype(np.int8)
 SIDES = RANDOM.random((16, 32)), RANDOM.random((32, 32))
 CODE = 1500
 """Bytes of names, shapes and numbers."""
+TABLE = np.full((8, 8), 16)
 
 GIVEN: dict[str, tuple[Callable[[], Operator], list[np.ndarray]]] = {
     "denoise": (lambda: operators.Denoise(SHAPE), []),
@@ -46,6 +48,7 @@ GIVEN: dict[str, tuple[Callable[[], Operator], list[np.ndarray]]] = {
         [KERNEL, MISSING],
     ),
     "partial": (lambda: Partial(operators.Circular(SHAPE, KERNEL), missing=MISSING), [KERNEL, MISSING]),
+    "jpeg": (lambda: operators.Jpeg(SHAPE, [Component(1, 1, TABLE)] * 3), [TABLE]),
     "sense": (lambda: operators.WalshHadamard(SHAPE, 0.5), []),
     "separable": (lambda: operators.Separable(SHAPE, *SIDES), list(SIDES)),
     "matrix": (lambda: operators.Matrix(SHAPE, ROWS), [ROWS]),

@@ -1,13 +1,17 @@
 """Measurements of a clean picture."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from frugal_rt import InputError
-from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.decoding import Photo
-from frugal_rt.runtime.pictures.measurement import prepare
-from frugal_rt.runtime.pictures.simulate import simulate
+from frugal_rt.runtime.pictures.damage import JPEG_SIGMA, Damage
+from frugal_rt.runtime.pictures.decoding import Photo, decode_photo
+from frugal_rt.runtime.pictures.measurement import own_size, prepare
+from frugal_rt.runtime.pictures.simulate import compress, simulate
 
 from .photos import HOLE, SHAPE, photo
 
@@ -78,3 +82,69 @@ def test_random_masks_lose_their_share():
 def test_simulating_needs_to_know_what(damage, sentence):
     with pytest.raises(InputError, match=sentence):
         simulate(photo(), damage)
+
+
+@pytest.mark.parametrize("size", [(48, 32), (45, 27)])
+@pytest.mark.parametrize("turn", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_a_jpeg_is_measured_as_it_is_stored_and_shown_upright(turn, size):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)).resize(size, 2)
+    file = io.BytesIO()
+    stored.save(file, "JPEG", quality=60, exif=exif)
+    upright = decode_photo(file.getvalue(), "a.jpg")
+    sizing = own_size(upright, Damage(task="jpeg"), SHAPE, any_size=True)
+    assert sizing.image_shape == (3, 32, 48)
+    job = prepare(upright, sizing.image_shape, Damage(task="jpeg"))
+    assert (job.task, job.sigma) == ("jpeg", JPEG_SIGMA)
+    found = job.shown(np.clip(job.operator.decoded(job.y), -1, 1)[None])[0]
+    assert found.shape == upright.pixels.shape
+    assert np.abs(found - upright.pixels).mean() < 0.02
+
+
+def test_a_grey_jpeg_is_restored_grey():
+    grey = Photo(photo(32, 32).pixels[:1])
+    file = decode_photo(compress(grey, Damage(task="jpeg", quality=50)), "a.jpg")
+    job = prepare(file, (3, 32, 32), Damage(task="jpeg"))
+    assert job.operator.measurement_shape == (192, 4, 4)
+    assert job.shown(np.zeros((1, 3, 32, 32))).shape == (1, 1, 32, 32)
+
+
+def test_a_compressed_photo_is_a_measurement_of_it():
+    clean = photo(32, 32)
+    file = decode_photo(compress(clean, Damage(task="jpeg", quality=20)), "a.jpg")
+    job = prepare(file, (3, 32, 32), Damage(task="jpeg"))
+    apart = job.operator.A(np.rint(127.5 * clean.pixels + 127.5)[None] / 127.5 - 1)[0] - job.y
+    assert np.mean(np.abs(apart) > 0.5) < 0.01
+    assert job.shown(np.zeros((3, 32, 32))).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (Damage(task="jpeg"), "--quality, 1 to 100; got None"),
+        (Damage(task="jpeg", quality=0), "got 0"),
+        (Damage(task="jpeg", quality=50, sigma=0.1), "only noise is its rounding"),
+        (Damage(task="jpeg", quality=50, scale=2), "--scale does not go with jpeg"),
+    ],
+)
+def test_what_cannot_be_compressed_is_said(damage, said):
+    with pytest.raises(InputError, match=said):
+        compress(photo(32, 32), damage)
+
+
+def test_what_is_no_jpeg_of_its_own_size_is_refused():
+    damage = Damage(task="jpeg")
+    with pytest.raises(InputError, match="this picture is none"):
+        own_size(photo(32, 32), damage, SHAPE, any_size=True)
+    file = decode_photo(compress(photo(32, 32), Damage(task="jpeg", quality=50)), "a.jpg")
+    with pytest.raises(InputError, match="leave --fit out"):
+        prepare(file, (3, 32, 32), damage, "crop")
+    with pytest.raises(InputError, match="prior of any size"):
+        own_size(file, damage, (3, 64, 64), any_size=False)
+    with pytest.raises(InputError, match="at its own size"):
+        prepare(file, (3, 64, 64), damage)
+    with pytest.raises(InputError, match=r"must end in \.jpg"):
+        simulate(photo(32, 32), Damage(task="jpeg", quality=50))
+    with pytest.raises(InputError, match="loses no pixels"):
+        prepare(replace(file, missing=np.eye(32) > 0), (3, 32, 32), damage)

@@ -108,6 +108,6 @@ def test_a_degradation_that_is_not_linear_is_left_to_dps():
     settled = Guidance(steps=10).settle(custom)
     assert settled == Guidance(steps=10, method="dps").settle(custom)
     assert settled[:5] == ("dps", 10, None, 2.0, Switch(0, 0))
-    assert settled[5:] == (None, None, None, 2, None)
+    assert settled[5:] == (None, None, None, 2, None, 0.0)
     with pytest.raises(InputError, match="every is a setting of frugal, and the method is dps"):
         Guidance(steps=10, every=4).settle(custom)

@@ -179,3 +179,17 @@ def test_a_stop_ends_what_is_being_decoded(serve, large_and_endless):
         assert serving.stop() == 0
         assert asked.result().status_code == 504
     assert not any(process.is_running() for process in processes)
+
+
+def test_a_jpeg_is_restored_from_its_own_coefficients(serving):
+    """Stored on its side, and answered upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file, levels = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (20, 34, 3), np.uint8)
+    Image.fromarray(levels).save(file, "JPEG", quality=30, exif=exif)
+    answer = serving.post(file.getvalue(), task="jpeg")
+    assert answer.status_code == 200, answer.text
+    assert Image.open(io.BytesIO(answer.content)).size == (20, 34)
+    plain = io.BytesIO()
+    Image.fromarray(levels).save(plain, "PNG")
+    assert "this picture is none" in error(serving.post(plain.getvalue(), task="jpeg"), 422)
