@@ -31,11 +31,11 @@ def test_each_aim_has_its_move_and_detail_is_the_default(restorer):
     operator, y = compressed(30)
     moves = {}
     for aim in (None, "detail", "fidelity"):
-        (row,) = restorer.start(y, operator, Guidance(sigma=SIGMA, aim=aim))
+        (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, aim=aim))
         moves[aim] = (row.aim, row.move, len(row.schedule) <= 8)
     assert moves[None] == moves["detail"] == ("detail", Move.MEASURED_FLOW, True)
     assert moves["fidelity"] == ("fidelity", Move.SPLITTING, True)
-    (row,) = restorer.start(y, operator, Guidance(sigma=SIGMA, method="frugal"))
+    (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, method="frugal"))
     assert (row.aim, row.method) == (None, "frugal")
 
 
