@@ -464,7 +464,7 @@ class Restorer:
 
 
 def _unnamed_sigma(y: np.ndarray, operator: Operator) -> float:
-    """The sigma of a batch (B, c, h, w) where none is named: a mean over its rows, of variances; a JPEG's is its own."""
+    """The sigma of a batch (B, c, h, w) where none is named: a mean over its rows, of variances, or a JPEG's own."""
     if isinstance(operator, Jpeg):
         return JPEG_SIGMA
     found = [unnamed_sigma(one, isinstance(operator, Denoise))[0] for one in y]
