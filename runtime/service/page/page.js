@@ -310,7 +310,7 @@ function parameters() {
     const factor = width / bitmap.width;
     const guessed = !task && Number.isInteger(factor) && factor === height / bitmap.height; // super-resolution
     const fits = guessed || (bitmap.width * scale === width && bitmap.height * scale === height);
-    if (!fits && !isWhole() && !(task === "outpaint" && isSmall())) asked.fit = $("fit").value === "resize" ? "resize" : "crop";
+    if (task !== "jpeg" && !fits && !isWhole() && !(task === "outpaint" && isSmall())) asked.fit = $("fit").value === "resize" ? "resize" : "crop";
   }
   if ($("method").value) asked.method = $("method").value;
   if ($("steps").value) number("steps", $("steps").value);
@@ -389,8 +389,8 @@ function view(state) {
 /** Show what will be sent, to be painted on and changed. */
 function edit() {
   const task = $("task");
-  if (isClean() && !task.value) task.value = "inpaint";
-  task.options[0].disabled = isClean();
+  if (isClean() && ["", "jpeg"].includes(task.value)) task.value = "inpaint";
+  task.options[0].disabled = $("jpeg").disabled = isClean();
   for (const field of document.querySelectorAll("[data-for]")) field.hidden = field.dataset.for !== task.value;
   $("sized").hidden = isClean() || service.image.any_size;
   $("sigma").placeholder = isClean() ? noise() : task.value === "denoise" || !task.value ? "estimated" : "0.01";

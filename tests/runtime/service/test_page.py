@@ -183,6 +183,7 @@ def test_drop_restores_what_is_damaged(page: Page) -> None:
     page.drop(picture(24, 20, noise=20), "mine.png")
     assert "mine.png as it is, 24×20" in page.text("sends")
     page.set(steps="4")
+    page.choose("method", "hybrid")
     page.restore()
     assert page.text("status").startswith("Restored (denoise:")
     assert "4 network calls" in page.text("status")
@@ -196,6 +197,18 @@ def test_a_clean_picture_is_left_as_it_was(page: Page) -> None:
     page["restore"].click()
     page.until(lambda: page.text("status").startswith("Left as it was: nothing is missing from the picture"))
     assert page["after"].get_property("naturalWidth") == 16
+
+
+def test_an_old_jpeg_is_restored_from_its_own_coefficients(page: Page) -> None:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(picture(16, 16))).convert("RGB").save(file, "JPEG", quality=20)
+    page.drop(file.getvalue(), "old.jpg", "image/jpeg")
+    page.choose("task", "jpeg")
+    page["restore"].click()
+    page.until(lambda: page.text("status").startswith("Restored (jpeg:"))
+    assert page["after"].get_property("naturalWidth") == 16
+    page.sample()  # a clean picture, to be damaged here
+    assert page["jpeg"].get_property("disabled")
 
 
 def test_paint_and_inpaint(page: Page) -> None:
