@@ -19,7 +19,7 @@ from .decoding import photo_of
 from .images import as_mask, read_kernel, read_mask, read_matrix
 from .kinds import Named, is_named, to_array
 
-Task = Literal["denoise", "inpaint", "outpaint", "sr", "colorize", "deblur", "sense", "matrix"]
+Task = Literal["denoise", "inpaint", "outpaint", "sr", "colorize", "deblur", "sense", "matrix", "jpeg"]
 """Of `damage.TASK_FIELDS`."""
 Filter = Literal["box", "bicubic"]
 Border = Literal["mirror", "circular", "valid", "taper"]

@@ -14,6 +14,8 @@ from ..operators import Denoise, Inpaint, Jpeg, Linear, Shape
 DECAY, CONTRAST, COLOUR = 1.2, 0.45, 0.5
 """Of what stands for a photograph: its amplitudes fall as 1 / frequency^DECAY, its values have the deviation CONTRAST
 on [-1, 1], and the two axes of its colour COLOUR times that of its lightness. Chosen on tune-20 (docs/method.md)."""
+KEPT = 64
+"""Values of sigma for which an operator's expected error is kept: each picture may have another."""
 SIDE = 256
 """Pixels after which it repeats itself."""
 RIDGE = 0.05
@@ -47,9 +49,11 @@ def plain_estimate(operator: Linear, y: np.ndarray, sigma: float) -> np.ndarray:
 def expected_error(operator: Linear, sigma: float) -> float:
     """Return the root mean square error on [-1, 1] that `plain_estimate` is expected to have of a photograph.
 
-    It is the one that it has of `stand_in`, measured with noise `sigma`; found once for each operator and sigma.
+    It is the one that it has of `stand_in`, measured with noise `sigma`; KEPT are kept of an operator.
     """
     known = _errors.setdefault(operator, {})
+    if sigma not in known and len(known) == KEPT:
+        known.clear()
     if sigma not in known and isinstance(operator, Jpeg):
         operator = operator.at(SIDE, SIDE)  # all that `stand_in` is
     if sigma not in known:

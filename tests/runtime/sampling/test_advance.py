@@ -10,6 +10,7 @@ from frugal_rt.runtime.sampling.guidance import METHODS, Guidance
 from frugal_rt.runtime.sampling.restoration import Move
 
 from ..measurements import SHAPE, measurement
+from ..operators.cases import jpeg
 
 
 def test_a_dps_row_is_its_own_norm_s_not_the_batch_s(restorer, operator):
@@ -38,6 +39,7 @@ def test_rows_of_different_operators_moves_and_lengths_share_calls(restorer, fin
         ),
         (operators.Colorize(SHAPE), {"steps": 15, "lam": 0.7, "method": "dmps"}),
         (operators.SuperResolution(SHAPE, 4), {"aim": "fidelity"}),
+        (jpeg(SHAPE, (1, 1), (1, 1), (1, 1)), {"aim": "fidelity", "sigma": 0.12}),
     ]
 
     def rows():

@@ -55,21 +55,21 @@ def alone(tiny_plan: Path) -> Callable[..., np.ndarray]:
 
     def restore(png: bytes, seed: int, steps: int) -> np.ndarray:
         job = prepare(decode_photo(png, "image"), restorer.image_shape, Damage(task="denoise", sigma=0.1))
-        result = restorer.restore(job.y, job.operator, sigma=job.sigma, seed=seed, steps=steps)
+        result = restorer.restore(job.y, job.operator, sigma=job.sigma, seed=seed, steps=steps, method="closed-form")
         return np.asarray(to_picture(result.image))
 
     return restore
 
 
 def ask(serving, seed: int, steps: int, **more):
-    return serving.post(picture(seed), task="denoise", sigma=0.1, seed=seed, steps=steps, **more)
+    return serving.post(picture(seed), task="denoise", sigma=0.1, seed=seed, steps=steps, method="closed-form", **more)
 
 
 def begin(serving, seed: int = 0, steps: int = LONG, previews: bool = False) -> str:
     """The address of a job that was just taken."""
     import httpx
 
-    text = json.dumps({"task": "denoise", "sigma": 0.1, "seed": seed, "steps": steps})
+    text = json.dumps({"task": "denoise", "sigma": 0.1, "seed": seed, "steps": steps, "method": "closed-form"})
     files = {"image": picture(seed), "parameters": (None, text)}
     headers = {"Prefer": "respond-async"}
     answer = httpx.post(f"{serving.url}/v1/restore?previews={previews}", files=files, headers=headers, timeout=30)
@@ -211,7 +211,7 @@ def test_an_upload_cut_short_leaves_nothing_behind(serving):
 
 
 def test_a_client_that_hangs_up_stops_its_restoration(serving):
-    text = json.dumps({"task": "denoise", "steps": LONG})
+    text = json.dumps({"task": "denoise", "steps": LONG, "method": "closed-form"})
     from urllib.parse import quote
 
     body = picture()
