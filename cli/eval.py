@@ -25,7 +25,7 @@ from ..runtime.evaluation.suite import TASKS, choose
 from ..runtime.pictures.images import check_output, write_png
 from ..runtime.pictures.options import read_sigma
 from ..runtime.restorer import Restorer
-from ..runtime.sampling.guidance import METHODS, WORDS
+from ..runtime.sampling.guidance import METHODS, SPELLED
 from . import options, talk
 from .progress import stages, steps
 
@@ -94,7 +94,7 @@ def command(
     ours = choose(methods, list(METHODS), "method")
     for name, value in settings.items():
         if value is not None and not any(name in METHODS[method] for method in ours):
-            raise click.UsageError(f"--{WORDS.get(name, name)} is a setting of none of --methods {methods}")
+            raise click.UsageError(f"--{SPELLED.get(name, name)} is a setting of none of --methods {methods}")
     target = None if json_ is None else check_output(json_, force, (".json",))
     asked = {"steps": steps_, **{name: value for name, value in settings.items() if value is not None}}
     with stages() as on_stage:

@@ -16,7 +16,7 @@ from ..runtime.pictures import settings
 from ..runtime.pictures.formats import PICTURES, read_settings
 from ..runtime.pictures.images import read_bytes
 from ..runtime.restorer import Restorer
-from ..runtime.sampling.guidance import SAMPLED, SAMPLER
+from ..runtime.sampling.guidance import OF_METHODS, SAMPLER
 
 NOT_KEPT = (
     *("output", "kind", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),
@@ -24,8 +24,8 @@ NOT_KEPT = (
 )
 """What a restoration is asked to write, where, and on which machines and devices: the next one is asked anew."""
 META = "frugal_rt.params"
-FROM_NOISE = tuple("steps_" if name == "steps" else name for name in SAMPLED)
-ALTERNATIVES = ((("noise",), ("sigma",)), (("aim",), FROM_NOISE))
+BY_METHOD = tuple("steps_" if name == "steps" else name for name in OF_METHODS)
+ALTERNATIVES = ((("noise",), ("sigma",)), (("aim",), BY_METHOD))
 """Options, by their parameters' names, that cannot be given together: one of the first with one of the second."""
 SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP, ParameterSource.ENVIRONMENT)
 """Where options come from, the first goes before the others; --params is the second."""
@@ -183,7 +183,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _translated(options: dict[str, Any]) -> dict[str, Any]:
-    """What the options of the sampler's version 1 are called now: its hybrid is frugal, its dmps closed-form.
+    """Return what the options of the sampler's version 1 are called now: its hybrid is frugal, its dmps closed-form.
 
     With constants of the papers its two were, and are, the poster's hybrid and DMPS.
     """

@@ -231,7 +231,7 @@ def command(
     else:  # a bar on a terminal wants to know what is written beside it
         stdout = None if sys.stdout.isatty() else sys.stdout
     if not one:
-        each = f", {count} steps each" if settings.sampled else ""  # with an aim, each has its own number
+        each = f", {count} steps each" if settings.of_methods else ""  # with an aim, each has its own number
         talk.note(f"{len(targets.paths)} pictures by {name}{each}")
 
     advised: list[str] = []

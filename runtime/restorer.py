@@ -17,7 +17,17 @@ from ..engines.tiled import Tiled
 from .operators import Denoise, Jpeg, Linear, Operator, Shape
 from .pictures.calls import Call
 from .pictures.damage import JPEG_SIGMA
-from .pictures.kinds import Named, Output, Range, TensorT, scaled, signed_measurement, to_array, warn_of_unsigned
+from .pictures.kinds import (
+    Named,
+    Output,
+    Range,
+    TensorT,
+    scaled,
+    signed_measurement,
+    signed_sigma,
+    to_array,
+    warn_of_unsigned,
+)
 from .pictures.noise_level import unnamed_sigma
 from .pictures.options import Options
 from .result import Result
@@ -38,7 +48,7 @@ ROUNDING = 1e-3
 BEYOND = 1e-6
 """The share of a picture's values that may lie beyond 6 deviations of its noise: of large ones, a few do by chance."""
 SCHEDULES = 64
-"""Schedules kept that begin at a noise of their own: each picture may have another."""
+"""Schedules kept, so that what is made for one serves again: each picture may begin at a noise of its own."""
 
 
 class Restorer:
@@ -53,8 +63,7 @@ class Restorer:
         self.plan = plan
         self.engine = engine
         self._step_seconds: dict[tuple[int, bool], float] = {}
-        self._schedules: dict[int, Schedule] = {}
-        self._schedule_below = lru_cache(SCHEDULES)(partial(Schedule.below, plan.manifest["schedule"]))
+        self._schedule = lru_cache(SCHEDULES)(partial(Schedule.of, plan.manifest["schedule"]))
         self._untiled: Restorer | None = None
         """The one of single tiles, where this one's images are larger."""
         self._sized: Restorer | None = None
@@ -246,7 +255,7 @@ class Restorer:
         y = to_array(y, "the measurement")
         if range is not None:
             y = signed_measurement(y, operator, range)
-            sigma = None if sigma is None else 2 * sigma / (range[1] - range[0])
+            sigma = None if sigma is None else signed_sigma(sigma, range)
         elif math.isfinite(operator.peak):
             warn_of_unsigned(y, "the measurement", depth=1)
         asked = Guidance(
@@ -274,7 +283,7 @@ class Restorer:
         batch: int | None = None,
         on_step: Callable[[StepEvent], object] | None = None,
     ) -> list[Result]:
-        """What several calls of `_begin` began, brought to its end together: a Result for each.
+        """Bring what several calls of `_begin` began to its end together: a Result for each.
 
         Their images are batches, and seconds a share by rows. Arguments as `restore` takes them. Raises DivergedError.
         """
@@ -361,10 +370,7 @@ class Restorer:
         settled = asked.settle(operator, len(images))
         if settled.method is not None:
             check_steps(settled.steps, train_betas(self.plan.manifest["schedule"]))
-        if settled.start is None:
-            schedule = self._schedule(settled.steps)
-        else:
-            schedule = self._schedule_below(settled.start, settled.steps, settled.power)
+        schedule = self._schedule(settled.steps, settled.start, settled.power)
         return [
             Restoration(
                 operator=operator,
@@ -455,12 +461,6 @@ class Restorer:
             asked = Guidance(sigma=1.0, steps=TRIALS + 1, method="dps" if gradient else "closed-form")
             self._step_seconds[batch, gradient] = step_seconds(self._begin(y, plain, asked), self.engine)
         return self._step_seconds[batch, gradient]
-
-    def _schedule(self, steps: int) -> Schedule:
-        """The same one for the same number of steps, so that what is made for it serves again."""
-        if steps not in self._schedules:
-            self._schedules[steps] = Schedule.respaced(self.plan.manifest["schedule"], steps)
-        return self._schedules[steps]
 
 
 def _unnamed_sigma(y: np.ndarray, operator: Operator) -> float:

@@ -1,4 +1,4 @@
-"""What a restoration gives: the image, and how it came about."""
+"""The result of a restoration: the image, and how it came about."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Result(Generic[Picture]):
     """
 
     image: Picture
-    """Of `Restorer.restore` an array (B, C, H, W) or (C, H, W), float32 on [-1, 1] or the range that was named; of a
+    """From `Restorer.restore` an array (B, C, H, W) or (C, H, W), float32 on [-1, 1] or the range that was named; of a
     call a picture of the caller's kind."""
     k: tuple[int, ...]
     """For each row, the steps that were left at the switch, which took no gradient: 0 with dps, T with dmps."""
@@ -63,7 +63,7 @@ class Result(Generic[Picture]):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What it cost, for scripts: k, forwards and gradients of each row, and the seconds of all, in JSON's types."""
+        """The cost, for scripts: k, forwards and gradients of each row, and the seconds of all, in JSON's types."""
         return {
             "k": list(self.k),
             "forwards": list(self.forwards),
@@ -73,7 +73,7 @@ class Result(Generic[Picture]):
 
     @classmethod
     def of_pictures(cls, call: Call, results: "Sequence[Result[np.ndarray]]") -> "Result[Any]":
-        """What a call of a restorer gives, of a result for each of `Call.due`."""
+        """Make what a call of a restorer gives, of a result for each of `Call.due`."""
         left, of_each = iter(results), []
         for one in call.ready:
             of_each.append([] if one.measurement.is_clean else [next(left) for _ in one.measurements])

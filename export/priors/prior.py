@@ -36,7 +36,7 @@ OF_LATENTS = (
     *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"),
 )
 LATENT_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
-"""What those mean where a config does not say its betas: those of latent diffusion."""
+"""The values they mean where a config does not say its betas: those of latent diffusion."""
 UNET_FIELDS = {
     *("sample_size", "in_channels", "out_channels", "center_input_sample", "time_embedding_type", "time_embedding_dim"),
     *("freq_shift", "flip_sin_to_cos", "down_block_types", "mid_block_type", "up_block_types", "block_out_channels"),
@@ -44,7 +44,7 @@ UNET_FIELDS = {
     *("dropout", "act_fn", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups", "norm_eps"),
     *("resnet_time_scale_shift", "add_attention", "class_embed_type", "num_class_embeds", "num_train_timesteps"),
 }
-"""Of UNet2DModel's config. All shape the network that diffusers builds, which is what is exported."""
+"""Fields of UNet2DModel's config. All shape the network that diffusers builds, which is what is exported."""
 OTHER_PIPELINES = ("LDMPipeline", "ScoreSdeVePipeline", "KarrasVePipeline", "ConsistencyModelPipeline")
 """diffusers' pipelines of a UNet2DModel that is no prior of pixels on a schedule of betas."""
 AUTOENCODERS = ("vae", "vqvae", "movq")

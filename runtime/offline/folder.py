@@ -146,7 +146,7 @@ class Order:
     tile: tuple[int, int] | None = None
     """Height and width of the tiles, to repeat what was run in such."""
     frame: int | None = None
-    """Which frame or page of each file, from 1; None is the first."""
+    """The frame or page of each file, from 1; None is the first."""
 
 
 class FolderRestorer:

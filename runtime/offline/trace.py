@@ -43,10 +43,10 @@ class Explanation:
 
 
 def explain(result: Result, plan: Plan, row: int = 0) -> Explanation:
-    """What the switch of one row of `result`, restored with `plan` by a method, looked at."""
+    """Explain what the switch of one row of `result`, restored with `plan` by a method, looked at."""
     steps = result.settings["steps"]
     config, start = plan.manifest["schedule"], result.settings["start"]
-    schedule = Schedule.respaced(config, steps) if start is None else Schedule.below(config, start, steps, FRUGAL_POWER)
+    schedule = Schedule.of(config, steps, start, FRUGAL_POWER)
     k = result.k[row]
     seen = [
         Seen(left, int(schedule.timesteps[left]), psnr, (Phase.GRADIENT if left > k else Phase.FORWARD).value)

@@ -30,8 +30,8 @@ YCBCR = np.array(
 )
 """Y, Cb and Cr of R, G and B (JFIF: Rec. 601 of full range)."""
 ROUNDS, EDGE = 12, 0.8
-"""Of `finished`: how often pixels are rounded; and how far from the edge of their cell coefficients stay, in levels: an
-encoder rounds those of components too."""
+"""Bounds of `finished`: how often pixels are rounded; and how far from the edge of their cell coefficients stay, in
+levels: an encoder rounds those of components too."""
 FACTORS = (1, 2, 4)
 """Sampling factors that are read."""
 MOST_BLOCKS = 10

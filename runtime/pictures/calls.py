@@ -10,7 +10,7 @@ from ...engines import InputError, Plan
 from ..operators import Shape
 from ..sampling.guidance import Guidance
 from .decoding import LARGEST
-from .kinds import Kind, Made, Output, Range, check_range, read_pictures
+from .kinds import Kind, Made, Output, Range, read_pictures, signed_sigma
 from .measurement import Measurement
 from .options import check_names, guidance_of, read_damage, read_whole
 from .ready import Ready, make_ready
@@ -81,5 +81,4 @@ def _signed(options: Mapping[str, Any], range: Range | None) -> Mapping[str, Any
     """The options with sigma on the [-1, 1] scale."""
     if range is None or options.get("sigma") is None:
         return options
-    low, high = check_range(range)
-    return {**options, "sigma": 2 * options["sigma"] / (high - low)}
+    return {**options, "sigma": signed_sigma(options["sigma"], range)}

@@ -63,7 +63,7 @@ class Damage:
     grey: str | None = None
     """A name of GREY_WEIGHTS; None is rec601."""
     quality: int | None = None
-    """Of a JPEG, 1 to 100 as libjpeg has it; for simulating only."""
+    """A JPEG's quality, 1 to 100 as libjpeg has it; for simulating only."""
     sigma: float | None = None
     """On the [-1, 1] scale; of a JPEG, in steps of its quantisation."""
 

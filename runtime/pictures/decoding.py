@@ -44,7 +44,7 @@ BASELINE = (b"\xff\xc0", b"\xff\xc1")
 SAME_COLOURS = 3
 """Levels that a profile's colours may differ from sRGB's and be taken for them."""
 WHITE_IS_ZERO, UNCOMPRESSED, PLANES, SIGNED = 0, 1, 2, 2
-"""Of TIFF's tags: a photometric interpretation, a compression, a planar configuration, and a sample format."""
+"""Values of TIFF's tags: a photometric interpretation, a compression, a planar configuration, and a sample format."""
 SPACES: dict[str | None, bytes] = {"L": b"GRAY", "RGB": b"RGB "}
 """The colour space that an ICC profile of a picture of a mode names."""
 

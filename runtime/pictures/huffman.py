@@ -40,7 +40,7 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan codes: the coefficients `first` to `last` of some components, from bit `low` up."""
+    """A scan: the coefficients `first` to `last` of some components, from bit `low` up."""
 
     components: Sequence[Coefficients]
     columns: int

@@ -51,7 +51,7 @@ class JpegFile:
     blocks: tuple[np.ndarray, ...]
     """(rows, columns, 8, 8) int16 of each component, whole units; rows of a block are vertical frequencies."""
     colour: str
-    """Of the operator: "ycbcr", or "plain" for grey and for components that are R, G and B."""
+    """The operator's: "ycbcr", or "plain" for grey and for components that are R, G and B."""
 
     def operator(self, channels: int = 3) -> Jpeg:
         """The operator whose measurement the file is, of images of its whole units.
@@ -97,7 +97,7 @@ class _Part:
 
 @dataclass
 class _Reader:
-    """What the segments of a file have said so far."""
+    """The facts that the segments of a file have said so far."""
 
     name: str
     max_pixels: int

@@ -17,13 +17,13 @@ from .images import read_photo, to_picture
 
 Named: TypeAlias = str | os.PathLike[str]
 Output = Literal["pil", "array", "tensor"]
-"""What a restored picture is handed out as; None is as it was given."""
+"""The kinds that a restored picture is handed out as; None is as it was given."""
 Range: TypeAlias = tuple[float, float]
 SIGNED: Range = (-1.0, 1.0)
 
 
 class Tensor(Protocol):
-    """What a torch tensor has, as far as pictures need it; torch is not imported for it."""
+    """The methods of a torch tensor that pictures need; torch is not imported for it."""
 
     def detach(self) -> Any: ...
     def new_tensor(self, data: Any) -> Any: ...
@@ -70,8 +70,16 @@ def signed(values: np.ndarray, range: Range) -> np.ndarray:
     return np.asarray((values - np.float32(low)) * np.float32(2 / (high - low)) - 1, np.float32)
 
 
+def signed_sigma(sigma: float, range: Range) -> float:
+    """A deviation on `range` brought to [-1, 1]."""
+    low, high = check_range(range)
+    return 2 * sigma / (high - low)
+
+
 def signed_measurement(y: np.ndarray, operator: Operator, range: Range) -> np.ndarray:
-    """What `operator` measures of images on [-1, 1], by y, (B, c, h, w) or (c, h, w), of the same images on `range`.
+    """Return what `operator` measures of images on [-1, 1], by y of the same images on `range`.
+
+    Both are (B, c, h, w) or (c, h, w).
 
     y = A x, so that A (2 x - low - high) / (high - low) = (2 y - (low + high) A 1) / (high - low), where 1 is a white
     image. Raises InputError for an operator that is not linear.
@@ -110,7 +118,7 @@ class Kind:
     batched: bool = False
     channels_last: bool = False
     dtype: np.dtype[Any] | None = None
-    """Of an array; None of others."""
+    """An array's; None of others."""
     range: Range | None = None
     tensor: Any = None
     """The one that was given: what is made is of its type, and on its device."""
@@ -145,7 +153,7 @@ class Kind:
 
 
 class Made(NamedTuple):
-    """What was made of a picture."""
+    """A picture that was made, to be handed out."""
 
     image: np.ndarray
     """(C, H, W) on [-1, 1]."""

@@ -85,7 +85,7 @@ class Measurement:
 
     @property
     def shown(self) -> "Shown":
-        """What makes a picture of a restored image."""
+        """The function that makes a picture of a restored image."""
         return Shown(self.inside or (slice(None), slice(None)), self.turn, self.is_grey)
 
 

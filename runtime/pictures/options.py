@@ -20,7 +20,7 @@ from .images import as_mask, read_kernel, read_mask, read_matrix
 from .kinds import Named, is_named, to_array
 
 Task = Literal["denoise", "inpaint", "outpaint", "sr", "colorize", "deblur", "sense", "matrix", "jpeg"]
-"""Of `damage.TASK_FIELDS`."""
+"""The names in `damage.TASK_FIELDS`."""
 Filter = Literal["box", "bicubic"]
 Border = Literal["mirror", "circular", "valid", "taper"]
 Grey = Literal["mean", "rec601", "rec709"]
@@ -33,9 +33,9 @@ class Options(Settings, total=False):
     """How a picture is restored: the options of `frugal-rt restore` by their names, and its settings."""
 
     task: Task | None
-    """What was done to it. None: the picture tells, as on the command line."""
+    """The damage. None: the picture tells, as on the command line."""
     mask: Named | Image.Image | np.ndarray | Any
-    """What is missing: a file or a picture, where it is white, or an array or tensor (H, W), where it is true."""
+    """The missing pixels: a file or a picture, where it is white, or an array or tensor (H, W), where it is true."""
     hole: Size | None
     """A missing box in the middle."""
     keep: Size | None
@@ -47,11 +47,11 @@ class Options(Settings, total=False):
     kernel: Named | np.ndarray | None
     """The blur: "gaussian:2", "motion:9,30", ..., a file, or weights (h, w)."""
     border: Border | None
-    """What lies past a blurred picture's border."""
+    """The continuation of a blurred picture past its border."""
     keep_fraction: float | None
     """Share of the Walsh-Hadamard coefficients that were measured."""
     matrix: Named | np.ndarray | None
-    """What was measured: a .npy file or an array (m, C H W), or (m, H W) for each channel."""
+    """The matrix that measured it: a .npy file or an array (m, C H W), or (m, H W) for each channel."""
     grey: Grey | None
     """How colour was lost."""
     noise: float | None
@@ -61,7 +61,7 @@ class Options(Settings, total=False):
     align: bool
     """Whether the faces in it are found, and only they restored."""
     frame: int | None
-    """Which frame or page, from 1, of a file of several; None is the first."""
+    """The frame or page, from 1, of a file of several; None is the first."""
     batch: int | None
     on_step: Callable[[Any], object] | None
     """As `Restorer.restore` takes them."""

@@ -22,7 +22,7 @@ class Ready:
     image_shape: Shape
     """(C, H, W) of the images that are restored."""
     measurement: Measurement
-    """Of several faces the first one's."""
+    """The first one's, of several faces."""
     aligned: Aligned | None = None
     """The faces that are restored, where that is not all."""
 

@@ -8,13 +8,13 @@ from typing import Any, Literal, TypedDict
 from ...engines import KindError
 
 Preset = Literal["quality", "balanced", "fast"]
-"""Of `guidance.PRESETS`."""
+"""The names in `guidance.PRESETS`."""
 Aim = Literal["detail", "fidelity"]
-"""Of `guidance.AIMS`."""
+"""The names in `guidance.AIMS`."""
 StepSizes = Literal["own", "official"]
-"""Of `guidance.GUIDANCE`."""
+"""The names in `guidance.GUIDANCE`."""
 Method = Literal["frugal", "hybrid", "dps", "dmps", "closed-form"]
-"""Of `guidance.METHODS`."""
+"""The names in `guidance.METHODS`."""
 When = Literal["auto"] | int
 """When gradients end: as `Switch.parse` reads it."""
 

@@ -13,7 +13,7 @@ from .switch import POSTER_THRESHOLD, Switch
 PRESETS = {"quality": 50, "balanced": 20, "fast": 12}
 """Sampling steps T of `frugal` by name: from the most to the least. "fast" takes no gradient."""
 PRESETS_FROM_NOISE = {"quality": 100, "balanced": 50, "fast": 20}
-"""Those of the other methods."""
+"""Presets of the other methods."""
 PRESET = "balanced"
 """The one that is taken where none is named."""
 GRADIENTS = 25
@@ -53,10 +53,10 @@ JPEG_NOISE, JPEG_UNIT_ERROR = 0.15, 0.31
 (error / JPEG_UNIT_ERROR)^2 is drawn, its expected error over the image. Chosen on tune-20 (docs/method.md)."""
 FRUGAL_POWER, FLOW_POWER = 2.0, 0.5
 """How noise levels are spaced: evenly in this root of the noise's deviation. `frugal`'s, and the flow's."""
-SAMPLED = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
+OF_METHODS = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
 """The settings of a method. Where one of them is given, denoising is done by a method too."""
-WORDS = {"lam": "lambda"}
-"""What settings are called where Python cannot take the name."""
+SPELLED = {"lam": "lambda"}
+"""Settings as they are spelled where Python cannot take the name."""
 
 
 def stride_of(steps: int) -> int:
@@ -102,9 +102,11 @@ class Guidance:
             return
         if self.aim not in AIMS:
             raise InputError(f"there is no aim {self.aim!r}; choose one of {', '.join(AIMS)}")
-        if self.sampled:
-            name = self.sampled[0]
-            raise InputError(f"an aim says how to restore, and so does {WORDS.get(name, name)}; leave one of them out")
+        if self.of_methods:
+            name = self.of_methods[0]
+            raise InputError(
+                f"an aim says how to restore, and so does {SPELLED.get(name, name)}; leave one of them out"
+            )
 
     @property
     def noise(self) -> float:
@@ -113,9 +115,9 @@ class Guidance:
         return self.sigma
 
     @property
-    def sampled(self) -> list[str]:
+    def of_methods(self) -> list[str]:
         """The settings given that only a method has."""
-        return [name for name in SAMPLED if getattr(self, name) is not None]
+        return [name for name in OF_METHODS if getattr(self, name) is not None]
 
     def aim_with(self, operator: Operator) -> str | None:
         """The aim that no method serves: any of a denoising or a JPEG, or fidelity; None is a method.
@@ -123,7 +125,7 @@ class Guidance:
         Raises InputError.
         """
         if isinstance(operator, Denoise | Jpeg):
-            return self.aim or (None if self.sampled else next(iter(AIMS)))
+            return self.aim or (None if self.of_methods else next(iter(AIMS)))
         if self.aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
         return None if self.aim == "detail" else self.aim
@@ -146,16 +148,16 @@ class Guidance:
 
     def start_with(self, operator: Operator) -> float | None:
         """The deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
-        if self.aim_with(operator) is not None and isinstance(operator, Denoise):
-            return self.noise
         aim = self.aim_with(operator)
-        if aim is not None and isinstance(operator, Jpeg):
-            return max(JPEG_NOISE, self.noise_with(operator))
         if aim is None and self.method_with(operator) != "frugal":
             return None
         assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
+        if aim is not None and isinstance(operator, Denoise):
+            return self.noise
+        if aim is not None and isinstance(operator, Jpeg):
+            return max(JPEG_NOISE, self.noise_with(operator))
         error = expected_error(operator, self.noise)
-        if self.aim_with(operator) is not None:
+        if aim is not None:
             return FLOW_RATIO * error
         unseen, noise = 1 - operator.measured / math.prod(operator.image_shape), self.noise**2
         there = (max(error**2 - (1 - unseen) * noise, 0) / unseen) ** 0.5 if unseen > 0 else error
@@ -171,7 +173,7 @@ class Guidance:
         return self.start_with(operator) or 0.0
 
     def method_with(self, operator: Operator) -> str:
-        """The method that restores `operator` from noise: `frugal`, or DPS where it is not linear, if none is named.
+        """The method that restores `operator`: `frugal`, or DPS where it is not linear, if none is named.
 
         Raises InputError for a method that needs a linear operator, and for settings that it does not have.
         """
@@ -189,7 +191,7 @@ class Guidance:
         for name in ("switch", "every", "guidance", "zeta", "lam"):
             if getattr(self, name) not in (None, GUIDANCE[0]) and name not in METHODS[method]:
                 having = " and ".join(one for one, names in METHODS.items() if name in names)
-                raise InputError(f"{WORDS.get(name, name)} is a setting of {having}, and the method is {method}")
+                raise InputError(f"{SPELLED.get(name, name)} is a setting of {having}, and the method is {method}")
 
     def settle(self, operator: Operator, rows: int = 1) -> "Settled":
         """The numbers that `rows` rows with `operator` carry. Raises InputError for what cannot be had."""
@@ -242,7 +244,7 @@ class Settled(NamedTuple):
     """The numbers of a restoration. None leaves a size to the sampler; `every` is `frugal`'s alone."""
 
     method: str | None
-    """Of METHODS; None with an aim."""
+    """One of METHODS; None with an aim."""
     steps: int
     """At most, where they start from less than pure noise."""
     start: float | None
@@ -256,6 +258,6 @@ class Settled(NamedTuple):
     stride: int
     """Steps between the estimates that the switch compares."""
     aim: str | None
-    """Of AIMS, where the steps are the probability flow's or a splitting's; None is a method's."""
+    """One of AIMS, where the steps are the probability flow's or a splitting's; None is a method's."""
     noise: float
     """Deviation of the noise that is drawn and added to the estimate; 0 where that is taken to have it."""

@@ -1,6 +1,6 @@
 """A plain estimate of the image that was measured, without a prior, and how far off it is expected to be.
 
-A restoration with an aim starts from it.
+`frugal`, and a restoration with an aim, start from it.
 """
 
 from functools import cache
@@ -12,8 +12,9 @@ from PIL import Image
 from ..operators import Denoise, Inpaint, Jpeg, Linear, Shape
 
 DECAY, CONTRAST, COLOUR = 1.2, 0.45, 0.5
-"""Of what stands for a photograph: its amplitudes fall as 1 / frequency^DECAY, its values have the deviation CONTRAST
-on [-1, 1], and the two axes of its colour COLOUR times that of its lightness. Chosen on tune-20 (docs/method.md)."""
+"""Statistics of what stands for a photograph: its amplitudes fall as 1 / frequency^DECAY, its values have the deviation
+CONTRAST on [-1, 1], and the two axes of its colour COLOUR times that of its lightness. Chosen on tune-20
+(docs/method.md)."""
 KEPT = 64
 """Values of sigma for which an operator's expected error is kept: each picture may have another."""
 SIDE = 256
@@ -52,19 +53,23 @@ def expected_error(operator: Linear, sigma: float) -> float:
     It is the one that it has of `stand_in`, measured with noise `sigma`; KEPT are kept of an operator.
     """
     known = _errors.setdefault(operator, {})
-    if sigma not in known and len(known) == KEPT:
-        known.clear()
-    if sigma not in known and isinstance(operator, Jpeg):
-        operator = operator.at(SIDE, SIDE)  # all that `stand_in` is
     if sigma not in known:
-        image = stand_in(operator.image_shape)
-        if isinstance(operator, Jpeg):
-            y = operator.rounded(image)
-        else:
-            noise = np.random.default_rng(1).standard_normal(operator.measurement_shape, np.float32)
-            y = operator.observed(np.asarray(operator.A(image[None])[0]) + np.float32(sigma) * noise)
-        known[sigma] = float(np.sqrt(np.mean(np.square(plain_estimate(operator, y, sigma) - image))))
+        if len(known) == KEPT:
+            known.clear()
+        known[sigma] = _error_of_stand_in(operator, sigma)
     return known[sigma]
+
+
+def _error_of_stand_in(operator: Linear, sigma: float) -> float:
+    if isinstance(operator, Jpeg):
+        operator = operator.at(SIDE, SIDE)  # all that `stand_in` is
+    image = stand_in(operator.image_shape)
+    if isinstance(operator, Jpeg):
+        y = operator.rounded(image)
+    else:
+        noise = np.random.default_rng(1).standard_normal(operator.measurement_shape, np.float32)
+        y = operator.observed(np.asarray(operator.A(image)) + np.float32(sigma) * noise)
+    return float(np.sqrt(np.mean(np.square(plain_estimate(operator, y, sigma) - image))))
 
 
 def stand_in(shape: Shape) -> np.ndarray:

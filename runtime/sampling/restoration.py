@@ -78,9 +78,9 @@ class Restoration:
     sample: int
     x: Array
     method: str | None = "frugal"
-    """Of guidance.METHODS; None with an aim."""
+    """One of guidance.METHODS; None with an aim."""
     aim: str | None = None
-    """Of guidance.AIMS, where the steps are the probability flow's; None with a method."""
+    """One of guidance.AIMS, where the steps are the probability flow's; None with a method."""
     steps: int | None = None
     """Those asked for, of which a schedule from little noise down may have fewer."""
     start: float | None = None

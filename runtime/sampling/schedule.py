@@ -85,6 +85,11 @@ class Schedule:
     variance_type: str = "fixed_small"
 
     @classmethod
+    def of(cls, config: Mapping[str, Any], steps: int, start: float | None = None, power: float = 0.5) -> "Schedule":
+        """`steps` steps at most from noise of deviation `start` down, as `below`; as `respaced` where it is None."""
+        return cls.respaced(config, steps) if start is None else cls.below(config, start, steps, power)
+
+    @classmethod
     def respaced(cls, config: Mapping[str, Any], steps: int) -> "Schedule":
         """The training timesteps round(linspace(0, T_train - 1, steps)), betas recomputed from the kept abar.
 

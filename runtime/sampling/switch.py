@@ -34,7 +34,7 @@ class Switch:
             return cls(
                 math.floor(EARLIEST * steps), math.ceil(LATEST * steps), THRESHOLD if threshold is None else threshold
             )
-        if value in EARLIER:
+        if str(value) in EARLIER:
             raise InputError(f"switch {value!r} is said by the method now: {EARLIER[str(value)]}")
         try:
             k = int(value)

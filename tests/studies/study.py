@@ -27,16 +27,14 @@ from frugal_rt.engines.machine import cores, processor
 from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.engines.plan import WEIGHTS
 from frugal_rt.runtime.evaluation.contact_sheet import contact_sheet
-from frugal_rt.runtime.evaluation.contender import Contender, Method, OnStep, Outcome
+from frugal_rt.runtime.evaluation.contender import Contender, Method, Outcome
 from frugal_rt.runtime.evaluation.evaluate import Evaluation, Row
 from frugal_rt.runtime.evaluation.picture_set import read_pictures
 from frugal_rt.runtime.evaluation.store import Store
 from frugal_rt.runtime.evaluation.suite import TASKS, measure
-from frugal_rt.runtime.operators import Decomposable, Operator
 from frugal_rt.runtime.pictures.images import PORTRAIT, read_photo, to_picture, write_png
 from frugal_rt.runtime.sampling import schedule
-from frugal_rt.runtime.sampling.guidance import METHODS, PRESETS, Guidance
-from frugal_rt.runtime.sampling.loop import run
+from frugal_rt.runtime.sampling.guidance import METHODS, PRESETS
 from frugal_rt.runtime.sampling.psnr import psnr
 
 FIGURES = ("psnr", "lpips", "seconds")
@@ -48,34 +46,6 @@ COLOURS = {
     "dmps": "tab:blue",
     "closed-form": "tab:purple",
 }
-
-
-@dataclass(frozen=True)
-class WarmStart(Method):
-    """Begins `left` steps before the end, from the pseudo-inverse of the measurement with the noise of that step."""
-
-    left: int = 0
-
-    def restore(
-        self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
-    ) -> Outcome:
-        assert isinstance(operator, Decomposable)
-        rows = self.restorer._begin(y, operator, Guidance(sigma=sigma, seed=seed, sample=sample, **self.settings))
-        s = operator.spectrum(y)
-        seen = s > 0
-        guess = operator.V(seen * operator.Ut(y) / np.where(seen, s, 1))
-        for row, image in zip(rows, guess, strict=True):
-            abar = np.float32(row.schedule.abar[self.left - 1])
-            row.x = abar**0.5 * image + (1 - abar) ** 0.5 * row.x
-            row.step = self.left - 1
-        seconds = run(rows, self.restorer.engine, self.restorer._fastest_batch(len(rows)), on_step)
-        return Outcome(
-            np.clip(np.stack([row.x for row in rows]), -1, 1),
-            [row.k or 0 for row in rows],
-            [self.left] * len(rows),
-            [row.gradients for row in rows],
-            sum(seconds.values()),
-        )
 
 
 @dataclass(frozen=True)
@@ -276,13 +246,8 @@ def _tried(study: Study) -> list[Method]:
     """Variants of `frugal` of 50 steps."""
     plain = study.method("frugal", 50)
     made: list[Method] = [
-        WarmStart(
-            study.restorer, f"frugal, T = 50, from the pseudo-inverse {left} steps before the end", settings, left
-        )
-        for left in (40, 30, 20)
-        for settings in [plain.settings]
+        study.method("frugal", 50, f"frugal, T = 50, a gradient every {m} steps", every=m) for m in (3, 5, 10)
     ]
-    made += [study.method("frugal", 50, f"frugal, T = 50, a gradient every {m} steps", every=m) for m in (3, 5, 10)]
     for name, constants in {
         "eta at most 0.7": {"MOST_FRESH": 0.7},
         "eta up to 1": {"MOST_FRESH": 1.0},

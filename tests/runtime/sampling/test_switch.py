@@ -45,7 +45,7 @@ def test_one_threshold_does_for_any_number_of_steps_as_the_estimates_compared_st
     assert stride_of(20) == 2
 
 
-@pytest.mark.parametrize("value", ["sometimes", -1, 101, "1.5", ""])
+@pytest.mark.parametrize("value", ["sometimes", -1, 101, "1.5", "", [1], {}])
 def test_nonsense_is_refused(value):
     with pytest.raises(InputError, match=r"switch must be auto or a number of steps 0\.\.100"):
         Switch.parse(value, 100)
