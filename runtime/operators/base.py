@@ -199,6 +199,13 @@ class Linear(Operator):
     def vjp(self, x: Array, r: Array) -> Array:
         return self.AT(r)
 
+    def mean(self, y: Array, x0hat: Array, sigma: Any, variance: Any) -> Array:
+        """E[x0 | y], (B, C, H, W), of a prior N(x0hat, s^2 I) and noise N(0, sigma^2 I); `variance` is s^2.
+
+        x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat). `sigma` and `variance` are numbers or (B, 1, 1, 1).
+        """
+        return x0hat + variance * self.AT(self.resolvent(y - self.A(x0hat), sigma, variance))
+
     def gram(self, r: Array) -> Array:
         """A A^T r, (B, c, h, w)."""
         return self.A(self.AT(r))

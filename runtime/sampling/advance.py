@@ -3,7 +3,7 @@
 On a device nothing waits for it but the test of the switch: what else the host wants to know it asks for at the end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ...engines import Array, DivergedError, Engine
 from ...engines.array_api import Namespace, array_namespace
-from ..operators import Decomposable
+from ..operators import Decomposable, Jpeg, Linear
 from .captured import recording
 from .equations import (
     ancestral,
@@ -23,6 +23,7 @@ from .equations import (
     frugal_step,
     gradient_at_x_t,
     likelihood_score,
+    mean_transition,
     measured_flow_step,
     probability_flow_step,
     residual_gradient,
@@ -123,10 +124,16 @@ def move(
             return dmps_step(ancestral(x, x0hat, variance, z, c), _joined(scores), lam, c), x0hat
     draws = []
     for operator, y, rows in groups:
-        transition = ddrm_transition if isinstance(operator, Decomposable) else resolvent_transition
-        draws.append(transition(operator, y, x[rows], x0hat[rows], z[rows], sigma[rows], c.rows(rows)))
+        draws.append(_transition(operator)(operator, y, x[rows], x0hat[rows], z[rows], sigma[rows], c.rows(rows)))
     drawn = _joined(draws)
     return (frugal_step(drawn, gradient, polyak, constant, c) if kind is Move.FRUGAL else drawn), x0hat
+
+
+def _transition(operator: Linear) -> Callable[..., Array]:
+    """The closed form's draw: around the mean of what was rounded, else by the operator's basis, else without one."""
+    if isinstance(operator, Jpeg):
+        return mean_transition
+    return ddrm_transition if isinstance(operator, Decomposable) else resolvent_transition
 
 
 def _move(rows: Sequence[Restoration], engine: Engine) -> tuple[Array, Array]:

@@ -57,8 +57,8 @@ def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
 
 
 def measured_flow_step(operator: Linear, y: Array, x: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
-    """The probability flow's step with an x0hat that knows y, `measured_mean`."""
-    return probability_flow_step(x, measured_mean(operator, y, x0hat, sigma, c), c)
+    """The probability flow's step with an x0hat that knows y, `Linear.mean`."""
+    return probability_flow_step(x, operator.mean(y, x0hat, sigma, x0_variance(c)), c)
 
 
 def splitting_step(operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
@@ -66,16 +66,12 @@ def splitting_step(operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Co
 
     Zhang et al. (2021), eq. 6 and 7. It draws nothing, and of x_t it keeps nothing.
     """
-    return c.abar_prev**0.5 * measured_mean(operator, y, x0hat, sigma, c)
+    return c.abar_prev**0.5 * operator.mean(y, x0hat, sigma, x0_variance(c))
 
 
-def measured_mean(operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
-    """E[x0 | y] of a prior N(x0hat, s^2 I): x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat).
-
-    s^2 = (1 - abar) / abar stands for the variance of x0 given x_t.
-    """
-    variance = (1 - c.abar) / c.abar
-    return x0hat + variance * operator.AT(operator.resolvent(y - operator.A(x0hat), sigma, variance))
+def x0_variance(c: Coefficients) -> Array:
+    """(1 - abar) / abar, x_t's noise beside its signal: what stands for the variance of x0 given x_t."""
+    return (1 - c.abar) / c.abar
 
 
 def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) -> tuple[Array, Array]:
@@ -184,6 +180,19 @@ def resolvent_transition(
     asked = ahead * (y - operator.A(x0hat)) - 2 * left * c.fresh * operator.A(z)
     known = operator.resolvent(asked, xp.maximum(sigma + 0 * scale, MIN_SIGMA_RATIO * scale**0.5 + 0 * sigma), scale)
     return root * x0hat + left * (kept * eps + c.fresh * z) + scale * operator.AT(known)
+
+
+def mean_transition(
+    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+) -> Array:
+    """A draw of x_{t-1} around E[x0 | y], with eps the noise that x0hat leaves in x_t.
+
+    sqrt(abar') E[x0 | y] + sqrt(1 - abar') (sqrt(1 - eta^2) eps + eta z): DDIM (Song et al., 2021), eq. 12, with
+    `Linear.mean` in the place of x0hat. It asks no more of y than that mean, so y may be rounded.
+    """
+    eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
+    mean = operator.mean(y, x0hat, sigma, x0_variance(c))
+    return c.abar_prev**0.5 * mean + (1 - c.abar_prev) ** 0.5 * ((1 - c.fresh**2) ** 0.5 * eps + c.fresh * z)
 
 
 def gradient_at_x_t(

@@ -48,9 +48,9 @@ the image; at least UNSEEN_RATIO times the error where the operator does not see
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
 FLOW_RATIO = 0.8
 """That of the probability flow for fidelity, to the expected error over the image."""
-JPEG_NOISE, JPEG_UNIT_ERROR = 0.15, 0.31
-"""The deviation that a JPEG's decoded picture is taken to have at the first step, at least. For detail, noise of
-(error / JPEG_UNIT_ERROR)^2 is drawn, its expected error over the image. Chosen on tune-20 (docs/method.md)."""
+JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
+"""For fidelity, the deviation of the noise that a JPEG's decoded picture is taken to have, with none drawn; and what
+`frugal` draws, to the expected error over the image. Chosen on tune-20 (docs/method.md)."""
 FRUGAL_POWER, FLOW_POWER = 2.0, 0.5
 """How noise levels are spaced: evenly in this root of the noise's deviation. `frugal`'s, and the flow's."""
 OF_METHODS = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
@@ -120,12 +120,15 @@ class Guidance:
         return [name for name in OF_METHODS if getattr(self, name) is not None]
 
     def aim_with(self, operator: Operator) -> str | None:
-        """The aim that no method serves: any of a denoising or a JPEG, or fidelity; None is a method.
+        """The aim that no method serves: any of a denoising, or fidelity; None is a method.
 
-        Raises InputError.
+        Where neither an aim nor a setting of a method is given, denoising is for detail and a JPEG for fidelity: blocks
+        are what disturbs. Raises InputError.
         """
-        if isinstance(operator, Denoise | Jpeg):
-            return self.aim or (None if self.of_methods else next(iter(AIMS)))
+        if isinstance(operator, Denoise | Jpeg) and self.aim is None:
+            return None if self.of_methods else "detail" if isinstance(operator, Denoise) else "fidelity"
+        if isinstance(operator, Denoise):
+            return self.aim
         if self.aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
         return None if self.aim == "detail" else self.aim
@@ -155,10 +158,12 @@ class Guidance:
         if aim is not None and isinstance(operator, Denoise):
             return self.noise
         if aim is not None and isinstance(operator, Jpeg):
-            return max(JPEG_NOISE, self.noise_with(operator))
+            return JPEG_NOISE
         error = expected_error(operator, self.noise)
         if aim is not None:
             return FLOW_RATIO * error
+        if isinstance(operator, Jpeg):
+            return JPEG_RATIO * error
         unseen, noise = 1 - operator.measured / math.prod(operator.image_shape), self.noise**2
         there = (max(error**2 - (1 - unseen) * noise, 0) / unseen) ** 0.5 if unseen > 0 else error
         return min(MOST_NOISE, max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * there))
@@ -166,10 +171,8 @@ class Guidance:
     def noise_with(self, operator: Operator) -> float:
         """The deviation of the noise that is drawn and added to a plain estimate, on [-1, 1]."""
         aim = self.aim_with(operator)
-        if aim is not None and isinstance(operator, Denoise):
+        if aim is not None and isinstance(operator, Denoise | Jpeg):
             return 0.0
-        if aim is not None and isinstance(operator, Jpeg):
-            return 0.0 if aim == "fidelity" else (expected_error(operator, self.noise) / JPEG_UNIT_ERROR) ** 2
         return self.start_with(operator) or 0.0
 
     def method_with(self, operator: Operator) -> str:

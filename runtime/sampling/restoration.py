@@ -119,8 +119,7 @@ class Restoration:
         if self.aim is not None:
             if isinstance(self.operator, Denoise):
                 return Move.FLOW
-            is_drawn = self.aim != "fidelity" or not isinstance(self.operator, Jpeg)
-            return Move.MEASURED_FLOW if is_drawn else Move.SPLITTING
+            return Move.SPLITTING if isinstance(self.operator, Jpeg) else Move.MEASURED_FLOW
         if self.method in ("dps", "hybrid", "dmps"):
             return Move.DPS if self.phase is Phase.GRADIENT else Move.DMPS
         due = self.phase is Phase.GRADIENT and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0

@@ -4,13 +4,15 @@ import io
 
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from frugal_rt.runtime.operators import Jpeg
+from frugal_rt.runtime.operators.jpeg import mean_in_cell
 from frugal_rt.runtime.pictures.images import PORTRAIT
 from frugal_rt.runtime.pictures.jpeg import read_jpeg
-from frugal_rt.runtime.sampling.equations import measured_mean, splitting_step
-from frugal_rt.runtime.sampling.guidance import JPEG_NOISE, Guidance
+from frugal_rt.runtime.sampling.equations import mean_transition, splitting_step
+from frugal_rt.runtime.sampling.guidance import JPEG_NOISE, JPEG_RATIO, Guidance
 from frugal_rt.runtime.sampling.plain_estimate import expected_error, plain_estimate
 from frugal_rt.runtime.sampling.restoration import Move
 from frugal_rt.runtime.sampling.schedule import Schedule
@@ -27,14 +29,14 @@ def compressed(quality: int, side: int = 16) -> tuple[Jpeg, np.ndarray]:
     return operator, found.measurement(operator)
 
 
-def test_each_aim_has_its_move_and_detail_is_the_default(restorer):
+def test_fidelity_is_the_default_and_detail_is_the_closed_form_s(restorer):
     operator, y = compressed(30)
     moves = {}
-    for aim in (None, "detail", "fidelity"):
+    for aim in (None, "fidelity", "detail"):
         (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, aim=aim))
-        moves[aim] = (row.aim, row.move, len(row.schedule) <= 8)
-    assert moves[None] == moves["detail"] == ("detail", Move.MEASURED_FLOW, True)
-    assert moves["fidelity"] == ("fidelity", Move.SPLITTING, True)
+        moves[aim] = (row.aim, row.method, row.move, row.steps)
+    assert moves[None] == moves["fidelity"] == ("fidelity", None, Move.SPLITTING, 8)
+    assert moves["detail"] == (None, "frugal", Move.CLOSED_FORM, 12)
     (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, method="frugal"))
     assert (row.aim, row.method) == (None, "frugal")
 
@@ -57,17 +59,16 @@ def test_the_result_lies_in_the_file_s_cells(restorer, aim):
     assert np.abs(operator.A(image[None].astype(np.float64))[0] - y).max() <= 0.5
 
 
-def test_noise_is_drawn_as_the_tables_are_coarse():
-    noises, levels = [], []
+def test_detail_draws_the_more_noise_the_coarser_the_tables_are():
+    noises = []
     for quality in (10, 30, 75):
         asked, operator = Guidance(sigma=SIGMA, aim="detail"), compressed(quality)[0]
         noises.append(asked.noise_with(operator))
-        levels.append(asked.start_with(operator))
-        assert Guidance(sigma=SIGMA, aim="fidelity").start_with(operator) == JPEG_NOISE
+        assert noises[-1] == asked.start_with(operator) == JPEG_RATIO * expected_error(operator, SIGMA)
+        fidelity = Guidance(sigma=SIGMA, aim="fidelity")
+        assert (fidelity.start_with(operator), fidelity.noise_with(operator)) == (JPEG_NOISE, 0)
         assert expected_error(operator, SIGMA) == expected_error(operator.at(32, 64), SIGMA)
     assert noises == sorted(noises, reverse=True)
-    assert levels == [max(JPEG_NOISE, noise) for noise in noises]
-    assert noises[0] > JPEG_NOISE > noises[2]
 
 
 def test_the_plain_estimate_is_the_decoded_picture():
@@ -75,16 +76,57 @@ def test_the_plain_estimate_is_the_decoded_picture():
     np.testing.assert_array_equal(plain_estimate(operator, y, SIGMA), operator.decoded(y))
 
 
-def test_a_splitting_step_is_the_mean_of_dense_algebra():
+@pytest.mark.parametrize("deviation", [1e-9, 0.02, 0.3, 1.0, 5.0, 20.0])
+def test_the_mean_in_a_cell_is_that_of_an_integral(deviation):
+    """By scipy's logistic distribution on a fine grid; where that has no mass left, the tail is exponential."""
+    expected = np.array([-400.0, -30.0, -3.0, -0.6, -0.5, -0.2, 0.0, 0.1, 0.5, 1.0, 7.0, 60.0])
+    unit, grid = deviation * 3**0.5 / np.pi, np.linspace(-0.5, 0.5, 200_001)
+    oracle = []
+    for one in expected:
+        logarithm = scipy.stats.logistic.logpdf(grid, one, unit)
+        mass = np.exp(logarithm - logarithm.max())
+        oracle.append((grid * mass).sum() / mass.sum())
+    if deviation < 1e-3:
+        oracle = np.clip(expected, -0.5, 0.5)
+    for kind, near in ((np.float64, 2e-5), (np.float32, 1e-3)):
+        found = mean_in_cell(expected.astype(kind), np.full(12, deviation, kind))
+        assert found.dtype == kind
+        np.testing.assert_allclose(found, oracle, atol=near)
+
+
+def test_the_mean_of_a_jpeg_keeps_what_the_cells_leave_open():
+    """An image of the file stays where its coefficients lie well within their cells, and the others come inside."""
     operator, y = compressed(30)
-    A = np.asarray(operator.A(np.eye(768).reshape(768, 3, 16, 16))).reshape(768, -1).T
+    random = np.random.default_rng(0)
+    inside = y[None].astype(np.float64) + random.uniform(-0.3, 0.3, (1, *y.shape))
+    x0hat = operator.AT(operator.resolvent(inside, 0.0, 1.0))
+    free = random.uniform(-1, 1, x0hat.shape)
+    free -= operator.AT(operator.resolvent(operator.A(free), 0.0, 1.0))  # what no coefficient sees
+    sure = operator.mean(y[None].astype(np.float64), x0hat + free, SIGMA, 1e-10)
+    np.testing.assert_allclose(sure, x0hat + free, atol=1e-6)
+    unsure = operator.mean(y[None].astype(np.float64), x0hat + free, SIGMA, 1e6)
+    np.testing.assert_allclose(operator.A(unsure)[0], y, atol=1e-3)
+    far = operator.mean(y[None].astype(np.float64), x0hat + 0.5, SIGMA, 0.01)
+    assert np.abs(operator.A(far)[0] - y).max() < 0.5
+
+
+def test_a_splitting_step_is_the_mean_s():
+    operator, y = compressed(30)
     x0hat = np.random.default_rng(0).uniform(-1, 1, (1, 3, 16, 16))
     c = Schedule.gather([Schedule.respaced({}, 50)], [20], x0hat, np)
-    variance = ((1 - c.abar) / c.abar).item()
-    x, residual = x0hat.reshape(-1), y.reshape(-1) - A @ x0hat.reshape(-1)
-    gain = np.linalg.solve(SIGMA**2 / variance * np.eye(len(A)) + A @ A.T, residual)
-    expected = x + A.T @ gain
-    found = measured_mean(operator, y[None].astype(np.float64), x0hat, np.full((1, 1, 1, 1), SIGMA), c)
-    np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-9)
-    step = splitting_step(operator, y[None].astype(np.float64), x0hat, np.full((1, 1, 1, 1), SIGMA), c)
-    np.testing.assert_allclose(step.reshape(-1), c.abar_prev.item() ** 0.5 * expected, atol=1e-9)
+    step = splitting_step(operator, y[None].astype(np.float64), x0hat, SIGMA, c)
+    mean = operator.mean(y[None].astype(np.float64), x0hat, SIGMA, (1 - c.abar) / c.abar)
+    np.testing.assert_allclose(step, c.abar_prev**0.5 * mean)
+
+
+def test_a_draw_has_the_mean_of_the_cells_and_the_noise_of_its_step():
+    operator, y = compressed(30)
+    random = np.random.default_rng(0)
+    x0hat = random.uniform(-1, 1, (1, 3, 16, 16))
+    c = Schedule.gather([Schedule.respaced({}, 50)], [20], x0hat, np)
+    eps, z = random.standard_normal((2, 1, 3, 16, 16))
+    x = c.abar**0.5 * x0hat + (1 - c.abar) ** 0.5 * eps
+    drawn = mean_transition(operator, y[None].astype(np.float64), x, x0hat, z, SIGMA, c)
+    mean = operator.mean(y[None].astype(np.float64), x0hat, SIGMA, (1 - c.abar) / c.abar)
+    noise = (drawn - c.abar_prev**0.5 * mean) / (1 - c.abar_prev) ** 0.5
+    np.testing.assert_allclose(noise, (1 - c.fresh**2) ** 0.5 * eps + c.fresh * z, atol=1e-9)
