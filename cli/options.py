@@ -65,7 +65,7 @@ aim = click.option(
     "--aim",
     type=click.Choice(list(AIMS)),
     help="For detail, or for fidelity (PSNR). Denoising takes 8 network calls for the one, its default, and one for "
-    "the other, a JPEG 8 for either; any other task 12 and 8, without gradients. Leave it out with --samples and the "
+    "the other; any other task 12 and 8, without gradients, and a JPEG the latter by default. Leave it out with --samples and the "
     "options from --method to --lambda.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Say what was done as one JSON object, for scripts.")

@@ -227,9 +227,8 @@ class Restorer:
         mean variance, and 0.01 is assumed otherwise; the command line and the service do the same.
         aim: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing: 8
         network calls, its default, or one. Any other linear operator starts from a plain estimate of the image: 12
-        calls, frugal's fast preset, or 8 that draw next to nothing. A JPEG has 8 for either from the decoded picture,
-        for detail, its default, with some noise. Where a setting of a method is given, method to lam, denoising and a
-        JPEG are done by that.
+        calls, frugal's fast preset, or 8 that draw next to nothing; fidelity is the default of a JPEG. Where a setting
+        of a method is given, method to lam, denoising and a JPEG are done by that.
         method: "frugal", the default, from a plain estimate and noise down by the closed form, with sparse gradients
         until the switch where the operator leaves pixels unseen. The others start from noise: "hybrid", the poster's,
         DPS and from the switch DMPS; "dps", the default where the operator is not linear; "dmps"; or "closed-form",

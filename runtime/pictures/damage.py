@@ -32,6 +32,9 @@ GREY = "rec601"
 JPEG_SIGMA = 0.12
 """Deviation of a JPEG's rounding, in steps: less than 1 / sqrt(12), as most coefficients are 0 and were close to it.
 Chosen on tune-20 (docs/method.md)."""
+COARSE = 25.0
+"""The mean step of a JPEG's first table, in levels, from which the task jpeg is taken by itself: libjpeg's quality 78
+and below. Chosen on tune-20 (docs/method.md)."""
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
 
@@ -65,7 +68,9 @@ class Damage:
     quality: int | None = None
     """A JPEG's quality, 1 to 100 as libjpeg has it; for simulating only."""
     sigma: float | None = None
-    """On the [-1, 1] scale; of a JPEG, in steps of its quantisation."""
+    """On the [-1, 1] scale; of a JPEG, in steps of its quantisation, which the methods take that start from noise."""
+    by_file: bool = False
+    """Whether the task is what the picture's file told, and nobody named it."""
 
     @property
     def is_picture(self) -> bool:
@@ -176,6 +181,9 @@ def boxed_pixels(size: tuple[int, int], damage: Damage) -> np.ndarray | None:
 def _task(photo: Photo, damage: Damage, image_shape: Shape, factor: int | None) -> tuple[str, str]:
     """The task and why it is that; `factor` is what super-resolution would have, None where it is not meant."""
     implied = _implied(damage)
+    if damage.by_file:
+        assert damage.task is not None
+        return damage.task, "its file tells it"
     if damage.task is not None or damage.mask is not None:
         return damage.task or implied or "inpaint", "as asked"
     if implied is not None:

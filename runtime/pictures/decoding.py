@@ -103,6 +103,12 @@ class JpegSource:
         """Its coefficients, read once. Raises InputError."""
         return read_jpeg(self.data, self.name, self.pixels)
 
+    @cached_property
+    def step(self) -> float:
+        """The mean step of its first quantisation table, lightness's, in levels."""
+        with Image.open(io.BytesIO(self.data)) as picture:
+            return float(np.mean(getattr(picture, "quantization", {}).get(0, [1])))
+
 
 @dataclass(frozen=True)
 class Photo:

@@ -1,7 +1,7 @@
 """From a photo and its settled damage to a measurement, its operator and its noise."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ from ..operators.kernels import KINDS, valid_part
 from ..operators.masks import border_mask
 from .damage import (
     BORDERS,
+    COARSE,
     FILTERS,
     GREY,
     JPEG_SIGMA,
@@ -48,7 +49,7 @@ from .damage import (
 )
 from .decoding import MAX_PIXELS, JpegSource, Photo
 from .images import fit_photo, pad_photo, turned
-from .noise_level import CLEAN, unnamed_sigma
+from .noise_level import CLEAN, estimate_sigma, unnamed_sigma
 
 PAINTED = ("inpaint", "outpaint")
 """The tasks that are nothing but a mask."""
@@ -56,6 +57,27 @@ KEPT = 4
 """Operators that are kept for the next picture."""
 KEPT_BYTES = 256 << 20
 """Bytes that they hold at most, but for the last one's."""
+
+
+def told_by_file(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, fit: str | None = None) -> Damage:
+    """`damage` with the task jpeg where the photo's file tells it, and nobody said what was done to the picture.
+
+    Its tables are COARSE, it is whole and in colour, and no noise was found in it, which would be what disturbs more.
+    Only a prior of images of any size takes it, as a JPEG's blocks lie where they are. A kind of JPEG whose
+    coefficients cannot be read stays as it is. The other arguments are `own_size`'s. Raises InputError as
+    `estimate_sigma` does.
+    """
+    named = not damage.leaves_task or damage.sigma is not None or fit is not None
+    whole = photo.missing is None and len(photo.pixels) == prior_shape[0] == 3
+    if photo.jpeg is None or named or not any_size or not whole:
+        return damage
+    if photo.jpeg.step < COARSE or estimate_sigma(photo.pixels) >= CLEAN:
+        return damage
+    try:
+        _ = photo.jpeg.file
+    except InputError:
+        return damage
+    return replace(damage, task="jpeg", by_file=True)
 
 
 @dataclass(frozen=True)

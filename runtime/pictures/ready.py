@@ -11,7 +11,7 @@ from ..operators import Shape
 from .align import Aligned, align
 from .damage import Damage
 from .decoding import Photo
-from .measurement import Measurement, own_size, prepare
+from .measurement import Measurement, own_size, prepare, told_by_file
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def make_ready(
     if aligned:
         found = align(photo, plan, damage)
         return Ready(found.photo, plan.image_shape, found.faces[0].measurement, found)
+    damage = told_by_file(photo, damage, plan.image_shape, plan.stride is not None, fit)
     sizing = own_size(photo, damage, plan.image_shape, plan.stride is not None, fit)
     measurement = prepare(photo, sizing.image_shape, damage, sizing.fit, made)
     if sizing.said:

@@ -21,7 +21,7 @@ from ..operators import Shape
 from ..pictures.damage import Damage
 from ..pictures.decoding import Limits, Metadata, count_pixels, decode_photo
 from ..pictures.images import as_mask
-from ..pictures.measurement import Measurement, own_size, prepare
+from ..pictures.measurement import Measurement, own_size, prepare, told_by_file
 from ..process import return_large_blocks
 
 MAX_TILED = 64
@@ -138,7 +138,7 @@ def _prepare(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prep
     marks = None if mask is None else decode_photo(mask, "the mask", limits=limits)
     missing = None if marks is None else as_mask(marks, "the mask")
     photo = decode_photo(picture, name, limits=limits, frame=ask.frame)
-    damage = replace(ask.damage, mask=missing)
+    damage = told_by_file(photo, replace(ask.damage, mask=missing), shape, ask.any_size, ask.fit)
     sizing = own_size(photo, damage, shape, ask.any_size, ask.fit)
     pixels, largest = math.prod(sizing.image_shape[1:]), MAX_TILED * math.prod(shape[1:])
     if ask.any_size and pixels > limits.max_pixels:

@@ -72,7 +72,7 @@ def test_a_jpeg_is_degraded_and_restored_from_its_own_coefficients(here):
     result = runs("restore", "-e", "tiny.plan", "y.jpg", "--task", "jpeg")
     assert "jpeg (as asked; its tables have steps of" in result.output
     settings = json.loads(Image.open("y.restored.png").text["frugal-rt"])
-    assert (settings["task"], settings["aim"], settings["operator"]["name"]) == ("jpeg", "detail", "jpeg")
+    assert (settings["task"], settings["aim"], settings["operator"]["name"]) == ("jpeg", "fidelity", "jpeg")
     assert settings["operator"]["sampling"] == ["2x2", "1x1", "1x1"]
     tables = Image.open("y.jpg").quantization
     Image.open("y.restored.png").save("again.jpg", qtables=tables, subsampling=2)

@@ -1,15 +1,19 @@
 """What a user means, from the picture and a few words."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from frugal_rt import InputError
 from frugal_rt.runtime.operators.masks import border_mask, box_mask
 from frugal_rt.runtime.pictures import measurement
-from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.measurement import own_size, prepare, whole_operator, without
+from frugal_rt.runtime.pictures.damage import COARSE, Damage
+from frugal_rt.runtime.pictures.decoding import decode_photo
+from frugal_rt.runtime.pictures.measurement import own_size, prepare, told_by_file, whole_operator, without
 
-from .photos import HOLE, SHAPE, photo
+from .photos import HOLE, SHAPE, photo, scene
 
 
 @pytest.mark.parametrize(
@@ -253,3 +257,41 @@ def test_the_size_of_a_picture_for_a_prior_of_one_size(picture, damage, fit, sha
 def test_the_size_of_a_picture_for_a_prior_of_any_size_is_its_own(picture, damage):
     for fit in (None, "pad"):
         assert own_size(picture, damage, SHAPE, True, fit) == ((3, *picture.size[::-1]), None, "")
+
+
+def file_of(picture: Image.Image, **how) -> bytes:
+    written = io.BytesIO()
+    picture.save(written, "JPEG", **how)
+    return written.getvalue()
+
+
+UNTOLD = Damage()
+
+
+def told(data: bytes, damage: Damage = UNTOLD, any_size: bool = True, fit: str | None = None) -> str | None:
+    return told_by_file(decode_photo(data, "y.jpg"), damage, SHAPE, any_size, fit).task
+
+
+@pytest.mark.parametrize(("quality", "task"), [(5, "jpeg"), (30, "jpeg"), (75, "jpeg"), (82, None), (95, None)])
+def test_a_coarse_jpeg_tells_its_task(quality, task):
+    data = file_of(scene(), quality=quality)
+    assert told(data) == task
+    photo = decode_photo(data, "y.jpg")
+    assert (photo.jpeg.step >= COARSE) == (task == "jpeg")
+    damage = told_by_file(photo, UNTOLD, SHAPE, any_size=True)
+    job = prepare(photo, own_size(photo, damage, SHAPE, any_size=True).image_shape, damage)
+    assert job.task == (task or "denoise")
+    assert ("its file tells it; its tables have steps of" in job.because) == (task == "jpeg")
+    assert job.is_clean == (task is None)
+
+
+def test_what_is_said_or_seen_of_a_coarse_jpeg_goes_before_what_its_file_tells():
+    data = file_of(scene(), quality=30)
+    for damage in (Damage(task="denoise"), Damage(sigma=0.1), Damage(scale=2), Damage(mask=np.ones((150, 200), bool))):
+        assert told(data, damage) == damage.task
+    assert told(data, fit="crop") is None
+    assert told(data, any_size=False) is None
+    assert told(file_of(scene().convert("L"), quality=30)) is None
+    assert told(file_of(scene().convert("CMYK"), quality=30)) is None
+    noisy = np.asarray(scene()) + 25 * np.random.default_rng(0).standard_normal((150, 200, 3))
+    assert told(file_of(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), quality=70)) is None
