@@ -65,8 +65,8 @@ aim = click.option(
     "--aim",
     type=click.Choice(list(AIMS)),
     help="For detail, or for fidelity (PSNR). Denoising takes 8 network calls for the one, its default, and one for "
-    "the other; any other task 12 and 8, without gradients, and a JPEG the latter by default. Leave it out with --samples and the "
-    "options from --method to --lambda.",
+    "the other; any other task 12 and 8, without gradients, and a JPEG the latter by default. Leave it "
+    "out with --samples and the options from --method to --lambda.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Say what was done as one JSON object, for scripts.")
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")

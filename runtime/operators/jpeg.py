@@ -168,7 +168,7 @@ class Jpeg(Decomposable):
             rows, columns = (SIDE * count for count in blocks.shape[:2])
             plane = np.einsum("ijvu,vr,us->irjs", blocks * one.table, cosines(), cosines()).reshape(rows, columns)
             for axis, size in enumerate(self.image_shape[1:]):
-                plane = _stretched(plane, size // plane.shape[axis], axis)
+                plane = stretched(plane, size // plane.shape[axis], axis)
             planes.append(plane)
         # `blocks` has the level shift in it, which is HALF - LEVEL_SHIFT of every channel.
         channels = np.tensordot(np.linalg.inv(self._weights), np.stack(planes), 1) - (HALF - LEVEL_SHIFT)
@@ -301,7 +301,7 @@ def _transform(blocks: int, side: int) -> np.ndarray:
     return np.asarray(np.einsum("vr,brs->bvs", cosines(), mean.reshape(blocks, SIDE, side)))
 
 
-def _stretched(plane: np.ndarray, factor: int, axis: int) -> np.ndarray:
+def stretched(plane: np.ndarray, factor: int, axis: int) -> np.ndarray:
     """`plane` with `factor` times as many values along an axis, between their middles linearly (JFIF's positions)."""
     size = plane.shape[axis]
     place = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)

@@ -32,9 +32,6 @@ GREY = "rec601"
 JPEG_SIGMA = 0.12
 """Deviation of a JPEG's rounding, in steps: less than 1 / sqrt(12), as most coefficients are 0 and were close to it.
 Chosen on tune-20 (docs/method.md)."""
-COARSE = 25.0
-"""The mean step of a JPEG's first table, in levels, from which the task jpeg is taken by itself: libjpeg's quality 78
-and below. Chosen on tune-20 (docs/method.md)."""
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
 
@@ -70,7 +67,7 @@ class Damage:
     sigma: float | None = None
     """On the [-1, 1] scale; of a JPEG, in steps of its quantisation, which the methods take that start from noise."""
     by_file: bool = False
-    """Whether the task is what the picture's file told, and nobody named it."""
+    """Whether the task is what the picture or its file told, and nobody named it."""
 
     @property
     def is_picture(self) -> bool:
@@ -183,7 +180,7 @@ def _task(photo: Photo, damage: Damage, image_shape: Shape, factor: int | None) 
     implied = _implied(damage)
     if damage.by_file:
         assert damage.task is not None
-        return damage.task, "its file tells it"
+        return damage.task, "it was saved as a coarse JPEG"
     if damage.task is not None or damage.mask is not None:
         return damage.task or implied or "inpaint", "as asked"
     if implied is not None:

@@ -15,7 +15,8 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, MAX_TEXT_MEMORY
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ...engines import InputError
-from .jpeg import JpegFile, read_jpeg
+from .jpeg import COARSE, JpegFile, read_jpeg
+from .saved_again import find_jpeg
 
 MAX_PIXELS = 64_000_000
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -126,6 +127,30 @@ class Photo:
     """Sentences about what its file held and was left out."""
     jpeg: JpegSource | None = None
     """Where it was decoded from a JPEG, whatever was done to its pixels since."""
+
+    @cached_property
+    def earlier(self) -> JpegFile | None:
+        """The JPEG that it was before it was saved as what it is, by its pixels; None without a sign of one.
+
+        None too where its own file is a JPEG as coarse, or coarse enough that an earlier one is not told from it.
+        """
+        if len(self.pixels) != 3 or self.missing is not None or self.outside is not None:
+            return None
+        if self.jpeg is not None and (self.jpeg.turn != 1 or self.jpeg.step >= COARSE):
+            return None
+        found = find_jpeg(self.pixels)
+        finer = self.jpeg is None or (found is not None and found.step > 1.5 * self.jpeg.step)
+        return found if finer else None
+
+    @property
+    def coding(self) -> tuple[JpegFile, int] | None:
+        """The JPEG to restore it from, `earlier` or its own file, and EXIF's orientation of that; None for neither.
+
+        Raises InputError for a file whose coefficients cannot be read.
+        """
+        if self.earlier is not None:
+            return self.earlier, 1
+        return None if self.jpeg is None else (self.jpeg.file, self.jpeg.turn)
 
     @property
     def size(self) -> tuple[int, int]:

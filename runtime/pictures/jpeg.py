@@ -31,6 +31,11 @@ NEXT = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 
 
+COARSE = 25.0
+"""The mean step of a JPEG's first table, in levels, from which the task jpeg is taken by itself: libjpeg's quality 78
+and below. Chosen on tune-20 (docs/method.md)."""
+
+
 def _zigzag() -> np.ndarray:
     """(64,): where in a zigzag line (T.81, figure 5) each coefficient of a block is, row by row."""
     row, column = (place.reshape(-1) for place in np.mgrid[:8, :8])
@@ -52,6 +57,11 @@ class JpegFile:
     """(rows, columns, 8, 8) int16 of each component, whole units; rows of a block are vertical frequencies."""
     colour: str
     """The operator's: "ycbcr", or "plain" for grey and for components that are R, G and B."""
+
+    @property
+    def step(self) -> float:
+        """The mean step of its first table, lightness's, in levels."""
+        return float(np.mean(self.components[0].table))
 
     def operator(self, channels: int = 3) -> Jpeg:
         """The operator whose measurement the file is, of images of its whole units.

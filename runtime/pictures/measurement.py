@@ -36,7 +36,6 @@ from ..operators.kernels import KINDS, valid_part
 from ..operators.masks import border_mask
 from .damage import (
     BORDERS,
-    COARSE,
     FILTERS,
     GREY,
     JPEG_SIGMA,
@@ -47,8 +46,9 @@ from .damage import (
     settle,
     whole_factor,
 )
-from .decoding import MAX_PIXELS, JpegSource, Photo
+from .decoding import MAX_PIXELS, Photo
 from .images import fit_photo, pad_photo, turned
+from .jpeg import COARSE, JpegFile
 from .noise_level import CLEAN, estimate_sigma, unnamed_sigma
 
 PAINTED = ("inpaint", "outpaint")
@@ -60,22 +60,22 @@ KEPT_BYTES = 256 << 20
 
 
 def told_by_file(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, fit: str | None = None) -> Damage:
-    """`damage` with the task jpeg where the photo's file tells it, and nobody said what was done to the picture.
+    """`damage` with the task jpeg where the photo or its file tells it, and nobody said what was done to the picture.
 
-    Its tables are COARSE, it is whole and in colour, and no noise was found in it, which would be what disturbs more.
-    Only a prior of images of any size takes it, as a JPEG's blocks lie where they are. A kind of JPEG whose
-    coefficients cannot be read stays as it is. The other arguments are `own_size`'s. Raises InputError as
-    `estimate_sigma` does.
+    Its tables, or those of the JPEG that it was, are COARSE; it is whole and in colour; and no noise was found in it,
+    which would be what disturbs more. Only a prior of images of any size takes it, as a JPEG's blocks lie where they
+    are. A kind of JPEG whose coefficients cannot be read stays as it is. The other arguments are `own_size`'s. Raises
+    InputError as `estimate_sigma` does.
     """
     named = not damage.leaves_task or damage.sigma is not None or fit is not None
     whole = photo.missing is None and len(photo.pixels) == prior_shape[0] == 3
-    if photo.jpeg is None or named or not any_size or not whole:
-        return damage
-    if photo.jpeg.step < COARSE or estimate_sigma(photo.pixels) >= CLEAN:
+    if named or not any_size or not whole:
         return damage
     try:
-        _ = photo.jpeg.file
+        coding = photo.coding
     except InputError:
+        return damage
+    if coding is None or coding[0].step < COARSE or estimate_sigma(photo.pixels) >= CLEAN:
         return damage
     return replace(damage, task="jpeg", by_file=True)
 
@@ -201,27 +201,28 @@ def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> 
         raise InputError("a JPEG's blocks lie as its file has them, so it is restored at its own size; leave --fit out")
     if photo.missing is not None:
         raise InputError("a JPEG loses no pixels; restore it first, and then what is missing from the result")
-    source = _jpeg_of(photo)
-    file, operator = source.file, source.file.operator(image_shape[0])
+    file, turn = _coding_of(photo)
+    operator = file.operator(image_shape[0])
     if operator.image_shape != image_shape:
         raise InputError(f"a JPEG of {file.size[0]}x{file.size[1]} is restored at its own size, and not at another")
-    luma = round(float(np.mean(file.components[0].table)))
-    because = f"{settled.because}; its tables have steps of {luma} on average"
+    which = "its tables have" if photo.earlier is None else "the tables of before it was saved again have"
+    because = f"{settled.because}; {which} steps of {file.step:.0f} on average"
     inside = slice(0, file.size[1]), slice(0, file.size[0])
     y = file.measurement(operator)
     is_grey = len(file.components) == 1
     sigma = JPEG_SIGMA if sigma is None else sigma
-    return Measurement(operator, y, sigma, "jpeg", because, inside, turn=source.turn, is_grey=is_grey)
+    return Measurement(operator, y, sigma, "jpeg", because, inside, turn=turn, is_grey=is_grey)
 
 
-def _jpeg_of(photo: Photo) -> JpegSource:
-    """The file of a photo that is restored as a JPEG. Raises InputError where it came from none."""
-    if photo.jpeg is None:
+def _coding_of(photo: Photo) -> tuple[JpegFile, int]:
+    """`Photo.coding` of a photo that is restored as a JPEG. Raises InputError where it has none."""
+    coding = photo.coding
+    if coding is None:
         raise InputError(
-            "the task jpeg undoes what a JPEG file's own tables did, and this picture is none; give the .jpg as it was "
-            "first saved"
+            "the task jpeg undoes what a JPEG file's own tables did, and this picture is none, nor do its pixels show "
+            "that it was one; give the .jpg as it was first saved"
         )
-    return photo.jpeg
+    return coding
 
 
 def whole_operator(task: str, shape: Shape, damage: Damage) -> Linear:
@@ -415,7 +416,7 @@ def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, f
 
 def _size_of_jpeg(photo: Photo, prior_shape: Shape, any_size: bool, fit: str | None) -> Sizing:
     """The size of a JPEG's whole units, as it is stored. Raises InputError where the prior's images are larger."""
-    shape = _jpeg_of(photo).file.operator(prior_shape[0]).image_shape
+    shape = _coding_of(photo)[0].operator(prior_shape[0]).image_shape
     if not any_size and (shape[1] < prior_shape[1] or shape[2] < prior_shape[2]):
         raise InputError(
             f"this prior's images are {prior_shape[2]}x{prior_shape[1]} and the JPEG is {photo.size[0]}x"

@@ -9,8 +9,9 @@ from PIL import Image
 from frugal_rt import InputError
 from frugal_rt.runtime.operators.masks import border_mask, box_mask
 from frugal_rt.runtime.pictures import measurement
-from frugal_rt.runtime.pictures.damage import COARSE, Damage
+from frugal_rt.runtime.pictures.damage import Damage
 from frugal_rt.runtime.pictures.decoding import decode_photo
+from frugal_rt.runtime.pictures.jpeg import COARSE
 from frugal_rt.runtime.pictures.measurement import own_size, prepare, told_by_file, whole_operator, without
 
 from .photos import HOLE, SHAPE, photo, scene
@@ -281,7 +282,7 @@ def test_a_coarse_jpeg_tells_its_task(quality, task):
     damage = told_by_file(photo, UNTOLD, SHAPE, any_size=True)
     job = prepare(photo, own_size(photo, damage, SHAPE, any_size=True).image_shape, damage)
     assert job.task == (task or "denoise")
-    assert ("its file tells it; its tables have steps of" in job.because) == (task == "jpeg")
+    assert ("it was saved as a coarse JPEG; its tables have steps of" in job.because) == (task == "jpeg")
     assert job.is_clean == (task is None)
 
 
