@@ -15,8 +15,8 @@ SAMPLINGS = ((2, 2), (1, 1), (2, 1))
 """Sampling factors of lightness, across and down, to chroma's 1 x 1: 4:2:0, 4:4:4, 4:2:2; the first where chroma does
 not tell."""
 FOUND = 0.5
-"""The least `on_steps` of a picture that was a JPEG. Of every fifth of tune-20 at qualities 10 to 90, as PNGs or as JPEGs
-of 90 and 95, it is 0.7 or more, and 0 where the picture never was one."""
+"""The least `on_steps` of a picture that was a JPEG. Of every fifth of tune-20 at qualities 10 to 90, as PNGs or as
+JPEGs of 90 and 95, it is 0.7 or more, and 0 where the picture never was one."""
 LIKELIER, LIKELY = 0.1, 0.35
 """What the first sampling's chroma is taken to have beyond its own `on_steps`, and at least."""
 LEAST = 64
