@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from . import nvidia
@@ -12,9 +14,12 @@ from .errors import (
     InputError,
     MissingExtra,
 )
+from .fastest import open_fastest
 from .plan import Plan
 
 logger = logging.getLogger(__name__)
+AUTO = "FRUGAL_RT_BACKEND"
+"""Names the variable that says what "auto" means here."""
 
 
 class Wanted(NamedTuple):
@@ -64,8 +69,9 @@ def _tensorrt(plan: Plan, wanted: Wanted, flavour: str) -> Engine:
 
 
 def _auto(plan: Plan, wanted: Wanted) -> Engine:
-    """On a GPU what `_on_gpu` says, and why that is not TensorRT in the log; without one onnxruntime on the CPU. Torch
-    where onnxruntime is missing altogether, or another precision is asked for."""
+    """On a GPU what `_on_gpu` says, and why that is not TensorRT in the log; without one the faster of onnxruntime and
+    OpenVINO on the CPU, as measured. Torch where onnxruntime is missing altogether, or another precision is asked for.
+    """
     if nvidia.trouble() is None:
         name, why = _on_gpu(plan, wanted)
         if why:
@@ -73,7 +79,10 @@ def _auto(plan: Plan, wanted: Wanted) -> Engine:
         if name is not None:
             return BACKENDS[name](plan, wanted)
     try:
-        return _torch(plan, wanted) if wanted.in_half else _cpu(plan, wanted)
+        if wanted.in_half:
+            return _torch(plan, wanted)
+        openers = {name: partial(BACKENDS[name], plan, wanted) for name in ON_CPU}
+        return openers["cpu"]() if wanted.precision else open_fastest(plan, openers)
     except MissingExtra:
         try:
             return _torch(plan, wanted)
@@ -160,12 +169,12 @@ def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
 
 def open_engine(plan: Plan, backend: str = "auto", *, trust_engines: bool = False) -> Engine:
     """An engine that runs `plan`. `backend` is one of BACKENDS; "torch:bf16" names a precision too, which TensorRT has
-    where an engine was built in it, and torch always.
+    where an engine was built in it, and torch always. "auto" is what $FRUGAL_RT_BACKEND names, where that is set.
 
     trust_engines: whether engines in the plan, native code that another built, may be loaded.
 
     Raises InputError for an unknown backend, or a precision that it does not compute in, MissingExtra or BackendError
     where it cannot run here, PlanError where the plan is damaged.
     """
-    name, precision = parse_backend(backend)
+    name, precision = parse_backend(os.environ.get(AUTO) or backend if backend == "auto" else backend)
     return BACKENDS[name](plan, Wanted(precision, trust_engines))

@@ -21,7 +21,7 @@ from .files import atomic_write
 from .machine import instructions, processor
 
 logger = logging.getLogger(__name__)
-LIMITS = {"graph": 2 << 30, "svd": 1 << 30, "kernels": 1 << 28}
+LIMITS = {"graph": 2 << 30, "svd": 1 << 30, "kernels": 1 << 28, "speed": 1 << 20}
 """Bytes kept of each kind at most; its entries used longest ago go first."""
 LARGEST = LIMITS["graph"] // 4
 """Bytes of the weights whose graphs are worth an entry: a larger one would soon push out the others, and itself."""

@@ -37,7 +37,11 @@ TOGETHER = ("tests/runtime/pool/", "tests/runtime/service/")
 
 
 def pytest_configure() -> None:
-    """Ctrl-C stops commands under test also where the tests run in a shell's background, which ignores it."""
+    """Ctrl-C stops commands under test also where the tests run in a shell's background, which ignores it.
+
+    "auto" is the backend whose results are the same everywhere, whatever is faster here.
+    """
+    os.environ.setdefault("FRUGAL_RT_BACKEND", "cpu" if nvidia.trouble() else "auto")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -30,5 +30,6 @@ def plan(tiny_plan) -> Plan:
 @pytest.fixture
 def gpu(monkeypatch) -> None:
     """As if the driver showed an H200. Nothing that would need it may be reached."""
+    monkeypatch.delenv("FRUGAL_RT_BACKEND")
     monkeypatch.setattr(nvidia, "trouble", lambda: None)
     monkeypatch.setattr(nvidia, "devices", lambda: [H200])

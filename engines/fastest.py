@@ -1,0 +1,129 @@
+"""The backend that computes a plan fastest on this machine's CPU: measured once, and kept in the cache.
+
+OpenVINO in bfloat16 against onnxruntime in float32. Which one it is depends on the CPU and on the network.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from . import cache, machine
+from .base import Engine
+from .errors import BackendError, MissingExtra, PlanError
+from .extras import installed, version
+from .plan import WEIGHTS, Plan
+
+logger = logging.getLogger(__name__)
+EXACT = 0.05
+"""How far OpenVINO's answers may be from onnxruntime's, root mean square against them, to be exact enough. Those of the
+embedded priors are 0.004 to 0.03 apart, which changes results by less than 0.1 dB (docs/performance.md)."""
+WORTH = 0.9
+"""What of onnxruntime's time it may take at most to be taken: a smaller gain is not worth less exact answers."""
+SIDE = 128
+"""Height and width of the image that a plan for any size is measured on."""
+TRIALS = 3
+TIMES = (0.03, 0.3, 0.8)
+"""The shares of the training timesteps at which answers are compared."""
+
+Openers = Mapping[str, Callable[[], Engine]]
+
+
+class Measured(NamedTuple):
+    """What both took for a call, and how far apart their answers were."""
+
+    cpu: float
+    """Seconds."""
+    openvino: float
+    apart: float
+    """Root mean square of the difference, against that of onnxruntime's answers; the largest over TIMES."""
+
+    @property
+    def fastest(self) -> str:
+        """The name of the backend to take."""
+        return "openvino" if self.openvino <= WORTH * self.cpu and self.apart <= EXACT else "cpu"
+
+
+def open_fastest(plan: Plan, openers: Openers) -> Engine:
+    """Open the faster of the backends "cpu" and "openvino", by `openers`, as measured here once for this plan.
+
+    Without OpenVINO, bfloat16 or a cache to keep the answer in, "cpu" is taken unmeasured: each start would measure
+    again, and processes side by side might not agree.
+    """
+    if not installed("openvino"):
+        return openers["cpu"]()
+    with _alone(plan) as can_keep:
+        known = recall(plan)
+        if known is not None:
+            return openers[known.fastest]()
+        cpu = openers["cpu"]()
+        if not can_keep:
+            return cpu
+        try:
+            openvino = openers["openvino"]()
+        except (BackendError, MissingExtra, PlanError) as error:
+            logger.info("openvino is not measured: %s", error)
+            return cpu
+        found = measure(plan, cpu, openvino)
+        cache.keep(_entry(plan), lambda path: path.write_text(json.dumps(found._asdict())))
+    faster, slower = (openvino, cpu) if found.fastest == "openvino" else (cpu, openvino)
+    slower.close()
+    return faster
+
+
+def recall(plan: Plan) -> Measured | None:
+    """Return what was measured for a plan on this machine, None where nothing was."""
+    data = cache.find(_entry(plan))
+    return None if data is None else Measured(**json.loads(data))
+
+
+def measure(plan: Plan, cpu: Engine, openvino: Engine) -> Measured:
+    """Time a forward call by both, in turns, and compare their answers."""
+    channels, height, width = plan.image_shape
+    shape = (1, channels, height, width) if plan.stride is None else (1, channels, SIDE, SIDE)
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    last, apart = plan.manifest["schedule"].get("num_train_timesteps", 1000) - 1, []
+    for share in TIMES:
+        t = np.array([round(share * last)])
+        ours, theirs = (np.asarray(engine.predict(x, t).out, np.float64) for engine in (cpu, openvino))
+        apart.append(float(np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(ours**2))))
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(TRIALS):
+        for i, engine in enumerate((cpu, openvino)):
+            started = time.perf_counter()
+            engine.predict(x, t)
+            seconds[i].append(time.perf_counter() - started)
+    return Measured(min(seconds[0]), min(seconds[1]), max(apart))
+
+
+def _entry(plan: Plan) -> str:
+    """The name of the cache's entry: by the weights, the tools' versions and the cores."""
+    tools = [f"{name} {version(name)}" for name in ("onnxruntime", "openvino")]
+    return cache.key("speed", plan.manifest["members"][WEIGHTS]["sha256"], tools, str(machine.cores()))
+
+
+@contextlib.contextmanager
+def _alone(plan: Plan) -> Iterator[bool]:
+    """Let one process at a time measure a plan, and say whether what it finds can be kept."""
+    root = cache.folder()
+    if root is None:
+        yield False
+        return
+    try:
+        import fcntl
+
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(root / f"{_entry(plan)}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    except (ImportError, OSError):  # a system without such locks, or a cache that may only be read
+        yield False
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield True
+    finally:
+        os.close(lock)
