@@ -31,7 +31,7 @@ BORDERS = ("mirror", "circular", "valid", "taper")
 GREY = "rec601"
 JPEG_SIGMA = 0.12
 """Deviation of a JPEG's rounding, in steps: less than 1 / sqrt(12), as most coefficients are 0 and were close to it.
-Chosen on tune-20 (docs/method.md)."""
+Chosen on tune-20, for a Gaussian, which the methods take that start from noise; the others know the cells."""
 SIGMA = 0.01
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
 
