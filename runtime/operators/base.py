@@ -204,7 +204,8 @@ class Linear(Operator):
 
         x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat). `sigma` and `variance` are numbers or (B, 1, 1, 1).
         """
-        return x0hat + variance * self.AT(self.resolvent(y - self.A(x0hat), sigma, variance))
+        moved: Array = variance * self.AT(self.resolvent(y - self.A(x0hat), sigma, variance))
+        return x0hat + moved
 
     def gram(self, r: Array) -> Array:
         """A A^T r, (B, c, h, w)."""

@@ -33,7 +33,7 @@ RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 
 COARSE = 25.0
 """The mean step of a JPEG's first table, in levels, from which the task jpeg is taken by itself: libjpeg's quality 78
-and below. Chosen on tune-20 (docs/method.md)."""
+and below, where what is lost begins to be seen. Chosen on tune-20 (docs/method.md)."""
 
 
 def _zigzag() -> np.ndarray:
