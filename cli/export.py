@@ -142,15 +142,15 @@ def command(
     if talk.is_quiet():
         click.echo(str(target))
         return
-    click.echo(f"{target}: {plan.size}, {target.stat().st_size / 1e6:.1f} MB")
-    click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
+    talk.say(f"{target}: {plan.size}, {target.stat().st_size / 1e6:.1f} MB")
+    talk.say(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
     for name, one in mixed.items():
-        click.echo(f"{name}: {say_mixed(one)}")
-    click.echo(f"licence of the weights: {prior.licence}")
+        talk.say(f"{name}: {say_mixed(one)}")
+    talk.say(f"licence of the weights: {prior.licence}")
     if built is not None:
         say(built, None, as_json)
     elif why:
-        click.echo(f"no TensorRT engines were built: {why}", err=True)
+        talk.say(f"no TensorRT engines were built: {why}", err=True)
 
 
 def _build(target: Path) -> tuple[Built | None, str]:
@@ -175,5 +175,5 @@ def _say_repository(target: Path, names: list[str], licence: str, as_json: bool)
     if talk.is_quiet():
         click.echo(str(target))
         return
-    click.echo(f"{target}: {', '.join(names)}")
-    click.echo(f"licence of the weights: {licence}")
+    talk.say(f"{target}: {', '.join(names)}")
+    talk.say(f"licence of the weights: {licence}")

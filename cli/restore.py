@@ -244,7 +244,7 @@ def command(
         if not one:
             talk.detail(said)
         elif not talk.is_quiet():
-            click.echo(said, file=sys.stderr if as_json else stdout)
+            talk.say(said, file=sys.stderr if as_json else stdout)
         if not advised and (line := run.advice(found)):  # once, for the first of many that it is true of
             advised.append(line)
             talk.note(line if one else f"{name_of(found.source)}: {line}")
@@ -264,7 +264,7 @@ def command(
             if as_json:
                 continue
             if not talk.is_quiet():
-                click.echo(_sentence(outcome, count, one), file=stdout)
+                talk.say(_sentence(outcome, count, one), file=stdout)
             elif output != STREAM:
                 click.echo("\n".join(map(str, outcome.paths)), file=stdout)
     if save_params is not None:

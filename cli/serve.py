@@ -8,7 +8,7 @@ import click
 
 from ..engines import InputError, MissingExtra
 from ..runtime.service import TOKEN
-from . import options
+from . import options, talk
 from .progress import stages
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def command(
             )
 
     def on_ready(pool: "Pool", address: "Address") -> None:
-        click.echo(f"{pool.prior} by {pool.backend} on http://{address.host}:{address.port}", err=True)
+        talk.say(f"{pool.prior} by {pool.backend} on http://{address.host}:{address.port}", err=True)
 
     serve(pool_of, settings, Address(host, port), on_ready)
 

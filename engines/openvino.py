@@ -53,7 +53,7 @@ class OpenVinoEngine(OnHost):
             try:
                 models = {graph: core.read_model(file) for graph, file in files.items()}
             except RuntimeError as error:
-                raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {error}") from error
+                raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {_why(error)}") from error
         handed_over = [name for name in self._entries["pullback"]["inputs"] if name.startswith("kept:")]
         # Both hold what they need and not the engine: a cycle would keep its memory until Python looks for cycles.
         self._compiled = functools.lru_cache(GRAPHS_KEPT)(functools.partial(_compile, core, models, handed_over))
@@ -115,7 +115,12 @@ def _infer(request: Any, **values: Any) -> None:
     try:
         request.infer(values, share_inputs=True)
     except RuntimeError as error:
-        raise BackendError(f"OpenVINO failed in a call: {error}") from error
+        raise BackendError(f"OpenVINO failed in a call: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """The reason in one line."""
+    return " ".join(str(error).split())
 
 
 def _embed(compiled: Any, t: np.ndarray) -> np.ndarray:
@@ -161,4 +166,4 @@ def _compile(
     try:
         return core.compile_model(model, "CPU", settings), Free()
     except RuntimeError as error:
-        raise BackendError(f"OpenVINO cannot compile the {graph} graph: {error}") from error
+        raise BackendError(f"OpenVINO cannot compile the {graph} graph: {_why(error)}") from error

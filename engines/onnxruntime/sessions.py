@@ -123,9 +123,10 @@ class Sessions:
             )
         except Exception as error:  # onnxruntime's errors share no base but Exception
             if device != "cpu":
-                why = " ".join(str(error).split()).rstrip(".")
-                raise BackendError(f"onnxruntime cannot run on {device} here: {why}; run: frugal-rt doctor") from error
-            raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
+                raise BackendError(
+                    f"onnxruntime cannot run on {device} here: {_why(error)}; run: frugal-rt doctor"
+                ) from error
+            raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {_why(error)}") from error
         session.weights = weights  # it points into them, and may be in a call when everybody else has let go of them
         return session
 
@@ -137,7 +138,12 @@ def run_bound(session: Any, binding: Any, **inputs: np.ndarray) -> None:
             binding.bind_cpu_input(name, value)
         session.run_with_iobinding(binding)
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        raise BackendError(f"onnxruntime failed in a call: {error}") from error
+        raise BackendError(f"onnxruntime failed in a call: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """The reason in one line."""
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _embed(session: Any, t: np.ndarray) -> np.ndarray:

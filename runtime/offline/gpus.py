@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ...engines import BackendError, FrugalError, InputError, Plan, PlanError, nvidia, open_plan
 from ...engines.machine import THREADS, cores
-from ..process import how_it_ended, launch
+from ..process import how_it_ended, launch, overwritten
 from .folder import Order, Outcome
 from .spread import Died, Spread, Worker
 
@@ -109,7 +109,9 @@ class Devices(Spread):
         try:
             answer = call.connection.recv()
         except (EOFError, OSError):
-            raise Died(f"the one on device {call.device} ended with {how_it_ended(call.process)}") from None
+            raise Died(
+                f"the one on device {call.device} ended with {overwritten(how_it_ended(call.process))}"
+            ) from None
         if isinstance(answer, FrugalError):
             raise answer
         return answer

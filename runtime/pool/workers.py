@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ...engines import DeadlineError, FrugalError, WorkerError, nvidia
 from ...engines.machine import THREADS, cores
-from ..process import launch
+from ..process import launch, overwritten
 from .link import Link
 from .messages import Pong, Ready, Refused, Report, Setup
 from .pulse import BEAT, LONGEST, START
@@ -166,14 +166,14 @@ class Workers:
             status = await link.end()
         if slot.is_over:
             return
-        how = f"a worker ended with {status}" if link.hang is None else link.hang.why
+        how = f"a worker ended with {overwritten(status)}" if link.hang is None else link.hang.why
         if link.ready is not None:
             self._blame(slot, link)
         else:
             slot.deaths += 1
             if slot.deaths >= STARTS or slot.facts is None:
                 logger.error("%s before it was ready, and is not started again", how)
-                raise WorkerError("a worker died before it was ready; see what it printed")
+                raise WorkerError(f"a worker died before it was ready; see what it printed: {how}")
         self.restarts += 1
         logger.warning("%s and is started again, with %d requests", how, len(slot.requests))
 
