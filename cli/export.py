@@ -8,6 +8,7 @@ import click
 from ..engines import BackendError, InputError, Plan, open_plan
 from ..engines.embedded import embedded_plan
 from ..engines.extras import missing_export
+from ..engines.files import remove_drafts
 from ..engines.tensorrt.build import build, can_build
 from ..engines.tensorrt.store import Built
 from ..export import EMBEDDED, HALVES, PUBLISHED, Prior, export_plan, find_prior, open_prior, verified_plan
@@ -165,7 +166,9 @@ def _build(target: Path) -> tuple[Built | None, str]:
 def _target(output: Path | None, name: str, kind: str, force: bool) -> Path:
     if kind == "triton":
         return check_repository(output or Path(f"{name}.triton"), force)
-    return check_output(output or f"{name}.plan", force, (".plan",))
+    target = check_output(output or f"{name}.plan", force, (".plan",))
+    remove_drafts(target.parent)
+    return target
 
 
 def _say_repository(target: Path, names: list[str], licence: str, as_json: bool) -> None:
