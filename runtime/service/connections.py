@@ -10,7 +10,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from .middleware import CROWDED
+from .middleware import CROWDED, SAFE
 from .peers import peer_of
 
 SPARE = 16
@@ -80,6 +80,12 @@ class Connection(H11Protocol):
         if self._answer_timer is not None:
             self._answer_timer.cancel()
 
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._refuse(400, "this is no HTTP request that can be read")
+        else:
+            self.transport.close()
+
     def shutdown(self) -> None:
         if self._waits == "body":
             self._give_up()  # nothing is taken any more
@@ -142,6 +148,7 @@ class Connection(H11Protocol):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
+            *SAFE.items(),
         ]
         for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))

@@ -16,9 +16,9 @@ LIMIT = 1
 PLACES = 64 + 2 * LIMIT
 """As of server.serve."""
 SILENT = b""
-HALF_A_HEAD = b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: "
-STALLED = b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" + b"\x89PNG"
-CHUNKED = b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\x89PNG\r\r\n"
+HALF_A_HEAD = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: "
+STALLED = b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n" + b"\x89PNG"
+CHUNKED = b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\x89PNG\r\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,9 @@ def held(serving, number: int, sent: bytes, *hosts: str) -> Iterator[list[socket
 
 def ask(serving, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
     """The status and the body of an answer, on a connection of its own."""
-    with connect(serving, host, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()) as connection:
+    with connect(
+        serving, host, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    ) as connection:
         answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), body
@@ -105,7 +107,7 @@ def test_whoever_watches_keeps_places_and_the_probes_are_answered(serve, png):
     """Half of them at most, until the others watch as well."""
     serving = serve(limit=LIMIT, idle_seconds=600.0)
     one, two, three = elsewhere()[:3]
-    watch = f"GET {begin(serving, png)}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    watch = f"GET {begin(serving, png)}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     with ExitStack() as stack:
 
         def watched(host: str) -> None:
@@ -153,8 +155,8 @@ def test_a_head_that_trickles_is_told_so(impatient):
 def test_a_second_head_is_waited_for_no_longer_than_the_first(impatient):
     """And the body of a request that was answered before it came counts for nothing."""
     for first in (
-        b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nG",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nG",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n",
     ):
         with connect(impatient, sent=first) as slow:
             answer = trickle(slow)
@@ -192,7 +194,7 @@ def test_an_answer_that_is_not_read_is_given_up(impatient):
         with contextlib.suppress(OSError):  # the service reads no more either
             reader.settimeout(1)
             while True:
-                reader.sendall(b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+                reader.sendall(b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
         impatient.wait(lambda: connections() <= before)
 
 
