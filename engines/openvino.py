@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from . import stopping
 from .array_api import Array
 from .base import ANSWERS, OnHost, Prediction, Pull
 from .embeddings import Embeddings
-from .errors import BackendError, MissingExtra, PlanError
+from .errors import BackendError, MissingExtra, PlanError, Stopped
 from .machine import cores
 from .memory import Free
 from .plan import WEIGHTS, Plan
@@ -112,9 +113,24 @@ class OpenVinoEngine(OnHost):
 
 
 def _infer(request: Any, **values: Any) -> None:
+    stop = stopping.current()
     try:
-        request.infer(values, share_inputs=True)
+        if stop is None:
+            request.infer(values, share_inputs=True)
+            return
+        stopping.check()
+        request.start_async(values, share_inputs=True)  # one that has not started cannot be ended
+        try:
+            with stop.ending(request.cancel):
+                request.wait()
+        except Stopped:  # between its start and the line above
+            request.cancel()
+            with contextlib.suppress(RuntimeError):
+                request.wait()
+            raise
+        stopping.check()
     except RuntimeError as error:
+        stopping.check()
         raise BackendError(f"OpenVINO failed in a call: {_why(error)}") from error
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import stopping
 from .array_api import Array, array_namespace
 from .base import Engine, OnHost, Prediction, Pull, Room
 from .errors import InputError
@@ -134,6 +135,7 @@ class Tiled(OnHost):
         tiles = sum(map(len, chunks))
         done = gone * tiles
         for chunk in chunks:
+            stopping.check()
             yield chunk
             done += len(chunk)
             if self._on_tiles is not None:

@@ -132,6 +132,8 @@ def _receive(wire: Wire, preparation: Preparation, scheduler: Scheduler, inbox: 
             if isinstance(message, Ping):
                 wire.send(Pong(scheduler.underway, preparation.running))
                 continue
+            if isinstance(message, Cancel):
+                scheduler.give_up(message.key)  # before it is asked to forget it, which it is between two calls
             inbox.put(message)
             if isinstance(message, Submit):
                 preparation.begin(message)
