@@ -127,7 +127,7 @@ def create_app(
 
         async def stream() -> AsyncIterator[str]:
             async for changed in job.changes():
-                yield f"event: {job.state}\ndata: {json.dumps(job.said(preview=True))}\n\n" if changed else ": \n\n"
+                yield await job.event() if changed else ": \n\n"
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 

@@ -20,7 +20,7 @@ from PIL import Image
 NUMBER = int(os.environ.get("FRUGAL_RT_FUZZ", 300))
 SEED = int(os.environ.get("FRUGAL_RT_FUZZ_SEED", 0))
 TOGETHER = 8
-ANSWERS = {200, 202, 204, 400, 404, 405, 408, 409, 410, 413, 415, 422, 429, 431}
+ANSWERS = {200, 202, 204, 400, 403, 404, 405, 408, 409, 410, 413, 415, 422, 429, 431}
 Random = np.random.Generator
 
 
