@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from frugal_rt import BusyError, DeadlineError, InputError, PlanError, Pool, Restorer, WorkerError, operators
+from frugal_rt.engines.errors import Stopped
 from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.operators import Denoise
 from frugal_rt.runtime.pool.messages import Report
@@ -269,6 +270,51 @@ def test_requests_that_come_while_no_worker_can_start_fail_and_leave_their_place
     until(lambda: pool.images == 0)
     assert not pool.is_ready
     pool.close(timeout=60)
+
+
+def test_a_plan_that_was_gone_when_its_worker_died_is_taken_again_when_it_is_back(plan_copy, monkeypatch, caplog):
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.REST", 0.05)
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.LONGEST_REST", 0.2)
+    with Pool(plan_copy, "cpu") as pool:
+        before = pool.submit(measurement(), SR, steps=3).result(timeout=60).image
+        measured = pool.costs
+        plan_copy.rename(plan_copy.with_suffix(".away"))
+        os.kill(pool.processes[0], signal.SIGKILL)
+        until(lambda: "no worker can be started: there is no file" in caplog.text)
+        with pytest.raises(WorkerError, match="no worker can be started"):
+            pool.submit(measurement(), SR, steps=3).result(timeout=60)
+        plan_copy.with_suffix(".away").rename(plan_copy)
+        until(lambda: pool.is_ready, 60)
+        np.testing.assert_array_equal(pool.submit(measurement(), SR, steps=3).result(timeout=60).image, before)
+        assert pool.costs == measured  # they are not measured again
+        assert pool.images == 0
+
+
+def test_deaths_are_forgotten_after_a_rest(tiny_plan, monkeypatch):
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.REST", 0.05)
+    with Pool(tiny_plan, "cpu") as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr("frugal_rt.runtime.process._BOOT", "raise SystemExit(3)")
+            os.kill(pool.processes[0], signal.SIGKILL)
+            until(lambda: pool._workers._slots[0].rests > 1, 60)
+            assert not pool.is_ready
+        until(lambda: pool.is_ready, 60)
+        assert pool.submit(measurement(), SR, steps=3).result(timeout=60).image.shape == SHAPE
+
+
+def test_a_call_under_way_is_ended_when_its_request_is_given_up(local_plan):
+    """Within it: its report says that it was, before any of its rows moved."""
+    reports = []
+    shape = (3, 1024, 1024)
+    with Pool(local_plan, "cpu", on_report=reports.append) as pool:
+        y = np.zeros(shape, np.float32)
+        future = pool.submit(y, operators.Denoise(shape), sigma=0.3, steps=50, method="dps")
+        until(lambda: reports, 60)
+        future.cancel()
+        until(lambda: any(report.failed for report in reports), 60)
+        stopped = reports[-1]
+        assert [type(why) for why in stopped.failed.values()] == [Stopped]
+        assert (stopped.moved, stopped.active) == ((), 0)
 
 
 def test_a_request_that_cannot_be_submitted_leaves_its_place(pool):
