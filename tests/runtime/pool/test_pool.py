@@ -12,10 +12,11 @@ import pytest
 
 from frugal_rt import BusyError, DeadlineError, InputError, PlanError, Pool, Restorer, WorkerError, operators
 from frugal_rt.engines.errors import Stopped
+from frugal_rt.engines.tiled import tile_count
 from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.operators import Denoise
 from frugal_rt.runtime.pool.messages import Report
-from frugal_rt.runtime.pool.requests import places_of
+from frugal_rt.runtime.pool.requests import PLACE, places_of
 
 SHAPE = (3, 16, 16)
 SR = operators.SuperResolution(SHAPE, 2)
@@ -395,17 +396,41 @@ def test_a_program_whose_loop_is_uvloop_changes_nothing(tiny_plan, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("images", "shape", "limit", "places"),
+    ("images", "pixels", "steps", "limit", "places"),
     [
-        (1, (3, 64, 64), 8, 1),
-        (5, (3, 512, 512), 8, 5),
-        (1, (3, 512, 513), 8, 2),
-        (2, (3, 1024, 1024), 64, 8),
-        (1, (3, 4000, 3000), 8, 8),
+        (1, 64 * 64, 20, 8, 1),
+        (1, 64 * 64, 1000, 8, 1),
+        (5, 512 * 512, 100, 8, 5),
+        (1, 512 * 513, 2, 8, 2),
+        (2, 1024 * 1024, 20, 64, 8),
+        (1, 4000 * 3000, 20, 8, 8),
+        (1, 512 * 512, 101, 8, 2),
+        (1, 512 * 512, 1000, 64, 10),
+        (3, 256 * 256, 1000, 64, 9),
     ],
 )
-def test_a_large_image_takes_several_places_and_finds_them_where_nothing_else_is(images, shape, limit, places):
-    assert places_of(images, shape, limit) == places
+def test_an_image_of_many_pixels_or_steps_takes_several_places_and_one_finds_those_there_are(
+    images, pixels, steps, limit, places
+):
+    assert places_of(images, pixels, steps, limit) == places
+
+
+def test_what_a_request_costs_is_counted_by_its_steps_and_tiles(pool, local_plan):
+    def taken(pool, side: int, **settings) -> int:
+        operator = operators.Denoise((3, side, side))
+        future = pool.submit(np.zeros(operator.measurement_shape, np.float32), operator, sigma=0.3, **settings)
+        try:
+            return pool.images
+        finally:
+            future.cancel()
+            until(lambda: pool.images == 0)
+
+    assert taken(pool, 16, steps=1000, method="dps") == 1
+    assert tile_count(384, 16) == 47
+    assert taken(pool, 384) == -(-(47**2) * 16 * 16 // PLACE)
+    with Pool(local_plan, "cpu", limit=64) as any_size:
+        assert taken(any_size, 1024) == 4
+        assert taken(any_size, 512, steps=1000, method="dps") == 10
 
 
 def test_images_of_many_sizes_are_each_restored_as_alone(local_plan):
