@@ -45,8 +45,10 @@ _ZIP64_EXTRA = 20
 """What that adds to the local header (APPNOTE.TXT 4.5.3)."""
 
 _REMEDY = "make a plan with: frugal-rt export --model celeba"
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, LookupError, TypeError, ValueError, ArithmeticError)
-_DAMAGE = (*_DAMAGE, RuntimeError, struct.error, EOFError, OSError)
+_DAMAGE: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(LookupError, TypeError, ValueError, ArithmeticError, RuntimeError),
+)
 """What zipfile and struct raise over bytes that are no archive of ours."""
 
 Buffer = memoryview | bytes | bytearray

@@ -41,7 +41,7 @@ few = settings(many, max_examples=max(100, NUMBER // 10))
 
 NUMBERS = [0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.5, -0.0, 1e-320, 1e308, math.inf, -math.inf, math.nan]
 TEXTS = ["", "x", "\0", "\x1b[2J", "\ud800", "../../etc/passwd", "auto", "a" * 3000]
-ODD = st.sampled_from([*NUMBERS, *TEXTS, True, None, [], {}, [[]], [{}], {"": None}])
+ODD = st.sampled_from([*NUMBERS, *TEXTS, True, None, [], {}, [[]], [{}], {"": None}]).map(deepcopy)
 JSON = st.recursive(
     ODD | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
@@ -127,7 +127,7 @@ def test_a_manifest_is_refused_by_a_place_or_holds_what_its_readers_need(manifes
     for path in data.draw(st.lists(st.sampled_from(spots), min_size=1, max_size=3)):
         try:
             changed = put(changed, path, data.draw(st.just(GONE) | JSON) if path else data.draw(JSON))
-        except (KeyError, IndexError, TypeError):
+        except (AttributeError, KeyError, IndexError, TypeError):
             continue  # an earlier change took the place away
     try:
         parsed = manifests.parse(json.dumps(changed).encode())
@@ -299,7 +299,8 @@ def test_a_form_is_read_or_refused_with_a_status(data):
         % (name.encode(), data.draw(st.sampled_from([b"", b'; filename="f"'])), data.draw(st.binary(max_size=20)))
         for name in parts
     )
-    body = data.draw(st.just(body + b"--b--\r\n") | damaged(body + b"--b--\r\n"))
+    whole = body + b"--b--\r\n"
+    body = data.draw(st.just(whole) | damaged(whole))
     kinds = ["multipart/form-data; boundary=b", "Multipart/Form-Data; Boundary=b", "multipart/form-data", "image/png"]
     kind = data.draw(st.sampled_from([one.encode() for one in kinds]) | st.binary(max_size=30))
     query = data.draw(
@@ -315,8 +316,7 @@ def test_a_form_is_read_or_refused_with_a_status(data):
         scope = {"type": "http", "headers": [(b"content-type", kind)], "query_string": query, "method": "POST"}
         async with Uploads(1 << 20, 5.0).receive(Request(scope, receive)) as upload:
             assert upload.picture.read(1)
-            if parts.count("image") > 1 and kind == b"multipart/form-data; boundary=b":
-                assert body.count(b'name="image"') != parts.count("image")
+            assert body != whole or kind != b"multipart/form-data; boundary=b" or parts.count("image") == 1
 
     status = 422
     try:

@@ -63,7 +63,7 @@ class _Process(NamedTuple):
 class Devices(Spread):
     """A process for each device; a context manager that ends them.
 
-    plan: its path; every process maps it. devices: values of $CUDA_VISIBLE_DEVICES, one a process; they share the
+    plan: its path; every process opens it. devices: values of $CUDA_VISIBLE_DEVICES, one a process; they share the
     cores. on_loss: told in a sentence when a process dies. Processes end with this one, however it ends.
 
     Raises PlanError.

@@ -34,7 +34,7 @@ class Resources:
     """What a run computes with: this process, or worker processes on GPUs of this machine or on a Ray cluster."""
 
     plan: Path
-    """The plan's file, which a GPU's worker maps itself."""
+    """The plan's file, which a GPU's worker opens itself."""
     backend: str
     trust_engines: bool
     gpus: Sequence[str] = ()
