@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from frugal_rt.runtime.service.connections import FRESH, Connection
 from frugal_rt.runtime.service.peers import peer_of
 
 LIMIT = 1
@@ -85,6 +86,7 @@ def test_heads_give_way_before_bodies_and_the_longest_first(patient):
     with held(patient, PLACES // 2 - 1, STALLED, "127.0.0.1"):
         assert ask(patient, "/livez")[0] == 200  # in the last place: so they are all seen
         with connect(patient, sent=HALF_A_HEAD) as slow:
+            time.sleep(FRESH)  # or it would have only just come
             assert ask(patient, "/livez")[0] == 200
             assert ended(slow)
     with held(patient, PLACES // 2, STALLED, "127.0.0.1") as stalled:
@@ -93,6 +95,25 @@ def test_heads_give_way_before_bodies_and_the_longest_first(patient):
         stalled[1].settimeout(0.3)
         with pytest.raises(TimeoutError):
             stalled[1].recv(1)
+
+
+def test_one_that_has_only_just_come_gives_way_last():
+    """Else those that come and go without end would end it before its head is there."""
+
+    def waits(what: str, since: float, began: bool) -> Connection:
+        one = Connection.__new__(Connection)
+        one._waits, one._since, one._began = what, since, began
+        return one
+
+    head, idle, body, later, fresh = (
+        waits("head", 9.9, True),
+        waits("head", 5.0, False),
+        waits("body", 1.0, True),
+        waits("body", 9.8, True),
+        waits("head", 9.9, False),
+    )
+    assert sorted([fresh, later, body, head, idle], key=lambda one: one.turn(10.0)) == [idle, head, body, later, fresh]
+    assert sorted([fresh, body], key=lambda one: one.turn(11.0)) == [fresh, body]
 
 
 def ended(connection: socket.socket) -> bool:
