@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from ..engines import FrugalError
 from ..engines.version import __version__
+from .talk import shown
 
 NAME = "frugal-rt"
 SUSPECTS = "frugal_rt.suspects"
@@ -102,11 +103,12 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except FrugalError as error:
-            raise click.ClickException(f"{error}{ctx.meta.get(SUSPECTS, '')}") from error
+            raise click.ClickException(shown(f"{error}{ctx.meta.get(SUSPECTS, '')}")) from error
         except click.UsageError as error:
-            if not ctx.meta.get(SUSPECTS):
+            said = f"{error.format_message()}{ctx.meta.get(SUSPECTS, '')}"
+            if shown(said) == error.format_message():
                 raise
-            raise click.UsageError(f"{error.format_message()}{ctx.meta[SUSPECTS]}", error.ctx) from error
+            raise click.UsageError(shown(said), error.ctx) from error
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             raise click.exceptions.Exit(130) from None

@@ -96,7 +96,7 @@ def say(built: Built, bundled: Path | None, as_json: bool) -> None:
         return
     gpu = here.gpu or f"any GPU of compute capability {here.capability}"
     batches = ", ".join(map(str, record.batches))
-    click.echo(f"{record.precision} engines for {gpu} by {here.flavour} {here.version}, {size / 1e6:.0f} MB")
-    click.echo(
+    talk.say(f"{record.precision} engines for {gpu} by {here.flavour} {here.version}, {size / 1e6:.0f} MB")
+    talk.say(
         f"tuned for batches of {batches}; kept in {'the cache' if bundled is None else f'the cache and {bundled}'}"
     )

@@ -8,6 +8,7 @@ import click
 from ..engines import BackendError, InputError, Plan, open_plan
 from ..engines.embedded import embedded_plan
 from ..engines.extras import missing_export
+from ..engines.files import remove_drafts
 from ..engines.tensorrt.build import build, can_build
 from ..engines.tensorrt.store import Built
 from ..export import EMBEDDED, HALVES, PUBLISHED, Prior, export_plan, find_prior, open_prior, verified_plan
@@ -142,15 +143,15 @@ def command(
     if talk.is_quiet():
         click.echo(str(target))
         return
-    click.echo(f"{target}: {plan.size}, {target.stat().st_size / 1e6:.1f} MB")
-    click.echo(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
+    talk.say(f"{target}: {plan.size}, {target.stat().st_size / 1e6:.1f} MB")
+    talk.say(f"largest relative error against torch: {', '.join(f'{what} {e:.1e}' for what, e in parity.items())}")
     for name, one in mixed.items():
-        click.echo(f"{name}: {say_mixed(one)}")
-    click.echo(f"licence of the weights: {prior.licence}")
+        talk.say(f"{name}: {say_mixed(one)}")
+    talk.say(f"licence of the weights: {prior.licence}")
     if built is not None:
         say(built, None, as_json)
     elif why:
-        click.echo(f"no TensorRT engines were built: {why}", err=True)
+        talk.say(f"no TensorRT engines were built: {why}", err=True)
 
 
 def _build(target: Path) -> tuple[Built | None, str]:
@@ -165,7 +166,9 @@ def _build(target: Path) -> tuple[Built | None, str]:
 def _target(output: Path | None, name: str, kind: str, force: bool) -> Path:
     if kind == "triton":
         return check_repository(output or Path(f"{name}.triton"), force)
-    return check_output(output or f"{name}.plan", force, (".plan",))
+    target = check_output(output or f"{name}.plan", force, (".plan",))
+    remove_drafts(target.parent)
+    return target
 
 
 def _say_repository(target: Path, names: list[str], licence: str, as_json: bool) -> None:
@@ -175,5 +178,5 @@ def _say_repository(target: Path, names: list[str], licence: str, as_json: bool)
     if talk.is_quiet():
         click.echo(str(target))
         return
-    click.echo(f"{target}: {', '.join(names)}")
-    click.echo(f"licence of the weights: {licence}")
+    talk.say(f"{target}: {', '.join(names)}")
+    talk.say(f"licence of the weights: {licence}")

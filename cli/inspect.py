@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 
 from ..engines import Plan, open_plan
+from ..engines.betas import UNSAID
 from ..engines.files import is_there
-from ..engines.plan import UNSAID
 from ..engines.tensorrt.store import Record, bundled
 from ..export.mixed import say_mixed
-from . import options
+from . import options, talk
 
 
 @click.command()
@@ -58,8 +58,8 @@ def _describe(path: Path, plan: Plan) -> None:
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
     }
     for heading, text in lines.items():
-        click.echo(f"{heading + ':':10} {text}")
+        talk.say(f"{heading + ':':10} {text}")
     for name, member in manifest["members"].items():
-        click.echo(f"{'member:':10} {name}, {member['bytes']} bytes, SHA-256 {member['sha256']}")
+        talk.say(f"{'member:':10} {name}, {member['bytes']} bytes, SHA-256 {member['sha256']}")
     if prior["card"]:
-        click.echo(f"\n{prior['card'].strip()}")
+        talk.say(f"\n{prior['card'].strip()}")

@@ -16,7 +16,7 @@ from ..runtime.offline import animation, trace
 from ..runtime.offline.folder import Failed, Order, Prepared, find_pictures, name_of
 from ..runtime.offline.gpus import gpus_named
 from ..runtime.offline.outputs import Targets
-from ..runtime.offline.run import Beside, Resources, Run, Written
+from ..runtime.offline.run import Beside, Elsewhere, Resources, Run, Written
 from ..runtime.offline.streams import STREAM, is_stream
 from ..runtime.pictures.formats import PICTURES
 from ..runtime.pictures.images import check_output
@@ -244,7 +244,7 @@ def command(
         if not one:
             talk.detail(said)
         elif not talk.is_quiet():
-            click.echo(said, file=sys.stderr if as_json else stdout)
+            talk.say(said, file=sys.stderr if as_json else stdout)
         if not advised and (line := run.advice(found)):  # once, for the first of many that it is true of
             advised.append(line)
             talk.note(line if one else f"{name_of(found.source)}: {line}")
@@ -264,27 +264,29 @@ def command(
             if as_json:
                 continue
             if not talk.is_quiet():
-                click.echo(_sentence(outcome, count, one), file=stdout)
+                talk.say(_sentence(outcome, count, one), file=stdout)
             elif output != STREAM:
                 click.echo("\n".join(map(str, outcome.paths)), file=stdout)
     if save_params is not None:
         params.save(save_params, kept)
     restored, failed = run.apart(outcomes)
+    elsewhere = [outcome.source for outcome in outcomes if isinstance(outcome, Elsewhere)]
     if as_json:
         failures = [{"image": str(outcome.source), "error": outcome.why} for outcome in failed]
-        there = [str(path) for path in targets.there]
+        there = [*map(str, (*targets.there, *elsewhere))]
         click.echo(json.dumps({"restored": [*map(_said, restored)], "failed": failures, "there": there}))
     elif not one and not talk.is_quiet():
         untouched = sum(written.unchanged for written in restored)
         left = f"{untouched} left alone, " if untouched else ""
-        click.echo(f"{len(restored) - untouched} restored, {left}{len(failed)} failed, {len(targets.there)} were there")
+        count = len(targets.there) + len(elsewhere)
+        click.echo(f"{len(restored) - untouched} restored, {left}{len(failed)} failed, {count} were there")
     if failed:
         raise FrugalError("; ".join(f"{outcome.source}: {outcome.why}" for outcome in failed))
 
 
 def _watched(
     run: Run, stack: ExitStack, count: int, samples: int, on_ready: Callable[[Prepared], None]
-) -> Iterator[Written | Failed]:
+) -> Iterator[Written | Failed | Elsewhere]:
     """The outcomes of a run, with a bar of steps, `count` a sample as it is foreseen, or of pictures for workers."""
     if not run.resources.spread:
         total = count * len(run.targets.paths) * samples
@@ -297,7 +299,7 @@ def _watched(
             watch.on_more((due - count) * samples)
 
         for outcome in run.here(ready, watch.on_step, watch.on_tiles):
-            if isinstance(outcome, Failed) or outcome.unchanged:
+            if not isinstance(outcome, Written) or outcome.unchanged:
                 watch.on_more(-count * samples)  # they were foreseen
             yield outcome
         return

@@ -1,6 +1,7 @@
 """frugal-rt serve."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import click
 
 from ..engines import InputError, MissingExtra
 from ..runtime.service import TOKEN
-from . import options
+from . import options, talk
 from .progress import stages
 
 if TYPE_CHECKING:
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
 @click.option("--device", "devices", type=int, multiple=True, help="A CUDA device, a worker each. May be repeated.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 is every interface of this machine.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--uds", type=options.PATH, help="A Unix socket to listen on, in place of --host and --port.")
+@click.option("--root-path", default="", metavar="/PATH", help="What a proxy in front takes off the paths of requests.")
 @click.option("--limit", type=click.IntRange(1), default=64, show_default=True, help="Images taken at once.")
 @click.option("--max-mib", type=click.IntRange(1), default=16, show_default=True, help="MiB of a request's body.")
 @click.option("--max-pixels", type=click.IntRange(1), default=1 << 22, show_default=True, help="Pixels of a picture.")
 @click.option("--timeout", type=click.FloatRange(0.1), default=300.0, show_default=True, help="Seconds a restoration.")
 @click.option("--token-file", type=options.PATH, help=f"Requests must carry what it holds; or set {TOKEN}.")
+@click.option("--allow-anonymous", is_flag=True, help="Listen beyond this machine without a token.")
+@click.option("--allow-host", "hosts", multiple=True, help="A name to be asked by without a token. May be repeated.")
 @click.option("--allow-origin", "origins", multiple=True, help="Whose pages may ask, for browsers. May be repeated.")
 def command(
     engine: Path,
@@ -37,11 +42,15 @@ def command(
     devices: tuple[int, ...],
     host: str,
     port: int,
+    uds: Path | None,
+    root_path: str,
     limit: int,
     max_mib: int,
     max_pixels: int,
     timeout: float,
     token_file: Path | None,
+    allow_anonymous: bool,
+    hosts: tuple[str, ...],
     origins: tuple[str, ...],
 ) -> None:
     """Serve restorations over HTTP with the prior in PLAN, and a page to try them on."""
@@ -49,10 +58,18 @@ def command(
         from ..runtime.pool import Pool
         from ..runtime.service.intake import Options
         from ..runtime.service.server import Address, serve
+        from ..runtime.service.visitors import is_local
     except ImportError as error:
         raise MissingExtra("A service", error.name or "fastapi", "serve") from error
+    token = _token(token_file)
+    if token is None and uds is None and not is_local(host) and not allow_anonymous:
+        raise InputError(
+            f"on {host} whoever reaches this machine may ask: give --token-file or {TOKEN}, or say --allow-anonymous"
+        )
+    if root_path and not re.fullmatch(r"(/[\w.~-]+)+", root_path):
+        raise InputError(f"--root-path is a path such as /restore, without a slash at its end; got {root_path!r}")
     settings = Options(
-        max_bytes=max_mib << 20, max_pixels=max_pixels, timeout=timeout, token=_token(token_file), origins=origins
+        max_bytes=max_mib << 20, max_pixels=max_pixels, timeout=timeout, token=token, origins=origins, hosts=hosts
     )
 
     def pool_of(metrics: "Metrics") -> "Pool":
@@ -68,9 +85,9 @@ def command(
             )
 
     def on_ready(pool: "Pool", address: "Address") -> None:
-        click.echo(f"{pool.prior} by {pool.backend} on http://{address.host}:{address.port}", err=True)
+        talk.say(f"{pool.prior} by {pool.backend} on {address}", err=True)
 
-    serve(pool_of, settings, Address(host, port), on_ready)
+    serve(pool_of, settings, Address(host, port, uds), on_ready, root_path)
 
 
 def _token(path: Path | None) -> str | None:

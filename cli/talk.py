@@ -1,5 +1,6 @@
 """How much a command says beside its results: with -q errors alone, with -v also what was chosen, and timings."""
 
+import re
 from typing import Any
 
 import click
@@ -28,16 +29,30 @@ def is_verbose() -> bool:
     return _asked(VERBOSE)
 
 
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal acts on, or that turn the order of what it shows."""
+
+
+def shown(text: str) -> str:
+    """Return a text with what a terminal would obey as it is written in Python: names come from plans and pictures."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str, **where: Any) -> None:
+    """Write lines as `shown`, where `click.echo` would."""
+    click.echo(shown(text), **where)
+
+
 def note(text: str) -> None:
     """Write a line to standard error, unless -q."""
     if not is_quiet():
-        click.echo(text, err=True)
+        say(text, err=True)
 
 
 def detail(text: str) -> None:
     """Write a line to standard error with -v."""
     if is_verbose():
-        click.echo(text, err=True)
+        say(text, err=True)
 
 
 def _asked(key: str) -> bool:

@@ -1,4 +1,4 @@
-"""The betas that a prior was trained with."""
+"""The schedule that a prior was trained with, as a diffusers scheduler config says it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
-from .plan import BETA_SCHEDULES, UNSAID
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
+"""What a config may ask for."""
+UNSAID = {"beta_schedule": "linear", "prediction_type": "epsilon", "variance_type": "fixed_small"}
+"""What it means where it says nothing."""
 
 
 def train_betas(config: Mapping[str, Any]) -> np.ndarray:

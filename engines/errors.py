@@ -80,5 +80,15 @@ class DeadlineError(FrugalError, TimeoutError):
     """A restoration was not done by its deadline, and was stopped."""
 
 
+class Stopped(FrugalError):
+    """A network call was ended before it was done, as nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the call was stopped, as nobody waits for it")
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+
 class WorkerError(FrugalError):
     """The process that restored died, and so did the one that tried again."""

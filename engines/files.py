@@ -1,15 +1,26 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from .errors import FileError, FrugalError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+"""The names of files that are being written."""
 
 
 @contextmanager
@@ -20,10 +31,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     the system refuses.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name[:48]}.{secrets.token_hex(4)}.tmp")  # a character has up to 4 bytes of 255
-    created = False
+    draft, created = target, False
     try:
-        with draft.open("xb") as file:
+        draft, file = _open_draft(target)
+        with file:
             created = True
             yield file
             file.flush()
@@ -37,6 +48,42 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     finally:
         if created:
             draft.unlink(missing_ok=True)
+
+
+def _open_draft(target: Path) -> tuple[Path, IO[bytes]]:
+    """A new file beside `target`, locked as long as it is open. Raises OSError."""
+    while True:
+        draft = target.with_name(f".{target.name[:48]}.{secrets.token_hex(4)}.tmp")  # a character has up to 4 bytes
+        file = draft.open("xb")
+        if _lock(file) and os.fstat(file.fileno()).st_nlink:
+            return draft, file
+        file.close()  # another process took it for one that was left, before it was locked
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder; a file that is still being written is locked."""
+    if fcntl is None or not is_folder(folder):
+        return
+    with contextlib.suppress(OSError):  # what may not be looked at or removed is in nobody's way
+        for draft in [one for one in folder.iterdir() if _DRAFT.fullmatch(one.name)]:
+            with contextlib.suppress(OSError):
+                if stat.S_ISREG(draft.lstat().st_mode):
+                    with draft.open("rb+") as file:
+                        if _lock(file):
+                            draft.unlink()
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Whether the file is locked now, or cannot be: other processes that ask are told no until it is closed."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def is_there(path: Path) -> bool:

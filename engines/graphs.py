@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .errors import PlanError
-from .onnx_reader import FLOAT, INT64, Graph, Initialiser, read_graph
+from .onnx_reader import BFLOAT16, FLOAT, FLOAT16, INT64, Graph, Initialiser, Value, read_graph
 
 _NAMES = (
     "Abs Add AveragePool Cast Concat Conv Cos DepthToSpace Div Expand Flatten Identity InstanceNormalization "
@@ -27,17 +27,30 @@ _HELD = re.compile(r"constant:\d+|v:(axes|tiny)|round:[a-z]+")
 """Names of the small tensors that the exporter writes into a graph; a parameter's has no colon."""
 _SIZES = {FLOAT: 4, INT64: 8}
 """Bytes of their values."""
+_TYPES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
+"""As the manifest names those of values in half precision."""
 
 
 def check_graph(
-    data: memoryview, listed: Sequence[Any], weights: Mapping[str, tuple[np.ndarray, int]], file: str, label: str
+    data: memoryview,
+    entry: Mapping[str, Any],
+    weights: Mapping[str, tuple[np.ndarray, int]],
+    file: str,
+    label: str,
 ) -> None:
-    """Raise PlanError unless an ONNX graph takes the weights that the manifest has `listed` from `file`, and no others.
+    """Raise PlanError unless an ONNX graph is what its `entry` in the manifest says: the same inputs and outputs, and
+    the weights listed there, taken from `file`, and no others.
 
     `weights`: each tensor that lies in `file`, with its offset there. `label` names the graph for people.
     """
     graph = read_graph(data, label)
-    wrong = next(chain(_surprises(graph), _misplaced(graph, weights, file), _unlisted(graph, listed)), None)
+    faults = (
+        _surprises(graph),
+        _misplaced(graph, weights, file),
+        _unlisted(graph, entry["weights"]),
+        _unsaid(graph, entry),
+    )
+    wrong = next(chain(*faults), None)
     if wrong is not None:
         raise PlanError(f"{label} {wrong}; it was not written by frugal-rt and is not opened")
 
@@ -49,7 +62,7 @@ def _surprises(graph: Graph) -> Iterator[str]:
             yield f"computes {node.operation!r}, an operation that no plan needs"
     seen: set[str] = set()
     computed = [name for node in graph.nodes for name in node.outputs]
-    for name in [*graph.inputs, *(one.name for one in graph.initialisers), *computed]:
+    for name in [*(one.name for one in graph.inputs), *(one.name for one in graph.initialisers), *computed]:
         if name in seen:
             yield f"has {name!r} twice"
         seen.add(name)
@@ -88,3 +101,16 @@ def _unlisted(graph: Graph, listed: Sequence[Any]) -> Iterator[str]:
     if len(names) != len(listed) or sorted(names) != taken:
         others = ", ".join(map(repr, sorted(set(names) ^ set(taken))[:3]))
         yield f"takes other weights than the manifest lists for it ({others or 'one of them twice'})"
+
+
+def _unsaid(graph: Graph, entry: Mapping[str, Any]) -> Iterator[str]:
+    """Inputs and outputs that are not those of the manifest, each with its type and shape."""
+    types = entry.get("types", {})
+    for kind, there in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+        said = {
+            Value(name, INT64 if name == "t" else _TYPES.get(types.get(name), FLOAT), tuple(shape))
+            for name, shape in entry[kind].items()
+        }
+        if {*there} != said:
+            others = ", ".join(sorted({repr(one.name) for one in {*there} ^ said})[:3])
+            yield f"has other {kind} than the manifest says of it ({others})"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .errors import PlanError
 
-FLOAT, INT64 = 1, 7
+FLOAT, INT64, FLOAT16, BFLOAT16 = 1, 7, 10, 16
 """ONNX's numbers of element types."""
 EXTERNAL = 1
 """The `data_location` of a tensor whose values lie in a file."""
@@ -105,13 +105,22 @@ class Node(NamedTuple):
     outputs: tuple[str, ...]
 
 
+class Value(NamedTuple):
+    """An input or output."""
+
+    name: str
+    data_type: int
+    dims: tuple[int | str, ...]
+    """Sizes, and the names of those that are free."""
+
+
 class Graph(NamedTuple):
     """What is known of a graph, each in the order of the file."""
 
     nodes: tuple[Node, ...]
     initialisers: tuple[Initialiser, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
 
 
 def read_graph(data: memoryview, label: str) -> Graph:
@@ -128,9 +137,15 @@ def read_graph(data: memoryview, label: str) -> Graph:
     return Graph(
         nodes=tuple(Node(one.get("op_type", ""), tuple(one["input"]), tuple(one["output"])) for one in graph["node"]),
         initialisers=tuple(map(_initialiser, graph["initializer"])),
-        inputs=tuple(one.get("name", "") for one in graph["input"]),
-        outputs=tuple(one.get("name", "") for one in graph["output"]),
+        inputs=tuple(map(_graph_value, graph["input"])),
+        outputs=tuple(map(_graph_value, graph["output"])),
     )
+
+
+def _graph_value(one: Mapping[str, Any]) -> Value:
+    tensor = one.get("type", {}).get("tensor_type", {})
+    dims = tuple(dim.get("dim_param", dim.get("dim_value", 0)) for dim in tensor.get("shape", {}).get("dim", ()))
+    return Value(one.get("name", ""), tensor.get("elem_type", 0), dims)
 
 
 def external_files(data: memoryview, label: str) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from . import stopping
 from .array_api import Array
 from .base import ANSWERS, OnHost, Prediction, Pull
 from .embeddings import Embeddings
-from .errors import BackendError, MissingExtra, PlanError
+from .errors import BackendError, MissingExtra, PlanError, Stopped
 from .machine import cores
 from .memory import Free
 from .plan import WEIGHTS, Plan
@@ -53,7 +54,7 @@ class OpenVinoEngine(OnHost):
             try:
                 models = {graph: core.read_model(file) for graph, file in files.items()}
             except RuntimeError as error:
-                raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {error}") from error
+                raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {_why(error)}") from error
         handed_over = [name for name in self._entries["pullback"]["inputs"] if name.startswith("kept:")]
         # Both hold what they need and not the engine: a cycle would keep its memory until Python looks for cycles.
         self._compiled = functools.lru_cache(GRAPHS_KEPT)(functools.partial(_compile, core, models, handed_over))
@@ -112,10 +113,30 @@ class OpenVinoEngine(OnHost):
 
 
 def _infer(request: Any, **values: Any) -> None:
+    stop = stopping.current()
     try:
-        request.infer(values, share_inputs=True)
+        if stop is None:
+            request.infer(values, share_inputs=True)
+            return
+        stopping.check()
+        request.start_async(values, share_inputs=True)  # one that has not started cannot be ended
+        try:
+            with stop.ending(request.cancel):
+                request.wait()
+        except Stopped:  # between its start and the line above
+            request.cancel()
+            with contextlib.suppress(RuntimeError):
+                request.wait()
+            raise
+        stopping.check()
     except RuntimeError as error:
-        raise BackendError(f"OpenVINO failed in a call: {error}") from error
+        stopping.check()
+        raise BackendError(f"OpenVINO failed in a call: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """The reason in one line."""
+    return " ".join(str(error).split())
 
 
 def _embed(compiled: Any, t: np.ndarray) -> np.ndarray:
@@ -161,4 +182,4 @@ def _compile(
     try:
         return core.compile_model(model, "CPU", settings), Free()
     except RuntimeError as error:
-        raise BackendError(f"OpenVINO cannot compile the {graph} graph: {error}") from error
+        raise BackendError(f"OpenVINO cannot compile the {graph} graph: {_why(error)}") from error

@@ -1,71 +1,55 @@
 """The plan: one file that holds a prior's weights (once), its graphs, and the manifest that describes them.
 
 A plan is a zip archive of stored members, each starting on a 64-byte boundary, so that any zip tool opens it and this
-module maps it: weights are views into the file, never unpacked. `docs/plan-format.md` is the specification.
+module takes it as it lies: weights are views into the file, never unpacked. `docs/plan-format.md` is the specification.
 """
 
 import hashlib
+import io
 import json
+import lzma
 import mmap
 import os
 import re
+import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .betas import UNSAID
 from .errors import FileError, MissingPlan, PlanError, UnreadablePlan
 from .files import atomic_write
 from .graphs import check_graph
-from .shapes import is_shape
+from .manifest import ANY_SIZE, FORMAT, ONE_SIZE, WEIGHTS, fault, graph_entries, parse
 from .weights import read_safetensors
 
-FORMAT = "frugal-rt plan"
-ONE_SIZE, ANY_SIZE = 2, 3
-"""Versions of the format: of a plan for images of one size, and of one for any. A number says what a reader must know,
-so that a plan which needs no more than 2 is one that every reader of 2 opens."""
+__all__ = ["ALIGNMENT", "ANY_SIZE", "FORMAT", "MANIFEST", "ONE_SIZE", "UNSAID", "WEIGHTS", "Plan"]
+
 ALIGNMENT = 64
 MANIFEST = "manifest.json"
-WEIGHTS = "weights.safetensors"
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
-"""What a manifest's `schedule`, a diffusers scheduler config, may ask for."""
-UNSAID = {"beta_schedule": "linear", "prediction_type": "epsilon", "variance_type": "fixed_small"}
-"""What it means where it says nothing."""
-
-_GRAPH = {"member": str, "inputs": dict, "outputs": dict, "weights": list}
-_SHAPE = {
-    "members": {"*": {"bytes": int, "sha256": str}},
-    "prior": {"name": str, "card": str, "licence": str},
-    "schedule": {"num_train_timesteps": int},
-    "network": {"config": {}, "pixel_unshuffle": int, "learned_variance": bool},
-    "graphs": dict.fromkeys(("embedding", "forward", "pullback"), _GRAPH),
-    "precision": str,
-    "tools": {"*": str},
-}
-"""What a manifest must hold, for its readers to rely on."""
-_IMAGE: dict[int, dict[str, Any]] = {
-    ONE_SIZE: {"height": int, "width": int},
-    ANY_SIZE: {"height": (None,), "width": (None,), "stride": int, "side": int, "reach": int},
-}
-"""What its `image` must hold, by version."""
-HALF_TYPES = ("float16", "bfloat16")
-_MIXED = {"graphs": {name: {**_GRAPH, "types": {"*": HALF_TYPES}} for name in ("forward", "pullback")}}
-_MEASURED = {**_MIXED, "parity": {"output": float, "gradient": float}}
-_REFUSED = {"refused": str}
-"""What `mixed`, where there is one, must hold for each precision: one of these."""
+IN_MEMORY = 512 << 20
+"""Bytes of a file up to which it is read; a larger one is mapped, and must not be written over while it is open."""
 
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _MANIFEST_LIMIT = 4 << 20
+"""Bytes of a manifest, and of a zip archive's directory."""
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
 _LARGE = 1 << 30
 """Bytes from which a member's size is written in 64 bits; the classic field ends at 4 GiB, zipfile's use of it at 2."""
 _ZIP64_EXTRA = 20
 """What that adds to the local header (APPNOTE.TXT 4.5.3)."""
+
+_REMEDY = "make a plan with: frugal-rt export --model celeba"
+_DAMAGE: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(LookupError, TypeError, ValueError, ArithmeticError, RuntimeError),
+)
+"""What zipfile and struct raise over bytes that are no archive of ours."""
 
 Buffer = memoryview | bytes | bytearray
 
@@ -90,20 +74,20 @@ class Plan:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Plan":
-        """Map the plan at `path`. Raises PlanError, one sentence that says what the file is or where it is broken."""
+        """Read the plan at `path`, or map it where it is large.
+
+        Raises PlanError, one sentence that says what the file is or where it is broken.
+        """
         source = Path(path).name
-        _refuse_other_formats(Path(path), source)
+        data = _read(Path(path), source)
+        _refuse_other_formats(data, source)
         try:
-            with Path(path).open("rb") as file:
-                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-                with zipfile.ZipFile(file) as archive:
-                    manifest = _read_manifest(archive, source)
-                    members = dict(_locate(archive, manifest, data, source))
+            with zipfile.ZipFile(_Reader(data)) as archive:
+                manifest = _read_manifest(archive, source)
+                members = dict(_locate(archive, manifest, data, source))
         except PlanError:
             raise
-        except OSError as error:
-            raise UnreadablePlan(f"cannot read {source}: {error.strerror or error}") from error
-        except (zipfile.BadZipFile, LookupError, TypeError, ValueError, RuntimeError, struct.error, EOFError) as error:
+        except _DAMAGE as error:
             raise PlanError(
                 f"{source} is damaged: its table of contents does not hold together; copy or export it again"
             ) from error
@@ -162,7 +146,7 @@ class Plan:
         Raises PlanError where it would, and where `member` does.
         """
         data, weights = self.member(entry["member"]), read_safetensors(self.member(WEIGHTS), self.source)
-        check_graph(data, entry["weights"], weights, WEIGHTS, f"{self.source}: {entry['member']}")
+        check_graph(data, entry, weights, WEIGHTS, f"{self.source}: {entry['member']}")
         return bytes(data)
 
     def check(self) -> None:
@@ -172,7 +156,7 @@ class Plan:
         """
         for name in self.members:
             self.member(name)
-        for entry in _graphs(self.manifest).values():
+        for entry in graph_entries(self.manifest).values():
             self.graph(entry)
 
     def close(self) -> None:
@@ -226,43 +210,81 @@ def _sha256(data: Buffer) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _refuse_other_formats(path: Path, source: str) -> None:
-    """Name the commonest files that are handed in for a plan."""
+class _Reader(io.RawIOBase):
+    """A buffer as zipfile reads an archive: no more at once than a directory or a manifest may have."""
+
+    def __init__(self, data: memoryview):
+        self._data, self._at = data, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
+        if self._at < 0:
+            raise OSError("before the beginning")
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._data[self._at : self._at + size if size >= 0 else None]
+        if len(found) > _MANIFEST_LIMIT:
+            raise zipfile.BadZipFile("a directory larger than any plan's")
+        self._at += len(found)
+        return bytes(found)
+
+
+def _read(path: Path, source: str) -> memoryview:
+    """The bytes of a plan's file. Raises UnreadablePlan or PlanError, at once where it is no file."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise PlanError(f"{source} is a folder, a pipe or a device, and a plan is a file; {_REMEDY}")
         with path.open("rb") as file:
-            head = file.read(16)
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                raise PlanError(f"{source} is empty; {_REMEDY}")
+            if size > IN_MEMORY:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+            held = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)  # as aligned as the file
+            file.readinto(held)
+            return memoryview(held)
     except FileNotFoundError:
         raise MissingPlan(
             f"there is no file {path}, nor a prior of that name in the package; make a plan with: frugal-rt export "
             "--model photo"
         ) from None
-    except OSError as error:
-        raise UnreadablePlan(f"cannot read {source}: {error.strerror}") from error
-    remedy = "make a plan with: frugal-rt export --model celeba"
-    if not head:
-        raise PlanError(f"{source} is empty; {remedy}")
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise UnreadablePlan(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _refuse_other_formats(data: memoryview, source: str) -> None:
+    """Name the commonest files that are handed in for a plan."""
+    head = bytes(data[:16])
     if head[:4] == b"PK\x03\x04":
-        if not zipfile.is_zipfile(path):
+        if not zipfile.is_zipfile(_Reader(data)):
             raise PlanError(f"{source} is cut short: the end of the file is missing; copy or export it again")
         return
-    if head[1:4] == b"trt" or path.suffix in (".engine", ".trt"):
-        raise PlanError(f"{source} is a raw TensorRT engine, not a frugal-rt plan; {remedy}")
+    if head[1:4] == b"trt" or Path(source).suffix in (".engine", ".trt"):
+        raise PlanError(f"{source} is a raw TensorRT engine, not a frugal-rt plan; {_REMEDY}")
     if head[0] == 0x08 and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x32", b"\x3a", b"\x42"):
-        raise PlanError(f"{source} is an ONNX model, not a frugal-rt plan; export from its weights instead: {remedy}")
-    raise PlanError(f"{source} is not a frugal-rt plan; {remedy}")
+        raise PlanError(f"{source} is an ONNX model, not a frugal-rt plan; export from its weights instead: {_REMEDY}")
+    raise PlanError(f"{source} is not a frugal-rt plan; {_REMEDY}")
 
 
 def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
     if MANIFEST not in archive.namelist():
         raise PlanError(f"{source} is a zip archive without a {MANIFEST}, not a frugal-rt plan")
+    entry = archive.getinfo(MANIFEST)
     try:
-        if archive.getinfo(MANIFEST).file_size > _MANIFEST_LIMIT:
+        if entry.file_size > _MANIFEST_LIMIT or entry.compress_type != zipfile.ZIP_STORED:
             raise ValueError
-        manifest = json.loads(archive.read(MANIFEST))
+        manifest = parse(archive.read(entry))
         kind, version = manifest["format"], manifest["format_version"]
         if kind != FORMAT or type(version) is not int:
             raise ValueError
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+    except _DAMAGE as error:
         raise PlanError(f"{source} is damaged: its {MANIFEST} cannot be trusted; copy or export it again") from error
     if version > ANY_SIZE:
         raise PlanError(
@@ -273,73 +295,10 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
         raise PlanError(
             f"{source} is plan format {version}, which held no gradient; export it again: frugal-rt export --force"
         )
-    wrong = (
-        _mismatch(manifest, {**_SHAPE, "image": {"channels": int, **_IMAGE[version]}})
-        or _wrong_mixed(manifest.get("mixed", {}))
-        or _unlisted(manifest)
-        or _misshapen(manifest)
-    )
-    if wrong:
+    if wrong := fault(manifest):
         raise PlanError(f"{source}: its {MANIFEST} has no valid {wrong}; it was not written by frugal-rt")
     checked: dict[str, Any] = manifest
     return checked
-
-
-def _wrong_mixed(mixed: Any) -> str:
-    """The first place in `mixed` that is not as it must be, or nothing."""
-    if not isinstance(mixed, dict):
-        return "mixed"
-    for precision, one in mixed.items():
-        keys = one if isinstance(one, dict) else {}
-        shape = _REFUSED if "refused" in keys else _MEASURED if "parity" in keys else _MIXED
-        if wrong := _mismatch(one, shape, f"mixed.{precision}"):
-            return wrong
-    return ""
-
-
-def _unlisted(manifest: dict[str, Any]) -> str:
-    """The first place that names a member there is none of, or nothing."""
-    named = {f"{place}.member": entry["member"] for place, entry in _graphs(manifest).items()}
-    named[f"members.{WEIGHTS}"] = WEIGHTS
-    return next((place for place, member in named.items() if member not in manifest["members"]), "")
-
-
-def _graphs(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Every graph's entry, by its place in the manifest."""
-    found = {f"graphs.{name}": entry for name, entry in manifest["graphs"].items()}
-    for precision, one in manifest.get("mixed", {}).items():
-        for name in () if "refused" in one else _MIXED["graphs"]:
-            found[f"mixed.{precision}.graphs.{name}"] = one["graphs"][name]
-    return found
-
-
-def _misshapen(manifest: dict[str, Any]) -> str:
-    """The first input or output of a graph whose shape is none, or nothing; or the stride, of images of any size."""
-    free = manifest["format_version"] == ANY_SIZE
-    image = manifest["image"]
-    if free and not (min(image[name] for name in ("stride", "side", "reach")) > 0 == image["side"] % image["stride"]):
-        return "image.stride"
-    shapes = (
-        (f"{place}.{kind}.{name}", shape)
-        for place, entry in _graphs(manifest).items()
-        for kind in ("inputs", "outputs")
-        for name, shape in entry[kind].items()
-    )
-    return next((place for place, shape in shapes if not is_shape(shape, free)), "")
-
-
-def _mismatch(value: Any, shape: Any, path: str = "") -> str:
-    """The first place where parsed JSON is not of `shape`, or nothing. A shape is a type, the values there may be, or a
-    mapping of keys to shapes whose key "*" stands for every key there is."""
-    if isinstance(shape, type):
-        return "" if type(value) is shape else path
-    if isinstance(shape, tuple):
-        return "" if value in shape else path
-    if not isinstance(value, dict):
-        return path
-    keys = list(value) if "*" in shape else list(shape)
-    places = (_mismatch(value.get(key), shape.get("*", shape.get(key)), f"{path}.{key}".strip(".")) for key in keys)
-    return next(filter(None, places), "")
 
 
 def _locate(

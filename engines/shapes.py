@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 _SIDE = re.compile(r"(height|width)(?:/([1-9]\d{0,3}))?")
+MOST_SIZES, LARGEST_SIZE = 8, 1 << 24
 
 
 def is_shape(value: Any, sides: bool) -> bool:
     """Whether parsed JSON is a shape; with sides of the image where `sides`."""
-    if not isinstance(value, list) or value[:1] != ["batch"]:
+    if not isinstance(value, list) or value[:1] != ["batch"] or len(value) > MOST_SIZES:
         return False
     named = [n for n in value[1:] if isinstance(n, str)]
-    numbers = [n for n in value[1:] if type(n) is int and n > 0]
+    numbers = [n for n in value[1:] if type(n) is int and 0 < n <= LARGEST_SIZE]
     return len(named) + len(numbers) == len(value) - 1 and all(sides and _SIDE.fullmatch(n) for n in named)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import stopping
 from .array_api import Array, array_namespace
 from .base import Engine, OnHost, Prediction, Pull, Room
 from .errors import InputError
@@ -134,6 +135,7 @@ class Tiled(OnHost):
         tiles = sum(map(len, chunks))
         done = gone * tiles
         for chunk in chunks:
+            stopping.check()
             yield chunk
             done += len(chunk)
             if self._on_tiles is not None:
@@ -158,13 +160,17 @@ class Tiled(OnHost):
             images[row, :, top : top + h, left : left + w] += parts[i, ...]
 
 
+def tile_count(length: int, tile: int) -> int:
+    """Tiles along a side of `length` pixels; 1 where one is enough."""
+    return 1 + max(0, math.ceil((length - tile) / (tile * (1 - OVERLAP))))
+
+
 def tile_shares(length: int, tile: int) -> dict[int, np.ndarray]:
     """The starts of tiles along a side of `length` pixels, evenly spaced, and each one's say (tile,) in its pixels.
 
     The says of the tiles over a pixel add up to 1, and fall off linearly towards a tile's ends.
     """
-    count = 1 + math.ceil((length - tile) / (tile * (1 - OVERLAP)))
-    starts = [round(start) for start in np.linspace(0, length - tile, count)]
+    starts = [round(start) for start in np.linspace(0, length - tile, tile_count(length, tile))]
     say = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1)).astype(np.float64)
     total = np.zeros(length)
     for start in starts:

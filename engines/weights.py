@@ -8,16 +8,20 @@ import numpy as np
 
 from .errors import PlanError
 
+LONGEST_HEADER = 16 << 20
+"""Bytes; photo's has 20 kB."""
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 
 
 def read_safetensors(data: memoryview, source: str) -> dict[str, tuple[np.ndarray, int]]:
     """Tensors of a safetensors buffer by name, as views, each with the offset of its bytes in the buffer.
 
-    Raises PlanError where the header does not describe the buffer.
+    Raises PlanError where the header does not describe the buffer, or a tensor lies across what its type is aligned to.
     """
     try:
         (length,) = struct.unpack_from("<Q", data)
+        if length > LONGEST_HEADER:
+            raise ValueError("a header longer than any")
         header = json.loads(bytes(data[8 : 8 + length]))
         start, tensors = 8 + length, {}
         for name, entry in header.items():
@@ -26,7 +30,7 @@ def read_safetensors(data: memoryview, source: str) -> dict[str, tuple[np.ndarra
             kind, shape, (begin, end) = np.dtype(_DTYPES[entry["dtype"]]), entry["shape"], entry["data_offsets"]
             if not 0 <= begin <= end <= len(data) - start or min(shape, default=0) < 0:
                 raise ValueError(name)
-            if math.prod(shape) * kind.itemsize != end - begin:
+            if math.prod(shape) * kind.itemsize != end - begin or (start + begin) % kind.itemsize:
                 raise ValueError(name)
             tensors[name] = (np.frombuffer(data[start + begin : start + end], kind).reshape(shape), start + begin)
         return tensors

@@ -1,6 +1,6 @@
 """From a prior's weights to a verified plan."""
 
-from .mixed import HALVES
+from ..engines.manifest import HALVES
 from .pipeline import build_plan, export_plan, open_prior, verified_plan
 from .priors.hub import PUBLISHED
 from .priors.prior import EMBEDDED, Prior, find_prior, read_prior

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..engines import InputError
+from ..engines.manifest import HALVES
 from .lowering import OPSET
 
-HALVES = {"fp16": "float16", "bf16": "bfloat16"}
-"""What each is called in the manifest's `types`."""
 OPSETS = {"fp16": OPSET, "bf16": 22}
 """22 is the first whose convolution takes bfloat16."""
 HEAVY = {"AveragePool", "Conv", "Gemm", "MatMul"}

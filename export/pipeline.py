@@ -7,9 +7,9 @@ from typing import Any
 
 from ..engines import InputError, Plan
 from ..engines.extras import EXPORT_MODULES, require_export, version
-from ..engines.plan import ANY_SIZE, FORMAT, ONE_SIZE, WEIGHTS
+from ..engines.manifest import ANY_SIZE, FORMAT, HALVES, ONE_SIZE, WEIGHTS
 from ..engines.torch.network import build_network, load_weights
-from .mixed import HALVES, check_precisions, mixed_graphs
+from .mixed import check_precisions, mixed_graphs
 from .priors.adm import AdmOptions, read_adm
 from .priors.prior import Prior, read_prior
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from ..engines import ExportError, Plan
 from ..engines.betas import train_betas
+from ..engines.manifest import HALVES, WEIGHTS
 from ..engines.onnxruntime.engine import OnnxRuntimeEngine
-from ..engines.plan import WEIGHTS
 from ..engines.weights import read_safetensors
 from .lowering import OPSET
-from .mixed import HALVES, SHAPE, TINY, element_type
+from .mixed import SHAPE, TINY, element_type
 from .verify import LARGE, evaluate, shapes
 
 DROPPED = {"fp16": 13, "bf16": 16}
@@ -124,8 +124,9 @@ def stand_in(plan: Plan, precision: str) -> Plan:
     }
     member = graphs["embedding"]["member"]
     manifest = {key: value for key, value in plan.manifest.items() if key not in ("members", "mixed")}
+    single = {name: {key: entry[key] for key in entry if key != "types"} for name, entry in mixed.items()}
     return Plan(
-        {**manifest, "graphs": {"embedding": graphs["embedding"], **mixed}},
+        {**manifest, "graphs": {"embedding": graphs["embedding"], **single}},
         {WEIGHTS: weights, member: plan.member(member), **members},
         plan.source,
     )

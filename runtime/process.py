@@ -72,9 +72,17 @@ def how_it_ended(process: "subprocess.Popen[bytes] | None") -> str:
 
 def ending(code: int) -> str:
     """The words for a process's return code: a status or, where it is negative, a signal."""
-    if code >= 0:
-        return f"status {code}"
+    return _signal(-code) if code < 0 else f"status {code}"
+
+
+def overwritten(how: str) -> str:
+    """Add to the words for a worker's end what brings it about, where it is one that an overwritten plan brings."""
+    why = "a plan of over 512 MiB is mapped, and was written over; replace such a file by renaming another to its name"
+    return f"{how} ({why})" if how == "SIGBUS" else how
+
+
+def _signal(number: int) -> str:
     try:
-        return signal.Signals(-code).name
+        return signal.Signals(number).name
     except ValueError:  # a real-time signal has no name
-        return f"signal {-code}"
+        return f"signal {number}"

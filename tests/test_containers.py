@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from frugal_rt.cli import COMMANDS
+from frugal_rt.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docs" / "containers").glob("Containerfile*"))
@@ -66,6 +67,17 @@ def test_it_runs_as_no_root_and_says_how_it_is(file):
     code = json.loads(check.split("CMD", 1)[1])[2]
     compile(code, "HEALTHCHECK", "exec")
     assert "/readyz" in code
+
+
+def test_it_asks_for_a_token_or_to_be_told_that_there_is_none(file, monkeypatch):
+    command = json.loads(next(rest for word, rest in last_stage(file) if word == "CMD"))
+    monkeypatch.delenv("FRUGAL_RT_TOKEN", raising=False)
+    told = CliRunner().invoke(main, [one.replace("cuda", "cpu") for one in command])
+    assert told.exit_code == 1
+    assert "give --token-file or FRUGAL_RT_TOKEN, or say --allow-anonymous" in told.stderr
+    monkeypatch.setenv("FRUGAL_RT_SERVE_ALLOW_ANONYMOUS", "1")
+    told = CliRunner().invoke(main, [one.replace("cuda", "cpu") for one in command])
+    assert "there is no file /plan/celeba.plan" in told.stderr
 
 
 def test_no_layer_keeps_a_cache(file):

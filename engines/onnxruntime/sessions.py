@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import cache
-from ..errors import BackendError, MissingExtra, PlanError
+from .. import cache, stopping
+from ..errors import BackendError, MissingExtra, PlanError, Stopped
 from ..machine import cores
 from ..memory import give_back
 from ..plan import WEIGHTS, Plan
@@ -123,21 +123,42 @@ class Sessions:
             )
         except Exception as error:  # onnxruntime's errors share no base but Exception
             if device != "cpu":
-                why = " ".join(str(error).split()).rstrip(".")
-                raise BackendError(f"onnxruntime cannot run on {device} here: {why}; run: frugal-rt doctor") from error
-            raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {error}") from error
+                raise BackendError(
+                    f"onnxruntime cannot run on {device} here: {_why(error)}; run: frugal-rt doctor"
+                ) from error
+            raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {_why(error)}") from error
         session.weights = weights  # it points into them, and may be in a call when everybody else has let go of them
         return session
 
 
 def run_bound(session: Any, binding: Any, **inputs: np.ndarray) -> None:
-    """Run a session with inputs bound from host memory by name. Raises BackendError."""
+    """Run a session with inputs bound from host memory by name. Raises BackendError, and Stopped."""
+    stop = stopping.current()
     try:
         for name, value in inputs.items():
             binding.bind_cpu_input(name, value)
-        session.run_with_iobinding(binding)
+        if stop is None:
+            session.run_with_iobinding(binding)
+        else:
+            run = _run_options()
+            with stop.ending(lambda: setattr(run, "terminate", True)):
+                session.run_with_iobinding(binding, run)
+    except Stopped:
+        raise
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        raise BackendError(f"onnxruntime failed in a call: {error}") from error
+        stopping.check()
+        raise BackendError(f"onnxruntime failed in a call: {_why(error)}") from error
+
+
+def _run_options() -> Any:
+    import onnxruntime
+
+    return onnxruntime.RunOptions()
+
+
+def _why(error: Exception) -> str:
+    """The reason in one line."""
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _embed(session: Any, t: np.ndarray) -> np.ndarray:

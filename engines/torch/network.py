@@ -14,7 +14,8 @@ def build_network(network: Mapping[str, Any]) -> "Module":
     """The module `(x (B,C,H,W), t (B,)) -> out`, or `-> (out, variance)` where the variance is learned; on no device.
 
     `network` is the manifest's entry: the diffusers config of a UNet2DModel, the pixel-unshuffle factor, whether
-    the variance is learned. Parameters are named `unet.<diffusers name>`, as in the plan's weights.
+    the variance is learned. Parameters are named `unet.<diffusers name>`, as in the plan's weights. Raises PlanError
+    for a config that is none, MissingExtra.
     """
     torch = import_torch("The torch backend")
     try:
@@ -36,8 +37,12 @@ def build_network(network: Mapping[str, Any]) -> "Module":
             out = torch.nn.functional.pixel_shuffle(inner, r) if r > 1 else inner
             return torch.chunk(out, 2, dim=1) if network["learned_variance"] else out
 
-    with torch.device("meta"):
-        module: Any = PixelUNet()
+    try:
+        with torch.device("meta"):
+            module: Any = PixelUNet()
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise PlanError(f"the plan's network config describes none that diffusers can build: {why}") from error
     module.eval().requires_grad_(False)
     return cast("Module", module)
 

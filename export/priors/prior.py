@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ...engines import ExportError, InputError
+from ...engines.betas import BETA_SCHEDULES, PREDICTION_TYPES, UNSAID, VARIANCE_TYPES
 from ...engines.embedded import FOLDERS
-from ...engines.plan import BETA_SCHEDULES, PREDICTION_TYPES, UNSAID, VARIANCE_TYPES
+from ...engines.manifest import is_framing
 from .hub import PUBLISHED, fetch
 from .weights import WEIGHT_FILES, find_weights, read_weights
 
@@ -263,11 +264,9 @@ def _refuse_other_pipelines(root: Path) -> None:
 
 def _framing(root: Path) -> dict[str, Any]:
     framing = _config(root, FRAMING)
-    centre, side = framing.get("centre"), framing.get("side")
-    numbers = [*centre, side] if isinstance(centre, list) and len(centre) == 2 else []
-    if not numbers or not all(type(one) in (int, float) and 0 < one <= 1 for one in numbers):
+    if not is_framing(framing):
         raise InputError(f'{root.name}/{FRAMING} must hold shares of the image: {{"centre": [0.5, 0.6], "side": 0.9}}')
-    return {"centre": centre, "side": side}
+    return {"centre": framing["centre"], "side": framing["side"]}
 
 
 def _pixel_layout(name: str, in_channels: int) -> tuple[int, int]:

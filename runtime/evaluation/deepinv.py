@@ -18,9 +18,8 @@ import numpy as np
 
 from ...engines import Array, BackendError, InputError, Plan
 from ...engines.array_api import array_namespace
-from ...engines.betas import train_betas
+from ...engines.betas import UNSAID, train_betas
 from ...engines.extras import import_torch
-from ...engines.plan import UNSAID
 from ...engines.torch.network import build_network, load_weights
 from ..operators import Decomposable, Operator
 from ..sampling.loop import StepEvent

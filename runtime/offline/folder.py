@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...engines import DivergedError, FrugalError, InputError
-from ...engines.files import is_folder, is_there
+from ...engines.files import is_folder, is_pipe, is_there
 from ..pictures.damage import Damage
 from ..pictures.decoding import LARGEST, Metadata, Photo, decode_photo
 from ..pictures.formats import is_restored
@@ -290,8 +290,10 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> list[Path]:
     if unread:
         kinds = ", ".join(sorted({one.suffix.lower() for one in unread}))
         tell(f"{folder}: {len(unread)} passed over, of formats that are not read ({kinds}): {_few(unread)}")
-    # What is neither a file nor missing is a pipe or a device, which may never end.
-    files = [one for one in files if one.suffix.lower() in SUFFIXES and (one.is_file() or not is_there(one))]
+    named = [one for one in files if one.suffix.lower() in SUFFIXES and not is_folder(one)]
+    if pipes := [one for one in named if is_pipe(one)]:
+        tell(f"{folder}: {len(pipes)} passed over, pipes or devices, which may never end: {_few(pipes)}")
+    files = [one for one in named if one not in set(pipes)]
     restored = [one for one in files if is_restored(one)]
     if restored:
         tell(f"{folder}: {len(restored)} passed over, results of frugal-rt; name one to restore it: {_few(restored)}")

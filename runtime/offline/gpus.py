@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ...engines import BackendError, FrugalError, InputError, Plan, PlanError, nvidia, open_plan
 from ...engines.machine import THREADS, cores
-from ..process import how_it_ended, launch
+from ..process import how_it_ended, launch, overwritten
 from .folder import Order, Outcome
 from .spread import Died, Spread, Worker
 
@@ -63,7 +63,7 @@ class _Process(NamedTuple):
 class Devices(Spread):
     """A process for each device; a context manager that ends them.
 
-    plan: its path; every process maps it. devices: values of $CUDA_VISIBLE_DEVICES, one a process; they share the
+    plan: its path; every process opens it. devices: values of $CUDA_VISIBLE_DEVICES, one a process; they share the
     cores. on_loss: told in a sentence when a process dies. Processes end with this one, however it ends.
 
     Raises PlanError.
@@ -109,7 +109,9 @@ class Devices(Spread):
         try:
             answer = call.connection.recv()
         except (EOFError, OSError):
-            raise Died(f"the one on device {call.device} ended with {how_it_ended(call.process)}") from None
+            raise Died(
+                f"the one on device {call.device} ended with {overwritten(how_it_ended(call.process))}"
+            ) from None
         if isinstance(answer, FrugalError):
             raise answer
         return answer

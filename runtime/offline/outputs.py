@@ -1,5 +1,6 @@
 """Where results go, and what each leaves on disk: the picture, and with several samples each and their deviation."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ...engines import InputError
-from ...engines.files import atomic_write, is_folder
+from ...engines.files import atomic_write, is_folder, is_there
 from ...engines.version import __version__
 from ..pictures.formats import PICTURES, encode_picture, write_picture
-from ..pictures.images import check_output, to_picture
+from ..pictures.images import check_output, is_name_too_long, to_picture
 from . import streams
-from .folder import Restored, Untouched
+from .folder import Failed, Restored, Untouched
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Targets:
     """The one that several go into, whether it is there or not."""
     suffix: str
     """The format of those that are not named by the user, one of PICTURES."""
-    named: bool
+    unfit: Sequence[Failed] = ()
+    """Pictures whose result would have a name that no file can have."""
+    named: bool = False
     """Whether it was said where they go: what nothing is wrong with goes nowhere else."""
 
     @classmethod
@@ -64,13 +67,16 @@ class Targets:
         there = [
             source
             for source, target in targets.items()
-            if resume and all(path.exists() for path in output_paths(target, samples))
+            if resume and all(is_there(path) for path in output_paths(target, samples))
         ]
         due = {source: target for source, target in targets.items() if source not in there}
+        whys = {} if one else {source: _unfit(target, samples) for source, target in due.items()}
+        unfit = [Failed(source, why) for source, why in whys.items() if why]
+        due = {source: target for source, target in due.items() if not whys.get(source)}
         if one or in_folder:
             for target in due.values():
                 check_outputs(target, samples, force or resume)
-        return cls(due, there, None if one else output, suffix, output is not None)
+        return cls(due, there, None if one else output, suffix, unfit, output is not None)
 
 
 def output_paths(target: Path, samples: int) -> list[Path]:
@@ -79,6 +85,16 @@ def output_paths(target: Path, samples: int) -> list[Path]:
         return [target]
     more = [f"sample-{i + 1}" for i in range(samples)]
     return [target, *(target.with_name(f"{target.stem}.{name}{target.suffix}") for name in [*more, "deviation"])]
+
+
+def _unfit(target: Path, samples: int) -> str:
+    """A sentence where a result of several can have no file of its name, whatever stands there; or nothing."""
+    for path in output_paths(target, samples):
+        if is_name_too_long(path):
+            return f"its result cannot be written: the name {path.name[:30]}... is too long for a file"
+        if is_folder(path):
+            return f"its result cannot be written: {path} is a folder"
+    return ""
 
 
 def check_outputs(target: Path, samples: int, force: bool) -> None:
@@ -155,6 +171,6 @@ def _in_folder(folder: Path, sources: Sequence[Path], suffix: str) -> dict[Path,
         if target in owners:
             raise InputError(f"{owners[target]} and {source} would both become {target.name}; restore them apart")
         owners[target] = source
-        if target.resolve() == source.resolve():
+        if os.path.realpath(target) == os.path.realpath(source):  # Path.resolve raises for a link to itself
             raise InputError(f"{source} would be replaced by its restoration; name another folder with -o")
     return targets

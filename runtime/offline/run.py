@@ -1,23 +1,32 @@
 """A run over pictures: restored by this process or by workers, and written with what is wanted beside them."""
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...engines import InputError, Plan, gpu_backend, open_engine
-from ...engines.files import make_folder
+from ...engines import FileError, FrugalError, InputError, Plan, gpu_backend, open_engine
+from ...engines.files import is_there, make_folder, remove_drafts
 from ..pictures.align import knows_faces, sees_face
-from ..pictures.images import check_output, to_picture
+from ..pictures.images import check_output, read_bytes, to_picture
 from ..pictures.settings import alone, png_settings
 from ..restorer import Restorer
 from ..sampling.loop import StepEvent
 from . import animation, streams, trace
+from .claims import Claims
 from .folder import Failed, FolderRestorer, Order, Outcome, Prepared, Restored, Untouched, name_of
 from .gpus import Devices
-from .outputs import Targets, write_result, write_untouched
+from .outputs import Targets, output_paths, write_result, write_untouched
 from .ray_cluster import Cluster
 from .spread import Spread
+
+REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ELOOP)
+"""Errors of the system that are about the name of one output, and say nothing of the next."""
+Restore = Callable[[Sequence[Path], Callable[[Path], bytes]], Iterator[Outcome]]
+"""Restores pictures, each read by a function that is given."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Resources:
     """What a run computes with: this process, or worker processes on GPUs of this machine or on a Ray cluster."""
 
     plan: Path
-    """The plan's file, which a GPU's worker maps itself."""
+    """The plan's file, which a GPU's worker opens itself."""
     backend: str
     trust_engines: bool
     gpus: Sequence[str] = ()
@@ -80,6 +89,16 @@ class Written(NamedTuple):
     """Sentences about what its file held and was left out."""
 
 
+class Elsewhere(NamedTuple):
+    """A picture that another process restored meanwhile, into the same folder."""
+
+    source: Path
+
+
+class _Taken(FrugalError):
+    """The picture that was to be read is another process's."""
+
+
 class Run:
     """Pictures to restore, as ordered.
 
@@ -107,6 +126,10 @@ class Run:
         self._restorer = None if engine is None else Restorer(plan, engine)
         folder = None if beside.steps is None else animation.check_folder(beside.steps, beside.force)
         self._recorder = animation.Recorder(folder, keep=beside.video is not None)
+        self._replaced = {source for source in targets.paths if self._is_written(source)}
+        """Pictures whose results were there before, and are made again."""
+        for one in {target.parent for target in targets.paths.values() if target != streams.STREAM}:
+            remove_drafts(one)
 
     @property
     def backend(self) -> str:
@@ -133,8 +156,8 @@ class Run:
         on_ready: Callable[[Prepared], object],
         on_step: Callable[[StepEvent], object],
         on_tiles: Callable[[int, int], object],
-    ) -> Iterator[Written | Failed]:
-        """Restore and write every picture in this process, in order.
+    ) -> Iterator[Written | Failed | Elsewhere]:
+        """Restore and write every picture in this process, in order, but those that another process restores.
 
         on_ready: called with each picture before it is restored. on_step, on_tiles: as `Restorer.restore` and
         `Restorer.at` take them. Raises InputError for the trace of a restoration without a switch.
@@ -154,7 +177,7 @@ class Run:
             self._recorder(event)
             on_step(event)
 
-        return self._written(folder.restore([*self.targets.paths], streams.read, begin, each))
+        return self._shared(lambda sources, read: folder.restore(sources, read, begin, each), streams.read)
 
     def hire(self, on_loss: Callable[[str], object]) -> Spread:
         """Join the cluster, or get ready to start a process for each GPU; a context manager that ends the workers.
@@ -166,20 +189,60 @@ class Run:
             return Cluster(by.ray, self.plan, self.order, self._backend, by.workers, on_loss, trust_engines=trust)
         return Devices(by.plan, self.order, self._backend, by.gpus, on_loss, trust_engines=trust)
 
-    def spread(self, workers: Spread) -> Iterator[Written | Failed]:
+    def spread(self, workers: Spread) -> Iterator[Written | Failed | Elsewhere]:
         """Write every picture that `workers` restore, in the order in which they are done."""
-        return self._written(workers.restore([*self.targets.paths]))
+        return self._shared(workers.restore, read_bytes)
 
-    def apart(self, outcomes: Iterable[Written | Failed]) -> tuple[list[Written], list[Failed]]:
+    def apart(self, outcomes: Iterable[Written | Failed | Elsewhere]) -> tuple[list[Written], list[Failed]]:
         """The pictures written and those that failed, each in the pictures' order, whichever was done first."""
-        rank = {source: place for place, source in enumerate(self.targets.paths)}
+        sources = [*(one.source for one in self.targets.unfit), *self.targets.paths]
+        rank = {source: place for place, source in enumerate(sources)}
         in_order = sorted(outcomes, key=lambda outcome: rank[outcome.source])
         written = [outcome for outcome in in_order if isinstance(outcome, Written)]
         return written, [outcome for outcome in in_order if isinstance(outcome, Failed)]
 
+    def _shared(self, restore: Restore, read: Callable[[Path], bytes]) -> Iterator[Written | Failed | Elsewhere]:
+        """Restore the pictures that no other process has, and then those that others had and left undone."""
+        yield from self.targets.unfit
+        if self.targets.folder is None:
+            yield from self._written(restore([*self.targets.paths], read))
+            return
+        busy: set[Path] = set()
+        elsewhere: set[Path] = set()
+
+        def claimed(source: Path, wait: bool = False) -> bytes:
+            if not claims.take(self.targets.paths[source].name, wait):
+                busy.add(source)
+            elif source not in self._replaced and self._is_written(source):
+                elsewhere.add(source)
+            else:
+                return read(source)
+            raise _Taken
+
+        def told(outcomes: Iterator[Outcome]) -> Iterator[Written | Failed | Elsewhere]:
+            for outcome in self._written(outcomes):
+                claims.give_back(self.targets.paths[outcome.source].name)
+                if outcome.source not in busy:
+                    yield Elsewhere(outcome.source) if outcome.source in elsewhere else outcome
+
+        with closing(Claims(self.targets.folder)) as claims:
+            yield from told(restore([*self.targets.paths], claimed))
+            for source in [one for one in self.targets.paths if one in busy]:
+                busy.discard(source)  # one by one: a process that waits holds nothing that another waits for
+                yield from told(restore([source], partial(claimed, wait=True)))
+
+    def _is_written(self, source: Path) -> bool:
+        """Whether all files of a picture's result are there."""
+        return all(is_there(path) for path in output_paths(self.targets.paths[source], self.order.samples))
+
     def _written(self, outcomes: Iterable[Outcome]) -> Iterator[Written | Failed]:
         for outcome in outcomes:
-            yield outcome if isinstance(outcome, Failed) else self._write(outcome)
+            try:
+                yield outcome if isinstance(outcome, Failed) else self._write(outcome)
+            except FileError as error:
+                if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in REFUSED_NAMES:
+                    raise
+                yield Failed(outcome.source, str(error))
 
     def _write(self, outcome: Restored | Untouched) -> Written | Failed:
         """The files of one picture. Raises FrugalError."""

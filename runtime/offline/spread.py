@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple
 
-from ...engines import BackendError, FrugalError, InputError, Plan, open_engine
+from ...engines import BackendError, FrugalError, Plan, open_engine
 from ...engines.version import __version__
 from ..pictures.images import read_bytes
 from ..restorer import Restorer
@@ -101,20 +101,21 @@ class Spread(ABC):
         for worker in [*self._idle, *(call.worker for call in self._calls.values())]:
             self._end(worker)
 
-    def restore(self, sources: Sequence[Path]) -> Iterator[Outcome]:
+    def restore(self, sources: Sequence[Path], read: Callable[[Path], bytes] = read_bytes) -> Iterator[Outcome]:
         """Every picture once, in the order in which they are done, each as one process would restore it.
 
-        A picture whose worker dies goes to another one, alone, `tries` times in all; then it is Failed.
+        A picture whose worker dies goes to another one, alone, `tries` times in all; then it is Failed. read: gives a
+        picture's file; FrugalErrors of it become the picture's Failed.
         """
         size = min(together(self._order.samples), -(-len(sources) // (self.workers * ROUNDS)))
         due = deque(sources[first : first + size] for first in range(0, len(sources), size or 1))
         deaths: Counter[Path] = Counter()
-        for _ in range(min(self.workers, len(due))):
+        for _ in range(min(self.workers, len(due)) - len(self._idle) - len(self._calls)):
             self._hire()
         outcomes: list[Outcome] = []
         while due or any(call.sources for call in self._calls.values()):
             while due and self._idle:
-                outcomes += self._give(due.popleft())
+                outcomes += self._give(due.popleft(), read)
             yield from outcomes  # not before the workers have more to do: they need not wait while these are written
             outcomes = self._hear(due, deaths) if self._calls else []
         yield from outcomes
@@ -123,13 +124,13 @@ class Spread(ABC):
         worker, call = self._start()
         self._calls[call] = _Call(worker, ())
 
-    def _give(self, sources: Sequence[Path]) -> list[Failed]:
+    def _give(self, sources: Sequence[Path], read: Callable[[Path], bytes]) -> list[Failed]:
         """A portion to a worker that has nothing to do; what cannot be read comes back."""
         pictures, failed = {}, []
         for source in sources:
             try:
-                pictures[source] = read_bytes(source)
-            except InputError as error:
+                pictures[source] = read(source)
+            except FrugalError as error:
                 failed.append(Failed(source, str(error)))
         if pictures:
             worker = self._idle.pop()

@@ -4,10 +4,12 @@ import io
 import json
 import math
 import os
+import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,6 +21,8 @@ from ..operators.dense import MAX_VALUES
 from .decoding import FORMATS, LARGEST, MASK_LEVEL, Metadata, Photo, decode_photo, load_npy
 
 MAX_BYTES = 64 << 20
+PATIENCE = 10.0
+"""Seconds for somebody to open a pipe that was named as a picture, to write into it."""
 LONGEST_NAME = 255
 """Bytes of a file's name, in the file systems that are common."""
 PORTRAIT = Path(__file__).parent / "portrait.png"
@@ -51,22 +55,54 @@ def read_photo(path: str | os.PathLike[str], largest: float = LARGEST, frame: in
 
 
 def read_bytes(path: Path) -> bytes:
-    """A picture's file, if it is no larger than one may be. Raises InputError."""
+    """A picture's file, if it is no larger than one may be. Raises InputError.
+
+    A pipe, as the shell makes for <(command), is read where somebody opens it to write within PATIENCE.
+    """
     try:
-        if path.is_dir():
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
             raise InputError(f"{path} is a folder; give one picture")
-        with path.open("rb") as file:
+        if not stat.S_ISREG(kind) and not stat.S_ISFIFO(kind):
+            raise InputError(f"{path} is a device or a socket; give a picture's file")
+        with open(path, "rb", opener=_open_now if stat.S_ISFIFO(kind) else None) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise InputError(f"{path.name} has {size >> 20} MiB; pictures of up to {MAX_BYTES >> 20} MiB are read")
-            data = file.read(MAX_BYTES + 1)  # a pipe has no size beforehand
+            data = (_first_of(file, path) if stat.S_ISFIFO(kind) else b"") + file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise InputError(f"{path.name} has more than {MAX_BYTES >> 20} MiB, up to which pictures are read")
         return data
     except FileNotFoundError:
         raise MissingFile(f"there is no file {path}") from None
-    except OSError as error:
-        raise UnreadableError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        if isinstance(error, InputError):
+            raise
+        raise UnreadableError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _open_now(path: str, flags: int) -> int:
+    """Open a pipe without waiting for somebody who writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _first_of(file: IO[bytes], path: Path) -> bytes:
+    """The first byte of a pipe, or nothing where its writer has written none yet; it is waited for from then on.
+
+    Raises InputError where nobody opens it to write.
+    """
+    ends, first = time.monotonic() + PATIENCE, b""
+    while not first and time.monotonic() < ends:
+        try:
+            first = os.read(file.fileno(), 1)
+        except BlockingIOError:
+            break
+        time.sleep(0 if first else 0.01)
+    else:
+        if not first:
+            raise InputError(f"nobody writes into the pipe {path}")
+    os.set_blocking(file.fileno(), True)
+    return first
 
 
 def read_mask(path: str | os.PathLike[str], tell: Callable[[str], object] = lambda note: None) -> np.ndarray:
@@ -185,7 +221,7 @@ def to_picture(image: np.ndarray, missing: np.ndarray | None = None) -> Image.Im
 def check_output(path: str | os.PathLike[str], force: bool, suffixes: Sequence[str] = (".png",)) -> Path:
     """The path, if it may be written: a known suffix, not taken unless `force`, its folder there. Raises InputError."""
     target = Path(path)
-    if len(os.fsencode(target.name)) > LONGEST_NAME:
+    if is_name_too_long(target):
         raise InputError(f"the name {target.name[:30]}... is too long for a file")
     if suffixes and target.suffix.lower() not in suffixes:
         raise InputError(f"{target.name}: the output must end in {' or '.join(suffixes)}")
@@ -196,6 +232,11 @@ def check_output(path: str | os.PathLike[str], force: bool, suffixes: Sequence[s
     if not target.parent.is_dir():
         raise InputError(f"the folder {target.parent} does not exist")
     return target
+
+
+def is_name_too_long(path: Path) -> bool:
+    """Whether a file's name has more bytes than the common file systems take."""
+    return len(os.fsencode(path.name)) > LONGEST_NAME
 
 
 def write_png(

@@ -24,9 +24,10 @@ def png_settings(
     """Return what a restored picture says of itself, in JSON's types.
 
     result, k: those of a `Result`, whose settings come first: `operator` (its name and what tells it from others),
-    `sigma`, `aim`, `method`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `batch`, `sampler` (its
+    `sigma`, `aim`, `method`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `sampler` (its
     version), `backend`, `tile` (height and width; null where the image was run whole), `prior` and
-    `weights_sha256`. The other keys are
+    `weights_sha256`,
+    but not `batch`: how many others shared the network's calls is nothing of the picture. The other keys are
 
     - `frugal_rt`: the version that restored it.
     - `task`: as it was settled.
@@ -41,7 +42,7 @@ def png_settings(
     """
     return {
         "frugal_rt": __version__,
-        **result,
+        **{name: value for name, value in result.items() if name != "batch"},
         "task": task,
         "fit": fit,
         "faces": [*faces],

@@ -21,6 +21,8 @@ class Setup:
     """The prior that it must find in the plan; None takes any."""
     trust_engines: bool = False
     """As of `Restorer.load`."""
+    costs: Costs | None = None
+    """As another worker measured them here before; None has it measure them."""
 
 
 @dataclass(frozen=True)

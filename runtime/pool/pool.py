@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...engines import InputError, KindError
+from ...engines.tiled import tile_count
 from ..operators import Operator
 from ..pictures.kinds import to_array
 from ..result import Result
@@ -44,8 +45,9 @@ class Pool:
     alone, bit for bit with onnxruntime on the CPU. A worker that dies is started again, and its requests with it.
 
     plan: the path of a plan, or an embedded prior's name. backend, trust_engines: as of `Restorer.load`. devices: CUDA
-    devices, a worker each; (None,) is one worker that chooses. limit: images that are taken at once, a large one
-    counting once for each 262,144 pixels; beyond it `submit` raises BusyError.
+    devices, a worker each; (None,) is one worker that chooses. limit: images that are taken at once, one counting once
+    for each 262,144 pixels of it or of its tiles, and for each 100 steps of so many; beyond it `submit` raises
+    BusyError.
     on_report: called with what each network call did, in the pool's thread. Raises what `Restorer.load` does, once the
     workers are warm.
     """
@@ -107,7 +109,7 @@ class Pool:
 
     @property
     def images(self) -> int:
-        """Images taken and not done; one of over 262,144 pixels counts as several."""
+        """Images taken and not done; a large one, or one of many steps, counts as several."""
         return self._places.taken
 
     @property
@@ -164,16 +166,26 @@ class Pool:
                 f"{operator.name} cannot go to the worker's process ({error}); define it, and the functions it is "
                 "made of, in a module"
             ) from error
-        submit = Submit(key, pickled, y, Guidance(**settings), priority, previews and on_move is not None)
+        asked = Guidance(**settings)
+        submit = Submit(key, pickled, y, asked, priority, previews and on_move is not None)
         try:
             message = packed(submit)
         except Exception as error:
             raise InputError(f"a setting cannot go to the worker's process: {error}") from error
         seconds = self._workers.image_seconds / max(1, len(self._workers))
-        with self._places.take(places_of(images, operator.image_shape, self.limit), seconds) as future:
+        places = places_of(images, self._pixels(operator), _steps(asked, operator), self.limit)
+        with self._places.take(places, seconds) as future:
             request = Request(key, images, y.ndim == 3, message, future, self._places, on_move)
             self._workers.take(request, None if deadline is None else time.monotonic() + deadline)
         return future
+
+    def _pixels(self, operator: Operator) -> int:
+        """The pixels that the network sees of an image, in each step."""
+        _, height, width = operator.image_shape
+        if self.any_size:
+            return height * width
+        _, high, wide = self.image_shape
+        return high * wide * tile_count(height, high) * tile_count(width, wide)
 
     async def restore(
         self,
@@ -214,3 +226,12 @@ class Pool:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(drain=kind is None)
+
+
+def _steps(asked: Guidance, operator: Operator) -> int:
+    """The steps of a request, or one where they are nothing that a worker will take."""
+    try:
+        steps = asked.steps_with(operator)
+    except (TypeError, ValueError):  # which the worker tells
+        return 1
+    return steps if type(steps) is int and steps > 0 else 1

@@ -16,16 +16,20 @@ OnMove = Callable[[Moved], object]
 
 PLACE = 1 << 18
 """Pixels of an image that one place is for: a larger one takes several, as memory goes by pixels."""
+STEPS = 100
+"""Steps of so many pixels that one place is for: one of more takes several, as time goes by both."""
 
 
-def places_of(images: int, shape: tuple[int, int, int], limit: int) -> int:
-    """The places that so many images of `shape` (C, H, W) take; no more than there are for one that needs them all."""
-    share = -(-shape[1] * shape[2] // PLACE)
+def places_of(images: int, pixels: int, steps: int, limit: int) -> int:
+    """The places that so many images take, of `pixels` that the network sees, tiles counted one by one, in each of
+    their `steps`; no more than there are for one that needs them all."""
+    share = max(-(-pixels // PLACE), -(-pixels * steps // (PLACE * STEPS)))
     return images * share if images > 1 else min(share, limit)
 
 
 class Places:
-    """The places of a pool, one for an image of up to PLACE pixels: `limit` of them, held until futures are done."""
+    """The places of a pool, one for an image of up to PLACE pixels in up to STEPS steps: `limit` of them, held until
+    futures are done."""
 
     def __init__(self, limit: int):
         self.limit = limit

@@ -4,6 +4,7 @@ A service's worker drives this; nothing here knows processes, clocks or HTTP.
 """
 
 import itertools
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...engines import Array, DivergedError, FrugalError, InputError
+from ...engines.errors import Stopped
+from ...engines.stopping import Stop, stoppable
 from ...engines.tiled import Tiled
 from ..restorer import Restorer
 from ..result import Result
@@ -111,6 +114,11 @@ class Scheduler:
         self.costs = costs
         self.underway: Underway | None = None
         """The call that `step` is making; any thread may ask."""
+        self._calling = threading.Lock()
+        self._stop = Stop()
+        """Ends that call."""
+        self._given_up: set[int] = set()
+        """Requests that `cancel` is still to be told of."""
         self._calls = itertools.count()
         self._turns: list[_Turn] = []
         self._arrivals = 0
@@ -125,9 +133,17 @@ class Scheduler:
         self._turns += [_Turn(entry, i, self._arrivals + i) for i in range(len(rows))]
         self._arrivals += 1
 
+    def give_up(self, key: int) -> None:
+        """End the call under way where all its rows are given up; `cancel` follows. From any thread."""
+        with self._calling:
+            self._given_up.add(key)
+            self._stop_if_given_up()
+
     def cancel(self, key: int) -> None:
         """Forget a request. Nothing happens where there is none."""
         self._turns = [turn for turn in self._turns if turn.entry.key != key]
+        with self._calling:
+            self._given_up.discard(key)
 
     def step(self) -> Call:
         """Make the next call, of which there must be one: `len(self)` is not 0.
@@ -191,9 +207,15 @@ class Scheduler:
         """The call; where it fails, one for each row alone, so that only those fail that must."""
         engine, pulls = batch[0].entry.restorer.engine, batch[0].row.move.pulls
         seconds = self._seconds(batch[0].entry.restorer, pulls, len(batch))
-        self.underway = Underway(next(self._calls), tuple({turn.entry.key for turn in batch}), seconds)
+        with self._calling:
+            self.underway = Underway(next(self._calls), tuple({turn.entry.key for turn in batch}), seconds)
+            self._stop = Stop()
+            self._stop_if_given_up()
         try:
-            advance([turn.row for turn in batch], engine)
+            with stoppable(self._stop):
+                advance([turn.row for turn in batch], engine)
+        except Stopped as stopped:
+            return dict.fromkeys((turn.entry.key for turn in batch), stopped)
         except Exception as error:  # noqa: BLE001 (a caller's own operator may raise anything)
             if len(batch) > 1:
                 failures = [self._advance([turn]) for turn in batch]
@@ -203,5 +225,11 @@ class Scheduler:
             why = error if isinstance(error, FrugalError) else InputError(f"{named} raised {error!r} in a step")
             return {turn.entry.key: why}
         finally:
-            self.underway = None
+            with self._calling:
+                self.underway = None
         return {}
+
+    def _stop_if_given_up(self) -> None:
+        """End the call under way where nobody waits for any of its rows."""
+        if self.underway is not None and self._given_up.issuperset(self.underway.keys):
+            self._stop.ask()

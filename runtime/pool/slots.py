@@ -31,7 +31,9 @@ class Slot:
     retired: bool = False
     """It takes no more requests, and goes when those it has are done."""
     failed: bool = False
-    """No worker can be started in it."""
+    """No worker can be started in it, now or any more."""
+    rests: int = 0
+    """In a row, after each of which a worker is tried again."""
 
     @property
     def answers(self) -> bool:

@@ -70,9 +70,13 @@ def _load(setup: Setup) -> tuple[Restorer, Ready]:
     if setup.weights_sha256 not in (None, weights):
         raise PlanError(f"{setup.plan} now holds another prior than the one this pool began with")
     any_size = restorer.plan.stride is not None
-    return restorer, Ready(
-        restorer.engine.name, restorer.image_shape, any_size, prior, weights, Costs.measure(restorer)
-    )
+    costs = setup.costs
+    if costs is None:
+        costs = Costs.measure(restorer)
+    else:
+        for pulls in (False, True):
+            restorer._time_step(1, pulls)  # warms it up
+    return restorer, Ready(restorer.engine.name, restorer.image_shape, any_size, prior, weights, costs)
 
 
 def _serve(wire: Wire, inbox: "SimpleQueue[Any]", scheduler: Scheduler) -> NoReturn:
@@ -132,6 +136,8 @@ def _receive(wire: Wire, preparation: Preparation, scheduler: Scheduler, inbox: 
             if isinstance(message, Ping):
                 wire.send(Pong(scheduler.underway, preparation.running))
                 continue
+            if isinstance(message, Cancel):
+                scheduler.give_up(message.key)  # before it is asked to forget it, which it is between two calls
             inbox.put(message)
             if isinstance(message, Submit):
                 preparation.begin(message)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ...engines import DeadlineError, FrugalError, WorkerError, nvidia
 from ...engines.machine import THREADS, cores
-from ..process import launch
+from ..process import launch, overwritten
 from .link import Link
 from .messages import Pong, Ready, Refused, Report, Setup
 from .pulse import BEAT, LONGEST, START
@@ -26,6 +26,8 @@ ATTEMPTS = 2
 """Tries that a request has when the worker dies under it."""
 STARTS = 3
 """Workers in a row that may die before they are ready."""
+REST, LONGEST_REST = 1.0, 30.0
+"""Seconds after which a worker is tried again where none could be started, twice as long each time."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -132,23 +134,44 @@ class Workers:
             await asyncio.wait(others)
 
     async def _keep(self, slot: Slot) -> None:
-        """Keep a worker in a slot until the slot is over, or none can be started in it: then its requests fail."""
+        """Keep a worker in a slot until the slot is over. Where none can be started its requests fail; one that was
+        ready before, whose plan is gone, say, is tried again after a rest, and one that never was is not."""
         why: FrugalError = WorkerError("the pool was closed before this worker was ready")
         try:
             while not slot.is_over:
-                await self._live(slot)
+                try:
+                    await self._live(slot)
+                except FrugalError as error:
+                    if slot.facts is None:
+                        raise
+                    await self._rest(slot, error)
         except FrugalError as error:
             why = error
         except Exception as error:
             logger.exception("a slot of the pool failed")
             why = WorkerError(f"no worker can be started: {error!r}")
-        slot.failed = True
+        self._fail(slot, why)
         self._slots.remove(slot)
         if not slot.started.done():
             slot.started.set_exception(why)
+
+    def _fail(self, slot: Slot, why: FrugalError) -> None:
+        """Fail a slot's requests, and those to come."""
+        slot.failed = True
         for request in slot.requests.values():
             request.end(why)
         slot.requests.clear()
+
+    async def _rest(self, slot: Slot, error: FrugalError) -> None:
+        """Wait before a worker is tried again, or until the slot is over."""
+        seconds = min(LONGEST_REST, REST * 2**slot.rests)
+        slot.rests += 1
+        logger.error("no worker can be started: %s; it is tried again in %g s", error, seconds)
+        self._fail(slot, WorkerError(f"no worker can be started: {error}"))
+        ends = self._loop.time() + seconds
+        while not slot.is_over and self._loop.time() < ends:
+            await asyncio.sleep(min(0.05, seconds))
+        slot.deaths = min(slot.deaths, STARTS - 1)  # it has one try
 
     async def _live(self, slot: Slot) -> None:
         """Start a worker in a slot and see it to its end. Raises FrugalError where another one is no use."""
@@ -166,14 +189,13 @@ class Workers:
             status = await link.end()
         if slot.is_over:
             return
-        how = f"a worker ended with {status}" if link.hang is None else link.hang.why
+        how = f"a worker ended with {overwritten(status)}" if link.hang is None else link.hang.why
         if link.ready is not None:
             self._blame(slot, link)
         else:
             slot.deaths += 1
             if slot.deaths >= STARTS or slot.facts is None:
-                logger.error("%s before it was ready, and is not started again", how)
-                raise WorkerError("a worker died before it was ready; see what it printed")
+                raise WorkerError(f"a worker died before it was ready; see what it printed: {how}")
         self.restarts += 1
         logger.warning("%s and is started again, with %d requests", how, len(slot.requests))
 
@@ -235,8 +257,9 @@ class Workers:
                 if slot.facts is None:
                     slot.patience = max(START, LONGEST * link.age / BEAT)
                 link.ready, slot.facts, slot.deaths = message, message, 0
+                slot.failed, slot.rests = False, 0
                 link.pulse.ready()
-                slot.setup = replace(slot.setup, weights_sha256=message.weights_sha256)
+                slot.setup = replace(slot.setup, weights_sha256=message.weights_sha256, costs=message.costs)
                 if not slot.started.done():
                     slot.started.set_result(None)
                 for request in slot.requests.values():

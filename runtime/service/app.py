@@ -22,17 +22,21 @@ from .errors import sentence, status_of
 from .intake import SERVED, Options, Service, unless_gone
 from .jobs import Job
 from .metrics import Metrics
-from .middleware import Edge
+from .middleware import Edge, path_of
 from .openapi import ERROR, ERRORS, RESPONSES, body
+from .visitors import Visitors
 
 RESTORE = "/v1/restore"
 PAGE = {"index.html": "text/html; charset=utf-8", "page.js": "text/javascript", "page.css": "text/css"}
 
 
-def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | None = None) -> FastAPI:
+def create_app(
+    pool: Pool, options: Options | None = None, metrics: Metrics | None = None, visitors: Visitors | None = None
+) -> FastAPI:
     """An application that restores with `pool`, which stays the caller's to close.
 
-    metrics: those that the pool's `on_report` feeds; without, steps are not counted.
+    metrics: those that the pool's `on_report` feeds; without, steps are not counted. visitors: who is answered without
+    a token; where it is not said, whoever asks by any name, and no pages but its own and those of `options.origins`.
     """
     options, metrics = options or Options(), metrics or Metrics()
     service = Service(pool, options, metrics)
@@ -64,7 +68,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
     def refusal(
         request: Request, status: int, error: str, cause: str, headers: dict[str, str] | None = None
     ) -> JSONResponse:
-        if request.url.path == RESTORE:
+        if path_of(request.scope) == RESTORE:
             metrics.reject(cause)
         request.state.facts = {**getattr(request.state, "facts", {}), "error": error}  # for the log
         return JSONResponse({"error": error}, status, headers)
@@ -94,7 +98,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
         job, task = await serving.take(request, previews)
         if "respond-async" in request.headers.get("prefer", "") and not options.replicated:
             serving.jobs.add(job)
-            return JSONResponse(job.said(), 202, {"Location": f"/v1/jobs/{job.id}"})
+            return JSONResponse(job.said(), 202, {"Location": f"{request.scope.get('root_path', '')}/v1/jobs/{job.id}"})
         await unless_gone(request, task, job.cancel)
         await task
         return _outcome(job)
@@ -123,9 +127,9 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
 
         async def stream() -> AsyncIterator[str]:
             async for changed in job.changes():
-                yield f"event: {job.state}\ndata: {json.dumps(job.said(preview=True))}\n\n" if changed else ": \n\n"
+                yield await job.event() if changed else ": \n\n"
 
-        return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(stream(), media_type="text/event-stream")
 
     @single.delete("/v1/jobs/{job_id}", status_code=204, responses=ERRORS)
     async def cancel(job_id: str, serving: Serving) -> None:
@@ -193,6 +197,7 @@ def create_app(pool: Pool, options: Options | None = None, metrics: Metrics | No
         Edge,
         most=options.max_bytes,
         token=options.token,
+        visitors=visitors or Visitors(origins=options.origins),
         on_refusal=lambda path, status: metrics.reject(str(status)) if path == RESTORE else None,
     )
     return app
@@ -213,7 +218,6 @@ def _file(name: str) -> Response:
     headers = {
         "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; "
         "base-uri 'none'; form-action 'none'",
-        "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
     }
     return Response((resources.files(__package__) / "page" / name).read_bytes(), media_type=PAGE[name], headers=headers)

@@ -10,11 +10,15 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from .middleware import CROWDED
+from .middleware import CROWDED, SAFE
 from .peers import peer_of
 
 SPARE = 16
 """Connections beyond the places, on which the probes are answered and everything else is refused."""
+
+
+FRESH = 0.5
+"""Seconds that a connection may take to begin its head, before it gives way to those that come after it."""
 
 
 class Connection(H11Protocol):
@@ -22,7 +26,8 @@ class Connection(H11Protocol):
 
     A peer has `seconds` for the head of a request, from the end of the answer before; and must read some of an answer
     in as long. Where all places are taken, or half of them by one peer, the connection that has waited longest for a
-    request, then for a request's body, gives its place up; where none waits, the new one is refused all but probes.
+    request, then for a request's body, gives its place up, one that has only just come last; where none waits, the new
+    one is refused all but probes.
 
     places: connections at once.
     """
@@ -80,6 +85,12 @@ class Connection(H11Protocol):
         if self._answer_timer is not None:
             self._answer_timer.cancel()
 
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._refuse(400, "this is no HTTP request that can be read")
+        else:
+            self.transport.close()
+
     def shutdown(self) -> None:
         if self._waits == "body":
             self._give_up()  # nothing is taken any more
@@ -125,11 +136,17 @@ class Connection(H11Protocol):
             return
         waiting = [one for one in crowd if isinstance(one, Connection) and one is not self and one._waits]
         if waiting:
-            min(waiting, key=lambda one: (one._waits == "body", one._since))._give_up()
+            now = self.loop.time()
+            min(waiting, key=lambda one: one.turn(now))._give_up()
         elif len(self.connections) > self._places + SPARE:
             self._give_up()
         else:
             self.app_state = {**self.app_state, CROWDED: True}
+
+    def turn(self, now: float) -> tuple[int, float]:
+        """When it is to give its place up, of those that wait: the lowest first."""
+        just_come = self._waits == "head" and not self._began and now - self._since < FRESH
+        return 2 if just_come else int(self._waits == "body"), self._since
 
     def _give_up(self) -> None:
         self.connections.discard(self)
@@ -142,6 +159,7 @@ class Connection(H11Protocol):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
+            *SAFE.items(),
         ]
         for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))

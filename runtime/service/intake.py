@@ -40,7 +40,7 @@ class Options:
     max_pixels: int = 1 << 22
     """Of a picture, before it is decoded; 16 bytes each are taken while it is."""
     timeout: float = 300.0
-    """Seconds for a restoration that does not say, from the request's arrival; and for those taken before a stop."""
+    """Seconds for a restoration at most, from the request's arrival; and for those taken before a stop."""
     upload_seconds: float = 30.0
     """For a request's body to arrive."""
     idle_seconds: float = 10.0
@@ -49,6 +49,8 @@ class Options:
     """What Authorization: Bearer must carry."""
     origins: Sequence[str] = ()
     """Whose pages may ask, for browsers; none but its own."""
+    hosts: Sequence[str] = ()
+    """Names by which a service without a token may be asked, besides this machine's own and the one it listens on."""
     replicated: bool = False
     """Whether others answer at the same address: jobs, the page that needs them and the counts are of one process, and
     left out; respond-async is ignored, as RFC 7240 allows."""
@@ -96,7 +98,7 @@ class Service:
     ) -> tuple[Job, "asyncio.Task[None]"]:
         parameters = Parameters.read(upload.parameters)
         settings = parameters.settings()
-        deadline = arrived + (parameters.timeout or self.options.timeout)
+        deadline = arrived + min(parameters.timeout or self.options.timeout, self.options.timeout)
         prepared = await self._prepared(request, upload, parameters, deadline)
         if self._given_up:
             raise WorkerError(STOPPED)

@@ -63,6 +63,8 @@ class Job:
     _stopped: FrugalError | None = None
     """Why it was stopped, where its client did not ask for that."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _event: "asyncio.Task[str] | None" = None
+    """Makes `event` of what it is now."""
 
     @property
     def over(self) -> bool:
@@ -148,7 +150,24 @@ class Job:
                 except asyncio.TimeoutError:
                     yield False
 
-    def said(self, preview: bool = False) -> dict[str, Any]:
+    async def event(self) -> str:
+        """What there is to say of it as a server-sent event, named by its state, with the preview where there is one.
+
+        Made once for all who watch, and the preview beside the event loop.
+        """
+        x0hat = None if self.moved is None else self.moved.x0hat
+        if x0hat is None:
+            return _event(self.said())
+        if self._event is None:
+            work = asyncio.to_thread(self._with_preview, self.said(), np.asarray(x0hat))
+            self._event = asyncio.create_task(work)
+        return await asyncio.shield(self._event)  # who stops watching does not stop it for others
+
+    def _with_preview(self, about: dict[str, Any], x0hat: np.ndarray) -> str:
+        png = encode_png(to_picture(self.shown(x0hat)))
+        return _event({**about, "preview": "data:image/png;base64," + base64.b64encode(png).decode()})
+
+    def said(self) -> dict[str, Any]:
         """What there is to say of it, in JSON's types."""
         about: dict[str, Any] = {
             "id": self.id,
@@ -163,9 +182,6 @@ class Job:
             moved = self.moved
             about |= {"left": moved.left, "steps": moved.steps, "phase": moved.phase}
             about["settled"] = moved.settled if math.isfinite(moved.settled) else None
-            if preview and moved.x0hat is not None:
-                png = encode_png(to_picture(self.shown(np.asarray(moved.x0hat))))
-                about["preview"] = "data:image/png;base64," + base64.b64encode(png).decode()
         if self.error is not None:
             about["error"] = sentence(self.error)
         return about
@@ -182,13 +198,18 @@ class Job:
         self._tell()
 
     def _tell(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
+        changed, self._changed, self._event = self._changed, asyncio.Event(), None
         changed.set()
 
     def _encode(self, result: Result) -> bytes:
         params = record(self.options, result.settings["weights_sha256"], self.files)
         settings = png_settings(result.settings, result.k, self.task, self.options.get("fit"), params)
         return encode_png(to_picture(self.shown(result.image)), settings, self.metadata)
+
+
+def _event(about: Mapping[str, Any]) -> str:
+    """A server-sent event of JSON, named by the state in it."""
+    return f"event: {about['state']}\ndata: {json.dumps(about)}\n\n"
 
 
 def facts(result: Result) -> dict[str, Any]:

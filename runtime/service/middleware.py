@@ -1,4 +1,5 @@
-"""What every request passes, whatever it asks: an id, a log line, a limit on its body, the token, and HEAD as GET."""
+"""What every request passes, whatever it asks: an id, a log line, a limit on its body, the token or whose page asks,
+and HEAD as GET; and what every answer carries."""
 
 import hmac
 import json
@@ -12,15 +13,28 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .visitors import Visitors
+
 logger = logging.getLogger(__name__)
 PROBES = ("/livez", "/readyz")
 """Paths that are answered however many others ask."""
-OPEN = (*PROBES, "/", "/page.js", "/page.css")
+PAGES = ("/", "/page.js", "/page.css")
+OPEN = (*PROBES, *PAGES)
 """Paths that need no token: an orchestrator asks them, and the page, which asks for one."""
+COUNTED = (*PROBES, "/metrics")
+"""Paths that whoever watches over a service asks by a name that is none of its own."""
 JOBS = "/v1/jobs/"
 """Paths that HEAD is not for: to fetch an outcome, or follow a job, is more than to ask."""
 CROWDED = "crowded"
 """In a connection's state: it is one too many."""
+SAFE = {
+    b"x-content-type-options": b"nosniff",
+    b"cache-control": b"no-store",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"referrer-policy": b"no-referrer",
+}
+"""Headers of every answer that has none of its own by that name."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -28,7 +42,8 @@ class Edge:
     """An ASGI middleware around the service. It answers HEAD as GET, without a body.
 
     most: bytes of a body; one that is longer is answered with 413 without being read to its end. token: what
-    `Authorization: Bearer` must carry, or None. on_refusal: told the path and status of what is refused here.
+    `Authorization: Bearer` must carry, or None, where `visitors` alone are answered. on_refusal: told the path and
+    status of what is refused here.
     """
 
     def __init__(
@@ -36,9 +51,11 @@ class Edge:
         app: ASGIApp,
         most: int,
         token: str | None = None,
+        visitors: Visitors | None = None,
         on_refusal: Callable[[str, int], object] = lambda path, status: None,
     ):
         self._app, self._most, self._token, self._on_refusal = app, most, token, on_refusal
+        self._visitors = visitors or Visitors()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,38 +66,57 @@ class Edge:
         request_id = asked if _ID.fullmatch(asked) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 0
-        bodiless = scope["method"] == "HEAD"
+        bodiless, path = scope["method"] == "HEAD", path_of(scope)
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                own = {name.lower() for name, _ in message["headers"]}
+                more = [(name, value) for name, value in SAFE.items() if name not in own]
+                message["headers"] = [*message["headers"], *more, (b"x-request-id", request_id.encode())]
             elif bodiless:
                 message = {**message, "body": b""}
             await send(message)
 
         try:
-            if scope["state"].get(CROWDED) and scope["path"] not in PROBES:
-                await self._answer(sending, scope["path"], 503, "the service has all the connections it takes")
-            elif self._refuses(scope["path"], headers):
-                await self._answer(
-                    sending, scope["path"], 401, "this service needs its token: Authorization: Bearer TOKEN"
-                )
-            elif int(_digits(headers.get(b"content-length")) or 0) > self._most:
-                await self._answer(sending, scope["path"], 413, self._too_long())
+            refused = self._refused(scope, path, headers)
+            if refused is not None:
+                await self._answer(sending, path, *refused)
             else:
-                as_get = bodiless and not scope["path"].startswith(JOBS)
+                as_get = bodiless and not path.startswith(JOBS)
                 inner = {**scope, "method": "GET"} if as_get else scope
                 await self._app(inner, self._limited(receive), sending)
+        except Exception:
+            logger.exception("a request failed", extra={"facts": {"request_id": request_id}})
+            if not status:
+                await self._answer(
+                    sending, path, 500, f"the service failed over this request; its log has {request_id}"
+                )
         finally:
             _log(scope, request_id, status, time.perf_counter() - started)
 
-    def _refuses(self, path: str, headers: MutableMapping[bytes, str]) -> bool:
-        if self._token is None or path in OPEN:
-            return False
-        given = headers.get(b"authorization", "")
-        return not hmac.compare_digest(given.encode("latin-1"), f"Bearer {self._token}".encode())
+    def _refused(self, scope: Scope, path: str, headers: MutableMapping[bytes, str]) -> tuple[int, str] | None:
+        """The status and sentence of a request that goes no further."""
+        if scope["state"].get(CROWDED) and path not in PROBES:
+            return 503, "the service has all the connections it takes"
+        if self._token is None and path not in COUNTED:
+            opens = path in PAGES and scope["method"] in ("GET", "HEAD")
+            why = self._visitors.refused_host(headers) or self._visitors.refused_origin(headers, opens)
+            if why is not None:
+                return 403, why
+        if self._token is not None and path not in OPEN and not self._preflight(scope, headers):
+            scheme, _, given = headers.get(b"authorization", "").partition(" ")
+            right = hmac.compare_digest(given.strip().encode("latin-1"), self._token.encode())
+            if scheme.lower() != "bearer" or not right:
+                return 401, "this service needs its token: Authorization: Bearer TOKEN"
+        if int(_digits(headers.get(b"content-length")) or 0) > self._most:
+            return 413, self._too_long()
+        return None
+
+    def _preflight(self, scope: Scope, headers: MutableMapping[bytes, str]) -> bool:
+        """Whether a browser asks if another's page may ask, which carries no token."""
+        return scope["method"] == "OPTIONS" and headers.get(b"origin") in self._visitors.origins
 
     def _limited(self, receive: Receive) -> Receive:
         received = 0
@@ -108,6 +144,13 @@ class Edge:
 
     def _too_long(self) -> str:
         return f"the request is longer than {self._most / (1 << 20):g} MiB"
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request below the root path that a proxy serves it under."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path
 
 
 def _digits(text: str | None) -> str:

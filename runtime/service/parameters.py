@@ -1,10 +1,12 @@
 """What a request asks for: the options of `frugal-rt restore` in JSON, checked before anything is computed."""
 
+import contextlib
 import difflib
 import json
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ...engines import InputError
 from ..operators import GREY_WEIGHTS
@@ -18,6 +20,24 @@ Size = Annotated[
     tuple[Side, Side], BeforeValidator(lambda given: parse_size(given) if isinstance(given, str) else given)
 ]
 """Width and height, in pixels: [24, 32], or "24x32" as the commands take it."""
+
+
+LEAST_DEVIATION = 0.05
+"""Pixels; a Gaussian below that is none: its weights beside the middle are under e^-200."""
+
+
+def _of_some_width(kernel: str) -> str:
+    """A kernel in words, whose numbers are checked where it is made. Raises ValueError for a Gaussian of no width."""
+    kind, _, values = kernel.partition(":")
+    if kind == "gaussian":
+        for value in values.split(",")[:2]:
+            with contextlib.suppress(ValueError):  # said where it is made
+                if not math.isfinite(width := float(value)) or 0 < width < LEAST_DEVIATION:
+                    break
+        else:
+            return kernel
+        raise ValueError(f"a Gaussian's deviations are {LEAST_DEVIATION:g} pixels or more")
+    return kernel
 
 
 class Parameters(BaseModel):
@@ -48,11 +68,13 @@ class Parameters(BaseModel):
     keep: Size | None = Field(None, description="The kept box in the middle: width, height.")
     scale: int | None = Field(None, ge=2, le=16, description="Lost resolution: one pixel of scale x scale is left.")
     filter: Literal[FILTERS] | None = Field(None, description="How it was lost.")  # type: ignore[valid-type]
-    kernel: str | None = Field(None, max_length=60, description=f"The blur: {', '.join(KINDS.values())}.")
+    kernel: Annotated[str, AfterValidator(_of_some_width)] | None = Field(
+        None, max_length=60, description=f"The blur: {', '.join(KINDS.values())}."
+    )
     border: Literal[BORDERS] | None = Field(None, description="What lies past the border.")  # type: ignore[valid-type]
     grey: Literal[tuple(GREY_WEIGHTS)] | None = Field(None, description="How colour was lost.")  # type: ignore[valid-type]
     keep_fraction: float | None = Field(
-        None, gt=0, le=1, allow_inf_nan=False, description="Share of the Walsh-Hadamard coefficients measured."
+        None, ge=1e-6, le=1, allow_inf_nan=False, description="Share of the Walsh-Hadamard coefficients measured."
     )
     fit: Literal["crop", "resize", "pad"] | None = Field(
         None, description="Bring a picture to the prior's size, where that has one; pad and none leave it at its own."
@@ -85,7 +107,11 @@ class Parameters(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**64, description="The same seed gives the same image.")
     timeout: float | None = Field(
-        None, gt=0, le=3600, allow_inf_nan=False, description="Seconds after which the restoration is given up."
+        None,
+        ge=0.001,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds after which the restoration is given up, no later than the service gives any up.",
     )
 
     @classmethod

@@ -1,13 +1,15 @@
 """The process of a service: its server, and an end that leaves no accepted request without an answer."""
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
@@ -20,6 +22,7 @@ from .connections import Connection
 from .intake import Options, Service
 from .metrics import Metrics
 from .middleware import JsonLines
+from .visitors import Visitors
 
 logger = logging.getLogger(__name__)
 STALE = 30.0
@@ -32,8 +35,16 @@ CONNECTIONS = 64
 
 @dataclass(frozen=True)
 class Address:
+    """Where a service listens: on a host and port, or on a Unix socket."""
+
     host: str
     port: int
+    uds: Path | None = None
+    """The socket's file, in place of both; whoever may write to it may ask."""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}" if self.uds is None else f"unix:{self.uds}"
 
 
 class _Server(uvicorn.Server):
@@ -92,11 +103,16 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    pool_of: Callable[[Metrics], Pool], options: Options, address: Address, on_ready: Callable[[Pool, Address], object]
+    pool_of: Callable[[Metrics], Pool],
+    options: Options,
+    address: Address,
+    on_ready: Callable[[Pool, Address], object],
+    root_path: str = "",
 ) -> None:
     """Serve until a signal. `pool_of` opens the pool, told of the metrics that its reports go to; it is closed here.
 
-    on_ready: told the pool and the address, whose port the system chose where it was 0.
+    on_ready: told the pool and the address, whose port the system chose where it was 0. root_path: what a proxy in
+    front takes off the paths of requests.
 
     Raises what opening it does, and FrugalError where the address cannot be had.
     """
@@ -106,7 +122,10 @@ def serve(
     return_large_blocks()  # of uploads
     metrics = Metrics()
     with pool_of(metrics) as pool:
-        app = create_app(pool, options, metrics)
+        visitors = Visitors(origins=options.origins)
+        if address.uds is None:
+            visitors = Visitors.at(address.host, options.hosts, options.origins)
+        app = create_app(pool, options, metrics, visitors)
         places = CONNECTIONS + 2 * pool.limit  # each may hold a request's body
         config = uvicorn.Config(
             app,
@@ -115,6 +134,7 @@ def serve(
             ws="none",  # such a connection would pass by the limits
             host=address.host,
             port=address.port,
+            root_path=root_path,
             log_config=None,
             access_log=False,  # ours has the request's id
             server_header=False,
@@ -123,17 +143,21 @@ def serve(
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         server = _Server(config, app.state.service)
         listening = _listen(address)
-        on_ready(pool, Address(address.host, listening.getsockname()[1]))
+        on_ready(pool, address if address.uds else replace(address, port=listening.getsockname()[1]))
         before = signal.getsignal(signal.SIGTERM)
         try:
             server.run(sockets=[listening])
         finally:
             signal.signal(signal.SIGTERM, before)
+            if address.uds is not None:
+                address.uds.unlink(missing_ok=True)
             pool.close(drain=False)  # what it had is answered, or given up
 
 
 def _listen(address: Address) -> socket.socket:
     """Return a socket that listens there. Raises FrugalError where the address cannot be had."""
+    if address.uds is not None:
+        return _listen_on_file(address.uds)
     try:
         family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -143,5 +167,23 @@ def _listen(address: Address) -> socket.socket:
     except OSError as error:
         raise FrugalError(
             f"cannot listen on {address.host}:{address.port}: {error.strerror}; choose another --host or --port"
+        ) from error
+    return listening
+
+
+def _listen_on_file(path: Path) -> socket.socket:
+    """Return a socket that listens on a file, in place of one that nobody listens on any more. Raises FrugalError."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+                if other.connect_ex(str(path)) == errno.ECONNREFUSED:
+                    path.unlink()
+        listening.bind(str(path))
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise FrugalError(
+            f"cannot listen on {path}: {error.strerror or error}; choose another --uds or remove it"
         ) from error
     return listening

@@ -78,8 +78,8 @@ class Uploads:
         picture, mask, asked = (parts.get(name) for name in ("image", "mask", "parameters"))
         if picture is None or not size_of(picture):
             raise InputError("the request has no image; send it as the part `image`, or as the body")
-        if asked is not None and "parameters" in request.query_params:
-            raise InputError("parameters are given twice; send the part or the query, not both")
+        if len(request.query_params.getlist("parameters")) + (asked is not None) > 1:
+            raise InputError("parameters are given twice; send the part or the query, once")
         if asked is not None and size_of(asked) > MAX_PARAMETERS:
             raise InputError(f"parameters are longer than {MAX_PARAMETERS >> 10} KiB")
         text = request.query_params.get("parameters") if asked is None else asked.read()
@@ -96,7 +96,7 @@ def size_of(file: IO[bytes]) -> int:
 async def _parts(request: Request, count: Callable[[int], None]) -> dict[str, IO[bytes]]:
     """The parts of a form, or the body as the part `image`."""
     stream = _counted(request, count)
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").strip().lower().startswith("multipart/form-data"):
         body = io.BytesIO()
         async for chunk in stream:
             body.write(chunk)

@@ -98,7 +98,15 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "not listed": (unlisted, f"takes other weights than the manifest lists for it ('{WEIGHT}')"),
     "listed, not taken": (lambda m, e: e["weights"].append("a"), "takes other weights than the manifest lists for it"),
     "listed twice": (lambda m, e: e["weights"].append(WEIGHT), "the manifest lists for it (one of them twice)"),
-    "no names": (lambda m, e: e["weights"].append({}), "takes other weights than the manifest lists for it"),
+    "an output less": (lambda m, e: m.graph.output.pop(), "has other outputs than the manifest says of it ('kept:"),
+    "other sides": (
+        lambda m, e: setattr(m.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", 32),
+        "has other inputs than the manifest says of it ('x')",
+    ),
+    "half of it": (
+        lambda m, e: setattr(m.graph.output[0].type.tensor_type, "elem_type", TensorProto.FLOAT16),
+        "has other outputs than the manifest says of it ('out')",
+    ),
     "another file": (place("location", "planted.bin"), f"takes '{WEIGHT}' from outside of the plan, 'planted.bin'"),
     "a path": (place("location", f"./{WEIGHTS}"), f"from outside of the plan, './{WEIGHTS}'"),
     "memory": (place("location", "*/_ORT_MEM_ADDR_/*"), "from outside of the plan, '*/_ORT_MEM_ADDR_/*'"),
@@ -291,13 +299,48 @@ def test_engines_are_of_one_choice_of_graphs(plan):
     assert store.plan_hash(Plan(json.loads(json.dumps(plan.manifest)), members)) == store.plan_hash(plan)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [[], None, [-1], {"a": 1}, {"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}]
-    + [{"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]}} for shape in ([3], [-1, -2], [2, 2**62], "x")],
-)
+def entry(**changes):
+    return {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}
+
+
+HEADERS = [
+    *([], None, [-1], 1, "x", {"a": 1}, {"a": []}, {"a": {}}, {"a": None}),
+    *(entry(shape=shape) for shape in ([3], [-1, -2], [2, 2**62], "x", [2.0], None, [1] * 70, [[2]], {})),
+    *(entry(data_offsets=place) for place in ([-4, 4], [8, 0], [0, 2**64], [0], [0, 8, 8], None, [0.0, 8.0], [4, 12])),
+    *(entry(dtype=kind) for kind in ("F128", "", None, [], "O", "<f4")),
+]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=repr)
 def test_weights_whose_header_says_nonsense_are_one_sentence(header):
-    text = json.dumps(header).encode()
-    data = len(text).to_bytes(8, "little") + text + bytes(8)
-    with pytest.raises(PlanError, match=r"^a.plan: its weights are not a safetensors file$"):
-        read_safetensors(memoryview(data), "a.plan")
+    refused(json.dumps(header).encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[" * 100_000, b'{"a":' * 50_000, b"\xff", b'{"a": NaN}', b'{"a": 1' + b"0" * 9999 + b"}"],
+    ids=lambda text: repr(text[:8]),
+)
+def test_weights_without_a_header_are_one_sentence(text):
+    refused(text)
+
+
+@pytest.mark.parametrize("length", [0, 7, 2**24 + 1, 2**63, 2**64 - 1])
+def test_weights_whose_header_is_of_another_length_are_one_sentence(length):
+    refused(json.dumps(entry()).encode(), length)
+
+
+def test_weights_that_lie_across_words_are_one_sentence():
+    text = json.dumps(entry()).encode()
+    refused(text + b" " * ((2 - len(text)) % 4))
+    assert list(read_safetensors(memoryview(packed(text + b" " * (-len(text) % 4))), "a.plan")) == ["a"]
+
+
+def packed(text: bytes, length: int | None = None) -> bytes:
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + bytes(8)
+
+
+def refused(text: bytes, length: int | None = None) -> None:
+    for data in (packed(text, length), packed(text, length)[:9]):
+        with pytest.raises(PlanError, match=r"^a.plan: its weights are not a safetensors file$"):
+            read_safetensors(memoryview(data), "a.plan")

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import frugal_rt
 from frugal_rt import PlanError
 from frugal_rt.engines.graphs import OPERATIONS
-from frugal_rt.engines.onnx_reader import LARGEST, Graph, Initialiser, Node, external_files, read_graph
+from frugal_rt.engines.onnx_reader import LARGEST, Graph, Initialiser, Node, Value, external_files, read_graph
 from frugal_rt.export import build_plan, read_prior
 
 RESNET = {"down_block_types": ["ResnetDownsampleBlock2D"] * 2, "up_block_types": ["ResnetUpsampleBlock2D"] * 2}
@@ -40,11 +40,16 @@ def by_onnx(data: bytes) -> Graph:
         held = len(one.raw_data) if one.HasField("raw_data") else None
         return Initialiser(one.name, tuple(one.dims), one.data_type, held, None if inside else pairs if clear else {})
 
+    def value(one) -> Value:
+        tensor = one.type.tensor_type
+        dims = (dim.dim_param if dim.HasField("dim_param") else dim.dim_value for dim in tensor.shape.dim)
+        return Value(one.name, tensor.elem_type, tuple(dims))
+
     return Graph(
         tuple(Node(node.op_type, tuple(node.input), tuple(node.output)) for node in graph.node),
         tuple(map(initialiser, graph.initializer)),
-        tuple(one.name for one in graph.input),
-        tuple(one.name for one in graph.output),
+        tuple(map(value, graph.input)),
+        tuple(map(value, graph.output)),
     )
 
 

@@ -21,10 +21,21 @@ from frugal_rt import FrugalError, Plan, PlanError
 from frugal_rt.cli import main
 from frugal_rt.engines.plan import ALIGNMENT, FORMAT, ONE_SIZE, WEIGHTS
 
-GRAPHS = {
-    name: {"member": "elsewhere.onnx", "inputs": {}, "outputs": {}, "weights": []}
-    for name in ("embedding", "forward", "pullback")
+PICTURE, EMBEDDING, KEPT = ["batch", 3, 8, 8], ["batch", 4], ["batch", 2, 4, 4]
+VALUES = {
+    "embedding": ({"t": ["batch"]}, {"embedding": EMBEDDING}),
+    "forward": ({"x": PICTURE, "embedding": EMBEDDING}, {"out": PICTURE, "kept:a": KEPT}),
+    "pullback": ({"kept:a": KEPT, "v": PICTURE}, {"gradient": PICTURE}),
 }
+
+
+def entry(graph: str, **changes):
+    """A graph's entry in a manifest."""
+    inputs, outputs = VALUES[graph]
+    return {"member": "elsewhere.onnx", "inputs": inputs, "outputs": outputs, "weights": [], **changes}
+
+
+GRAPHS = {name: entry(name) for name in VALUES}
 
 
 def small_plan() -> Plan:
@@ -32,7 +43,7 @@ def small_plan() -> Plan:
         "format": FORMAT,
         "format_version": ONE_SIZE,
         "prior": {"name": "none", "card": "", "licence": "none"},
-        "image": {"channels": 3, "height": 8, "width": 8},
+        "image": {"channels": 3, "height": 8, "width": 8, "range": [-1, 1]},
         "schedule": {"num_train_timesteps": 1000},
         "network": {"config": {}, "pixel_unshuffle": 1, "learned_variance": False},
         "graphs": {name: {**graph, "member": "forward.onnx"} for name, graph in GRAPHS.items()},
@@ -99,11 +110,13 @@ def test_tensors_are_views_of_the_file_and_what_safetensors_reads(tiny_plan):
 OPEN = """
 import re, sys
 from frugal_rt import Plan
+from frugal_rt.engines import plan
 
 def anonymous():  # kB of memory that no file backs
     with open("/proc/self/status") as status:
         return int(re.search(r"RssAnon:\\s+(\\d+)", status.read())[1])
 
+plan.IN_MEMORY = 0
 before = anonymous()
 plan = Plan.open(sys.argv[1])
 total = sum(float(array[::4096].sum()) for array in plan.tensors().values())
@@ -113,6 +126,7 @@ print(total, anonymous() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
 def test_opening_a_large_plan_and_reading_its_weights_makes_no_copy(tmp_path):
+    """Large is here what has no more than any."""
     weights = save_safetensors({f"t{i}": np.ones(1 << 22, np.float32) for i in range(4)})  # 4 x 16 MiB
     plan = small_plan()
     Plan({k: v for k, v in plan.manifest.items() if k != "members"}, {WEIGHTS: weights, "forward.onnx": b""}).save(
@@ -183,7 +197,8 @@ def find(path: Path, member: str) -> int:
         (lambda p: p.write_text("hello, this is text"), "is not a frugal-rt plan"),
         (lambda p: p.write_bytes(b""), "is empty"),
         (lambda p: p.unlink(), "there is no file"),
-        (lambda p: (p.unlink(), p.mkdir()), "cannot read tiny.plan"),
+        (lambda p: (p.unlink(), p.mkdir()), "tiny.plan is a folder, a pipe or a device, and a plan is a file"),
+        (lambda p: (p.unlink(), os.mkfifo(p)), "tiny.plan is a folder, a pipe or a device, and a plan is a file"),
     ],
 )
 def test_each_kind_of_damage_has_its_sentence(plan_copy, damage, sentence):
@@ -198,8 +213,10 @@ def test_each_kind_of_damage_has_its_sentence(plan_copy, damage, sentence):
 
 
 def mixed(**changes):
-    graph = {"member": "forward.onnx", "inputs": {}, "outputs": {}, "weights": [], "types": {"kept:a": "float16"}}
-    return {"fp16": {"graphs": {"forward": graph, "pullback": {**graph, **changes}}}}
+    half = {"member": "forward.onnx", "types": {"kept:a": "float16"}}
+    return {
+        "fp16": {"graphs": {"forward": entry("forward", **half), "pullback": entry("pullback", **{**half, **changes})}}
+    }
 
 
 @pytest.mark.parametrize(
@@ -293,7 +310,8 @@ def mapped(path: Path) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs Linux's /proc")
-def test_a_closed_plan_is_not_mapped_once_its_arrays_are_gone(plan_copy, tmp_path):
+def test_a_closed_plan_is_not_mapped_once_its_arrays_are_gone(plan_copy, tmp_path, monkeypatch):
+    monkeypatch.setattr("frugal_rt.engines.plan.IN_MEMORY", 0)
     plan = Plan.open(plan_copy)
     array = next(iter(plan.tensors().values()))
     before = array.copy()

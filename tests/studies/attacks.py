@@ -38,8 +38,8 @@ DRAIN = 40
 Address = tuple[str, int]
 
 
-def hold(address: Address, first: bytes, then: bytes = b"") -> None:
-    """Keep so many connections on which something was sent, and a byte more a second."""
+def hold(address: Address, first: bytes, then: bytes = b"", half: bool = False) -> None:
+    """Keep so many connections on which something was sent, and a byte more a second; `half` closed, nothing more."""
     held: list[socket.socket] = []
     while True:
         for connection in list(held):
@@ -56,6 +56,8 @@ def hold(address: Address, first: bytes, then: bytes = b"") -> None:
             with contextlib.suppress(OSError):
                 connection = socket.create_connection(address, timeout=5)
                 connection.sendall(first)
+                if half:
+                    connection.shutdown(socket.SHUT_WR)
                 held.append(connection)
         time.sleep(1)
 
@@ -70,14 +72,16 @@ def read_nothing(address: Address) -> None:
             connection.connect(address)
             connection.settimeout(0.1)
             held.append(connection)
-            connection.sendall(b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+            connection.sendall(b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500)
     time.sleep(3600)
 
 
 def send(address: Address, picture: bytes, clients: int, number: int | None = None, prefer: str = "") -> None:
     """Post a picture from so many clients: `number` times each, or for ever with half a second between."""
     asked = quote(json.dumps({"task": "denoise", "sigma": 0.1, "steps": 3, "fit": "resize"}))
-    head = f"POST /v1/restore?parameters={asked} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nPrefer: {prefer}\r\n"
+    head = (
+        f"POST /v1/restore?parameters={asked} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nPrefer: {prefer}\r\n"
+    )
     request = f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture
 
     def client() -> None:
@@ -95,11 +99,12 @@ def send(address: Address, picture: bytes, clients: int, number: int | None = No
         thread.start()
 
 
-HEAD = b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n\x89PNG"
+HEAD = b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n\x89PNG"
 ATTACKS: dict[str, Callable[[Address], None]] = {
     "192 connections that say nothing": lambda at: hold(at, b""),
-    "192 heads, a byte a second": lambda at: hold(at, b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"x"),
+    "192 heads, a byte a second": lambda at: hold(at, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"x"),
     "192 bodies, a byte a second": lambda at: hold(at, HEAD, b"x"),
+    "192 half-closed bodies": lambda at: hold(at, HEAD, half=True),
     "192 clients that read no answer": read_nothing,
     "60 jobs with 28 MiB of EXIF": lambda at: send(at, laden_png(64, 28 << 20), 2, 30, "respond-async"),
     "60 jobs with 15 MiB of EXIF": lambda at: send(at, laden_png(64, 15 << 20), 2, 30, "respond-async"),

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from frugal_rt import BusyError, DeadlineError, InputError, PlanError, Pool, Restorer, WorkerError, operators
+from frugal_rt.engines.errors import Stopped
+from frugal_rt.engines.tiled import tile_count
 from frugal_rt.export import export_plan, read_prior
 from frugal_rt.runtime.operators import Denoise
 from frugal_rt.runtime.pool.messages import Report
-from frugal_rt.runtime.pool.requests import places_of
+from frugal_rt.runtime.pool.requests import PLACE, places_of
 
 SHAPE = (3, 16, 16)
 SR = operators.SuperResolution(SHAPE, 2)
@@ -271,6 +273,51 @@ def test_requests_that_come_while_no_worker_can_start_fail_and_leave_their_place
     pool.close(timeout=60)
 
 
+def test_a_plan_that_was_gone_when_its_worker_died_is_taken_again_when_it_is_back(plan_copy, monkeypatch, caplog):
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.REST", 0.05)
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.LONGEST_REST", 0.2)
+    with Pool(plan_copy, "cpu") as pool:
+        before = pool.submit(measurement(), SR, steps=3).result(timeout=60).image
+        measured = pool.costs
+        plan_copy.rename(plan_copy.with_suffix(".away"))
+        os.kill(pool.processes[0], signal.SIGKILL)
+        until(lambda: "no worker can be started: there is no file" in caplog.text)
+        with pytest.raises(WorkerError, match="no worker can be started"):
+            pool.submit(measurement(), SR, steps=3).result(timeout=60)
+        plan_copy.with_suffix(".away").rename(plan_copy)
+        until(lambda: pool.is_ready, 60)
+        np.testing.assert_array_equal(pool.submit(measurement(), SR, steps=3).result(timeout=60).image, before)
+        assert pool.costs == measured  # they are not measured again
+        assert pool.images == 0
+
+
+def test_deaths_are_forgotten_after_a_rest(tiny_plan, monkeypatch):
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.REST", 0.05)
+    with Pool(tiny_plan, "cpu") as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr("frugal_rt.runtime.process._BOOT", "raise SystemExit(3)")
+            os.kill(pool.processes[0], signal.SIGKILL)
+            until(lambda: pool._workers._slots[0].rests > 1, 60)
+            assert not pool.is_ready
+        until(lambda: pool.is_ready, 60)
+        assert pool.submit(measurement(), SR, steps=3).result(timeout=60).image.shape == SHAPE
+
+
+def test_a_call_under_way_is_ended_when_its_request_is_given_up(local_plan):
+    """Within it: its report says that it was, before any of its rows moved."""
+    reports = []
+    shape = (3, 1024, 1024)
+    with Pool(local_plan, "cpu", on_report=reports.append) as pool:
+        y = np.zeros(shape, np.float32)
+        future = pool.submit(y, operators.Denoise(shape), sigma=0.3, steps=50, method="dps")
+        until(lambda: reports, 60)
+        future.cancel()
+        until(lambda: any(report.failed for report in reports), 60)
+        stopped = reports[-1]
+        assert [type(why) for why in stopped.failed.values()] == [Stopped]
+        assert (stopped.moved, stopped.active) == ((), 0)
+
+
 def test_a_request_that_cannot_be_submitted_leaves_its_place(pool):
     for _ in range(pool.limit + 1):
         with pytest.raises(TypeError):
@@ -349,17 +396,41 @@ def test_a_program_whose_loop_is_uvloop_changes_nothing(tiny_plan, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("images", "shape", "limit", "places"),
+    ("images", "pixels", "steps", "limit", "places"),
     [
-        (1, (3, 64, 64), 8, 1),
-        (5, (3, 512, 512), 8, 5),
-        (1, (3, 512, 513), 8, 2),
-        (2, (3, 1024, 1024), 64, 8),
-        (1, (3, 4000, 3000), 8, 8),
+        (1, 64 * 64, 20, 8, 1),
+        (1, 64 * 64, 1000, 8, 1),
+        (5, 512 * 512, 100, 8, 5),
+        (1, 512 * 513, 2, 8, 2),
+        (2, 1024 * 1024, 20, 64, 8),
+        (1, 4000 * 3000, 20, 8, 8),
+        (1, 512 * 512, 101, 8, 2),
+        (1, 512 * 512, 1000, 64, 10),
+        (3, 256 * 256, 1000, 64, 9),
     ],
 )
-def test_a_large_image_takes_several_places_and_finds_them_where_nothing_else_is(images, shape, limit, places):
-    assert places_of(images, shape, limit) == places
+def test_an_image_of_many_pixels_or_steps_takes_several_places_and_one_finds_those_there_are(
+    images, pixels, steps, limit, places
+):
+    assert places_of(images, pixels, steps, limit) == places
+
+
+def test_what_a_request_costs_is_counted_by_its_steps_and_tiles(pool, local_plan):
+    def taken(pool, side: int, **settings) -> int:
+        operator = operators.Denoise((3, side, side))
+        future = pool.submit(np.zeros(operator.measurement_shape, np.float32), operator, sigma=0.3, **settings)
+        try:
+            return pool.images
+        finally:
+            future.cancel()
+            until(lambda: pool.images == 0)
+
+    assert taken(pool, 16, steps=1000, method="dps") == 1
+    assert tile_count(384, 16) == 47
+    assert taken(pool, 384) == -(-(47**2) * 16 * 16 // PLACE)
+    with Pool(local_plan, "cpu", limit=64) as any_size:
+        assert taken(any_size, 1024) == 4
+        assert taken(any_size, 512, steps=1000, method="dps") == 10
 
 
 def test_images_of_many_sizes_are_each_restored_as_alone(local_plan):

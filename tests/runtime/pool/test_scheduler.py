@@ -1,10 +1,15 @@
 """The scheduler: what shares a call, in what order, and that nobody's image depends on it."""
 
+import threading
+
 import numpy as np
 import pytest
 
 from frugal_rt import DivergedError, InputError, Restorer, operators
-from frugal_rt.runtime.operators import Custom
+from frugal_rt.engines import OnHost
+from frugal_rt.engines.errors import Stopped
+from frugal_rt.engines.stopping import check, current
+from frugal_rt.runtime.operators import Custom, Denoise
 from frugal_rt.runtime.pool.costs import Costs
 from frugal_rt.runtime.pool.scheduler import PATIENCE, QUANTUM, Scheduler
 from frugal_rt.runtime.sampling.guidance import Guidance
@@ -190,3 +195,65 @@ def test_images_in_tiles_are_restored_beside_others(restorer, tasks):
     alone = large.restore(measurement(operator), operator, steps=4, sigma=0.2)
     np.testing.assert_array_equal(finished[0].image, alone.image)
     assert finished[1].image.shape == (1, *SHAPE)
+
+
+class Endless(OnHost):
+    """An engine whose calls end when they are stopped, and tell when they have begun."""
+
+    name = "endless"
+
+    def __init__(self, inner):
+        self._inner, self.began, self.calls = inner, threading.Event(), 0
+
+    def asarray(self, x):
+        return self._inner.asarray(x)
+
+    def prepare(self, gradients, batch=1): ...
+
+    def predict(self, x, t):
+        self.calls += 1
+        ended = threading.Event()
+        with current().ending(ended.set):
+            self.began.set()
+            ended.wait(60)
+        check()
+        return self._inner.predict(x, t)
+
+
+def test_a_call_that_all_have_given_up_is_ended_and_one_that_somebody_waits_for_is_not(tiny_plan):
+    restorer = Restorer.load(tiny_plan, "cpu")
+    restorer.engine = engine = Endless(restorer.engine)
+    scheduler = Scheduler(Costs({1: 1.0, 2: 1.5}, {1: 1.0}))
+    for key in (1, 2):
+        y = np.zeros(restorer.image_shape, np.float32)
+        rows = restorer._begin(y, Denoise(restorer.image_shape), Guidance(sigma=0.5, steps=5, method="closed-form"))
+        scheduler.add(key, restorer, rows)
+
+    def give_up() -> None:
+        engine.began.wait(60)
+        scheduler.give_up(1)
+        first.append(scheduler._stop.asked)
+        scheduler.give_up(2)
+
+    first: list[bool] = []
+    thread = threading.Thread(target=give_up)
+    thread.start()
+    call = scheduler.step()
+    thread.join()
+    assert first == [False]
+    assert {key: type(why) for key, why in call.failed.items()} == {1: Stopped, 2: Stopped}
+    assert (len(scheduler), engine.calls) == (0, 1)
+    for key in (1, 2):
+        scheduler.cancel(key)
+    assert scheduler._given_up == set()
+
+
+def test_a_request_given_up_before_its_call_makes_none(tiny_plan):
+    restorer = Restorer.load(tiny_plan, "cpu")
+    scheduler = Scheduler(Costs({1: 1.0}, {1: 1.0}))
+    y = np.zeros(restorer.image_shape, np.float32)
+    asked = Guidance(sigma=0.5, steps=5, method="closed-form")
+    scheduler.add(7, restorer, restorer._begin(y, Denoise(restorer.image_shape), asked))
+    scheduler.give_up(7)
+    assert isinstance(scheduler.step().failed[7], Stopped)
+    assert len(scheduler) == 0

@@ -140,6 +140,15 @@ def test_a_stopped_worker_is_replaced_and_its_requests_give_the_same_images(pool
         assert not os.path.exists(f"/proc/{process}")  # noqa: PTH110 (no zombie is left)
 
 
+def test_a_worker_whose_plan_was_written_over_says_so(pool, alone, caplog):
+    """The system sends SIGBUS to a process that reads what its mapped file no longer has."""
+    restarts = pool.restarts
+    os.kill(pool.processes[0], signal.SIGBUS)
+    until(lambda: pool.restarts > restarts, PATIENCE)
+    assert "a worker ended with SIGBUS (a plan of over 512 MiB is mapped, and was written over" in caplog.text
+    np.testing.assert_array_equal(pool.submit(measurement(), SR, **SHORT, seed=0).result(PATIENCE).image, alone(0))
+
+
 def test_deadlines_hold_while_a_worker_is_stopped_and_nobody_is_sent_to_it(pool, alone):
     with stopped(pool):
         late = [pool.submit(measurement(LARGE), LARGE, steps=2, deadline=0.5) for _ in range(7)]

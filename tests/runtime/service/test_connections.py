@@ -10,15 +10,16 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from frugal_rt.runtime.service.connections import FRESH, Connection
 from frugal_rt.runtime.service.peers import peer_of
 
 LIMIT = 1
 PLACES = 64 + 2 * LIMIT
 """As of server.serve."""
 SILENT = b""
-HALF_A_HEAD = b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: "
-STALLED = b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" + b"\x89PNG"
-CHUNKED = b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\x89PNG\r\r\n"
+HALF_A_HEAD = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: "
+STALLED = b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n" + b"\x89PNG"
+CHUNKED = b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\x89PNG\r\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,9 @@ def held(serving, number: int, sent: bytes, *hosts: str) -> Iterator[list[socket
 
 def ask(serving, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
     """The status and the body of an answer, on a connection of its own."""
-    with connect(serving, host, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()) as connection:
+    with connect(
+        serving, host, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    ) as connection:
         answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), body
@@ -83,6 +86,7 @@ def test_heads_give_way_before_bodies_and_the_longest_first(patient):
     with held(patient, PLACES // 2 - 1, STALLED, "127.0.0.1"):
         assert ask(patient, "/livez")[0] == 200  # in the last place: so they are all seen
         with connect(patient, sent=HALF_A_HEAD) as slow:
+            time.sleep(FRESH)  # or it would have only just come
             assert ask(patient, "/livez")[0] == 200
             assert ended(slow)
     with held(patient, PLACES // 2, STALLED, "127.0.0.1") as stalled:
@@ -91,6 +95,25 @@ def test_heads_give_way_before_bodies_and_the_longest_first(patient):
         stalled[1].settimeout(0.3)
         with pytest.raises(TimeoutError):
             stalled[1].recv(1)
+
+
+def test_one_that_has_only_just_come_gives_way_last():
+    """Else those that come and go without end would end it before its head is there."""
+
+    def waits(what: str, since: float, began: bool) -> Connection:
+        one = Connection.__new__(Connection)
+        one._waits, one._since, one._began = what, since, began
+        return one
+
+    head, idle, body, later, fresh = (
+        waits("head", 9.9, True),
+        waits("head", 5.0, False),
+        waits("body", 1.0, True),
+        waits("body", 9.8, True),
+        waits("head", 9.9, False),
+    )
+    assert sorted([fresh, later, body, head, idle], key=lambda one: one.turn(10.0)) == [idle, head, body, later, fresh]
+    assert sorted([fresh, body], key=lambda one: one.turn(11.0)) == [fresh, body]
 
 
 def ended(connection: socket.socket) -> bool:
@@ -105,7 +128,7 @@ def test_whoever_watches_keeps_places_and_the_probes_are_answered(serve, png):
     """Half of them at most, until the others watch as well."""
     serving = serve(limit=LIMIT, idle_seconds=600.0)
     one, two, three = elsewhere()[:3]
-    watch = f"GET {begin(serving, png)}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    watch = f"GET {begin(serving, png)}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     with ExitStack() as stack:
 
         def watched(host: str) -> None:
@@ -153,8 +176,8 @@ def test_a_head_that_trickles_is_told_so(impatient):
 def test_a_second_head_is_waited_for_no_longer_than_the_first(impatient):
     """And the body of a request that was answered before it came counts for nothing."""
     for first in (
-        b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nG",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nG",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n",
     ):
         with connect(impatient, sent=first) as slow:
             answer = trickle(slow)
@@ -192,7 +215,7 @@ def test_an_answer_that_is_not_read_is_given_up(impatient):
         with contextlib.suppress(OSError):  # the service reads no more either
             reader.settimeout(1)
             while True:
-                reader.sendall(b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+                reader.sendall(b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
         impatient.wait(lambda: connections() <= before)
 
 

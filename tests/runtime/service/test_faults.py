@@ -81,7 +81,9 @@ def send(serving, body: bytes, length: int | None = None) -> socket.socket:
     """A connection on which a request was sent, or the beginning of one that says it has `length` bytes."""
     length = len(body) if length is None else length
     connection = socket.create_connection(serving.address, timeout=20)
-    head = f"POST /v1/restore HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
+    head = (
+        f"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
+    )
     connection.sendall(head.encode() + body)
     return connection
 
@@ -203,7 +205,7 @@ def test_an_upload_cut_short_leaves_nothing_behind(serving):
         send(serving, picture()[:cut], 5000).close()
     form = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + picture()
     with socket.create_connection(serving.address) as connection:
-        head = b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        head = b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         connection.sendall(head + b"Content-Length: 90000\r\n\r\n" + form)
     assert ask(serving, 0, 3).status_code == 200
     serving.wait(is_idle(serving))
@@ -215,7 +217,9 @@ def test_a_client_that_hangs_up_stops_its_restoration(serving):
     from urllib.parse import quote
 
     body = picture()
-    head = f"POST /v1/restore?parameters={quote(text)} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /v1/restore?parameters={quote(text)} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     before = serving.metric("frugal_step_seconds_count")
     with socket.create_connection(serving.address) as connection:
         connection.sendall(head.encode() + body)
@@ -234,7 +238,7 @@ def test_a_reader_of_events_that_never_reads_costs_no_memory(serving):
         job = begin(serving, seed, 400, previews=True)
         reader = socket.create_connection(serving.address)
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        reader.sendall(f"GET {job}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        reader.sendall(f"GET {job}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         readers.append(reader)
     serving.wait(is_idle(serving), 60)
     assert serving.memory() - memory < 40 << 20

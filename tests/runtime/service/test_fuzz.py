@@ -20,7 +20,7 @@ from PIL import Image
 NUMBER = int(os.environ.get("FRUGAL_RT_FUZZ", 300))
 SEED = int(os.environ.get("FRUGAL_RT_FUZZ_SEED", 0))
 TOGETHER = 8
-ANSWERS = {200, 202, 204, 400, 404, 405, 408, 409, 410, 413, 415, 422, 429, 431}
+ANSWERS = {200, 202, 204, 400, 403, 404, 405, 408, 409, 410, 413, 415, 422, 429, 431}
 Random = np.random.Generator
 
 
@@ -302,13 +302,13 @@ def other(random: Random) -> Asked:
 
 RAW = (
     b"\0" * 100, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/restore HTTP/1.1\r\n\r\n",
-    b"\x16\x03\x01\x02\0\x01\0", b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
-    b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
-    b"POST /v1/restore HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
-    b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(3000)) + b"\r\n",
-    b"GET / HTTP/1.1\r\nHost: x\r\nX:" + b"y" * 200000 + b"\r\n\r\n",
+    b"\x16\x03\x01\x02\0\x01\0", b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
+    b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
+    b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(3000)) + b"\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nX:" + b"y" * 200000 + b"\r\n\r\n",
 )  # fmt: skip
 
 

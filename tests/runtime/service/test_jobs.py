@@ -3,14 +3,17 @@
 import asyncio
 import io
 import json
+import threading
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 from attack_pictures import laden_jpeg, laden_png
 from PIL import Image
 
 from frugal_rt import DeadlineError, WorkerError
 from frugal_rt.runtime.pictures.decoding import Metadata
+from frugal_rt.runtime.pool.scheduler import Moved
 from frugal_rt.runtime.service import jobs
 from frugal_rt.runtime.service.intake import MAX_METADATA
 from frugal_rt.runtime.service.jobs import Job, Jobs
@@ -139,6 +142,37 @@ def test_a_job_is_watched_to_its_end_and_then_forgotten(client):
     assert [name for name, _ in events(client, job)] == ["done"]  # for who comes late
     assert client.delete(job).status_code == 204
     assert error(client.get(job), 404)
+
+
+def test_a_step_is_encoded_once_for_all_who_watch_and_beside_the_event_loop():
+    encoded: list[str] = []
+
+    def shown(x0hat: np.ndarray) -> np.ndarray:
+        encoded.append(threading.current_thread().name)
+        return x0hat
+
+    async def watch(one: Job) -> list[str]:
+        return [await one.event() async for changed in one.changes() if changed]
+
+    async def all_of_them() -> list[list[str]]:
+        one = job()
+        one.shown = shown
+        watching = [asyncio.create_task(watch(one)) for _ in range(100)]
+        for left in (2, 1):
+            await asyncio.sleep(0)
+            one._move(Moved(0, 0, left, 3, "forward", 1.0, np.zeros((3, 8, 8), np.float32)))
+            while len(encoded) < 3 - left:
+                await asyncio.sleep(0.001)
+            watching[left].cancel()  # one that leaves takes no other's event along
+        one._end("done")
+        return await asyncio.gather(*watching, return_exceptions=True)
+
+    seen = [one for one in asyncio.run(all_of_them()) if isinstance(one, list)]
+    assert len(seen) >= 98
+    assert len(encoded) == 2
+    assert threading.main_thread().name not in encoded
+    assert {one[-1] for one in seen} == {seen[0][-1]}
+    assert seen[0][-1].startswith("event: done\n")
 
 
 def test_a_job_is_cancelled_within_a_step(client, pool):

@@ -79,7 +79,8 @@ def test_the_clock_starts_when_a_request_arrives(serving, png):
         b'--x\r\nContent-Disposition: form-data; name="%s"; filename="a"\r\n\r\n%s\r\n' % part
         for part in ((b"image", png), (b"parameters", json.dumps({"task": "denoise", "timeout": 0.3}).encode()))
     )
-    head = "POST /v1/restore HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=x"
+    head = "POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += "Content-Type: multipart/form-data; boundary=x"
     with socket.create_connection(serving.address, timeout=30) as connection:
         connection.sendall(f"{head}\r\nContent-Length: {len(form) + 7}\r\n\r\n".encode())
         time.sleep(0.4)
@@ -115,7 +116,7 @@ def test_a_client_that_hangs_up_makes_way_for_the_next(serving, large_and_endles
     size = len(large_and_endless)
     gone = [socket.create_connection(serving.address) for _ in range(6)]
     for connection in gone:
-        connection.sendall(f"POST /v1/restore HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        connection.sendall(f"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode())
         connection.sendall(large_and_endless)
     serving.wait(lambda: decodes(serving))
     for connection in gone:

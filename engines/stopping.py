@@ -1,0 +1,66 @@
+"""Network calls that another thread may end before they are done."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+from .errors import Stopped
+
+
+class Stop:
+    """Ends the calls that are made under it, the one that runs and those to come, once any thread asks for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ways: list[Callable[[], object]] = []
+        self.asked = False
+
+    def ask(self) -> None:
+        """End them."""
+        with self._lock:
+            self.asked = True
+            for way in self._ways:
+                way()
+
+    @contextlib.contextmanager
+    def ending(self, way: Callable[[], object]) -> Iterator[None]:
+        """Make a call that `way`, from another thread, ends. Raises Stopped where that was asked before."""
+        with self._lock:
+            if self.asked:
+                raise Stopped
+            self._ways.append(way)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._ways.remove(way)
+
+
+_current: ContextVar[Stop | None] = ContextVar("stop", default=None)
+
+
+@contextlib.contextmanager
+def stoppable(stop: Stop) -> Iterator[None]:
+    """Let `stop` end the network calls that this thread makes in the block: they raise Stopped then.
+
+    onnxruntime ends between two operations, OpenVINO likewise, an image in tiles between two of them, and torch and
+    TensorRT not within a call.
+    """
+    before = _current.set(stop)
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
+def current() -> Stop | None:
+    """What may end this thread's calls."""
+    return _current.get()
+
+
+def check() -> None:
+    """Raise Stopped where this thread's calls were ended."""
+    stop = _current.get()
+    if stop is not None and stop.asked:
+        raise Stopped

@@ -1,0 +1,72 @@
+"""An output folder that several processes fill: each picture is restored by one of those that run at a time."""
+
+import contextlib
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import IO
+
+from ...engines.files import is_there, make_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows, where each process has the folder to itself
+    fcntl = None  # type: ignore[assignment]
+
+NAME = ".frugal-rt.lock"
+
+
+class Claims:
+    """Locks on the bytes of one file in the folder, a byte for each name; the system frees them with their process.
+
+    The folder is made where it is not there. A file system without locks gives every claim. Raises FileError.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._made = [one for one in (folder, *folder.parents) if not is_there(one)]
+        make_folder(folder)
+        self._file: IO[bytes] | None = None
+        with contextlib.suppress(OSError):  # whoever writes into the folder says why not
+            self._file = (folder / NAME).open("a+b")
+        self._lock(0, shared=True)
+
+    def take(self, name: str, wait: bool = False) -> bool:
+        """Whether the name is this process's now; with `wait`, once no other process has it."""
+        return self._lock(_byte_of(name), wait)
+
+    def give_back(self, name: str) -> None:
+        """Let others take the name."""
+        if fcntl is not None and self._file is not None:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte_of(name), os.SEEK_SET)
+
+    def close(self) -> None:
+        """Give all up. The last process takes the file away, and the folders that this one made for nothing."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._lock(0):
+                (self._folder / NAME).unlink()
+        self._file.close()
+        self._file = None
+        with contextlib.suppress(OSError):  # there is something in it
+            for folder in self._made:
+                folder.rmdir()
+
+    def _lock(self, byte: int, wait: bool = False, shared: bool = False) -> bool:
+        if fcntl is None or self._file is None:
+            return True
+        how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.lockf(self._file, how | (0 if wait else fcntl.LOCK_NB), 1, byte, os.SEEK_SET)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
+            return False
+        except OSError:
+            return True
+        return True
+
+
+def _byte_of(name: str) -> int:
+    """The place of a name's lock; the first byte is of all who use the folder."""
+    return 1 + int.from_bytes(sha256(name.encode(errors="surrogateescape")).digest()[:6], "big")
