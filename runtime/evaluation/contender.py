@@ -9,7 +9,7 @@ import numpy as np
 from ...engines import InputError
 from ..operators import Operator
 from ..restorer import Restorer
-from ..sampling.guidance import METHODS
+from ..sampling.guidance import AIMS, METHODS, Guidance
 from ..sampling.loop import StepEvent
 
 OnStep = Callable[[StepEvent], object]
@@ -39,7 +39,11 @@ class Contender(Protocol):
     @property
     def name(self) -> str: ...
 
-    def events(self, images: int) -> int:
+    def takes(self, operator: Operator) -> bool:
+        """Whether the method is for what `operator` does; where it is not, nothing is said of it."""
+        ...
+
+    def events(self, images: int, operator: Operator) -> int:
         """How often `restore` will call `on_step` for a batch of so many images."""
         ...
 
@@ -55,14 +59,17 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """One of our methods. `settings` go to `Restorer.restore` as they are."""
+    """One of our methods or aims. `settings` go to `Restorer.restore` as they are."""
 
     restorer: Restorer
     name: str
     settings: Mapping[str, Any]
 
-    def events(self, images: int) -> int:
-        return int(self.settings["steps"])
+    def takes(self, operator: Operator) -> bool:
+        return True
+
+    def events(self, images: int, operator: Operator) -> int:
+        return Guidance(**self.settings).steps_with(operator)
 
     def restore(
         self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
@@ -74,12 +81,17 @@ class Method:
 
 
 def our_methods(restorer: Restorer, names: Sequence[str], settings: Mapping[str, Any]) -> list[Contender]:
-    """A contender for each of METHODS named, with those of `settings` that it has; all have `steps`."""
+    """A contender for each of METHODS or AIMS named; a method has those of `settings` that are its own."""
     return [
         Method(
             restorer,
             name,
-            {"method": name, **{one: value for one, value in settings.items() if one in ("steps", *METHODS[name])}},
+            {"aim": name}
+            if name in AIMS
+            else {
+                "method": name,
+                **{one: value for one, value in settings.items() if one in ("steps", *METHODS[name])},
+            },
         )
         for name in names
     ]
