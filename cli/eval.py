@@ -15,7 +15,7 @@ from ..engines.plan import WEIGHTS
 from ..engines.version import __version__
 from ..export.lpips import fetch_lpips
 from ..runtime.evaluation.classical import plain_methods
-from ..runtime.evaluation.contender import our_methods
+from ..runtime.evaluation.contender import OURS, our_methods
 from ..runtime.evaluation.deepinv import deepinv_methods
 from ..runtime.evaluation.evaluate import Evaluation, Row
 from ..runtime.evaluation.picture_set import PictureSet, read_pictures
@@ -26,12 +26,14 @@ from ..runtime.evaluation.suite import EVERYDAY, KNOWN, TASKS, choose
 from ..runtime.pictures.images import check_output, write_png
 from ..runtime.pictures.options import read_sigma
 from ..runtime.restorer import Restorer
-from ..runtime.sampling.guidance import AIMS, METHODS, SPELLED
+from ..runtime.sampling.guidance import AIMS, METHODS, PRESET, SPELLED
 from . import options, talk
 from .progress import stages, steps
 
 STEPS = 100
 """Sampling steps where none are named."""
+USUAL = (*AIMS, PRESET)
+"""What of ours stands beside plain methods."""
 
 
 @click.command()
@@ -45,7 +47,7 @@ STEPS = 100
 )
 @click.option(
     "--methods",
-    help=f"Comma-separated, aims too; default: {','.join(METHODS)}, and with --vs classical {','.join(AIMS)}.",
+    help=f"Comma-separated: {', '.join(OURS)}; default: the first five, and with --vs classical {','.join(USUAL)}.",
 )
 @click.option(
     "--vs",
@@ -107,8 +109,8 @@ def command(
         return
     if engine is None or images is None:
         raise InputError("say what to evaluate: --engine PLAN and --images DIR")
-    usual_tasks, usual_methods = (EVERYDAY, AIMS) if vs == "classical" else (TASKS, METHODS)
-    ours = choose("all" if methods is None else methods, [*METHODS, *AIMS], "method", list(usual_methods))
+    usual_tasks, usual_methods = (EVERYDAY, USUAL) if vs == "classical" else (TASKS, METHODS)
+    ours = choose("all" if methods is None else methods, OURS, "method", list(usual_methods))
     for name, value in {"steps": None if vs == "deepinv" else steps_, **settings}.items():
         if value is not None and not any(name in ("steps", *METHODS[method]) for method in ours if method in METHODS):
             raise click.UsageError(f"--{SPELLED.get(name, name)} is a setting of none of --methods {','.join(ours)}")

@@ -1,4 +1,4 @@
-"""A photograph and a face, damaged and restored, each beside the plain method that does best for the damage."""
+"""A photograph and a face, damaged and restored, each beside a plain method for its damage."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

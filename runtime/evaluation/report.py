@@ -9,10 +9,11 @@ from PIL import Image
 from ..operators import Inpaint, Shape
 from ..pictures.damage import SIGMA
 from ..pictures.images import to_picture
-from ..sampling.guidance import AIMS, METHODS
+from ..sampling.guidance import METHODS
 from .calibration import EXPECTED
 from .classical import PLAIN
 from .contact_sheet import contact_sheet
+from .contender import OURS
 from .evaluate import Row
 from .picture_set import PictureSet
 from .suite import KNOWN, TASKS, measure, seen
@@ -130,9 +131,8 @@ def sheet(
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Every (task, method) there is: tasks in their order, our methods and aims before others."""
-    ours = (*METHODS, *AIMS)
-    methods = [*ours, *sorted({row["method"] for row in rows} - set(ours))]
+    """Every (task, method) there is: tasks in their order, ours before others."""
+    methods = [*OURS, *sorted({row["method"] for row in rows} - {*OURS})]
     there = {(row["task"], row["method"]) for row in rows}
     return [(task, method) for task in KNOWN for method in methods if (task, method) in there]
 
@@ -214,7 +214,7 @@ def _paired(rows: Sequence[Row], shape: Shape) -> Iterator[str]:
 def _beside(rows: Sequence[Row], run: Mapping[str, Any], shape: Shape) -> Iterator[str]:
     """The plain method of the highest PSNR on each task beside each of ours."""
     found = {(row["task"], row["method"]): row for row in results(rows, run)["rows"]}
-    ours = [method for method in (*METHODS, *AIMS) if method in {name for _, name in found}]
+    ours = [method for method in OURS if method in {name for _, name in found}]
     lines = []
     for task in dict.fromkeys(task for task, _ in found):
         mine = [found[task, method] for method in ours if (task, method) in found]
@@ -243,7 +243,7 @@ def _beside(rows: Sequence[Row], run: Mapping[str, Any], shape: Shape) -> Iterat
 
 def _figures(row: Mapping[str, Any]) -> str:
     figures = [
-        f"{row[name]:.{digits}f}" for name, digits in (("psnr", 2), ("ssim", 3), ("lpips", 3)) if row[name] is not None
+        f"{row[name]:.{digits}f}" for name, digits in (("psnr", 2), ("ssim", 3), ("lpips", 4)) if row[name] is not None
     ]
     return f"{' / '.join(figures)} ({row['seconds']:.2f})"
 

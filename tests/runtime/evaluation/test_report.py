@@ -63,8 +63,8 @@ def test_the_best_plain_method_stands_beside_ours():
     ]
     page = markdown(rows, RUN, (3, 64, 64))
     assert "| task | plain method | | detail | fidelity | dB | LPIPS |" in page
-    cells = ["denoise, 25 grey levels", "BM3D", "28.00 / 0.500 / 0.400 (2.00)", "26.50 / 0.500 / 0.100 (2.00)"]
-    assert f"| {' | '.join([*cells, '30.00 / 0.500 / 0.300 (2.00)', '+2.00 +- 1.00', '0.25'])} |" in page
+    cells = ["denoise, 25 grey levels", "BM3D", "28.00 / 0.500 / 0.4000 (2.00)", "26.50 / 0.500 / 0.1000 (2.00)"]
+    assert f"| {' | '.join([*cells, '30.00 / 0.500 / 0.3000 (2.00)', '+2.00 +- 1.00', '0.25'])} |" in page
     assert "T = 10" not in page
     assert page.startswith("# p: 2 images; noise 0.01 on [-1, 1] where a task names none")
     assert "plain method" not in markdown(made_up(), RUN, (3, 64, 64))
