@@ -36,7 +36,7 @@ Shown = tuple[str, str | Path, tuple[str, ...], Aim | None]
 @talk.quiet
 @talk.verbose
 def command(engine: Path | None, steps_: int | None, seed: int, backend: str, output: Path, as_json: bool) -> None:
-    """Damage a photograph and a face, restore them, and show each beside the plain method that does best.
+    """Damage a photograph and a face, restore them, and show each beside a plain method for its damage.
 
     Writes FOLDER/sheet.png, replacing an earlier one, after each restoration, and prints what it gave: PSNR against the
     picture before the damage, and the time that it took.

@@ -14,33 +14,51 @@ from ..engines.onnxruntime.lpips import Lpips
 from ..engines.plan import WEIGHTS
 from ..engines.version import __version__
 from ..export.lpips import fetch_lpips
-from ..runtime.evaluation.contender import our_methods
+from ..runtime.evaluation.classical import plain_methods
+from ..runtime.evaluation.contender import OURS, our_methods
 from ..runtime.evaluation.deepinv import deepinv_methods
 from ..runtime.evaluation.evaluate import Evaluation, Row
 from ..runtime.evaluation.picture_set import PictureSet, read_pictures
 from ..runtime.evaluation.report import markdown, results, sheet
 from ..runtime.evaluation.ssim import load_ssim
 from ..runtime.evaluation.store import Store
-from ..runtime.evaluation.suite import TASKS, choose
+from ..runtime.evaluation.suite import EVERYDAY, KNOWN, TASKS, choose
 from ..runtime.pictures.images import check_output, write_png
 from ..runtime.pictures.options import read_sigma
 from ..runtime.restorer import Restorer
-from ..runtime.sampling.guidance import METHODS, SPELLED
+from ..runtime.sampling.guidance import AIMS, METHODS, PRESET, SPELLED
 from . import options, talk
 from .progress import stages, steps
+
+STEPS = 100
+"""Sampling steps where none are named."""
+USUAL = (*AIMS, PRESET)
+"""What of ours stands beside plain methods."""
 
 
 @click.command()
 @click.option("-e", "--engine", metavar="PLAN", type=options.PATH, help="The plan to evaluate.")
-@click.option("--images", metavar="DIR|TAR", type=options.PATH, help="Clean pictures of the prior's size.")
+@click.option("--images", metavar="DIR|TAR", type=options.PATH, help="Clean pictures of the prior's size, or of any.")
 @click.option("--count", metavar="N", type=click.IntRange(1), help="The first N of them, by name.")
 @click.option("--fit", type=click.Choice(["crop", "resize"]), help="Bring pictures of other sizes to the right one.")
-@click.option("--tasks", default="all", show_default=True, help=f"Comma-separated: {', '.join(TASKS)}.")
-@click.option("--methods", default=",".join(METHODS), show_default=True, help="Comma-separated.")
-@click.option("--vs", type=click.Choice(["deepinv"]), help="Also this library's DPS, DiffPIR and DDRM on the same.")
-@click.option("--noise", metavar="N", help="Noise of every task, in grey levels of 255; default: 1.3, denoise 32.")
-@click.option("--sigma", metavar="S", help="The same on [-1, 1]; default: 0.01, denoise 0.25.")
-@options.steps
+@click.option(
+    "--tasks",
+    help=f"Comma-separated; default: {','.join(TASKS)}, and with --vs classical {','.join(EVERYDAY)}.",
+)
+@click.option(
+    "--methods",
+    help=f"Comma-separated: {', '.join(OURS)}; default: the first five, and with --vs classical {','.join(USUAL)}.",
+)
+@click.option(
+    "--vs",
+    type=click.Choice(["deepinv", "classical"]),
+    help="Also deepinv's DPS, DiffPIR and DDRM on the same, or the plain methods for each task.",
+)
+@click.option(
+    "--noise", metavar="N", help="Noise of every task but JPEGs, in grey levels of 255; default: 1.3, or what it names."
+)
+@click.option("--sigma", metavar="S", help="The same on [-1, 1]; default: 0.01, or what a task names; denoise 0.25.")
+@click.option("--steps", "steps_", type=int, help=f"Sampling steps T of methods; default: {STEPS}.")
 @click.option("--seeds", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Seeds 0 to N-1.")
 @click.option("--samples", metavar="N", type=click.IntRange(2), help="Restore N times: the mean, and its deviation.")
 @options.switch
@@ -62,12 +80,12 @@ def command(
     images: Path | None,
     count: int | None,
     fit: str | None,
-    tasks: str,
-    methods: str,
+    tasks: str | None,
+    methods: str | None,
     vs: str | None,
     noise: str | None,
     sigma: str | None,
-    steps_: int,
+    steps_: int | None,
     seeds: int,
     samples: int | None,
     backend: str,
@@ -81,8 +99,8 @@ def command(
 ) -> None:
     """Measure how well a prior restores: PSNR, SSIM and LPIPS of every task by every method over many pictures.
 
-    Prints Markdown tables. With -o, what is finished is kept in FOLDER: the same command goes on where it was stopped,
-    and one with more tasks, methods or seeds adds to it.
+    Prints Markdown tables. A prior of any size restores pictures of the first one's size. With -o, what is finished is
+    kept in FOLDER: the same command goes on where it was stopped, and one with more tasks, methods or seeds adds to it.
     """
     if fetched is not None:
         if engine or images:
@@ -91,24 +109,31 @@ def command(
         return
     if engine is None or images is None:
         raise InputError("say what to evaluate: --engine PLAN and --images DIR")
-    ours = choose(methods, list(METHODS), "method")
-    for name, value in settings.items():
-        if value is not None and not any(name in METHODS[method] for method in ours):
-            raise click.UsageError(f"--{SPELLED.get(name, name)} is a setting of none of --methods {methods}")
+    usual_tasks, usual_methods = (EVERYDAY, USUAL) if vs == "classical" else (TASKS, METHODS)
+    ours = choose("all" if methods is None else methods, OURS, "method", list(usual_methods))
+    for name, value in {"steps": None if vs == "deepinv" else steps_, **settings}.items():
+        if value is not None and not any(name in ("steps", *METHODS[method]) for method in ours if method in METHODS):
+            raise click.UsageError(f"--{SPELLED.get(name, name)} is a setting of none of --methods {','.join(ours)}")
     target = None if json_ is None else check_output(json_, force, (".json",))
+    steps_ = STEPS if steps_ is None else steps_
     asked = {"steps": steps_, **{name: value for name, value in settings.items() if value is not None}}
     with stages() as on_stage:
         on_stage("reading the plan")
         load_ssim()
         restorer = Restorer.load(engine, backend, trust_engines=trust_engines)
         on_stage("reading the pictures")
+        any_size = restorer.plan.stride is not None
+        pictures = read_pictures(images, restorer.image_shape, count, fit, any_size)
+        if pictures.images.shape[1:] != restorer.image_shape:
+            restorer = restorer.at(*pictures.images.shape[2:])
+        others = {
+            "deepinv": lambda: deepinv_methods(restorer.plan, steps_),
+            "classical": lambda: plain_methods(talk.note),
+        }
         evaluation = Evaluation(
-            pictures=read_pictures(images, restorer.image_shape, count, fit),
-            contenders=[
-                *our_methods(restorer, ours, asked),
-                *(deepinv_methods(restorer.plan, steps_) if vs == "deepinv" else []),
-            ],
-            tasks=choose(tasks, list(TASKS), "task"),
+            pictures=pictures,
+            contenders=[*our_methods(restorer, ours, asked), *(others[vs]() if vs else [])],
+            tasks=choose("all" if tasks is None else tasks, list(KNOWN), "task", list(usual_tasks)),
             seeds=seeds,
             sigma=read_sigma(noise, sigma),
             samples=samples,
@@ -117,7 +142,7 @@ def command(
     run = _run(restorer, evaluation, asked)
     store = None if output is None else Store(output, run, force)
     rows = _evaluate(evaluation, store)
-    judges = ("scikit-image", *([vs] if vs else []))
+    judges = ("scikit-image", *{"deepinv": ["deepinv"], "classical": ["bm3d"]}.get(vs or "", []))
     tools = {**versions(), **{name: found for name in judges if (found := version(name))}}
     run["made_with"] = {"cores": cores(), "processor": processor(), "versions": tools}
     page, report = markdown(rows, run, restorer.image_shape), json.dumps(results(rows, run), indent=1) + "\n"

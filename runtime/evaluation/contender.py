@@ -7,12 +7,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...engines import InputError
-from ..operators import Operator
+from ..operators import Denoise, Jpeg, Operator
 from ..restorer import Restorer
-from ..sampling.guidance import METHODS
+from ..sampling.guidance import AIMS, METHODS, PRESETS, Guidance
 from ..sampling.loop import StepEvent
 
 OnStep = Callable[[StepEvent], object]
+OURS = (*METHODS, *AIMS, *PRESETS)
+"""What of ours is compared, by name, in the order of tables."""
 
 
 class Refused(InputError):
@@ -39,7 +41,11 @@ class Contender(Protocol):
     @property
     def name(self) -> str: ...
 
-    def events(self, images: int) -> int:
+    def takes(self, operator: Operator) -> bool:
+        """Whether the method is for what `operator` does; where it is not, nothing is said of it."""
+        ...
+
+    def events(self, images: int, operator: Operator) -> int:
         """How often `restore` will call `on_step` for a batch of so many images."""
         ...
 
@@ -55,14 +61,18 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """One of our methods. `settings` go to `Restorer.restore` as they are."""
+    """One of our methods, aims or presets. `settings` go to `Restorer.restore` as they are."""
 
     restorer: Restorer
     name: str
     settings: Mapping[str, Any]
 
-    def events(self, images: int) -> int:
-        return int(self.settings["steps"])
+    def takes(self, operator: Operator) -> bool:
+        """Whether this is a way of its own: a denoising or a JPEG has its aims, and no preset."""
+        return "preset" not in self.settings or not isinstance(operator, Denoise | Jpeg)
+
+    def events(self, images: int, operator: Operator) -> int:
+        return Guidance(**self.settings).steps_with(operator)
 
     def restore(
         self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
@@ -74,12 +84,11 @@ class Method:
 
 
 def our_methods(restorer: Restorer, names: Sequence[str], settings: Mapping[str, Any]) -> list[Contender]:
-    """A contender for each of METHODS named, with those of `settings` that it has; all have `steps`."""
-    return [
-        Method(
-            restorer,
-            name,
-            {"method": name, **{one: value for one, value in settings.items() if one in ("steps", *METHODS[name])}},
-        )
-        for name in names
-    ]
+    """A contender for each of OURS named; a method has those of `settings` that are its own."""
+    return [Method(restorer, name, _settings(name, settings)) for name in names]
+
+
+def _settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if name not in METHODS:
+        return {"aim" if name in AIMS else "preset": name}
+    return {"method": name, **{one: value for one, value in settings.items() if one in ("steps", *METHODS[name])}}

@@ -102,7 +102,6 @@ class DeepInv:
             raise BackendError(f"deepinv is installed and cannot be imported: {error}") from error
         self.version = importlib.metadata.version("deepinv")
         self._device = "cuda" if self._torch.cuda.is_available() else "cpu"
-        self._shape = plan.image_shape
         self.network = build_network(plan.manifest["network"])
         load_weights(self.network, plan.tensors(), plan.source)
         schedule = plan.manifest["schedule"]
@@ -139,7 +138,7 @@ class DeepInv:
             rng = torch.Generator(self._device)
             run = sampling.DPS(self._denoiser, num_steps=steps + 1, weight=DPS_WEIGHT, device=self._device, rng=rng)
             physics = self._deepinv.physics.Physics(A=lambda x, **_: operator.A(x))
-            more: dict[str, Any] = {"x_init": (1, *self._shape)}
+            more: dict[str, Any] = {"x_init": (1, *operator.image_shape)}
         else:
             physics, more = self._decomposed(operator, sigma / 2), {}
             if sampler == "ddrm":
@@ -200,7 +199,10 @@ class DeepInvMethod:
     def name(self) -> str:
         return f"deepinv {self.sampler}"
 
-    def events(self, images: int) -> int:
+    def takes(self, operator: Operator) -> bool:
+        return True
+
+    def events(self, images: int, operator: Operator) -> int:
         return images * self.steps
 
     def restore(

@@ -1,11 +1,11 @@
-"""A photograph and a face, damaged and restored, each beside the plain method that does best for the damage."""
+"""A photograph and a face, damaged and restored, each beside a plain method for its damage."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ...engines import MissingExtra
 from ..operators import Operator, Shape
@@ -20,6 +20,7 @@ from ..sampling.loop import StepEvent
 from ..sampling.psnr import psnr
 from . import plain
 from .contact_sheet import contact_sheet
+from .suite import scratches
 
 SIGMA = 0.01
 NOISE = sigma_of(25)
@@ -65,16 +66,6 @@ def damage(task: str, shape: Shape) -> Damage:
         "box inpainting": Damage(task="inpaint", hole=(3 * shape[2] // 8, 3 * shape[1] // 8), sigma=SIGMA),
         "colourise": Damage(task="colorize", sigma=SIGMA),
     }[task]
-
-
-def scratches(shape: Shape) -> np.ndarray:
-    """(H, W) bool: a dozen strokes across an image, a fortieth of its side wide."""
-    _, height, width = shape
-    mask = Image.new("L", (width, height))
-    draw, random = ImageDraw.Draw(mask), np.random.default_rng(0)
-    for x0, y0, x1, y1 in random.uniform(-0.1, 1.1, (12, 4)):
-        draw.line((x0 * width, y0 * height, x1 * width, y1 * height), 255, max(1, width // 40))
-    return np.asarray(mask) > 0
 
 
 def measure(restorer: Restorer, task: str, seed: int, picture: Photo | None = None) -> Measured:

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from ..operators import Shape
+from ..operators import Operator, Shape
 from ..sampling.psnr import psnr
 from .calibration import coverage, draw
 from .contender import Contender, OnStep, Refused
 from .picture_set import PictureSet
 from .ssim import load_ssim
-from .suite import TASKS, measure
+from .suite import KNOWN, measure
 
 Row = dict[str, Any]
 """One image of one group: task, method, seed, image, then the figures."""
@@ -39,7 +40,7 @@ class Evaluation:
     pictures: PictureSet
     contenders: Sequence[Contender]
     tasks: Sequence[str]
-    """Names of suite.TASKS."""
+    """Names of suite.KNOWN."""
     seeds: int = 1
     """Seeds 0 .. seeds - 1."""
     sigma: float | None = None
@@ -53,18 +54,23 @@ class Evaluation:
         channels, height, width = self.pictures.images.shape[1:]
         return channels, height, width
 
+    @cached_property
+    def operators(self) -> dict[str, Operator]:
+        """Those of the tasks, by name. Raises InputError for pictures of a size that one does not take."""
+        return {task: KNOWN[task].operator(self.shape) for task in self.tasks}
+
     def due(self, finished: Container[Key]) -> list[tuple[str, int, Contender]]:
-        """The groups that are not `finished`, in their order."""
+        """The groups that are not `finished`, in their order: each task by the contenders that take it."""
         return [
             (task, seed, contender)
             for task, seed, contender in product(self.tasks, range(self.seeds), self.contenders)
-            if (task, contender.name, seed) not in finished
+            if contender.takes(self.operators[task]) and (task, contender.name, seed) not in finished
         ]
 
     def events(self, finished: Container[Key]) -> int:
         """How often `groups` will call `on_step`."""
-        images = len(self.pictures.images)
-        return sum(contender.events(images) for _, _, contender in self.due(finished)) * (self.samples or 1)
+        images, due = len(self.pictures.images), self.due(finished)
+        return sum(contender.events(images, self.operators[task]) for task, _, contender in due) * (self.samples or 1)
 
     def groups(
         self,
@@ -81,8 +87,7 @@ class Evaluation:
         ssim = load_ssim()
         clean = self.pictures.images
         for task, seed, contender in self.due(finished):
-            operator = TASKS[task].operator(self.shape)
-            sigma = TASKS[task].sigma if self.sigma is None else self.sigma
+            operator, sigma = self.operators[task], KNOWN[task].noise(self.sigma)
             asked = measure(operator, clean, sigma, seed), operator, sigma, seed
             more: dict[str, np.ndarray] = {}
             try:

@@ -30,12 +30,17 @@ class PictureSet:
 
 
 def read_pictures(
-    path: str | os.PathLike[str], shape: Shape, count: int | None = None, fit: str | None = None
+    path: str | os.PathLike[str],
+    shape: Shape,
+    count: int | None = None,
+    fit: str | None = None,
+    any_size: bool = False,
 ) -> PictureSet:
     """The first `count` pictures, by name, of a folder or a plain .tar, for a prior of images of `shape` (C, H, W).
 
-    Files of other kinds are passed over; a tar's members are read one at a time and never unpacked. `fit` ("crop" or
-    "resize") brings pictures of other sizes to the prior's. Raises InputError.
+    Files of other kinds are passed over; a tar's members are read one at a time and never unpacked. any_size: the
+    prior takes others too, so the first picture's size is that of all. `fit` ("crop" or "resize") brings pictures of
+    other sizes to it. Raises InputError.
     """
     source = Path(path)
     try:
@@ -49,6 +54,8 @@ def read_pictures(
     names = sorted(readers)[:count]
     if not names:
         raise InputError(f"there are no pictures in {source} ({', '.join(SUFFIXES)})")
+    if any_size:
+        shape = (shape[0], *readers[names[0]]().size[::-1])
     images = [_whole(readers[name](), Path(name).name, shape, fit) for name in names]
     return PictureSet(tuple(names), np.stack(images))
 
@@ -94,7 +101,7 @@ def _whole(photo: Photo, name: str, shape: Shape, fit: str | None) -> np.ndarray
     if photo.size != (width, height):
         if fit is None:
             raise InputError(
-                f"{name} is {photo.size[0]}x{photo.size[1]}, and this prior makes {width}x{height}; "
+                f"{name} is {photo.size[0]}x{photo.size[1]}, and the images evaluated are {width}x{height}; "
                 "give pictures of that size, or --fit crop or --fit resize"
             )
         photo = fit_photo(photo, (width, height), fit)

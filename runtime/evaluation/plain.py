@@ -1,4 +1,7 @@
-"""Restorations without a prior, to compare with: the plain method that does best for a damage, by scikit-image."""
+"""Restorations without a prior, to compare with: the plain methods that do best, by scikit-image, bm3d and Pillow.
+
+Images are (C, h, w) on [-1, 1]. Constants are those of the highest PSNR on tune-20 (tests/studies/plain_settings.py).
+"""
 
 import importlib
 from typing import Any
@@ -7,32 +10,105 @@ import numpy as np
 from PIL import Image
 
 from ...engines import MissingExtra
+from ..operators import Circular, Deblur, Linear, Mirrored
 from ..pictures.images import resized
 
+STRENGTH, PATCH, DISTANCE = 0.5, 3, 6
+"""Non-local means: its filter's h in deviations of the noise, the side of a patch, and how far patches are sought."""
+BELIEVED = 1.0
+"""BM3D: the deviation that it is told, in those of the noise."""
+BALANCE = 7.0
+"""Wiener's filter: the weight of the Laplacian, in variances of the noise."""
+ITERATIONS = 50
+"""Richardson-Lucy: after how many it is stopped, as noise grows with each."""
+MARGIN = 4
+"""Kernels of surroundings that a blurred image is given before Richardson-Lucy, which takes them to be black."""
 
-def non_local_means(y: np.ndarray, sigma: float) -> np.ndarray:
-    """A noisy image (C, h, w), the mean of patches alike (Buades, Coll and Morel, 2005). Raises MissingExtra."""
-    skimage = _skimage("restoration")
-    found = skimage.denoise_nl_means(
-        np.moveaxis(y, 0, -1), patch_size=5, patch_distance=6, h=0.8 * sigma, sigma=sigma, channel_axis=-1
+
+def non_local_means(
+    y: np.ndarray, sigma: float, strength: float = STRENGTH, patch: int = PATCH, distance: int = DISTANCE
+) -> np.ndarray:
+    """A noisy image, the mean of patches alike (Buades, Coll and Morel, 2005). Raises MissingExtra."""
+    found = _skimage("restoration").denoise_nl_means(
+        _last(y), patch_size=patch, patch_distance=distance, h=strength * sigma, sigma=sigma, channel_axis=-1
     )
-    return np.asarray(np.moveaxis(found, -1, 0), np.float32)
+    return _first(found)
+
+
+def bm3d(y: np.ndarray, sigma: float, believed: float = BELIEVED) -> np.ndarray:
+    """A noisy image, by blocks alike filtered together (Dabov and others, 2007). Raises MissingExtra.
+
+    The package `bm3d` is its authors' own, for non-commercial use only.
+    """
+    library = load_bm3d()
+    if len(y) == 3:
+        return _first(library.bm3d_rgb(_last(y).astype(np.float64), believed * sigma))
+    return np.stack([np.asarray(library.bm3d(one.astype(np.float64), believed * sigma), np.float32) for one in y])
 
 
 def biharmonic(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """An image (C, h, w) with its missing pixels (h, w) filled in smoothly (Damelin and Hoang, 2018).
-
-    Raises MissingExtra.
-    """
+    """An image with its missing pixels (h, w) filled in smoothly (Damelin and Hoang, 2018). Raises MissingExtra."""
     known = np.where(missing, np.float32(0), y)
-    found = _skimage("restoration").inpaint_biharmonic(np.moveaxis(known, 0, -1), missing, channel_axis=-1)
-    return np.asarray(np.moveaxis(found, -1, 0), np.float32)
+    return _first(_skimage("restoration").inpaint_biharmonic(_last(known), missing, channel_axis=-1))
 
 
 def lanczos(y: np.ndarray, scale: int) -> np.ndarray:
-    """An image (C, h, w) enlarged `scale` times a side by Lanczos's window."""
+    """An image enlarged `scale` times a side by Lanczos's window."""
     size = y.shape[2] * scale, y.shape[1] * scale
     return np.stack([resized(channel, size, Image.Resampling.LANCZOS) for channel in y])
+
+
+def wiener(y: np.ndarray, operator: Linear, sigma: float, balance: float = BALANCE) -> np.ndarray:
+    """A blurred image by Wiener's filter, with a Laplacian in the place of its spectrum (Hunt, 1973).
+
+    operator: a blur on a torus or over a mirrored border. Raises MissingExtra.
+    """
+    height, width = y.shape[1:]
+    whole = y if isinstance(operator, Circular) else np.pad(y, ((0, 0), (0, height), (0, width)), "symmetric")
+    restore, kernel = _skimage("restoration").wiener, kernel_of(operator)
+    found = [restore(one, kernel, balance * sigma**2, clip=False) for one in whole.astype(np.float64)]
+    return np.asarray(found, np.float32)[:, :height, :width]
+
+
+def richardson_lucy(y: np.ndarray, operator: Linear, iterations: int = ITERATIONS) -> np.ndarray:
+    """A blurred image by Richardson's and Lucy's iteration (1972, 1974), stopped early. Raises MissingExtra.
+
+    operator: a blur on a torus or over a mirrored border.
+    """
+    kernel = kernel_of(operator)
+    rows, columns = (min(MARGIN * side, length) for side, length in zip(kernel.shape, y.shape[1:], strict=True))
+    mode: Any = "wrap" if isinstance(operator, Circular) else "symmetric"
+    around = np.pad(y.astype(np.float64), ((0, 0), (rows, rows), (columns, columns)), mode)
+    restore = _skimage("restoration").richardson_lucy
+    found = [
+        restore(one, kernel, num_iter=iterations, filter_epsilon=1e-6)[rows:-rows, columns:-columns]
+        for one in np.clip((around + 1) / 2, 0, 1)
+    ]
+    return np.asarray(2 * np.asarray(found) - 1, np.float32)
+
+
+def kernel_of(operator: Linear) -> np.ndarray:
+    """The weights (h, w) of a blur."""
+    if isinstance(operator, Deblur):
+        return np.outer(operator.taps, operator.taps)
+    assert isinstance(operator, Circular | Mirrored)
+    return operator.kernel
+
+
+def load_bm3d() -> Any:
+    """Import the package `bm3d`, or raise MissingExtra."""
+    try:
+        return importlib.import_module("bm3d")
+    except ImportError as error:
+        raise MissingExtra("BM3D, which is for non-commercial use only,", "bm3d", "bm3d") from error
+
+
+def _last(y: np.ndarray) -> np.ndarray:
+    return np.moveaxis(y, 0, -1)
+
+
+def _first(found: Any) -> np.ndarray:
+    return np.asarray(np.moveaxis(found, -1, 0), np.float32)
 
 
 def _skimage(module: str) -> Any:

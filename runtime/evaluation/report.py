@@ -7,13 +7,16 @@ import numpy as np
 from PIL import Image
 
 from ..operators import Inpaint, Shape
+from ..pictures.damage import SIGMA
 from ..pictures.images import to_picture
 from ..sampling.guidance import METHODS
 from .calibration import EXPECTED
+from .classical import PLAIN
 from .contact_sheet import contact_sheet
+from .contender import OURS
 from .evaluate import Row
 from .picture_set import PictureSet
-from .suite import TASKS, measure
+from .suite import KNOWN, TASKS, measure, seen
 
 FIGURES = {"psnr": 2, "ssim": 4, "lpips": 4}
 """Figures of quality, and their digits in a table."""
@@ -83,7 +86,14 @@ def paired(rows: Sequence[Row], first: str, second: str) -> dict[str, dict[str, 
 
 def markdown(rows: Sequence[Row], run: Mapping[str, Any], shape: Shape) -> str:
     """The tables, and what they were made of."""
-    parts = (_header(run), [""], _table(rows, run, shape), _spread(rows, run, shape), _paired(rows, shape))
+    parts = (
+        _header(rows, run),
+        [""],
+        _table(rows, run, shape),
+        _spread(rows, run, shape),
+        _paired(rows, shape),
+        _beside(rows, run, shape),
+    )
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
@@ -105,26 +115,26 @@ def sheet(
         found = {method: restored(task, method) for one, method in _pairs(rows) if one == task}
         columns = {method: made for method, made in found.items() if made}
         count = min(len(pictures.names), *map(len, columns.values()), *([] if columns else [1]))
-        operator = TASKS[task].operator(shape)
+        operator = KNOWN[task].operator(shape)
         clean = pictures.images[:count]
-        y = measure(operator, clean, TASKS[task].sigma if sigma is None else sigma, 0)
+        y = measure(operator, clean, KNOWN[task].noise(sigma), 0)
         missing = operator.missing if isinstance(operator, Inpaint) else None
         for i, name in enumerate(pictures.names[:count]):
-            cells = [(to_picture(clean[i]), "clean"), (to_picture(y[i], missing), "measurement")]
+            cells = [(to_picture(clean[i]), "clean"), (to_picture(seen(operator, y[i]), missing), "measurement")]
             cells += [
                 (made[i], f"{method}  {score[task, method, name]:.1f} dB")
                 for method, made in columns.items()
                 if (task, method, name) in score
             ]
-            lines.append((f"{TASKS[task].title(shape)}: {name}", cells))
+            lines.append((f"{KNOWN[task].title(shape)}: {name}", cells))
     return contact_sheet(lines, tile=160)
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Every (task, method) there is: tasks in their order, our methods before others."""
-    methods = [*METHODS, *sorted({row["method"] for row in rows} - set(METHODS))]
+    """Every (task, method) there is: tasks in their order, ours before others."""
+    methods = [*OURS, *sorted({row["method"] for row in rows} - {*OURS})]
     there = {(row["task"], row["method"]) for row in rows}
-    return [(task, method) for task in TASKS for method in methods if (task, method) in there]
+    return [(task, method) for task in KNOWN for method in methods if (task, method) in there]
 
 
 def _by_image(rows: Sequence[Row], figure: str) -> np.ndarray:
@@ -136,12 +146,17 @@ def _by_image(rows: Sequence[Row], figure: str) -> np.ndarray:
     return np.array([np.mean(values[name]) for name in names])
 
 
-def _header(run: Mapping[str, Any]) -> Iterator[str]:
+def _header(rows: Sequence[Row], run: Mapping[str, Any]) -> Iterator[str]:
     images, settings = run["images"], dict(run["settings"])
-    noise = "noise 0.01 on [-1, 1], denoise 0.25" if run["sigma"] is None else f"noise {run['sigma']:g} on [-1, 1]"
-    chosen = "".join(f", {name} {value}" for name, value in settings.items() if name != "steps")
+    steps = f", T = {settings.pop('steps')}"
+    chosen = steps * bool({row["method"] for row in rows} & {*METHODS})
+    chosen += "".join(f", {name} {value}" for name, value in settings.items())
+    noise = f"noise {SIGMA if run['sigma'] is None else run['sigma']:g} on [-1, 1]"
+    if run["sigma"] is None:
+        tasks = {row["task"] for row in rows}
+        noise += ", denoise 0.25" * ("denoise" in tasks) + " where a task names none" * (not tasks <= {*TASKS})
     count = f"{images['count']} image{'s' * (images['count'] > 1)}"
-    yield f"# {run['prior']}: {count}, T = {settings['steps']}{chosen}; {noise}"
+    yield f"# {run['prior']}: {count}{chosen}; {noise}"
     yield ""
     made = run.get("made_with", {})
     if made:
@@ -193,12 +208,49 @@ def _paired(rows: Sequence[Row], shape: Shape) -> Iterator[str]:
     for task, gap in gaps.items():
         figures = [gap[name].text(digits, "+") for name, digits in FIGURES.items()]
         time = "" if gap["time"] is None else f"x{gap['time']:.2f}"
-        yield f"| {' | '.join([TASKS[task].title(shape), *figures, time])} |"
+        yield f"| {' | '.join([KNOWN[task].title(shape), *figures, time])} |"
+
+
+def _beside(rows: Sequence[Row], run: Mapping[str, Any], shape: Shape) -> Iterator[str]:
+    """The plain method of the highest PSNR on each task beside each of ours."""
+    found = {(row["task"], row["method"]): row for row in results(rows, run)["rows"]}
+    ours = [method for method in OURS if method in {name for _, name in found}]
+    lines = []
+    for task in dict.fromkeys(task for task, _ in found):
+        mine = [found[task, method] for method in ours if (task, method) in found]
+        plain = [found[task, method] for method in PLAIN if (task, method) in found]
+        if not mine or not plain:
+            continue
+        best = max(plain, key=lambda row: row["psnr"])
+        nearest = max(mine, key=lambda row: row["psnr"])
+        gap = paired(rows, nearest["method"], best["method"])[task]["psnr"].text(2, "+")
+        measured = [row["lpips"] for row in mine if row["lpips"] is not None]
+        ratio = f"{min(measured) / best['lpips']:.2f}" if measured and best["lpips"] else ""
+        cells = [_figures(found[task, method]) if (task, method) in found else "" for method in ours]
+        title = KNOWN[task].title(shape)
+        lines.append(f"| {' | '.join([title, best['method'], _figures(best), *cells, gap, ratio])} |")
+    if lines:
+        yield ""
+        yield (
+            "The plain method of the highest PSNR beside ours: PSNR in dB / SSIM / LPIPS (seconds an image). Last: our "
+            "highest PSNR minus its, paired by image, and our lowest LPIPS divided by its."
+        )
+        yield ""
+        yield f"| task | plain method | | {' | '.join(ours)} | dB | LPIPS |"
+        yield f"| --- | --- | {'---: | ' * len(ours)}---: | ---: | ---: |"
+        yield from lines
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    figures = [
+        f"{row[name]:.{digits}f}" for name, digits in (("psnr", 2), ("ssim", 3), ("lpips", 4)) if row[name] is not None
+    ]
+    return f"{' / '.join(figures)} ({row['seconds']:.2f})"
 
 
 def _titled(rows: Sequence[Mapping[str, Any]], shape: Shape) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Rows with their task's title, once for each task."""
     last = None
     for row in rows:
-        yield row, TASKS[row["task"]].title(shape) if row["task"] != last else ""
+        yield row, KNOWN[row["task"]].title(shape) if row["task"] != last else ""
         last = row["task"]

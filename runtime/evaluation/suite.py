@@ -1,13 +1,30 @@
-"""The seven tasks of an evaluation, and the measurements they make of clean images."""
+"""The tasks of an evaluation, and the measurements they make of clean images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from ...engines import InputError
-from ..operators import Colorize, Deblur, Decomposable, Denoise, Inpaint, Operator, Shape, SuperResolution
+from ..operators import (
+    Circular,
+    Colorize,
+    Deblur,
+    Decomposable,
+    Denoise,
+    Inpaint,
+    Jpeg,
+    Operator,
+    Shape,
+    SuperResolution,
+    motion_kernel,
+)
 from ..operators.masks import border_mask, box_mask
+from ..pictures.damage import JPEG_SIGMA, SIGMA, Damage, sigma_of
+from ..pictures.decoding import Photo, decode_photo
+from ..pictures.simulate import compress
 from ..sampling.noise import Use, normal
 
 
@@ -16,8 +33,14 @@ class Task(NamedTuple):
 
     title: Callable[[Shape], str]
     operator: Callable[[Shape], Decomposable]
-    sigma: float = 0.01
-    """Noise deviation on the [-1, 1] scale."""
+    sigma: float = SIGMA
+    """Noise deviation on the [-1, 1] scale; of a JPEG, in steps of its quantisation."""
+    rounds: bool = False
+    """Whether rounding is all the noise there is, so that no other can be asked for."""
+
+    def noise(self, asked: float | None) -> float:
+        """sigma, where `asked` is what every task shall have, None for its own."""
+        return self.sigma if asked is None or self.rounds else asked
 
 
 def _box(shape: Shape) -> tuple[int, int]:
@@ -30,25 +53,98 @@ def _kept(shape: Shape) -> tuple[int, int]:
     return 5 * shape[2] // 8, 5 * shape[1] // 8
 
 
+def scratches(shape: Shape) -> np.ndarray:
+    """(H, W) bool: a dozen strokes across an image, a fortieth of its side wide."""
+    _, height, width = shape
+    mask = Image.new("L", (width, height))
+    draw, random = ImageDraw.Draw(mask), np.random.default_rng(0)
+    for x0, y0, x1, y1 in random.uniform(-0.1, 1.1, (12, 4)):
+        draw.line((x0 * width, y0 * height, x1 * width, y1 * height), 255, max(1, width // 40))
+    return np.asarray(mask) > 0
+
+
+def lettering(shape: Shape) -> np.ndarray:
+    """(H, W) bool: lines of text over an image, about a sixth of its pixels."""
+    _, height, width = shape
+    mask, size = Image.new("L", (width, height)), max(8, height // 12)
+    line = "sphinx of black quartz, judge my vow " * (1 + width // (4 * size))
+    for number, top in enumerate(range(-size // 4, height, round(1.2 * size))):
+        ImageDraw.Draw(mask).text((-2 * size * (number % 5), top), line, 255, font_size=size)
+    return np.asarray(mask) > 127
+
+
+def scattered(shape: Shape, share: float) -> np.ndarray:
+    """(H, W) bool: a share of an image's pixels, each by chance."""
+    return np.random.default_rng(0).random(shape[1:]) < share
+
+
+def jpeg(shape: Shape, quality: int) -> Jpeg:
+    """The JPEG of an image of `shape`, by libjpeg's tables at a quality, chroma at half the resolution (4:2:0)."""
+    grey = Photo(np.zeros((shape[0], 16, 16), np.float32))
+    source = decode_photo(compress(grey, Damage(task="jpeg", quality=quality)), "grey.jpg").jpeg
+    assert source is not None
+    return source.file.operator(shape[0]).at(*shape[1:])
+
+
+def _denoise(levels: float) -> Task:
+    return Task(lambda s: f"denoise, {levels:g} grey levels", Denoise, sigma_of(levels))
+
+
+def _missing(title: str, mask: Callable[[Shape], np.ndarray]) -> Task:
+    return Task(lambda s: title, lambda s: Inpaint(s, mask(s)))
+
+
+def _smaller(scale: int) -> Task:
+    return Task(lambda s: f"super-resolution x{scale}", lambda s: SuperResolution(s, scale))
+
+
+def _jpeg(quality: int) -> Task:
+    return Task(lambda s: f"JPEG of quality {quality}", lambda s: jpeg(s, quality), JPEG_SIGMA, rounds=True)
+
+
 TASKS: dict[str, Task] = {
     "denoise": Task(lambda s: "denoise", Denoise, 0.25),
     "box": Task(lambda s: "inpainting, {}x{} hole".format(*_box(s)), lambda s: Inpaint(s, box_mask(s, *_box(s)))),
     "outpaint": Task(
         lambda s: "outpainting, {}x{} kept".format(*_kept(s)), lambda s: Inpaint(s, border_mask(s, *_kept(s)))
     ),
-    "sr4": Task(lambda s: "super-resolution x4", lambda s: SuperResolution(s, 4)),
-    "sr16": Task(lambda s: "super-resolution x16", lambda s: SuperResolution(s, 16)),
+    "sr4": _smaller(4),
+    "sr16": _smaller(16),
     "colorize": Task(lambda s: "colourise (Rec. 601)", lambda s: Colorize(s, "rec601")),
     "gaussian": Task(lambda s: f"Gaussian deblur, std {s[1] / 32:g} px", lambda s: Deblur.gaussian(s, s[1] / 32)),
 }
-"""By the names that `frugal-rt eval --tasks` takes."""
+"""What shows a prior, by the names that `frugal-rt eval --tasks` takes."""
+
+EVERYDAY: dict[str, Task] = {
+    "denoise10": _denoise(10),
+    "denoise25": _denoise(25),
+    "denoise50": _denoise(50),
+    "text": _missing("text over a sixth", lettering),
+    "scratches": _missing("scratches", scratches),
+    "missing70": _missing("70% missing", partial(scattered, share=0.7)),
+    "sr2": _smaller(2),
+    "sr4": TASKS["sr4"],
+    "blur": Task(lambda s: "Gaussian blur of 2 px, noise of 2", lambda s: Deblur.gaussian(s, 2.0), sigma_of(2)),
+    "motion": Task(
+        lambda s: "motion blur of 9 px, noise of 2", lambda s: Circular(s, motion_kernel(9, 30)), sigma_of(2)
+    ),
+    "jpeg10": _jpeg(10),
+    "jpeg30": _jpeg(30),
+}
+"""What happens to photographs and has a plain method: the tasks of `frugal-rt eval --vs classical`."""
+
+KNOWN: Mapping[str, Task] = {**{name: TASKS[name] for name in ("denoise", "box", "outpaint")}, **EVERYDAY, **TASKS}
+"""Every task, in an order that is that of both."""
 
 
-def choose(text: str, known: list[str], what: str) -> list[str]:
-    """The names of a comma-separated list, "all" being every one, in the order of `known`. Raises InputError."""
+def choose(text: str, known: Sequence[str], what: str, all_: Sequence[str] | None = None) -> list[str]:
+    """The names of a comma-separated list, in the order of `known`; "all" is `all_`, or every one.
+
+    Raises InputError.
+    """
     asked = [name.strip() for name in text.split(",") if name.strip()]
     if asked == ["all"]:
-        return list(known)
+        return list(known if all_ is None else all_)
     wrong = [name for name in asked if name not in known]
     if wrong or not asked:
         raise InputError(f"there is no {what} {(wrong or [''])[0]!r}; choose out of {', '.join(known)}, or all")
@@ -56,6 +152,16 @@ def choose(text: str, known: list[str], what: str) -> list[str]:
 
 
 def measure(operator: Operator, images: np.ndarray, sigma: float, seed: int) -> np.ndarray:
-    """y = A x + sigma n of a batch (N, C, H, W): (N, c, h, w), the noise of image i keyed by (seed, i)."""
+    """y = A x + sigma n of a batch (N, C, H, W): (N, c, h, w), the noise of image i keyed by (seed, i).
+
+    A JPEG's noise is its rounding, whatever the seed.
+    """
+    if isinstance(operator, Jpeg):
+        return np.stack([operator.rounded(image) for image in images])
     noise = [normal(operator.measurement_shape, seed, i, Use.MEASUREMENT) for i in range(len(images))]
     return operator.observed(np.asarray(operator.A(images)) + np.float32(sigma) * np.stack(noise))
+
+
+def seen(operator: Operator, y: np.ndarray) -> np.ndarray:
+    """What a measurement (c, h, w) looks like, (C, h', w'): a JPEG as it is decoded, others as they are."""
+    return operator.decoded(y) if isinstance(operator, Jpeg) else y

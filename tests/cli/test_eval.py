@@ -72,6 +72,40 @@ def test_settings_reach_the_method_they_are_for(here, monkeypatch):
     assert {method for method, settings in seen.items() if "guidance" in settings} == {"hybrid", "dps", "dmps"}
 
 
+def test_plain_methods_stand_beside_aims_at_the_pictures_own_size(local_plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    Path("photos").mkdir()
+    for name, box in (("a.png", (0, 0, 32, 48)), ("b.png", (20, 10, 52, 58))):
+        Image.effect_noise((64, 64), 60).convert("RGB").crop(box).save(Path("photos") / name)
+    quick = ("eval", "-e", str(local_plan), "--images", "photos", "--vs", "classical")
+    result = runs(*quick, "--json", "r.json", "-o", "out")
+    assert "BM3D is left out: BM3D, which is for non-commercial use only, needs bm3d" in result.stderr
+    rows = {(row["task"], row["method"]): row for row in json.loads(Path("r.json").read_text())["rows"]}
+    fit = {
+        **dict.fromkeys(("denoise10", "denoise25", "denoise50"), ("non-local means",)),
+        **dict.fromkeys(("text", "scratches", "missing70"), ("biharmonic",)),
+        **dict.fromkeys(("sr2", "sr4"), ("Lanczos",)),
+        **dict.fromkeys(("blur", "motion"), ("Richardson-Lucy", "Wiener")),
+        **dict.fromkeys(("jpeg10", "jpeg30"), ("as decoded",)),
+    }
+    own = {task: task.startswith(("denoise", "jpeg")) for task in fit}
+    ours = {
+        task: ("detail", "fidelity") if alone else ("detail", "fidelity", "balanced") for task, alone in own.items()
+    }
+    assert list(rows) == [(task, one) for task, names in fit.items() for one in (*ours[task], *names)]
+    assert rows["denoise10", "fidelity"]["calls"] == 1
+    assert rows["sr2", "Lanczos"]["calls"] == 0
+    assert "| JPEG of quality 30 | as decoded |" in result.stdout
+    assert Image.open("out/sheet.png").size[0] > 300
+    again = runs(*quick, "-o", "out", "--tasks", "sr2", "--methods", "frugal", "--steps", "100", "--json", "more.json")
+    assert "T = 100" in again.stdout
+    assert len(json.loads(Path("more.json").read_text())["rows"]) == len(rows) + 1
+    refuses("--steps is a setting of none of --methods detail,fidelity,balanced", *quick, "--steps", "5", status=2)
+    Image.new("RGB", (20, 16), "red").save("photos/0.png")
+    refuses("a JPEG with units of 16x16 pixels is of whole ones; 20x16 is not", *quick, "--count", "1")
+
+
 def test_wrong_inputs_are_one_sentence(here, tmp_path):
     Image.new("RGB", (20, 16), "red").save(tmp_path / "wide.png")
     Path("wide").mkdir()
@@ -84,11 +118,13 @@ def test_wrong_inputs_are_one_sentence(here, tmp_path):
     engine = QUICK[:3]
     refuses("say what to evaluate: --engine PLAN and --images DIR", "eval")
     refuses("there is no task 'sharpen'; choose out of denoise, box,", *QUICK, "--tasks", "sr4,sharpen")
-    refuses("no method 'ddnm'; choose out of frugal, hybrid, dps, dmps, closed-form", *QUICK, "--methods", "ddnm")
+    refuses(
+        "no method 'ddnm'; choose out of frugal, hybrid, dps, dmps, closed-form, detail,", *QUICK, "--methods", "ddnm"
+    )
     refuses("there is no folder or .tar none", *engine, "--images", "none")
     refuses("there are no pictures in empty", *engine, "--images", "empty")
     refuses("neither a folder of pictures nor an uncompressed .tar", *engine, "--images", "faces/a.jpg")
-    refuses("w.png is 20x16, and this prior makes 16x16; give", *engine, "--images", "wide")
+    refuses("w.png is 20x16, and the images evaluated are 16x16; give", *engine, "--images", "wide")
     refuses("c.png has transparent pixels", *engine, "--images", "clear")
     refuses("taken.json exists", *QUICK, "--json", "taken.json")
     refuses("must end in .json", *QUICK, "--json", "r.csv")

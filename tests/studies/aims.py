@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from frugal_rt import Restorer
 from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.runtime.evaluation import demo, plain
+from frugal_rt.runtime.evaluation.suite import scratches
 from frugal_rt.runtime.operators import Deblur, Denoise, Inpaint, Linear, Shape, SuperResolution
 from frugal_rt.runtime.operators.masks import box_mask
 from frugal_rt.runtime.pictures.damage import sigma_of
@@ -43,7 +44,7 @@ TASKS = {
     "noise of 10": lambda shape: (Denoise(shape), sigma_of(10)),
     "noise of 25": lambda shape: (Denoise(shape), sigma_of(25)),
     "text": lambda shape: (Inpaint(shape, written(shape)), demo.SIGMA),
-    "scratches": lambda shape: (Inpaint(shape, demo.scratches(shape)), demo.SIGMA),
+    "scratches": lambda shape: (Inpaint(shape, scratches(shape)), demo.SIGMA),
     "a hole of 96": lambda shape: (Inpaint(shape, box_mask(shape, 96, 96)), demo.SIGMA),
     "x2": lambda shape: (SuperResolution(shape, 2), demo.SIGMA),
     "x4": lambda shape: (SuperResolution(shape, 4), demo.SIGMA),

@@ -18,6 +18,14 @@ def test_fit_brings_pictures_to_size(here, how):
     assert read_pictures("faces", SHAPE, fit=how).images.shape == (4, *SHAPE)
 
 
+def test_a_prior_of_any_size_takes_that_of_the_first(here):
+    Image.new("RGB", (30, 20), "red").save("faces/0.png")
+    assert read_pictures("faces", SHAPE, 1, any_size=True).images.shape == (1, 3, 20, 30)
+    with pytest.raises(InputError, match=r"a\.jpg is 16x16, and the images evaluated are 30x20"):
+        read_pictures("faces", SHAPE, any_size=True)
+    assert read_pictures("faces", SHAPE, fit="resize", any_size=True).images.shape == (4, 3, 20, 30)
+
+
 def test_a_tar_and_its_folder_are_the_same_set(here):
     with tarfile.open("faces.tar", "w") as tar:
         tar.add("faces")

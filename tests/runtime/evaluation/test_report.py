@@ -49,3 +49,22 @@ def test_one_image_has_no_standard_error_and_an_infinite_psnr_is_null():
     assert report["rows"][0]["psnr"] is None
     assert report["rows"][0]["ssim_se"] is None
     json.loads(json.dumps(report, allow_nan=False))
+
+
+def test_the_best_plain_method_stands_beside_ours():
+    """By PSNR: B with 25 and 31, which `detail` is 1 and 2 dB below, and `fidelity` 1 and 3 above."""
+    values = {"A": (24, 30, 0.5), "B": (25, 31, 0.4), "detail": (24, 29, 0.1), "fidelity": (26, 34, 0.3)}
+    names = {"A": "non-local means", "B": "BM3D"}
+    rows = [
+        {"task": "denoise25", "method": names.get(method, method), "seed": 0, "image": image, "psnr": float(value)}
+        | {"ssim": 0.5, "lpips": lpips, "k": None, "forwards": 1, "gradients": 0, "seconds": 2.0}
+        for method, (*pair, lpips) in values.items()
+        for image, value in zip("ab", pair, strict=True)
+    ]
+    page = markdown(rows, RUN, (3, 64, 64))
+    assert "| task | plain method | | detail | fidelity | dB | LPIPS |" in page
+    cells = ["denoise, 25 grey levels", "BM3D", "28.00 / 0.500 / 0.4000 (2.00)", "26.50 / 0.500 / 0.1000 (2.00)"]
+    assert f"| {' | '.join([*cells, '30.00 / 0.500 / 0.3000 (2.00)', '+2.00 +- 1.00', '0.25'])} |" in page
+    assert "T = 10" not in page
+    assert page.startswith("# p: 2 images; noise 0.01 on [-1, 1] where a task names none")
+    assert "plain method" not in markdown(made_up(), RUN, (3, 64, 64))
