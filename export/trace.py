@@ -130,18 +130,25 @@ class _Reader:
         return self._seen[value] if hasattr(value, "op") and hasattr(value, "meta") else value
 
     def _fold(self, node: Any) -> Value:
-        """A node that depends on no input and no weight, computed now."""
+        """A node that depends on no input and no weight, computed now.
+
+        In float64, then rounded: float32's exponential differs by a bit between CPUs, and the same network is to give
+        the same graph on all of them.
+        """
         import torch
 
         def concrete(value: Any) -> Any:
             if isinstance(value, list):
                 return [concrete(one) for one in value]
-            return torch.from_numpy(value.constant) if isinstance(value, Value) else value
+            if not isinstance(value, Value):
+                return value
+            array = torch.from_numpy(value.constant)
+            return array.double() if array.dtype == torch.float32 else array
 
         positional, named = self._resolve(list(node.args)), dict(node.kwargs)
         with torch.no_grad():
             result = node.target(*concrete(positional), **{key: concrete(self._resolve(v)) for key, v in named.items()})
-        return self._constant(node.name, result.numpy())
+        return self._constant(node.name, result.to(node.meta["val"].dtype).numpy())
 
     def _shape(self, node: Any) -> Shape:
         value = node.meta["val"]
