@@ -83,11 +83,8 @@ class DeadlineError(FrugalError, TimeoutError):
 class Stopped(FrugalError):
     """A network call was ended before it was done, as nobody waits for it any more."""
 
-    def __init__(self) -> None:
-        super().__init__("the call was stopped, as nobody waits for it")
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return type(self), ()
+    def __init__(self, why: str = "the call was stopped, as nobody waits for it"):
+        super().__init__(why)
 
 
 class WorkerError(FrugalError):

@@ -126,8 +126,6 @@ class Run:
         self._restorer = None if engine is None else Restorer(plan, engine)
         folder = None if beside.steps is None else animation.check_folder(beside.steps, beside.force)
         self._recorder = animation.Recorder(folder, keep=beside.video is not None)
-        self._replaced = {source for source in targets.paths if self._is_written(source)}
-        """Pictures whose results were there before, and are made again."""
         for one in {target.parent for target in targets.paths.values() if target != streams.STREAM}:
             remove_drafts(one)
 
@@ -213,7 +211,7 @@ class Run:
         def claimed(source: Path, wait: bool = False) -> bytes:
             if not claims.take(self.targets.paths[source].name, wait):
                 busy.add(source)
-            elif source not in self._replaced and self._is_written(source):
+            elif source not in self.targets.replaced and self._is_written(source):
                 elsewhere.add(source)
             else:
                 return read(source)

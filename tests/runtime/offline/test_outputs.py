@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from frugal_rt.runtime.offline import folder
+from frugal_rt.runtime.offline.outputs import Targets
 from frugal_rt.runtime.pictures.images import read_photo
 
 from ...commands import frugal
@@ -54,3 +55,14 @@ def test_profiles_and_exif_are_kept(here):
     assert read_photo("grey.jpg").metadata.icc_profile is None
     photo.convert("CMYK").save("cmyk.tif", icc_profile=profile)
     assert read_photo("cmyk.tif").metadata.icc_profile is None
+
+
+def test_what_was_there_when_targets_were_settled_is_replaced_and_nothing_found_later(tmp_path):
+    """Two processes that resume one folder restore a picture once, whenever each began."""
+    out, sources = tmp_path / "out", [tmp_path / "a.png", tmp_path / "b.png"]
+    out.mkdir()
+    (out / "a.png").touch()
+    settled = Targets.settle(sources, False, out, 1, resume=False, force=True)
+    (out / "b.png").touch()
+    assert settled.replaced == {sources[0]}
+    assert Targets.settle(sources[:1], False, out, 1, resume=True, force=False).replaced == frozenset()
