@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ...engines import InputError
 from .jpeg import COARSE, JpegFile, read_jpeg
-from .saved_again import find_jpeg
+from .saved_again import SavedJpeg, find_jpeg
 
 MAX_PIXELS = 64_000_000
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -89,6 +89,10 @@ class Metadata:
         return {name: data for name, data in (("icc_profile", profile), ("exif", self.exif)) if data is not None}
 
 
+COARSER = 1.5
+"""How many times as coarse as a JPEG's own steps those of an earlier one must be: its own are in its pixels too."""
+
+
 @dataclass(frozen=True)
 class JpegSource:
     """The JPEG file that a photo was decoded from."""
@@ -129,7 +133,7 @@ class Photo:
     """Where it was decoded from a JPEG, whatever was done to its pixels since."""
 
     @cached_property
-    def earlier(self) -> JpegFile | None:
+    def earlier(self) -> SavedJpeg | None:
         """The JPEG that it was before it was saved as what it is, by its pixels; None without a sign of one.
 
         None too where its own file is a JPEG as coarse, or coarse enough that an earlier one is not told from it.
@@ -139,18 +143,14 @@ class Photo:
         if self.jpeg is not None and (self.jpeg.turn != 1 or self.jpeg.step >= COARSE):
             return None
         found = find_jpeg(self.pixels)
-        finer = self.jpeg is None or (found is not None and found.step > 1.5 * self.jpeg.step)
-        return found if finer else None
+        if found is None or (self.jpeg is not None and found.step <= COARSER * self.jpeg.step):
+            return None
+        return found
 
     @property
-    def coding(self) -> tuple[JpegFile, int] | None:
-        """The JPEG to restore it from, `earlier` or its own file, and EXIF's orientation of that; None for neither.
-
-        Raises InputError for a file whose coefficients cannot be read.
-        """
-        if self.earlier is not None:
-            return self.earlier, 1
-        return None if self.jpeg is None else (self.jpeg.file, self.jpeg.turn)
+    def coding(self) -> JpegSource | SavedJpeg | None:
+        """The JPEG to restore it from: `earlier`, or its own file; None for neither."""
+        return self.earlier or self.jpeg
 
     @property
     def size(self) -> tuple[int, int]:

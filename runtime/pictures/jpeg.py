@@ -3,15 +3,18 @@
 Sequential and progressive files of 8 bits, Huffman-coded, with or without restart markers, of one component or three.
 """
 
+import io
 import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
+from PIL import Image
 
 from ...engines import InputError
-from ..operators.jpeg import Component, Jpeg, unit_size
+from ..operators.jpeg import SIDE, Component, Jpeg, unit_size
 from .huffman import BrokenScan, Codes, Coefficients, Scan, decode, make_codes
 
 SOI, EOI, SOS, DQT, DHT, DRI, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xE0, 0xEE
@@ -29,8 +32,6 @@ MOST_SCANS = 200
 NEXT = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 """A marker that ends a scan's bits."""
 RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
-
-
 COARSE = 25.0
 """The mean step of a JPEG's first table, in levels, from which the task jpeg is taken by itself: libjpeg's quality 78
 and below, where what is lost begins to be seen. Chosen on tune-20 (docs/method.md)."""
@@ -58,11 +59,6 @@ class JpegFile:
     colour: str
     """The operator's: "ycbcr", or "plain" for grey and for components that are R, G and B."""
 
-    @property
-    def step(self) -> float:
-        """The mean step of its first table, lightness's, in levels."""
-        return float(np.mean(self.components[0].table))
-
     def operator(self, channels: int = 3) -> Jpeg:
         """The operator whose measurement the file is, of images of its whole units.
 
@@ -76,6 +72,17 @@ class JpegFile:
     def measurement(self, operator: Jpeg) -> np.ndarray:
         """y of `operator`, which is this file's."""
         return operator.measurement(self.blocks * (len(operator.components) // len(self.blocks)))
+
+
+@lru_cache(100)
+def standard_tables(quality: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return libjpeg's tables (8, 8) of a quality, 1 to 100: lightness's and chroma's."""
+    written = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE)).save(written, "JPEG", quality=quality)
+    with Image.open(written) as picture:
+        tables = picture.quantization  # type: ignore[attr-defined]
+    light, chroma = (np.array(tables[number]).reshape(SIDE, SIDE) for number in (0, 1))
+    return light, chroma
 
 
 def read_jpeg(data: bytes, name: str, max_pixels: int) -> JpegFile:

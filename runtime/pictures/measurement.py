@@ -46,10 +46,11 @@ from .damage import (
     settle,
     whole_factor,
 )
-from .decoding import MAX_PIXELS, Photo
+from .decoding import MAX_PIXELS, JpegSource, Photo
 from .images import fit_photo, pad_photo, turned
-from .jpeg import COARSE, JpegFile
+from .jpeg import COARSE
 from .noise_level import CLEAN, estimate_sigma, unnamed_sigma
+from .saved_again import SavedJpeg
 
 PAINTED = ("inpaint", "outpaint")
 """The tasks that are nothing but a mask."""
@@ -71,11 +72,12 @@ def told_by_file(photo: Photo, damage: Damage, prior_shape: Shape, any_size: boo
     whole = photo.missing is None and len(photo.pixels) == prior_shape[0] == 3
     if named or not any_size or not whole:
         return damage
-    try:
-        coding = photo.coding
-    except InputError:
+    coding = photo.coding
+    if coding is None or coding.step < COARSE or estimate_sigma(photo.pixels) >= CLEAN:
         return damage
-    if coding is None or coding[0].step < COARSE or estimate_sigma(photo.pixels) >= CLEAN:
+    try:
+        _ = coding.file  # read for a coarse one alone: of a large photograph that takes long
+    except InputError:
         return damage
     return replace(damage, task="jpeg", by_file=True)
 
@@ -201,20 +203,21 @@ def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> 
         raise InputError("a JPEG's blocks lie as its file has them, so it is restored at its own size; leave --fit out")
     if photo.missing is not None:
         raise InputError("a JPEG loses no pixels; restore it first, and then what is missing from the result")
-    file, turn = _coding_of(photo)
+    coding = _coding_of(photo)
+    file = coding.file
     operator = file.operator(image_shape[0])
     if operator.image_shape != image_shape:
         raise InputError(f"a JPEG of {file.size[0]}x{file.size[1]} is restored at its own size, and not at another")
     which = "its tables have" if photo.earlier is None else "the tables of before it was saved again have"
-    because = f"{settled.because}; {which} steps of {file.step:.0f} on average"
+    because = f"{settled.because}; {which} steps of {coding.step:.0f} on average"
     inside = slice(0, file.size[1]), slice(0, file.size[0])
     y = file.measurement(operator)
     is_grey = len(file.components) == 1
     sigma = JPEG_SIGMA if sigma is None else sigma
-    return Measurement(operator, y, sigma, "jpeg", because, inside, turn=turn, is_grey=is_grey)
+    return Measurement(operator, y, sigma, "jpeg", because, inside, turn=coding.turn, is_grey=is_grey)
 
 
-def _coding_of(photo: Photo) -> tuple[JpegFile, int]:
+def _coding_of(photo: Photo) -> JpegSource | SavedJpeg:
     """`Photo.coding` of a photo that is restored as a JPEG. Raises InputError where it has none."""
     coding = photo.coding
     if coding is None:
@@ -416,7 +419,7 @@ def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, f
 
 def _size_of_jpeg(photo: Photo, prior_shape: Shape, any_size: bool, fit: str | None) -> Sizing:
     """The size of a JPEG's whole units, as it is stored. Raises InputError where the prior's images are larger."""
-    shape = _coding_of(photo)[0].operator(prior_shape[0]).image_shape
+    shape = _coding_of(photo).file.operator(prior_shape[0]).image_shape
     if not any_size and (shape[1] < prior_shape[1] or shape[2] < prior_shape[2]):
         raise InputError(
             f"this prior's images are {prior_shape[2]}x{prior_shape[1]} and the JPEG is {photo.size[0]}x"

@@ -1,16 +1,16 @@
 """The JPEG that a picture was before it was saved again, found in its pixels: their coefficients lie on its steps."""
 
-import io
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from ..operators.jpeg import HALF, LEVEL_SHIFT, SIDE, YCBCR, Component, cosines, stretched
-from .jpeg import JpegFile
+from .jpeg import JpegFile, standard_tables
 
 QUALITIES = range(1, 96)
-"""Of libjpeg, whose tables are looked for: those of most programs."""
+"""Qualities of libjpeg whose tables are looked for: most programs have those."""
 SAMPLINGS = ((2, 2), (1, 1), (2, 1))
 """Sampling factors of lightness, across and down, to chroma's 1 x 1: 4:2:0, 4:4:4, 4:2:2; the first where chroma does
 not tell."""
@@ -18,44 +18,67 @@ FOUND = 0.5
 """The least `on_steps` of a picture that was a JPEG. Of every fifth of tune-20 at qualities 10 to 90, as PNGs or as
 JPEGs of 90 and 95, it is 0.7 or more, and 0 where the picture never was one."""
 LIKELIER, LIKELY = 0.1, 0.35
-"""What the first sampling's chroma is taken to have beyond its own `on_steps`, and at least."""
+"""The first sampling's chroma is taken to have so much more than its own `on_steps`, and so much at least."""
 LEAST = 64
 """Coefficients, at least, that tell."""
 ASKED = 32
-"""Rows and columns of blocks whose lightness is asked first, at most, evenly spread."""
+"""Rows and columns of blocks whose lightness is asked, at most, evenly spread."""
 ROUNDS = 20
-"""Of the iteration that undoes the enlargement of chroma; what it leaves falls by 3/4 a round at the slowest."""
+"""Rounds of the iteration that undoes the enlargement of chroma; each leaves 3/4 at most."""
 
 
-def find_jpeg(pixels: np.ndarray) -> JpegFile | None:
+@dataclass(frozen=True)
+class SavedJpeg:
+    """The JPEG that a picture was before it was saved again, by libjpeg's tables of one quality."""
+
+    pixels: np.ndarray
+    """The picture's, (3, H, W) on [-1, 1]."""
+    light: np.ndarray
+    """Lightness's table, (8, 8)."""
+    chroma: np.ndarray
+    turn: ClassVar[int] = 1
+    """EXIF's orientation of it: as the picture is."""
+
+    @property
+    def step(self) -> float:
+        """The mean step of its first table, lightness's, in levels."""
+        return float(np.mean(self.light))
+
+    @cached_property
+    def file(self) -> JpegFile:
+        """Its coefficients, the picture's rounded to steps, with the sampling that chroma shows.
+
+        Blocks that the picture's edges cut are completed with its last pixels.
+        """
+        light, *colours = _components(self.pixels)
+        shares, found = {}, {}
+        for across, down in SAMPLINGS:
+            found[across, down] = [blocks_of(_reduced(_padded(one, down, across), down, across)) for one in colours]
+            both = np.concatenate([one.reshape(-1, SIDE, SIDE) for one in found[across, down]])
+            share, count = on_steps(both, self.chroma)
+            shares[across, down] = share if count >= LEAST else 0.0
+        shares[SAMPLINGS[0]] = max(shares[SAMPLINGS[0]] + LIKELIER, LIKELY)
+        across, down = max(SAMPLINGS, key=lambda one: shares[one])
+        blocks = [blocks_of(_padded(light, down, across)), *found[across, down]]
+        components = (Component(across, down, self.light), *[Component(1, 1, self.chroma)] * 2)
+        rounded = [np.rint(part / one.table).astype(np.int16) for part, one in zip(blocks, components, strict=True)]
+        _, height, width = self.pixels.shape
+        return JpegFile((width, height), components, tuple(rounded), "ycbcr")
+
+
+def find_jpeg(pixels: np.ndarray) -> SavedJpeg | None:
     """Return the JPEG that a picture (3, H, W) on [-1, 1] was before it was saved again, None where there is no sign.
 
     It is found where its first blocks begin at the picture's corner, with the tables of a quality of libjpeg: not after
-    the picture was cropped, turned or resized. Blocks that the picture's edges cut are completed with its last pixels.
+    the picture was cropped, turned or resized. Some of the picture's blocks tell.
     """
-    _, height, width = pixels.shape
-    if min(height, width) < SIDE:
+    if min(pixels.shape[1:]) < SIDE:
         return None
     few = blocks_of(_components(_some(pixels))[0]).reshape(-1, SIDE, SIDE)
-    shares = {quality: on_steps(few, standard_tables(quality)[0])[0] for quality in QUALITIES}
-    quality = max(shares, key=lambda one: shares[one])
-    light, chroma = standard_tables(quality)
-    if shares[quality] < FOUND or on_steps(few, light)[1] < LEAST:
-        return None
-    planes, found = _components(pixels), {}
-    for across, down in SAMPLINGS:
-        padded = _padded(planes, SIDE * down, SIDE * across)
-        of_chroma = [blocks_of(_reduced(plane, down, across)) for plane in padded[1:]]
-        share, count = on_steps(np.concatenate([one.reshape(-1, SIDE, SIDE) for one in of_chroma]), chroma)
-        share = share if count >= LEAST else 0.0
-        if (across, down) == SAMPLINGS[0]:
-            share = max(share + LIKELIER, LIKELY)
-        found[across, down] = share, [blocks_of(padded[0]), *of_chroma]
-    across, down = max(SAMPLINGS, key=lambda one: found[one][0])
-    blocks = found[across, down][1]
-    components = (Component(across, down, light), *[Component(1, 1, chroma)] * 2)
-    rounded = [np.rint(part / one.table).astype(np.int16) for part, one in zip(blocks, components, strict=True)]
-    return JpegFile((width, height), components, tuple(rounded), "ycbcr")
+    nearness = {quality: on_steps(few, standard_tables(quality)[0]) for quality in QUALITIES}
+    quality = max(nearness, key=lambda one: nearness[one][0])
+    share, count = nearness[quality]
+    return SavedJpeg(pixels, *standard_tables(quality)) if share >= FOUND and count >= LEAST else None
 
 
 def on_steps(blocks: np.ndarray, table: np.ndarray) -> tuple[float, int]:
@@ -68,16 +91,6 @@ def on_steps(blocks: np.ndarray, table: np.ndarray) -> tuple[float, int]:
     asked[:, 0, 0] = False
     count = int(asked.sum())
     return float(np.cos(2 * np.pi * (blocks / table)[asked]).mean()) if count else 0.0, count
-
-
-@lru_cache(len(QUALITIES))
-def standard_tables(quality: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return libjpeg's tables (8, 8) of a quality: lightness's and chroma's."""
-    written = io.BytesIO()
-    Image.new("RGB", (SIDE, SIDE)).save(written, "JPEG", quality=quality)
-    with Image.open(written) as picture:
-        light, chroma = (np.array(picture.quantization[i]).reshape(SIDE, SIDE) for i in (0, 1))  # type: ignore[attr-defined]
-    return light, chroma
 
 
 def blocks_of(plane: np.ndarray) -> np.ndarray:
@@ -103,9 +116,10 @@ def _components(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(planes, np.float32)
 
 
-def _padded(planes: np.ndarray, down: int, across: int) -> np.ndarray:
-    height, width = planes.shape[1:]
-    return np.pad(planes, ((0, 0), (0, -height % down), (0, -width % across)), "edge")
+def _padded(plane: np.ndarray, down: int, across: int) -> np.ndarray:
+    """A plane (H, W) with its last pixels repeated up to whole units of a sampling."""
+    height, width = plane.shape
+    return np.pad(plane, ((0, -height % (SIDE * down)), (0, -width % (SIDE * across))), "edge")
 
 
 def _reduced(plane: np.ndarray, down: int, across: int) -> np.ndarray:

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.decoding import decode_photo
+from frugal_rt.runtime.pictures.decoding import JpegSource, decode_photo
 from frugal_rt.runtime.pictures.images import PORTRAIT
-from frugal_rt.runtime.pictures.jpeg import read_jpeg
+from frugal_rt.runtime.pictures.jpeg import read_jpeg, standard_tables
 from frugal_rt.runtime.pictures.measurement import own_size, prepare, told_by_file
-from frugal_rt.runtime.pictures.saved_again import find_jpeg, on_steps, standard_tables
+from frugal_rt.runtime.pictures.saved_again import SavedJpeg, find_jpeg, on_steps
 
 SHAPE = (3, 16, 16)
 
@@ -49,7 +49,7 @@ def test_the_coefficients_of_the_first_file_are_found(quality, subsampling, agai
     """Of a picture of whole units all but a few in a thousand, with its own sampling and, where they tell, tables."""
     first = saved(textured(), quality=quality, subsampling=subsampling)
     shown = opened(first) if again is None else opened(saved(opened(first), quality=again, subsampling="4:4:4"))
-    found, file = find_jpeg(pixels(shown)), read_jpeg(first, "a.jpg", 1 << 20)
+    found, file = find_jpeg(pixels(shown)).file, read_jpeg(first, "a.jpg", 1 << 20)
     assert found.size == file.size
     for ours, theirs in zip(found.components, file.components, strict=True):
         assert (ours.across, ours.down) == (theirs.across, theirs.down)
@@ -59,7 +59,7 @@ def test_the_coefficients_of_the_first_file_are_found(quality, subsampling, agai
 
 def test_a_picture_of_no_whole_units_has_its_inner_blocks_found():
     first = saved(textured(150, 117), quality=30)
-    found, file = find_jpeg(pixels(opened(first))), read_jpeg(first, "a.jpg", 1 << 20)
+    found, file = find_jpeg(pixels(opened(first))).file, read_jpeg(first, "a.jpg", 1 << 20)
     assert found.size == (150, 117)
     for ours, theirs in zip(found.blocks, file.blocks, strict=True):
         assert ours.shape == theirs.shape
@@ -118,3 +118,18 @@ def test_of_a_file_saved_twice_the_coarser_is_undone():
     assert "of before it was saved again have steps of 96" in measured(twice, "a.jpg", Damage()).because
     finer = saved(opened(saved(textured(), quality=90)), quality=30)
     assert "its tables have steps of 96" in measured(finer, "a.jpg", Damage()).because
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_the_coefficients_of_what_is_left_alone_are_not_read(monkeypatch, name):
+    """A fine JPEG is what most photographs are, and reading all of one takes longer than anything else here."""
+
+    def refuse(self):
+        raise AssertionError("they were read")
+
+    for kind in (JpegSource, SavedJpeg):
+        monkeypatch.setattr(kind, "file", property(refuse))
+    fine = saved(textured(), quality=90)
+    data = fine if name == "a.jpg" else saved(opened(fine), "PNG")
+    photo = decode_photo(data, name)
+    assert told_by_file(photo, Damage(), SHAPE, any_size=True).task is None
