@@ -33,7 +33,7 @@ from .progress import stages, steps
 STEPS = 100
 """Sampling steps where none are named."""
 USUAL = (*AIMS, PRESET)
-"""What of ours stands beside plain methods."""
+"""Ways of ours that stand beside plain methods."""
 
 
 @click.command()

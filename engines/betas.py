@@ -10,9 +10,9 @@ from .errors import InputError
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
-"""What a config may ask for."""
+"""Words that a config may hold."""
 UNSAID = {"beta_schedule": "linear", "prediction_type": "epsilon", "variance_type": "fixed_small"}
-"""What it means where it says nothing."""
+"""Words that it is taken to hold where it says nothing."""
 
 
 def train_betas(config: Mapping[str, Any]) -> np.ndarray:

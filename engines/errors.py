@@ -89,3 +89,8 @@ class Stopped(FrugalError):
 
 class WorkerError(FrugalError):
     """The process that restored died, and so did the one that tried again."""
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error of somebody else's library says, in one line without a full stop."""
+    return " ".join(str(error).split()).rstrip(".")

@@ -24,10 +24,12 @@ EXACT = 0.05
 """How far OpenVINO's answers may be from onnxruntime's, root mean square against them, to be exact enough. Those of the
 embedded priors are 0.004 to 0.03 apart, which changes results by less than 0.1 dB (docs/performance.md)."""
 WORTH = 0.9
-"""What of onnxruntime's time it may take at most to be taken: a smaller gain is not worth less exact answers."""
+"""The share of onnxruntime's time that it may take at most to be taken: a smaller gain is not worth less exact answers.
+"""
 SIDE = 128
 """Height and width of the image that a plan for any size is measured on."""
 TRIALS = 3
+LOCK = "speed.lock"
 TIMES = (0.03, 0.3, 0.8)
 """The shares of the training timesteps at which answers are compared."""
 
@@ -35,10 +37,9 @@ Openers = Mapping[str, Callable[[], Engine]]
 
 
 class Measured(NamedTuple):
-    """What both took for a call, and how far apart their answers were."""
+    """Seconds that both took for a call, and how far apart their answers were."""
 
     cpu: float
-    """Seconds."""
     openvino: float
     apart: float
     """Root mean square of the difference, against that of onnxruntime's answers; the largest over TIMES."""
@@ -57,9 +58,10 @@ def open_fastest(plan: Plan, openers: Openers) -> Engine:
     """
     if not installed("openvino"):
         return openers["cpu"]()
-    with _alone(plan) as can_keep:
-        known = recall(plan)
-        if known is not None:
+    if (known := recall(plan)) is not None:
+        return openers[known.fastest]()
+    with _alone() as can_keep:
+        if (known := recall(plan)) is not None:  # another process measured it meanwhile
             return openers[known.fastest]()
         cpu = openers["cpu"]()
         if not can_keep:
@@ -92,13 +94,13 @@ def measure(plan: Plan, cpu: Engine, openvino: Engine) -> Measured:
         t = np.array([round(share * last)])
         ours, theirs = (np.asarray(engine.predict(x, t).out, np.float64) for engine in (cpu, openvino))
         apart.append(float(np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(ours**2))))
-    seconds: dict[int, list[float]] = {0: [], 1: []}
+    seconds: dict[Engine, list[float]] = {cpu: [], openvino: []}
     for _ in range(TRIALS):
-        for i, engine in enumerate((cpu, openvino)):
+        for engine, taken in seconds.items():
             started = time.perf_counter()
             engine.predict(x, t)
-            seconds[i].append(time.perf_counter() - started)
-    return Measured(min(seconds[0]), min(seconds[1]), max(apart))
+            taken.append(time.perf_counter() - started)
+    return Measured(min(seconds[cpu]), min(seconds[openvino]), max(apart))
 
 
 def _entry(plan: Plan) -> str:
@@ -108,8 +110,8 @@ def _entry(plan: Plan) -> str:
 
 
 @contextlib.contextmanager
-def _alone(plan: Plan) -> Iterator[bool]:
-    """Let one process at a time measure a plan, and say whether what it finds can be kept."""
+def _alone() -> Iterator[bool]:
+    """Let one process at a time measure, and say whether what it finds can be kept."""
     root = cache.folder()
     if root is None:
         yield False
@@ -118,7 +120,7 @@ def _alone(plan: Plan) -> Iterator[bool]:
         import fcntl
 
         root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / f"{_entry(plan)}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        lock = os.open(root / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     except (ImportError, OSError):  # a system without such locks, or a cache that may only be read
         yield False
         return

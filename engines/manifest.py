@@ -71,7 +71,7 @@ def _number(least: float, most: float) -> Check:
 
 
 def _text(most: int) -> Check:
-    """Of so many characters, all of which UTF-8 has."""
+    """A text of so many characters at most, all of which UTF-8 has."""
 
     def check(value: Any) -> bool:
         if type(value) is not str or len(value) > most:

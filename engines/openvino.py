@@ -1,4 +1,4 @@
-"""The plan's graphs in OpenVINO, in bfloat16: for CPUs that multiply it natively: faster and less exact."""
+"""The plan's graphs in OpenVINO, in bfloat16, for CPUs that multiply it natively: faster and less exact."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from . import stopping
 from .array_api import Array
 from .base import ANSWERS, OnHost, Prediction, Pull
 from .embeddings import Embeddings
-from .errors import BackendError, MissingExtra, PlanError, Stopped
+from .errors import BackendError, MissingExtra, PlanError, Stopped, one_line
 from .machine import cores
 from .memory import Free
 from .plan import WEIGHTS, Plan
@@ -54,7 +54,7 @@ class OpenVinoEngine(OnHost):
             try:
                 models = {graph: core.read_model(file) for graph, file in files.items()}
             except RuntimeError as error:
-                raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {_why(error)}") from error
+                raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {one_line(error)}") from error
         handed_over = [name for name in self._entries["pullback"]["inputs"] if name.startswith("kept:")]
         # Both hold what they need and not the engine: a cycle would keep its memory until Python looks for cycles.
         self._compiled = functools.lru_cache(GRAPHS_KEPT)(functools.partial(_compile, core, models, handed_over))
@@ -131,12 +131,7 @@ def _infer(request: Any, **values: Any) -> None:
         stopping.check()
     except RuntimeError as error:
         stopping.check()
-        raise BackendError(f"OpenVINO failed in a call: {_why(error)}") from error
-
-
-def _why(error: Exception) -> str:
-    """The reason in one line."""
-    return " ".join(str(error).split())
+        raise BackendError(f"OpenVINO failed in a call: {one_line(error)}") from error
 
 
 def _embed(compiled: Any, t: np.ndarray) -> np.ndarray:
@@ -182,4 +177,4 @@ def _compile(
     try:
         return core.compile_model(model, "CPU", settings), Free()
     except RuntimeError as error:
-        raise BackendError(f"OpenVINO cannot compile the {graph} graph: {_why(error)}") from error
+        raise BackendError(f"OpenVINO cannot compile the {graph} graph: {one_line(error)}") from error

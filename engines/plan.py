@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from .betas import UNSAID
 from .errors import FileError, MissingPlan, PlanError, UnreadablePlan
 from .files import atomic_write
 from .graphs import check_graph
 from .manifest import ANY_SIZE, FORMAT, ONE_SIZE, WEIGHTS, fault, graph_entries, parse
 from .weights import read_safetensors
 
-__all__ = ["ALIGNMENT", "ANY_SIZE", "FORMAT", "MANIFEST", "ONE_SIZE", "UNSAID", "WEIGHTS", "Plan"]
+__all__ = ["ALIGNMENT", "ANY_SIZE", "FORMAT", "MANIFEST", "ONE_SIZE", "WEIGHTS", "Plan"]
 
 ALIGNMENT = 64
 MANIFEST = "manifest.json"
@@ -49,7 +48,7 @@ _DAMAGE: tuple[type[Exception], ...] = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
     *(LookupError, TypeError, ValueError, ArithmeticError, RuntimeError),
 )
-"""What zipfile and struct raise over bytes that are no archive of ours."""
+"""Errors of zipfile and struct over bytes that are no archive of ours."""
 
 Buffer = memoryview | bytes | bytearray
 

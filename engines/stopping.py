@@ -55,7 +55,7 @@ def stoppable(stop: Stop) -> Iterator[None]:
 
 
 def current() -> Stop | None:
-    """What may end this thread's calls."""
+    """Return the Stop that may end this thread's calls, if there is one."""
     return _current.get()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import cache, stopping
-from ..errors import BackendError, MissingExtra, PlanError, Stopped
+from ..errors import BackendError, MissingExtra, PlanError, Stopped, one_line
 from ..machine import cores
 from ..memory import give_back
 from ..plan import WEIGHTS, Plan
@@ -124,9 +124,11 @@ class Sessions:
         except Exception as error:  # onnxruntime's errors share no base but Exception
             if device != "cpu":
                 raise BackendError(
-                    f"onnxruntime cannot run on {device} here: {_why(error)}; run: frugal-rt doctor"
+                    f"onnxruntime cannot run on {device} here: {one_line(error)}; run: frugal-rt doctor"
                 ) from error
-            raise PlanError(f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {_why(error)}") from error
+            raise PlanError(
+                f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {one_line(error)}"
+            ) from error
         session.weights = weights  # it points into them, and may be in a call when everybody else has let go of them
         return session
 
@@ -147,18 +149,13 @@ def run_bound(session: Any, binding: Any, **inputs: np.ndarray) -> None:
         raise
     except Exception as error:  # onnxruntime's errors share no base but Exception
         stopping.check()
-        raise BackendError(f"onnxruntime failed in a call: {_why(error)}") from error
+        raise BackendError(f"onnxruntime failed in a call: {one_line(error)}") from error
 
 
 def _run_options() -> Any:
     import onnxruntime
 
     return onnxruntime.RunOptions()
-
-
-def _why(error: Exception) -> str:
-    """The reason in one line."""
-    return " ".join(str(error).split()).rstrip(".")
 
 
 def _embed(session: Any, t: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import MissingExtra, PlanError
+from ..errors import MissingExtra, PlanError, one_line
 from ..extras import import_torch
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ def build_network(network: Mapping[str, Any]) -> "Module":
         with torch.device("meta"):
             module: Any = PixelUNet()
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise PlanError(f"the plan's network config describes none that diffusers can build: {why}") from error
+        raise PlanError(
+            f"the plan's network config describes none that diffusers can build: {one_line(error)}"
+        ) from error
     module.eval().requires_grad_(False)
     return cast("Module", module)
 

@@ -14,7 +14,7 @@ from ..sampling.loop import StepEvent
 
 OnStep = Callable[[StepEvent], object]
 OURS = (*METHODS, *AIMS, *PRESETS)
-"""What of ours is compared, by name, in the order of tables."""
+"""Ways of ours that are compared, by name, in the order of tables."""
 
 
 class Refused(InputError):

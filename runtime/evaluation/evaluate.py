@@ -56,7 +56,7 @@ class Evaluation:
 
     @cached_property
     def operators(self) -> dict[str, Operator]:
-        """Those of the tasks, by name. Raises InputError for pictures of a size that one does not take."""
+        """The operators of the tasks, by name. Raises InputError for pictures of a size that one does not take."""
         return {task: KNOWN[task].operator(self.shape) for task in self.tasks}
 
     def due(self, finished: Container[Key]) -> list[tuple[str, int, Contender]]:

@@ -21,10 +21,10 @@ from ..operators import (
     SuperResolution,
     motion_kernel,
 )
+from ..operators.jpeg import Component
 from ..operators.masks import border_mask, box_mask
-from ..pictures.damage import JPEG_SIGMA, SIGMA, Damage, sigma_of
-from ..pictures.decoding import Photo, decode_photo
-from ..pictures.simulate import compress
+from ..pictures.damage import JPEG_SIGMA, SIGMA, sigma_of
+from ..pictures.jpeg import standard_tables
 from ..sampling.noise import Use, normal
 
 
@@ -80,10 +80,10 @@ def scattered(shape: Shape, share: float) -> np.ndarray:
 
 def jpeg(shape: Shape, quality: int) -> Jpeg:
     """The JPEG of an image of `shape`, by libjpeg's tables at a quality, chroma at half the resolution (4:2:0)."""
-    grey = Photo(np.zeros((shape[0], 16, 16), np.float32))
-    source = decode_photo(compress(grey, Damage(task="jpeg", quality=quality)), "grey.jpg").jpeg
-    assert source is not None
-    return source.file.operator(shape[0]).at(*shape[1:])
+    light, chroma = standard_tables(quality)
+    if shape[0] == 1:
+        return Jpeg(shape, [Component(1, 1, light)], "plain")
+    return Jpeg(shape, [Component(2, 2, light), *[Component(1, 1, chroma)] * 2])
 
 
 def _denoise(levels: float) -> Task:
@@ -113,7 +113,7 @@ TASKS: dict[str, Task] = {
     "colorize": Task(lambda s: "colourise (Rec. 601)", lambda s: Colorize(s, "rec601")),
     "gaussian": Task(lambda s: f"Gaussian deblur, std {s[1] / 32:g} px", lambda s: Deblur.gaussian(s, s[1] / 32)),
 }
-"""What shows a prior, by the names that `frugal-rt eval --tasks` takes."""
+"""Tasks that show a prior, by the names that `frugal-rt eval --tasks` takes."""
 
 EVERYDAY: dict[str, Task] = {
     "denoise10": _denoise(10),
@@ -131,7 +131,7 @@ EVERYDAY: dict[str, Task] = {
     "jpeg10": _jpeg(10),
     "jpeg30": _jpeg(30),
 }
-"""What happens to photographs and has a plain method: the tasks of `frugal-rt eval --vs classical`."""
+"""Damages that happen to photographs and have a plain method: the tasks of `frugal-rt eval --vs classical`."""
 
 KNOWN: Mapping[str, Task] = {**{name: TASKS[name] for name in ("denoise", "box", "outpaint")}, **EVERYDAY, **TASKS}
 """Every task, in an order that is that of both."""
@@ -163,5 +163,5 @@ def measure(operator: Operator, images: np.ndarray, sigma: float, seed: int) -> 
 
 
 def seen(operator: Operator, y: np.ndarray) -> np.ndarray:
-    """What a measurement (c, h, w) looks like, (C, h', w'): a JPEG as it is decoded, others as they are."""
+    """Return how a measurement (c, h, w) looks, (C, h', w'): a JPEG as it is decoded, others as they are."""
     return operator.decoded(y) if isinstance(operator, Jpeg) else y

@@ -66,7 +66,7 @@ class Targets:
             if output.suffix.lower() in PICTURES and not in_folder:
                 raise InputError(f"{output} is named as a picture; several go into a folder: -o FOLDER")
             targets = _in_folder(output, sources, suffix)
-        there = [source for source, target in targets.items() if resume and _is_whole(target, samples)]
+        there = [source for source, target in targets.items() if resume and is_whole(target, samples)]
         due = {source: target for source, target in targets.items() if source not in there}
         whys = {} if one else {source: _unfit(target, samples) for source, target in due.items()}
         unfit = [Failed(source, why) for source, why in whys.items() if why]
@@ -74,7 +74,7 @@ class Targets:
         if one or in_folder:
             for target in due.values():
                 check_outputs(target, samples, force or resume)
-        replaced = frozenset(source for source, target in due.items() if _is_whole(target, samples))
+        replaced = frozenset(source for source, target in due.items() if is_whole(target, samples))
         return cls(due, there, None if one else output, suffix, unfit, output is not None, replaced)
 
 
@@ -86,7 +86,7 @@ def output_paths(target: Path, samples: int) -> list[Path]:
     return [target, *(target.with_name(f"{target.stem}.{name}{target.suffix}") for name in [*more, "deviation"])]
 
 
-def _is_whole(target: Path, samples: int) -> bool:
+def is_whole(target: Path, samples: int) -> bool:
     """Whether all files of a result are there."""
     return all(is_there(path) for path in output_paths(target, samples))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...engines import FileError, FrugalError, InputError, Plan, gpu_backend, open_engine
-from ...engines.files import is_there, make_folder, remove_drafts
+from ...engines.files import make_folder, remove_drafts
 from ..pictures.align import knows_faces, sees_face
 from ..pictures.images import check_output, read_bytes, to_picture
 from ..pictures.settings import alone, png_settings
@@ -19,7 +19,7 @@ from . import animation, streams, trace
 from .claims import Claims
 from .folder import Failed, FolderRestorer, Order, Outcome, Prepared, Restored, Untouched, name_of
 from .gpus import Devices
-from .outputs import Targets, output_paths, write_result, write_untouched
+from .outputs import Targets, is_whole, write_result, write_untouched
 from .ray_cluster import Cluster
 from .spread import Spread
 
@@ -211,7 +211,7 @@ class Run:
         def claimed(source: Path, wait: bool = False) -> bytes:
             if not claims.take(self.targets.paths[source].name, wait):
                 busy.add(source)
-            elif source not in self.targets.replaced and self._is_written(source):
+            elif source not in self.targets.replaced and is_whole(self.targets.paths[source], self.order.samples):
                 elsewhere.add(source)
             else:
                 return read(source)
@@ -228,10 +228,6 @@ class Run:
             for source in [one for one in self.targets.paths if one in busy]:
                 busy.discard(source)  # one by one: a process that waits holds nothing that another waits for
                 yield from told(restore([source], partial(claimed, wait=True)))
-
-    def _is_written(self, source: Path) -> bool:
-        """Whether all files of a picture's result are there."""
-        return all(is_there(path) for path in output_paths(self.targets.paths[source], self.order.samples))
 
     def _written(self, outcomes: Iterable[Outcome]) -> Iterator[Written | Failed]:
         for outcome in outcomes:

@@ -186,7 +186,6 @@ class Jpeg(Decomposable):
         )
         inside = np.maximum(0.5 - EDGE / steps, 0.1)[:, None, None]
         half = np.broadcast_to(inside, y.shape).copy()
-        s = self.decomposition.s[None, :, None, None]
         for _ in range(ROUNDS):
             levels = np.rint(HALF * (np.clip(x, -1, 1) + 1)) / HALF - 1
             apart = np.asarray(self.A(levels[None])[0]) - y
@@ -196,7 +195,7 @@ class Jpeg(Decomposable):
             half[beyond] *= 0.5
             apart = np.asarray(self.A(np.clip(x, -1, 1)[None].astype(np.float64))[0]) - y
             change = np.clip(apart, -half, half) - apart
-            x = np.clip(x, -1, 1) + np.asarray(self.V(self.Ut(change[None]) / s)[0])
+            x = np.clip(x, -1, 1) + np.asarray(self._pseudo_inverse(change[None])[0])
         return np.asarray(levels, np.float32)
 
     def mean(self, y: Array, x0hat: Array, sigma: Any, variance: Any) -> Array:
@@ -208,7 +207,11 @@ class Jpeg(Decomposable):
         expected = self.A(x0hat) - y
         norms = self.place("norms", lambda: np.sqrt((self.matrix**2).sum(1))[None, :, None, None], x0hat)
         within = mean_in_cell(expected, SPREAD * variance**0.5 * norms)
-        return x0hat + self.AT(self.resolvent(within - expected, 0.0, 1.0))
+        return x0hat + self._pseudo_inverse(within - expected)
+
+    def _pseudo_inverse(self, r: Array) -> Array:
+        """The least change of an image, (B, C, H, W), that changes its coefficients by r: A has full row rank."""
+        return self.V(self.Ut(r) / self.spectrum(r))
 
     def spectrum(self, like: Array) -> Array:
         return self.place_spectrum(self.decomposition.s[None, :, None, None], like)

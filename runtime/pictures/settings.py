@@ -25,9 +25,8 @@ def png_settings(
 
     result, k: those of a `Result`, whose settings come first: `operator` (its name and what tells it from others),
     `sigma`, `aim`, `method`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `sampler` (its
-    version), `backend`, `tile` (height and width; null where the image was run whole), `prior` and
-    `weights_sha256`,
-    but not `batch`: how many others shared the network's calls is nothing of the picture. The other keys are
+    version), `backend`, `tile` (height and width; null where the image was run whole), `prior` and `weights_sha256`.
+    `batch` is left out: how many others shared the network's calls is nothing of the picture. The other keys are
 
     - `frugal_rt`: the version that restored it.
     - `task`: as it was settled.

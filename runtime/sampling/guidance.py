@@ -40,6 +40,8 @@ SAMPLER = 2
 """The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
 AIMS = {"detail": 8, "fidelity": 1}
 """Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
+DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity"}
+"""The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs."""
 FLOW_STEPS = 8
 """Network calls, at most, of another task for fidelity: the probability flow from a plain estimate."""
 UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
@@ -122,16 +124,16 @@ class Guidance:
     def aim_with(self, operator: Operator) -> str | None:
         """The aim that no method serves: any of a denoising, or fidelity; None is a method.
 
-        Where neither an aim nor a setting of a method is given, denoising is for detail and a JPEG for fidelity: blocks
-        are what disturbs. Raises InputError.
+        Raises InputError.
         """
-        if isinstance(operator, Denoise | Jpeg) and self.aim is None:
-            return None if self.of_methods else "detail" if isinstance(operator, Denoise) else "fidelity"
+        aim = self.aim
+        if aim is None and not self.of_methods:
+            aim = next((one for kind, one in DEFAULT_AIMS.items() if isinstance(operator, kind)), None)
         if isinstance(operator, Denoise):
-            return self.aim
-        if self.aim is not None and not isinstance(operator, Linear):
+            return aim
+        if aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
-        return None if self.aim == "detail" else self.aim
+        return None if aim == "detail" else aim
 
     def steps_with(self, operator: Operator) -> int:
         """The steps of a row with `operator`, at most. Raises InputError."""

@@ -9,8 +9,7 @@ import numpy as np
 
 from ...engines import Array, InputError
 from ...engines.array_api import Namespace
-from ...engines.betas import train_betas
-from ...engines.plan import UNSAID
+from ...engines.betas import UNSAID, train_betas
 
 EARLY_RATE, LATE_RATE, MOST_FRESH = 1.5, 8.0, 0.85
 """How fast the closed form renews x_t's noise, in units of the ancestral sampler's rate, far above and far below a

@@ -151,7 +151,7 @@ class Job:
                     yield False
 
     async def event(self) -> str:
-        """What there is to say of it as a server-sent event, named by its state, with the preview where there is one.
+        """Return all there is to say of it as a server-sent event, named by its state, with a preview, if any.
 
         Made once for all who watch, and the preview beside the event loop.
         """

@@ -1,5 +1,5 @@
-"""What every request passes, whatever it asks: an id, a log line, a limit on its body, the token or whose page asks,
-and HEAD as GET; and what every answer carries."""
+"""The edge that every request passes, whatever it asks: an id, a log line, a limit on its body, the token or whose page
+asks, HEAD as GET; and the headers that every answer carries."""
 
 import hmac
 import json

@@ -1,4 +1,4 @@
-"""Which requests a service without a token answers: none that somebody else's web page brought about.
+"""Requests that a service without a token answers: none that somebody else's web page brought about.
 
 A page may ask any address that its browser reaches, a service on the reader's own machine among them, and name such an
 address by a name of its own (DNS rebinding). A browser says whose page asks, in Sec-Fetch-Site and Origin, and by which
@@ -15,12 +15,12 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::", "")
 """Hosts to listen on that are every address of a machine."""
 FOREIGN = ("cross-site", "same-site")
-"""What Sec-Fetch-Site says of another's page; a site has many services, as localhost has a port for each."""
+"""Words of Sec-Fetch-Site for another's page; a site has many services, as localhost has a port for each."""
 
 
 @dataclass(frozen=True)
 class Visitors:
-    """Those that are answered.
+    """Rules that say which requests are answered.
 
     hosts: names by which the service may be asked, None for any. addresses: whether it may be by any IP address too,
     which no page can make its own. origins: whose pages may ask, besides its own.
@@ -32,7 +32,7 @@ class Visitors:
 
     @classmethod
     def at(cls, listening: str, hosts: Sequence[str], origins: Sequence[str]) -> "Visitors":
-        """Those of a service that listens on a host, by its name, this machine's own, and `hosts`."""
+        """Rules of a service that listens on a host: it goes by its name, this machine's own, and `hosts`."""
         named = {one.lower() for one in (*LOCAL, listening, *hosts)}
         return cls(frozenset(named), listening in EVERYWHERE, origins)
 
