@@ -10,7 +10,7 @@ from pathlib import Path
 from ...engines import MissingExtra, Plan
 from ...engines.files import atomic_write
 from ..result import Result
-from ..sampling.guidance import FRUGAL_POWER, switch_of
+from ..sampling.guidance import STEEP, switch_of
 from ..sampling.restoration import Phase
 from ..sampling.schedule import Schedule
 from ..sampling.switch import Switch
@@ -46,7 +46,7 @@ def explain(result: Result, plan: Plan, row: int = 0) -> Explanation:
     """Explain what the switch of one row of `result`, restored with `plan` by a method, looked at."""
     steps = result.settings["steps"]
     config, start = plan.manifest["schedule"], result.settings["start"]
-    schedule = Schedule.of(config, steps, start, FRUGAL_POWER)
+    schedule = Schedule.of(config, steps, start, STEEP)
     k = result.k[row]
     seen = [
         Seen(left, int(schedule.timesteps[left]), psnr, (Phase.GRADIENT if left > k else Phase.FORWARD).value)

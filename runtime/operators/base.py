@@ -20,6 +20,9 @@ from ...engines.array_api import array_namespace
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
+SPREAD = 3.0
+"""The variance that `Linear.mean` gives x0hat's error, to x_t's noise beside its signal: what a network gets wrong
+gathers where y was lost, so that y is worth more (Zhang et al., 2021, take 4.3). Chosen on tune-20 (docs/method.md)."""
 OF_ARRAYS = ("A", "vjp", "AT", "resolvent", "gram", "precondition", "Vt", "V", "Ut", "U")
 """Methods whose first argument is an image, a measurement or coefficients, alone or in a batch; of vjp, both are."""
 
@@ -200,10 +203,11 @@ class Linear(Operator):
         return self.AT(r)
 
     def mean(self, y: Array, x0hat: Array, sigma: Any, variance: Any) -> Array:
-        """E[x0 | y], (B, C, H, W), of a prior N(x0hat, s^2 I) and noise N(0, sigma^2 I); `variance` is s^2.
+        """E[x0 | y], (B, C, H, W), of a prior N(x0hat, v I) and noise N(0, sigma^2 I), v = SPREAD `variance`.
 
-        x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat). `sigma` and `variance` are numbers or (B, 1, 1, 1).
+        x0hat + A^T (sigma^2 / v + A A^T)^-1 (y - A x0hat). `sigma` and `variance` are numbers or (B, 1, 1, 1).
         """
+        variance = SPREAD * variance
         moved: Array = variance * self.AT(self.resolvent(y - self.A(x0hat), sigma, variance))
         return x0hat + moved
 

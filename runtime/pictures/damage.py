@@ -10,6 +10,7 @@ import numpy as np
 from ...engines import InputError
 from ..operators import Shape
 from ..operators.masks import border_mask, box_mask
+from ..sampling import guidance
 from .decoding import Photo
 
 TASK_FIELDS: dict[str, tuple[str, ...]] = {
@@ -32,7 +33,7 @@ GREY = "rec601"
 JPEG_SIGMA = 0.12
 """Deviation of a JPEG's rounding, in steps: less than 1 / sqrt(12), as most coefficients are 0 and were close to it.
 Chosen on tune-20, for a Gaussian, which the methods take that start from noise; the others know the cells."""
-SIGMA = 0.01
+SIGMA = guidance.SIGMA
 """Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
 
 

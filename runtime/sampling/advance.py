@@ -24,7 +24,6 @@ from .equations import (
     gradient_at_x_t,
     likelihood_score,
     mean_transition,
-    measured_flow_step,
     probability_flow_step,
     residual_gradient,
     resolvent_transition,
@@ -97,12 +96,6 @@ def move(
     x0hat, unclipped = estimate(x, out, c)
     if kind is Move.FLOW:
         return probability_flow_step(x, x0hat, c), x0hat
-    if kind is Move.MEASURED_FLOW:
-        steps = [
-            measured_flow_step(operator, y, x[rows], x0hat[rows], sigma[rows], c.rows(rows))
-            for operator, y, rows in groups
-        ]
-        return _joined(steps), x0hat
     if kind is Move.SPLITTING:
         parts_of = (
             splitting_step(one.operator, one.y, x0hat[one.rows], sigma[one.rows], c.rows(one.rows)) for one in groups

@@ -56,11 +56,6 @@ def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
     return c.abar_prev**0.5 * x0hat + c.noise_left * (x - c.abar**0.5 * x0hat)
 
 
-def measured_flow_step(operator: Linear, y: Array, x: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
-    """The probability flow's step with an x0hat that knows y, `Linear.mean`."""
-    return probability_flow_step(x, operator.mean(y, x0hat, sigma, x0_variance(c)), c)
-
-
 def splitting_step(operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
     """x_{t-1} = sqrt(abar') E[x0 | y], of N(x0hat, s^2): half-quadratic splitting, whose denoiser is the network.
 

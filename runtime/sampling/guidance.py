@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...engines import InputError
-from ..operators import Denoise, Jpeg, Linear, Operator
+from ..operators import Denoise, Inpaint, Jpeg, Linear, Operator
 from .choices import check_kinds
 from .plain_estimate import expected_error
 from .switch import POSTER_THRESHOLD, Switch
@@ -42,19 +42,26 @@ AIMS = {"detail": 8, "fidelity": 1}
 """Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
 DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity"}
 """The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs."""
-FLOW_STEPS = 8
-"""Network calls, at most, of another task for fidelity: the probability flow from a plain estimate."""
+SPLITTING_STEPS = 8
+"""Network calls, at most, of another task for fidelity: a half-quadratic splitting from a plain estimate."""
+SPLITTING_NOISE = 0.3
+"""The deviation of the noise that the plain estimate is then taken to have at least, with none drawn; its expected
+error, where that is more. Chosen on tune-20 (docs/method.md)."""
+SIGMA = 0.01
+"""Deviation of the noise on [-1, 1] where none is named, and a picture is not to be denoised."""
 UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
 """The noise that `frugal` adds to a plain estimate has the deviation (error / UNIT_ERROR)^4, its expected error over
 the image; at least UNSEEN_RATIO times the error where the operator does not see, and MOST_NOISE at most. What of the
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
-FLOW_RATIO = 0.8
-"""That of the probability flow for fidelity, to the expected error over the image."""
+HOLE_ERROR, CLOSE = 0.23, 0.16
+"""Where pixels are missing it is (error / HOLE_ERROR)^5, the error expected in the holes alone. Where that is below
+CLOSE, as in thin holes, there is no detail to make up, and both aims are one. Chosen on tune-20 (docs/method.md)."""
 JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
 """For fidelity, the deviation of the noise that a JPEG's decoded picture is taken to have, with none drawn; and what
 `frugal` draws, to the expected error over the image. Chosen on tune-20 (docs/method.md)."""
-FRUGAL_POWER, FLOW_POWER = 2.0, 0.5
-"""How noise levels are spaced: evenly in this root of the noise's deviation. `frugal`'s, and the flow's."""
+STEEP, EVEN = 2.0, 0.5
+"""How noise levels are spaced: evenly in this root of the noise's deviation. EVEN, in the variance, where a picture is
+taken to have the noise that it starts with, and STEEP otherwise."""
 OF_METHODS = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
 """The settings of a method. Where one of them is given, denoising is done by a method too."""
 SPELLED = {"lam": "lambda"}
@@ -133,13 +140,21 @@ class Guidance:
             return aim
         if aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
-        return None if aim == "detail" else aim
+        if aim == "detail":
+            return "fidelity" if isinstance(operator, Inpaint) and self._unseen_error(operator) < CLOSE else None
+        return aim
+
+    def _unseen_error(self, operator: Linear) -> float:
+        """The root mean square error expected of a plain estimate where `operator` does not see, on [-1, 1]."""
+        sigma = SIGMA if self.sigma is None else self.sigma
+        error, unseen = expected_error(operator, sigma), 1 - operator.measured / math.prod(operator.image_shape)
+        return (max(error**2 - (1 - unseen) * sigma**2, 0) / unseen) ** 0.5 if unseen > 0 else error
 
     def steps_with(self, operator: Operator) -> int:
         """The steps of a row with `operator`, at most. Raises InputError."""
         aim = self.aim_with(operator)
         if aim is not None:
-            return AIMS[aim] if isinstance(operator, Denoise) else FLOW_STEPS
+            return AIMS[aim] if isinstance(operator, Denoise) else SPLITTING_STEPS
         preset = self._preset
         if preset not in PRESETS:
             raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
@@ -163,19 +178,17 @@ class Guidance:
             return JPEG_NOISE
         error = expected_error(operator, self.noise)
         if aim is not None:
-            return FLOW_RATIO * error
+            return max(SPLITTING_NOISE, error)
         if isinstance(operator, Jpeg):
             return JPEG_RATIO * error
-        unseen, noise = 1 - operator.measured / math.prod(operator.image_shape), self.noise**2
-        there = (max(error**2 - (1 - unseen) * noise, 0) / unseen) ** 0.5 if unseen > 0 else error
+        there = self._unseen_error(operator)
+        if isinstance(operator, Inpaint):
+            return min(MOST_NOISE, (there / HOLE_ERROR) ** 5)
         return min(MOST_NOISE, max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * there))
 
     def noise_with(self, operator: Operator) -> float:
         """The deviation of the noise that is drawn and added to a plain estimate, on [-1, 1]."""
-        aim = self.aim_with(operator)
-        if aim is not None and isinstance(operator, Denoise | Jpeg):
-            return 0.0
-        return self.start_with(operator) or 0.0
+        return 0.0 if self.aim_with(operator) is not None else self.start_with(operator) or 0.0
 
     def method_with(self, operator: Operator) -> str:
         """The method that restores `operator`: `frugal`, or DPS where it is not linear, if none is named.
@@ -208,7 +221,8 @@ class Guidance:
         aim, steps, start = self.aim_with(operator), self.steps_with(operator), self.start_with(operator)
         noise = self.noise_with(operator)
         if aim is not None:
-            return Settled(None, steps, start, FLOW_POWER, Switch(0, 0), None, None, None, 1, aim, noise)
+            power = EVEN if isinstance(operator, Denoise | Jpeg) else STEEP
+            return Settled(None, steps, start, power, Switch(0, 0), None, None, None, 1, aim, noise)
         method = self.method_with(operator)
         zeta, lam = self._constants(operator, method)
         every = self.every
@@ -219,7 +233,7 @@ class Guidance:
         if method == "frugal" and not self._takes_gradients(operator):
             switch = Switch(steps, steps)
         sparse = stride if method == "frugal" else None
-        return Settled(method, steps, start, FRUGAL_POWER, switch, zeta, lam, sparse, stride, None, noise)
+        return Settled(method, steps, start, STEEP, switch, zeta, lam, sparse, stride, None, noise)
 
     def _takes_gradients(self, operator: Operator) -> bool:
         """Whether `frugal` does: where it is asked to, and unless for the fastest preset, where A leaves pixels unseen.

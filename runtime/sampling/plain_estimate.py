@@ -21,6 +21,9 @@ SIDE = 256
 """Pixels after which it repeats itself."""
 RIDGE = 0.05
 """Deviation that a measurement is taken to have at least, where the operator is inverted."""
+ROUNDS = 10
+"""Steps of conjugate gradients at each level of the pyramid that fills a hole: more overshoot in large ones. Chosen on
+tune-20 (docs/method.md)."""
 TINY = 1e-6
 
 
@@ -106,7 +109,9 @@ def filled(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Return y (C, h, w) with its missing pixels (h, w) smoothly filled in, the others as they are.
 
     A missing pixel takes the mean of the smallest block of a pyramid that holds a known one, enlarged smoothly (push
-    and pull; Gortler and others, 1996). Where all are missing they are 0.
+    and pull; Gortler and others, 1996), and at each level is smoothed by `_smoothed`. So thin holes are filled as the
+    biharmonic equation would, and large ones, which that overshoots, hardly more than by the pyramid. Where all are
+    missing they are 0.
     """
     known = np.where(missing, np.float32(0), np.float32(1))[None]
     return np.asarray(_pushed(y * known, known), np.float32) if known.any() else np.zeros_like(y)
@@ -122,7 +127,35 @@ def _pushed(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
     most = np.minimum(weights, 1)
     below = _pushed(sums / np.maximum(weights, TINY) * most, most)
     smooth = np.stack([_enlarged(channel, (2 * below.shape[1], 2 * below.shape[2])) for channel in below])
-    return np.asarray(weight * mean + (1 - weight) * smooth[:, :height, :width])
+    return _smoothed(np.asarray(weight * mean + (1 - weight) * smooth[:, :height, :width]), np.float32(weight == 0))
+
+
+def _smoothed(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """`image` (C, h, w) after ROUNDS steps of conjugate gradients on || Laplacian of image ||^2 over `hole` (1, h, w).
+
+    Its minimum is biharmonic in the hole. Few steps from the level below smooth what that level could not say
+    (Bornemann and Deuflhard's cascadic multigrid, 1996).
+    """
+    residual = -hole * _laplacian(_laplacian(image))
+    direction, square = residual, float(np.vdot(residual, residual))
+    for _ in range(ROUNDS):
+        if square <= TINY**2:
+            break
+        product = hole * _laplacian(_laplacian(direction))
+        step = square / float(np.vdot(direction, product))
+        image, residual = image + step * direction, residual - step * product
+        before, square = square, float(np.vdot(residual, residual))
+        direction = residual + square / before * direction
+    return image
+
+
+def _laplacian(image: np.ndarray) -> np.ndarray:
+    """The sum of a pixel's differences from its neighbours, (C, h, w): nothing flows over the border."""
+    found = np.zeros_like(image)
+    for axis in (1, 2):
+        flow = np.diff(image, axis=axis)
+        found += np.diff(flow, axis=axis, prepend=0, append=0)
+    return found
 
 
 def _halved(array: np.ndarray) -> np.ndarray:

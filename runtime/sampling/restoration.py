@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...engines import Array
-from ..operators import Denoise, Jpeg, Operator
+from ..operators import Denoise, Operator
 from .noise import Use, generator, normal
 from .schedule import Schedule
 from .switch import Switch
@@ -43,7 +43,6 @@ class Move(Enum):
     FRUGAL = "frugal_step"
     CLOSED_FORM = "closed_form"
     FLOW = "probability_flow_step"
-    MEASURED_FLOW = "measured_flow_step"
     SPLITTING = "splitting_step"
 
     @property
@@ -54,7 +53,7 @@ class Move(Enum):
     @property
     def draws(self) -> bool:
         """Whether it takes noise."""
-        return self not in (Move.FLOW, Move.MEASURED_FLOW, Move.SPLITTING)
+        return self not in (Move.FLOW, Move.SPLITTING)
 
 
 @dataclass
@@ -117,9 +116,7 @@ class Restoration:
     def move(self) -> Move:
         """What makes the next step."""
         if self.aim is not None:
-            if isinstance(self.operator, Denoise):
-                return Move.FLOW
-            return Move.SPLITTING if isinstance(self.operator, Jpeg) else Move.MEASURED_FLOW
+            return Move.FLOW if isinstance(self.operator, Denoise) else Move.SPLITTING
         if self.method in ("dps", "hybrid", "dmps"):
             return Move.DPS if self.phase is Phase.GRADIENT else Move.DMPS
         due = self.phase is Phase.GRADIENT and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0

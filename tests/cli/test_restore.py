@@ -17,7 +17,7 @@ import frugal_rt.engines
 from frugal_rt import Plan
 from frugal_rt.engines import Prediction
 from frugal_rt.runtime.pictures.images import SETTINGS_KEY
-from frugal_rt.runtime.sampling.guidance import FRUGAL_POWER
+from frugal_rt.runtime.sampling.guidance import STEEP
 from frugal_rt.runtime.sampling.schedule import Schedule
 
 from ..commands import FRUGAL, frugal, refuses, runs
@@ -78,7 +78,7 @@ def test_a_trace_says_what_the_switch_saw(here):
     seen = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
     settings = json.loads(Image.open("clean.restored.png").text[SETTINGS_KEY])
     k, config = settings["k"], Plan.open("tiny.plan").manifest["schedule"]
-    timesteps = Schedule.below(config, settings["start"], 20, FRUGAL_POWER).timesteps
+    timesteps = Schedule.below(config, settings["start"], 20, STEEP).timesteps
     lefts = list(range(len(timesteps) - 3, -1, -2))
     assert [int(line["left"]) for line in seen] == lefts
     assert [line["phase"] for line in seen] == ["gradient" if int(line["left"]) > k else "forward" for line in seen]

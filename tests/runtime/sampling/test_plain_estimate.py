@@ -5,8 +5,18 @@ import pytest
 
 from frugal_rt import operators
 from frugal_rt.runtime.operators import Matrix
+from frugal_rt.runtime.operators.base import SPREAD
 from frugal_rt.runtime.pictures.images import read_photo
-from frugal_rt.runtime.sampling.guidance import FLOW_RATIO, FLOW_STEPS, UNIT_ERROR, UNSEEN_RATIO, Guidance
+from frugal_rt.runtime.sampling.guidance import (
+    CLOSE,
+    HOLE_ERROR,
+    SPLITTING_NOISE,
+    SPLITTING_STEPS,
+    STEEP,
+    UNIT_ERROR,
+    UNSEEN_RATIO,
+    Guidance,
+)
 from frugal_rt.runtime.sampling.noise import Use, normal
 from frugal_rt.runtime.sampling.plain_estimate import (
     COLOUR,
@@ -64,24 +74,21 @@ def test_each_operator_has_its_estimate():
 
 @pytest.mark.parametrize("sigma", [0.0, 0.1])
 def test_the_steps_for_fidelity_are_those_of_dense_algebra(gaussian, sigma):  # noqa: F811
-    """x0hat + A^T (sigma^2 / s^2 + A A^T)^-1 (y - A x0hat) at each step of the flow, from the estimate and noise."""
+    """x0hat + A^T (sigma^2 / (SPREAD s^2) + A A^T)^-1 (y - A x0hat) at each step, from the estimate without noise."""
     one = gaussian()
     operator = operators.SuperResolution(SHAPE, 2)
     A = np.asarray(operator.A(np.eye(16).reshape(16, *SHAPE))).reshape(16, -1).T
     y = np.asarray(operator.A(one.pictures(0)[0][:1])[0], np.float64)
     result = one.restorer.restore(y, operator, sigma=sigma, aim="fidelity", seed=4)
-    start = FLOW_RATIO * expected_error(operator, sigma)
-    schedule = Schedule.below({"prediction_type": "epsilon"}, start, FLOW_STEPS)
+    start = max(SPLITTING_NOISE, expected_error(operator, sigma))
+    schedule = Schedule.below({"prediction_type": "epsilon"}, start, SPLITTING_STEPS, STEEP)
     z = plain_estimate(operator, np.float32(y), sigma).astype(np.float64).reshape(16)
-    z = z + start * normal(SHAPE, 4, 0, Use.START).reshape(16)
-    abars = schedule.abar[::-1]
-    for t, abar, following in zip(schedule.timesteps[::-1], abars, [*abars[1:], 1.0], strict=True):
-        s, s_next = ((1 - abar) / abar) ** 0.5, ((1 - following) / following) ** 0.5
-        x = abar**0.5 * z.reshape(1, *SHAPE)
-        eps = one.engine.predict(x, np.array([t])).out.reshape(16)
-        x0hat = np.clip(z - s * eps, -1, 1)
-        x0hat = x0hat + A.T @ np.linalg.pinv(sigma**2 / s**2 * np.eye(len(A)) + A @ A.T) @ (y.reshape(-1) - A @ x0hat)
-        z = x0hat + s_next / s * (z - x0hat)
+    for t, abar in zip(schedule.timesteps[::-1], schedule.abar[::-1], strict=True):
+        variance = (1 - abar) / abar
+        eps = one.engine.predict(abar**0.5 * z.reshape(1, *SHAPE), np.array([t])).out.reshape(16)
+        x0hat = np.clip(z - variance**0.5 * eps, -1, 1)
+        ridge = sigma**2 / (SPREAD * variance) * np.eye(len(A))
+        z = x0hat + A.T @ np.linalg.pinv(ridge + A @ A.T) @ (y.reshape(-1) - A @ x0hat)
     np.testing.assert_allclose(result.image.reshape(16), np.clip(z, -1, 1), atol=1e-4)
     assert (result.forwards, result.gradients, result.k) == ((len(schedule),), (0,), (0,))
     assert (result.settings["aim"], result.settings["start"]) == ("fidelity", start)
@@ -170,12 +177,45 @@ def test_gradients_are_for_what_is_not_seen(restorer, how, gradients):
     assert restorer.restore(np.zeros(shape) + 0.2, seen, sigma=0.01, switch=2).gradients[0] > 0
 
 
-def test_a_small_hole_in_a_large_picture_is_made_anew_as_in_a_small_one():
+def test_a_hole_in_a_large_picture_is_made_anew_as_in_a_small_one():
     """The noise at the start follows what is not known of the hole, and not how little of the picture it is."""
     starts = []
     for side in (64, 512):
         missing = np.zeros((side, side), bool)
-        missing[20:40, 20:40] = True
+        missing[20:44, 20:44] = True
         starts.append(Guidance(sigma=0.01).start_with(operators.Inpaint((3, side, side), missing)))
-    assert starts[1] == pytest.approx(starts[0], rel=0.3)
-    assert starts[1] > 0.8
+    assert starts[1] == pytest.approx(starts[0], rel=0.5)
+    assert starts[1] > 1.0
+
+
+@pytest.mark.parametrize("side", [2, 24])
+def test_a_hole_takes_the_noise_that_its_own_error_says_and_no_detail_where_it_is_thin(side):
+    shape, sigma = (3, 64, 64), 0.01
+    missing = np.zeros(shape[1:], bool)
+    missing[20 : 20 + side, 20 : 20 + side] = True
+    operator, share = operators.Inpaint(shape, missing), missing.mean()
+    there = ((expected_error(operator, sigma) ** 2 - (1 - share) * sigma**2) / share) ** 0.5
+    assert (there < CLOSE) == (side == 2)
+    assert Guidance(sigma=sigma).start_with(operator) == pytest.approx((there / HOLE_ERROR) ** 5)
+    assert Guidance(aim="detail").aim_with(operator) == ("fidelity" if side == 2 else None)
+    noisy = Guidance(aim="detail", sigma=0.2)  # what is around the hole is not known well either
+    assert noisy.aim_with(operator) is None
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_thin_hole_is_filled_as_the_biharmonic_equation_would(width):
+    """By its dense matrix: the Laplacian twice is 0 in the hole."""
+    side = 16
+    y = RANDOM.uniform(-1, 1, (1, side, side)).astype(np.float32)
+    y = np.cumsum(np.cumsum(y, 1), 2)
+    y /= np.abs(y).max()
+    missing = np.zeros((side, side), bool)
+    missing[7 : 7 + width, 2:13] = True
+    steps = np.eye(side, k=1) + np.eye(side, k=-1)
+    steps[0, 0] = steps[-1, -1] = 1
+    laplacian = np.kron(steps, np.eye(side)) + np.kron(np.eye(side), steps) - 4 * np.eye(side**2)
+    twice, hole = laplacian @ laplacian, missing.reshape(-1)
+    known = np.where(missing, 0, y[0]).reshape(-1)
+    exact = np.linalg.solve(twice[np.ix_(hole, hole)], -(twice @ known)[hole])
+    found = filled(np.where(missing, np.float32(9), y), missing)[0][missing]
+    np.testing.assert_allclose(found, exact, atol=0.02)
