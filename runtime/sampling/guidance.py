@@ -44,9 +44,10 @@ DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity"}
 """The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs."""
 SPLITTING_STEPS = 8
 """Network calls, at most, of another task for fidelity: a half-quadratic splitting from a plain estimate."""
-SPLITTING_NOISE = 0.3
-"""The deviation of the noise that the plain estimate is then taken to have at least, with none drawn; its expected
-error, where that is more. Chosen on tune-20 (docs/method.md)."""
+SPLITTING_NOISE, SPLITTING_ERROR, SPLITTING_MOST = 0.3, 0.27, 4.0
+"""The noise that the plain estimate is then taken to have, with none drawn: SPLITTING_NOISE at least. Where all is seen
+it is the error expected; else (error / SPLITTING_ERROR)^4, the error expected where the operator does not see, and
+SPLITTING_MOST at most. Chosen on tune-20 and tune-100 (docs/method.md)."""
 SIGMA = 0.01
 """Deviation of the noise on [-1, 1] where none is named, and a picture is not to be denoised."""
 UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
@@ -140,9 +141,9 @@ class Guidance:
             return aim
         if aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
-        if aim == "detail":
-            return "fidelity" if isinstance(operator, Inpaint) and self._unseen_error(operator) < CLOSE else None
-        return aim
+        if not self.of_methods and isinstance(operator, Inpaint) and self._unseen_error(operator) < CLOSE:
+            return "fidelity"
+        return None if aim == "detail" else aim
 
     def _unseen_error(self, operator: Linear) -> float:
         """The root mean square error expected of a plain estimate where `operator` does not see, on [-1, 1]."""
@@ -177,11 +178,12 @@ class Guidance:
         if aim is not None and isinstance(operator, Jpeg):
             return JPEG_NOISE
         error = expected_error(operator, self.noise)
-        if aim is not None:
-            return max(SPLITTING_NOISE, error)
-        if isinstance(operator, Jpeg):
+        if aim is None and isinstance(operator, Jpeg):
             return JPEG_RATIO * error
         there = self._unseen_error(operator)
+        if aim is not None:
+            seen = operator.measured >= math.prod(operator.image_shape)
+            return max(SPLITTING_NOISE, error if seen else min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4))
         if isinstance(operator, Inpaint):
             return min(MOST_NOISE, (there / HOLE_ERROR) ** 5)
         return min(MOST_NOISE, max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * there))

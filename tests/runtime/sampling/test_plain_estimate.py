@@ -10,6 +10,8 @@ from frugal_rt.runtime.pictures.images import read_photo
 from frugal_rt.runtime.sampling.guidance import (
     CLOSE,
     HOLE_ERROR,
+    SPLITTING_ERROR,
+    SPLITTING_MOST,
     SPLITTING_NOISE,
     SPLITTING_STEPS,
     STEEP,
@@ -80,7 +82,7 @@ def test_the_steps_for_fidelity_are_those_of_dense_algebra(gaussian, sigma):  # 
     A = np.asarray(operator.A(np.eye(16).reshape(16, *SHAPE))).reshape(16, -1).T
     y = np.asarray(operator.A(one.pictures(0)[0][:1])[0], np.float64)
     result = one.restorer.restore(y, operator, sigma=sigma, aim="fidelity", seed=4)
-    start = max(SPLITTING_NOISE, expected_error(operator, sigma))
+    start = result.settings["start"]
     schedule = Schedule.below({"prediction_type": "epsilon"}, start, SPLITTING_STEPS, STEEP)
     z = plain_estimate(operator, np.float32(y), sigma).astype(np.float64).reshape(16)
     for t, abar in zip(schedule.timesteps[::-1], schedule.abar[::-1], strict=True):
@@ -91,7 +93,7 @@ def test_the_steps_for_fidelity_are_those_of_dense_algebra(gaussian, sigma):  # 
         z = x0hat + A.T @ np.linalg.pinv(ridge + A @ A.T) @ (y.reshape(-1) - A @ x0hat)
     np.testing.assert_allclose(result.image.reshape(16), np.clip(z, -1, 1), atol=1e-4)
     assert (result.forwards, result.gradients, result.k) == ((len(schedule),), (0,), (0,))
-    assert (result.settings["aim"], result.settings["start"]) == ("fidelity", start)
+    assert result.settings["aim"] == "fidelity"
 
 
 def test_what_stands_for_a_photograph_has_the_spectrum_and_the_colours_it_should():
@@ -175,6 +177,16 @@ def test_gradients_are_for_what_is_not_seen(restorer, how, gradients):
         assert (result.gradients[0] > 0) == takes
         assert (result.settings["method"], result.settings["aim"]) == ("frugal", None)
     assert restorer.restore(np.zeros(shape) + 0.2, seen, sigma=0.01, switch=2).gradients[0] > 0
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.4])
+def test_a_splitting_starts_at_the_noise_that_the_error_expected_says(sigma):
+    shape, asked = (3, 64, 64), Guidance(sigma=sigma, aim="fidelity")
+    blur, grey = operators.Deblur.gaussian(shape, 1.0), operators.Colorize(shape, "rec601")
+    assert asked.start_with(blur) == max(SPLITTING_NOISE, expected_error(blur, sigma))
+    there = ((expected_error(grey, sigma) ** 2 - sigma**2 / 3) * 1.5) ** 0.5
+    assert asked.start_with(grey) == pytest.approx(min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4))
+    assert asked.noise_with(blur) == asked.noise_with(grey) == 0.0
 
 
 def test_a_hole_in_a_large_picture_is_made_anew_as_in_a_small_one():
