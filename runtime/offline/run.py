@@ -166,8 +166,8 @@ class Run:
         def begin(prepared: Prepared) -> None:
             if self._beside.traces and self.order.guidance.aim_with(prepared.measurement.operator) is not None:
                 raise InputError(
-                    "--trace is of the switch, which is a method's: leave --aim out, and for denoising add "
-                    "--method frugal"
+                    "--trace is of the switch, which only a method has: leave --aim out, and for noise, a JPEG or thin "
+                    "holes add --method frugal"
                 )
             on_ready(prepared)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ...engines import InputError
 from ..operators import Denoise, Inpaint, Jpeg, Linear, Operator
 from .choices import check_kinds
-from .plain_estimate import expected_error
+from .plain_estimate import expected_error, expected_error_unseen
 from .switch import POSTER_THRESHOLD, Switch
 
 PRESETS = {"quality": 50, "balanced": 20, "fast": 12}
@@ -141,15 +141,11 @@ class Guidance:
             return aim
         if aim is not None and not isinstance(operator, Linear):
             raise InputError(f"{operator.name} is not a linear operator, so it has no aim; leave the aim out")
-        if not self.of_methods and isinstance(operator, Inpaint) and self._unseen_error(operator) < CLOSE:
-            return "fidelity"
+        if not self.of_methods and isinstance(operator, Inpaint):
+            sigma = SIGMA if self.sigma is None else self.sigma
+            if expected_error_unseen(operator, sigma) < CLOSE:
+                return "fidelity"
         return None if aim == "detail" else aim
-
-    def _unseen_error(self, operator: Linear) -> float:
-        """The root mean square error expected of a plain estimate where `operator` does not see, on [-1, 1]."""
-        sigma = SIGMA if self.sigma is None else self.sigma
-        error, unseen = expected_error(operator, sigma), 1 - operator.measured / math.prod(operator.image_shape)
-        return (max(error**2 - (1 - unseen) * sigma**2, 0) / unseen) ** 0.5 if unseen > 0 else error
 
     def steps_with(self, operator: Operator) -> int:
         """The steps of a row with `operator`, at most. Raises InputError."""
@@ -180,7 +176,7 @@ class Guidance:
         error = expected_error(operator, self.noise)
         if aim is None and isinstance(operator, Jpeg):
             return JPEG_RATIO * error
-        there = self._unseen_error(operator)
+        there = expected_error_unseen(operator, self.noise)
         if aim is not None:
             seen = operator.measured >= math.prod(operator.image_shape)
             return max(SPLITTING_NOISE, error if seen else min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4))

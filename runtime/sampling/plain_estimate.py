@@ -3,6 +3,7 @@
 `frugal`, and a restoration with an aim, start from it.
 """
 
+import math
 from functools import cache
 from weakref import WeakKeyDictionary
 
@@ -55,15 +56,34 @@ def expected_error(operator: Linear, sigma: float) -> float:
 
     It is the one that it has of `stand_in`, measured with noise `sigma`; KEPT are kept of an operator.
     """
+    return _expected(operator, sigma)[0]
+
+
+def expected_error_unseen(operator: Linear, sigma: float) -> float:
+    """Return the root mean square error on [-1, 1] that `plain_estimate` is expected to have where `operator` is blind.
+
+    Of missing pixels it is theirs. Of another operator it is what the error over the image leaves for that, where the
+    rest has the noise's: ((error^2 - (1 - u) sigma^2) / u)^(1/2), u the share of values that are not measured; the
+    error itself where all are.
+    """
+    error, missing = _expected(operator, sigma)
+    if isinstance(operator, Inpaint):
+        return missing
+    unseen = 1 - operator.measured / math.prod(operator.image_shape)
+    return (max(error**2 - (1 - unseen) * sigma**2, 0) / unseen) ** 0.5 if unseen > 0 else error
+
+
+def _expected(operator: Linear, sigma: float) -> tuple[float, float]:
     known = _errors.setdefault(operator, {})
     if sigma not in known:
         if len(known) == KEPT:
             known.clear()
-        known[sigma] = _error_of_stand_in(operator, sigma)
+        known[sigma] = _errors_of_stand_in(operator, sigma)
     return known[sigma]
 
 
-def _error_of_stand_in(operator: Linear, sigma: float) -> float:
+def _errors_of_stand_in(operator: Linear, sigma: float) -> tuple[float, float]:
+    """Over the image, and over its missing pixels, 0 without any."""
     if isinstance(operator, Jpeg):
         operator = operator.at(SIDE, SIDE)  # all that `stand_in` is
     image = stand_in(operator.image_shape)
@@ -72,7 +92,10 @@ def _error_of_stand_in(operator: Linear, sigma: float) -> float:
     else:
         noise = np.random.default_rng(1).standard_normal(operator.measurement_shape, np.float32)
         y = operator.observed(np.asarray(operator.A(image)) + np.float32(sigma) * noise)
-    return float(np.sqrt(np.mean(np.square(plain_estimate(operator, y, sigma) - image))))
+    squares = np.square(plain_estimate(operator, y, sigma) - image)
+    holes = operator.missing if isinstance(operator, Inpaint) else None
+    in_holes = 0.0 if holes is None or not holes.any() else float(np.sqrt(np.mean(squares[:, holes])))
+    return float(np.sqrt(np.mean(squares))), in_holes
 
 
 def stand_in(shape: Shape) -> np.ndarray:
@@ -102,7 +125,7 @@ def _texture(channels: int) -> np.ndarray:
     return image
 
 
-_errors: "WeakKeyDictionary[Linear, dict[float, float]]" = WeakKeyDictionary()
+_errors: "WeakKeyDictionary[Linear, dict[float, tuple[float, float]]]" = WeakKeyDictionary()
 
 
 def filled(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -127,7 +150,9 @@ def _pushed(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
     most = np.minimum(weights, 1)
     below = _pushed(sums / np.maximum(weights, TINY) * most, most)
     smooth = np.stack([_enlarged(channel, (2 * below.shape[1], 2 * below.shape[2])) for channel in below])
-    return _smoothed(np.asarray(weight * mean + (1 - weight) * smooth[:, :height, :width]), np.float32(weight == 0))
+    return _smoothed(
+        np.asarray(weight * mean + (1 - weight) * smooth[:, :height, :width]), np.asarray(weight == 0, np.float32)
+    )
 
 
 def _smoothed(image: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from frugal_rt.runtime.sampling.plain_estimate import (
     RIDGE,
     SIDE,
     expected_error,
+    expected_error_unseen,
     filled,
     plain_estimate,
     stand_in,
@@ -205,8 +206,12 @@ def test_a_hole_takes_the_noise_that_its_own_error_says_and_no_detail_where_it_i
     shape, sigma = (3, 64, 64), 0.01
     missing = np.zeros(shape[1:], bool)
     missing[20 : 20 + side, 20 : 20 + side] = True
-    operator, share = operators.Inpaint(shape, missing), missing.mean()
-    there = ((expected_error(operator, sigma) ** 2 - (1 - share) * sigma**2) / share) ** 0.5
+    operator = operators.Inpaint(shape, missing)
+    y = operator.observed(
+        stand_in(shape) + np.float32(sigma) * np.random.default_rng(1).standard_normal(shape, np.float32)
+    )
+    there = np.sqrt(np.mean((plain_estimate(operator, y, sigma) - stand_in(shape))[:, missing] ** 2))
+    assert expected_error_unseen(operator, sigma) == pytest.approx(there)
     assert (there < CLOSE) == (side == 2)
     assert Guidance(sigma=sigma).start_with(operator) == pytest.approx((there / HOLE_ERROR) ** 5)
     assert Guidance(aim="detail").aim_with(operator) == ("fidelity" if side == 2 else None)
