@@ -32,10 +32,11 @@ test-gpu: $(GPU_READY)
 	FRUGAL_RT_TRIAL_SECONDS=240 $(GPU_BIN)/python -m pytest -m gpu tests/gpu
 	FRUGAL_RT_TRIAL_SECONDS=240 $(GPU_BIN)/python tests/gpu/figures.py -o .cache/gpu
 
-# Style, types, and which way imports go. mypy and import-linter see the tree through a link, because the package's root is the repository's.
+# Style, the first words of docstrings, types, and which way imports go. mypy and import-linter see the tree through a link, because the package's root is the repository's.
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/check_words.py
 	mkdir -p .cache && ln -sfn .. .cache/frugal_rt
 	$(BIN)/python -m mypy
 	cd .cache && $(abspath $(BIN))/lint-imports ../pyproject.toml --no-cache --no-logo

@@ -164,7 +164,7 @@ def _fetch(path: Path, force: bool) -> None:
 
 
 def _evaluate(evaluation: Evaluation, store: Store | None) -> list[Row]:
-    """Every row there is, each group kept as it is done."""
+    """Evaluate every group that is missing, keep each as it is done, and return all rows."""
     finished = set() if store is None else store.finished
     rows: list[Row] = [] if store is None else store.rows
 
@@ -181,7 +181,7 @@ def _evaluate(evaluation: Evaluation, store: Store | None) -> list[Row]:
 
 
 def _run(restorer: Restorer, evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the figures depend on, beside task, method and seed."""
+    """Return the settings that figures depend on beside task, method and seed."""
     pictures: PictureSet = evaluation.pictures
     return {
         "frugal_rt": __version__,

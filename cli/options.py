@@ -27,7 +27,7 @@ engine = click.option(
 
 
 class Backend(click.Choice[str]):
-    """One of BACKENDS, and after a colon what it is to compute in."""
+    """Type of --backend: one of BACKENDS, and after a colon a precision."""
 
     name = "backend"
 

@@ -321,7 +321,7 @@ def _check_format(kind: str | None, output: Path | None) -> None:
 
 
 def _intention(found: Prepared, prior: str, guidance: Guidance) -> str:
-    """What a restoration is about to do, in a few words."""
+    """Say in a few words what a restoration is about to do."""
     measurement, restorer = found.measurement, found.restorer
     height, width = restorer.image_shape[-2:]
     tiles = "whole" if restorer.tile is None else f"in {restorer.tiles} tiles"

@@ -1,4 +1,4 @@
-"""How much a command says beside its results: with -q errors alone, with -v also what was chosen, and timings."""
+"""Talk of a command beside its results: with -q errors alone, with -v also its choices and timings."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What this machine can run, and what would bring the rest. Nothing here imports a framework unless asked to."""
+"""List the backends that this machine can run, and the commands that bring the rest; imports no framework unasked."""
 
 from typing import NamedTuple
 

@@ -21,12 +21,12 @@ from .shapes import sized
 from .tiled import Tiled
 
 SHARE = 0.5
-"""Of the memory, what a call may take."""
+"""Share of the memory that a call may take."""
 WORK = 5
 """Times the activations that a pullback reads, in float32, that a call with a gradient takes. Measured on photo, whose
 activations are 0.98 KB a pixel: onnxruntime 4.2, OpenVINO in bfloat16 2.6."""
 GRAIN = 64
-"""What the sides of tiles are multiples of."""
+"""Pixels that the sides of tiles are multiples of."""
 BLEND = 32
 """Pixels over which tiles pass into each other, between what lies within reach of their ends."""
 
@@ -153,7 +153,7 @@ class Run(NamedTuple):
 
 
 def reflections(length: int, padded: int) -> Iterator[Run]:
-    """What follows `length` pixels up to `padded`, as numpy's and torch's "reflect": the last one is not repeated.
+    """Yield the runs that pad `length` pixels to `padded`, as numpy's and torch's "reflect": the last is not repeated.
 
     A single pixel is.
     """

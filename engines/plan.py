@@ -41,7 +41,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
 _LARGE = 1 << 30
 """Bytes from which a member's size is written in 64 bits; the classic field ends at 4 GiB, zipfile's use of it at 2."""
 _ZIP64_EXTRA = 20
-"""What that adds to the local header (APPNOTE.TXT 4.5.3)."""
+"""Bytes that such a size adds to the local header (APPNOTE.TXT 4.5.3)."""
 
 _REMEDY = "make a plan with: frugal-rt export --model celeba"
 _DAMAGE: tuple[type[Exception], ...] = (
@@ -106,7 +106,7 @@ class Plan:
 
     @property
     def stride(self) -> int | None:
-        """What the sides of its images are multiples of, whatever they are; None where they are of one size."""
+        """Pixels that the sides of its images must be multiples of; None where all images have one size."""
         stride: int | None = self.manifest["image"].get("stride")
         return stride
 
@@ -303,7 +303,7 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
 def _locate(
     archive: zipfile.ZipFile, manifest: dict[str, Any], data: memoryview, source: str
 ) -> Iterator[tuple[str, memoryview]]:
-    """Where each member lies, after the names, sizes and storage are found to be as the manifest says."""
+    """Return the place of each member, once names, sizes and storage are found to be as the manifest says."""
     entries = archive.infolist()
     names = sorted(entry.filename for entry in entries)
     expected = sorted([MANIFEST, *manifest["members"]])

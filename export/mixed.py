@@ -23,12 +23,12 @@ HEAVY = {"AveragePool", "Conv", "Gemm", "MatMul"}
 ELEMENTWISE = {"Add", "Mul", "Sigmoid", "Sub"}
 SHAPE = {"Concat", "DepthToSpace", "Expand", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Transpose"}
 NORMALISED = {"InstanceNormalization", "Softmax"}
-"""In float32, and what they give is fit for half."""
+"""Operations computed in float32 whose results fit half precision."""
 TINY = 1e-30
-"""What zeros are divided by."""
+"""Smallest divisor: a row of zeros is divided by it."""
 
 Graphs = Mapping[str, tuple[bytes, dict[str, Any]]]
-"""By name, a graph's ONNX bytes and its entry in the manifest."""
+"""A graph's ONNX bytes and its entry in the manifest, by name."""
 
 
 def parse_precisions(text: str) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def check_precisions(precisions: Iterable[str]) -> tuple[str, ...]:
 
 
 def say_mixed(entry: Mapping[str, Any]) -> str:
-    """What the manifest holds under `mixed` for a precision, in words."""
+    """Say in words what the manifest holds under `mixed` for a precision."""
     if "refused" in entry:
         return f"left out, {entry['refused']}"
     errors = ", ".join(f"{what} {error:.1e}" for what, error in entry.get("parity", {}).items())
@@ -163,7 +163,7 @@ def _halves(graph: Any, held: Collection[str]) -> set[str]:
 
 
 def _beside_reductions(nodes: Iterable[Any]) -> set[str]:
-    """What elementwise operations give that are joined to a reduction, root or quotient by elementwise ones alone."""
+    """Names of elementwise results that elementwise operations alone join to a reduction, root or quotient."""
     nodes = list(nodes)
     after: set[str] = set()
     for node in nodes:

@@ -1,4 +1,4 @@
-"""How far a network without attention looks: tiles that overlap by it answer as the whole image does, but for norms."""
+"""Reach of a network without attention: tiles that overlap by it answer as the whole image does, but for norms."""
 
 import numpy as np
 

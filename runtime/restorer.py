@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # a type checker brings it along
 
 ROUNDING = 1e-3
-"""How far a picture's value may lie beyond its scale without noise."""
+"""Distance that a picture's value may lie beyond its scale without noise."""
 BEYOND = 1e-6
 """The share of a picture's values that may lie beyond 6 deviations of its noise: of large ones, a few do by chance."""
 SCHEDULES = 64
@@ -111,7 +111,7 @@ class Restorer:
         most: int | None = None,
         tile: tuple[int, int] | None = None,
     ) -> "Restorer":
-        """This restorer for images of another size. Nothing is loaded again.
+        """Return this restorer for images of another size. Nothing is loaded again.
 
         A plan for images of any size sees them whole where the memory allows, and else in large tiles that overlap by
         what a pixel depends on; one for images of one size in tiles of that size, which overlap by half.
@@ -236,7 +236,7 @@ class Restorer:
         preset: "quality", "balanced", the default, or "fast", which name a number of steps: 50, 20 and 12 of frugal,
         the last without gradients, 100, 50 and 20 of the others. steps: T itself, 2..the prior's training steps.
         switch: of frugal and hybrid; "auto", the default, or k, the number of steps at the end without a gradient.
-        every: frugal takes a gradient at every so manieth step before its switch, 2 or more; None is about 25 in all.
+        every: frugal takes a gradient at every M-th step before its switch, 2 or more; None is about 25 in all.
         guidance: of hybrid, dps and dmps; "own", the default, or "official" for the papers' constant step sizes. zeta,
         lam: such constants by value, of DPS and DMPS; None lets the guidance say.
         seed, sample: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
@@ -319,7 +319,7 @@ class Restorer:
         )
 
     def _settings(self, row: Restoration, batch: int) -> dict[str, Any]:
-        """What `row` and those after it were restored with, in JSON's types."""
+        """Return the settings that `row` and its batch were restored with, in JSON's types."""
         steps = None if row.aim else row.steps
         return {
             "operator": {"name": row.operator.name, **row.operator.settings},

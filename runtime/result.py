@@ -44,9 +44,9 @@ class Result(Generic[Picture]):
     gradients: tuple[int, ...]
     """Gradients through the network, for each row."""
     settings: dict[str, Any]
-    """What repeats this result: aim, method, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator,
-    backend, tile, prior. With an aim, those of a method are None. Of pictures those of the first, and its task and
-    fit."""
+    """Settings that repeat this result: aim, method, steps, switch, sigma, every, zeta, lambda, seed, sample, batch,
+    operator, backend, tile, prior. With an aim, those of a method are None. For several pictures they are the first
+    one's, with its task and fit."""
     because: tuple[str, ...] = ()
     """For each picture, a clause that says how its task and noise were settled."""
     unchanged: tuple[bool, ...] = ()

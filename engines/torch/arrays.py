@@ -1,4 +1,4 @@
-"""Where torch keeps an engine's state: host memory, or a CUDA device, whose work is one ordered queue of launches."""
+"""Torch's memory for an engine's state: the host's, or a CUDA device's, whose work is one ordered queue of launches."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ WARM = 2
 UNDERWAY = 2
 """Calls that the host may be ahead of the device: as many as keep it busy, and no more than a cancelled job wastes."""
 GRAIN = 64
-"""What the sides of an image are rounded up to where steps are recorded, or a network compiled, for each size."""
+"""Pixels that sides are rounded up to a multiple of, where each size is recorded or compiled anew."""
 launching = threading.RLock()
 """Held while a library is given the addresses of a call, and while work is recorded: CUDA records one graph at a time
 in a process, and an execution context is one call's."""
@@ -60,7 +60,7 @@ class TorchArrays:
             self._replayed_on: Any = None
 
     def room(self, grain: int) -> Room:
-        """As `Engine.room`, where something is made for each size of multiples of `grain`."""
+        """Return `Engine.room`, with `grain` where something is made for each size."""
         if self.device == "cpu":
             return Room(machine.memory(), grain)
         return Room(self.torch.cuda.mem_get_info()[1], grain)
@@ -69,7 +69,7 @@ class TorchArrays:
         return self.torch.as_tensor(x, dtype=self.torch.float32, device=self.device)
 
     def ahead(self, array: np.ndarray) -> Callable[[], Array]:
-        """As `Engine.ahead`: copied through pinned memory on a stream of its own, which the reader's waits for."""
+        """Upload as `Engine.ahead`: through pinned memory, on a stream of its own; the reader's stream waits for it."""
         torch = self.torch
         if self.device == "cpu":
             ready = self.asarray(array)
@@ -88,7 +88,7 @@ class TorchArrays:
         return wait
 
     def pace(self) -> None:
-        """As `Engine.pace`."""
+        """Throttle as `Engine.pace`."""
         if self.device == "cpu":
             return
         self._underway.append(self.torch.cuda.current_stream().record_event())
@@ -98,7 +98,7 @@ class TorchArrays:
             self.waited += time.perf_counter() - started
 
     def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """As `Engine.record`: a CUDA graph. After one that failed, but for memory, nothing is recorded any more."""
+        """Capture a CUDA graph as `Engine.record`. After a failure, but for memory, nothing is captured any more."""
         torch = self.torch
         if not self.records:
             return None
@@ -193,7 +193,7 @@ class TorchArrays:
 
 
 class OnTorch(Closable):
-    """What engines have in common whose state lives in torch's arrays.
+    """Base of engines whose state lives in torch's arrays.
 
     They have the arrays and are not them: what is recorded holds an `ahead`, and would hold the engine.
     """

@@ -49,14 +49,14 @@ from .demo import SHOWN, SIGMA, Measured, measure
 SAMPLE_SECONDS = 0.5
 """A sample is the mean of consecutive calls that fill this long."""
 TORCH = "torch channels_last"
-"""What the torch backend is called here: it is torch, and no ratio counts it as ours unless nothing else runs."""
+"""Label of the torch backend: no ratio counts it as ours unless nothing else runs."""
 
 
 class Sample(NamedTuple):
     """One measurement of one contender."""
 
     seconds: float
-    """Of one forward call, one step or one restoration, for the whole batch."""
+    """Duration of one forward call, one step or one restoration, for the whole batch."""
     network: float | None
     """How many of them were spent in the engine's calls, where that is known."""
     host: float | None = None
@@ -185,7 +185,7 @@ PREFERRED = (
     "ours: cpu",
     TORCH,
 )
-"""What `auto` would take, in this order, those on a GPU first: the reference of ratios."""
+"""Labels in the order in which `auto` would take them, a GPU's first: the reference of ratios."""
 
 
 def open_contenders(
@@ -220,7 +220,7 @@ def open_contenders(
 
 
 def backends(compiled: bool) -> list[str]:
-    """Those to compare: on a machine with a GPU in each precision that they compute in."""
+    """Return the backends to compare, on a machine with a GPU in each precision that they compute in."""
     found = ["torch-compile:bf16"] * (compiled and gpu() is not None)
     for name in BACKENDS:
         if name in ("auto", "torch-compile"):  # which is among PEERS

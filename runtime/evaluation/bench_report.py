@@ -1,4 +1,4 @@
-"""What a benchmark's samples say: ratios round by round, the figures that sum them up, and the Markdown."""
+"""Sum up a benchmark's samples: ratios round by round, figures, and the Markdown."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -24,7 +24,7 @@ class Call:
     kind: Kind
     output: Output | None
     guidance: Guidance
-    """With any sigma: each picture has its own."""
+    """Settings with any sigma: each picture has its own."""
     fit: str | None
     notes: tuple[str, ...]
     """Sentences about what files held and was left out, the mask's first."""

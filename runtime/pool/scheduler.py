@@ -1,4 +1,4 @@
-"""Which rows share the next network call: the restorations of many requests, advanced a call at a time in one thread.
+"""Scheduler of network calls: advances the restorations of many requests, a shared call at a time, in one thread.
 
 A service's worker drives this; nothing here knows processes, clocks or HTTP.
 """
@@ -191,7 +191,7 @@ class Scheduler:
         return batch, room
 
     def _call(self, group: list[_Turn]) -> tuple[list[_Turn], int]:
-        """As many rows of a group, in their order, as a call takes. Tiles of one image are a batch of their own."""
+        """Take the rows of a group, in their order, that a call has room for. Tiles of an image are their own batch."""
         if isinstance(group[0].entry.restorer.engine, Tiled):
             return group[:1], 1
         pulls, weight = group[0].row.move.pulls, group[0].entry.restorer._weight

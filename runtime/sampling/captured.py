@@ -36,7 +36,7 @@ BLOCK = 8
 """Steps whose noise is drawn and uploaded at once, while those of the block before are made."""
 NAMES = [field.name for field in fields(Coefficients) if field.name != "t"]
 NUMBERS = ("sigma", "zeta", "every", "lam")
-"""Of a row, those that a move may take."""
+"""A row's numbers that a move may take."""
 _local = threading.local()
 
 MoveOf = Callable[..., tuple[Array, Array]]
@@ -44,13 +44,17 @@ MoveOf = Callable[..., tuple[Array, Array]]
 
 @cache
 def _draws(process: int) -> ThreadPoolExecutor:
-    """What draws noise: a GPU makes a step faster than one core draws its noise. Threads do not outlive a fork."""
+    """Return the threads that draw noise: a GPU steps faster than one core draws. Threads do not outlive a fork."""
     return ThreadPoolExecutor(max(1, cores() - 2), "frugal-rt-noise")
 
 
 def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loaded | None":
-    """What replays the next step of these rows, made if need be; None where the engine records nothing, the rows have
-    several operators or schedules, or one that asks the host while it computes, or it is not worth it."""
+    """Return the arrays that replay the next step of these rows, made if need be; None where that cannot be, or does
+    not pay.
+
+    It cannot be where the engine records nothing, where the rows differ in operator or schedule, and where the operator
+    synchronises with the host.
+    """
     first = rows[0]
     if not engine.records or not first.operator.recordable:
         return None
@@ -72,7 +76,7 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
 
 
 def _kept(engine: Engine) -> "OrderedDict[Any, Loaded]":
-    """Those of this thread: arrays that two threads replay on would be both's."""
+    """Return this thread's sets of arrays: two threads must never replay on the same ones."""
     if not hasattr(_local, "kept"):
         _local.kept = WeakKeyDictionary()
     found: OrderedDict[Any, Loaded] = _local.kept.setdefault(engine, OrderedDict())
@@ -104,9 +108,9 @@ class Loaded:
         first, x = like[0], like[0].x
         xp = self._xp = array_namespace(x)
         self.name = object()
-        """What rows are held by: they do not keep this, which goes when its engine does."""
+        """Token that rows hold in place of this object, which must go when its engine does."""
         self.used = time.monotonic()
-        """When its rows were last asked for."""
+        """Time when its rows were last asked for."""
         self._ahead, self._operator = ahead, first.operator
         self._rows: list[Restoration] = []
         self._schedule: Schedule | None = None

@@ -71,7 +71,7 @@ class Restoration:
     lam: float | None
     """A constant step for DMPS, as in the paper; None is its own, bounded."""
     every: int | None
-    """`frugal` takes a gradient at every so manieth step, and the closed form at each; None for other methods."""
+    """M of `frugal`: a gradient at every M-th step, and the closed form at each; None for other methods."""
     stride: int
     """Estimates so many steps apart are compared, for the switch."""
     seed: int
@@ -82,7 +82,7 @@ class Restoration:
     aim: str | None = None
     """One of guidance.AIMS, where the steps are the probability flow's; None with a method."""
     steps: int | None = None
-    """Those asked for, of which a schedule from little noise down may have fewer."""
+    """Steps asked for; a schedule that starts at little noise may have fewer."""
     start: float | None = None
     """Deviation of the noise that `x` has beyond an estimate at the first step; None where it is all noise."""
     step: int = field(init=False)
@@ -115,7 +115,7 @@ class Restoration:
 
     @property
     def move(self) -> Move:
-        """What makes the next step."""
+        """The move that makes the next step."""
         if self.aim is not None:
             if isinstance(self.operator, Denoise):
                 return Move.FLOW

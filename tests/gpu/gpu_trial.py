@@ -22,7 +22,7 @@ from frugal_rt.engines.tensorrt import build, library
 from frugal_rt.runtime.evaluation.bench import backends
 
 BACKENDS = [name for name in backends(compiled=False) if name not in ON_CPU]
-"""Those of a GPU, in each precision that they compute in."""
+"""Backends of a GPU, in each precision that they compute in."""
 COMPILED = "torch-compile:bf16"
 """The one that compiles: its trial fills torch's cache, which the processes after it read."""
 SECONDS = float(os.environ.get("FRUGAL_RT_TRIAL_SECONDS", "60"))

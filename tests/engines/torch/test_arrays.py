@@ -1,4 +1,4 @@
-"""What `TorchArrays` asks of CUDA, and in which order, of a torch that writes it down; tests/gpu runs the real one."""
+"""Calls of `TorchArrays` to CUDA, in their order, to a torch that writes them down; tests/gpu runs the real one."""
 
 import itertools
 from contextlib import contextmanager

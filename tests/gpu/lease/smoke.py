@@ -27,7 +27,7 @@ from frugal_rt.runtime.sampling.advance import advance
 from frugal_rt.runtime.sampling.guidance import METHODS, Guidance
 
 SMALL = np.float32(1e-5)
-"""Of DPS's cotangents; half precision ends at 6e-8."""
+"""Magnitude of DPS's cotangents; half precision ends at 6e-8."""
 T = np.array([5, 400, 990])
 
 

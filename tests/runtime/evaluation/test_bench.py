@@ -196,7 +196,7 @@ def test_network_time_is_that_of_calls_and_of_pulls():
 
 
 def test_the_host_s_own_time_is_neither_its_first_call_s_nor_what_it_waits(monkeypatch):
-    """Of a device: 50 s to load, then 3 s of work and 2 s of waiting a call, and 7 s until the last result is there."""
+    """A device takes 50 s to load, 3 s of work and 2 s of waiting a call, and 7 s until the last result is there."""
 
     class Device(OnHost):
         records = True

@@ -74,7 +74,7 @@ class Recorder(Toy):
 
 
 class Alone(Recorder):
-    """What it records holds no code, as a CUDA graph does not, and its arrays are not it."""
+    """A recorder whose recordings hold no code, as CUDA graphs do not, and whose arrays do not refer to it."""
 
     ahead = staticmethod(lambda array: lambda: torch.from_numpy(array))
 

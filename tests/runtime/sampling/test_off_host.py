@@ -29,7 +29,7 @@ KERNEL = np.random.default_rng(0).random((5, 5))
 
 
 MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.scalar_tensor}
-"""What sends numbers of the host's, which no operation shows."""
+"""Functions that send the host's numbers, which no operation shows."""
 
 
 class OffHost(TorchDispatchMode):
@@ -114,7 +114,7 @@ SETTINGS = [
     {"method": "dps", "zeta": 0.4},
     {"method": "dmps", "lam": 0.7},
 ]
-"""Which make all moves there are."""
+"""Settings that together make every move."""
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
