@@ -74,23 +74,23 @@ class Closable:
 class OnHost(Closable):
     """Base of engines whose state lives in host memory: they upload nothing and record nothing."""
 
-    records = False
-    waited = 0.0
+    can_capture = False
+    throttled_seconds = 0.0
 
     @property
     def room(self) -> Room:
         return Room(machine.memory())
 
-    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
+    def upload(self, array: np.ndarray) -> Callable[[], Array]:
         ready = self.asarray(array)
         return lambda: ready
 
     def asarray(self, x: Any) -> Array:
         raise NotImplementedError
 
-    def pace(self) -> None: ...
+    def throttle(self) -> None: ...
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
         return None
 
 
@@ -122,24 +122,24 @@ class Engine(Protocol):
         ...
 
     @property
-    def records(self) -> bool:
-        """Whether `record` may give something."""
+    def can_capture(self) -> bool:
+        """Whether `capture` may give something."""
         ...
 
-    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
+    def upload(self, array: np.ndarray) -> Callable[[], Array]:
         """Begin to upload a host array, and return a function that waits for `asarray`. From any thread."""
         ...
 
-    def pace(self) -> None:
+    def throttle(self) -> None:
         """Throttle the host after a step: wait while it is more than a few steps ahead of the device."""
         ...
 
     @property
-    def waited(self) -> float:
-        """Seconds that the host has waited in `pace`, all in all."""
+    def throttled_seconds(self) -> float:
+        """Seconds that the host has waited in `throttle`, all in all."""
         ...
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
         """Capture `work` as a CUDA graph and return a function that replays it in one launch; None where it cannot.
 
         `work` is called a few times. It must work in place on arrays made before, and never synchronise with the host.

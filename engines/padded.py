@@ -75,16 +75,16 @@ class Padded:
             shares = functools.partial(far_shares, reach=plan.reach, stride=stride)
             inner = Tiled(engine, tiles, self._padded, on_tiles, shares)
         self._inner, self.room = inner, room
-        self.asarray, self.ahead, self.prepare = inner.asarray, inner.ahead, inner.prepare
-        self.pace, self.record, self.close = inner.pace, inner.record, inner.close
+        self.asarray, self.upload, self.prepare = inner.asarray, inner.upload, inner.prepare
+        self.throttle, self.capture, self.close = inner.throttle, inner.capture, inner.close
 
     @property
     def name(self) -> str:
         return self._inner.name
 
     @property
-    def records(self) -> bool:
-        return self._inner.records
+    def can_capture(self) -> bool:
+        return self._inner.can_capture
 
     @property
     def tiles(self) -> int:
@@ -92,8 +92,8 @@ class Padded:
         return self._inner.tiles if isinstance(self._inner, Tiled) else 1
 
     @property
-    def waited(self) -> float:
-        return self._inner.waited
+    def throttled_seconds(self) -> float:
+        return self._inner.throttled_seconds
 
     def predict(self, x: Array, t: Array) -> Prediction:
         return self._cut(self._inner.predict(self._reflected(x), t))

@@ -81,8 +81,8 @@ class Tiled(OnHost):
     def asarray(self, x: Any) -> Array:
         return self._engine.asarray(x)
 
-    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
-        return self._engine.ahead(array)
+    def upload(self, array: np.ndarray) -> Callable[[], Array]:
+        return self._engine.upload(array)
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
         self._rows = batch

@@ -47,8 +47,8 @@ class TensorRTEngine(OnTorch):
         return f"{self._rt.name} {self._rt.version} (cuda, {self._built.record.precision})"
 
     @property
-    def records(self) -> bool:
-        return super().records and not self._built.record.sides
+    def can_capture(self) -> bool:
+        return super().can_capture and not self._built.record.sides
 
     @property
     def room(self) -> Room:

@@ -56,7 +56,7 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
     synchronises with the host.
     """
     first = rows[0]
-    if not engine.records or not first.operator.recordable:
+    if not engine.can_capture or not first.operator.recordable:
         return None
     if any(row.operator is not first.operator or row.schedule is not first.schedule for row in rows):
         return None
@@ -66,7 +66,7 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
     if key not in kept:
         if first.step + 1 < WORTH:
             return None
-        kept[key] = Loaded(rows, engine.ahead)
+        kept[key] = Loaded(rows, engine.upload)
         while len(kept) > KEPT:
             kept.popitem(last=False)[1].load([])
         _forget(kept[key])
@@ -104,14 +104,14 @@ class Loaded:
     The engine is not held: it is what this is kept under, and would never go.
     """
 
-    def __init__(self, like: Sequence[Restoration], ahead: Callable[[np.ndarray], Fetch]):
+    def __init__(self, like: Sequence[Restoration], upload: Callable[[np.ndarray], Fetch]):
         first, x = like[0], like[0].x
         xp = self._xp = array_namespace(x)
         self.name = object()
         """Token that rows hold in place of this object, which must go when its engine does."""
         self.used = time.monotonic()
         """Time when its rows were last asked for."""
-        self._ahead, self._operator = ahead, first.operator
+        self._upload, self._operator = upload, first.operator
         self._rows: list[Restoration] = []
         self._schedule: Schedule | None = None
         self._replays: dict[Move, Callable[[], None] | None] = {}
@@ -138,7 +138,7 @@ class Loaded:
             rows, self._rows = self._rows, []
             for row in rows:
                 self._give_back(row)
-            self._replays[kind] = engine.record(lambda: self._once(kind, engine, move))  # runs a few steps of anything
+            self._replays[kind] = engine.capture(lambda: self._once(kind, engine, move))  # runs a few steps of anything
         return self._replays[kind] is not None
 
     def step(self, rows: Sequence[Restoration]) -> tuple[Array, Array]:
@@ -200,11 +200,11 @@ class Loaded:
                 block, count = step // BLOCK - ahead, BLOCK if ahead else step % BLOCK + 1
                 if block >= 0 and (i, block) not in self._blocks:
                     draws = _draws(os.getpid())
-                    self._blocks[i, block] = self._rows[i].noises(draws, block * BLOCK, count, self._ahead)
+                    self._blocks[i, block] = self._rows[i].noises(draws, block * BLOCK, count, self._upload)
         for i in due:
             block, last = divmod(self._rows[i].step, BLOCK)
             self._noise[i, : last + 1, ...] = self._blocks.pop((i, block)).result()()
 
     def _placed(self, array: np.ndarray) -> Array:
         """A few numbers where the rows are, without waiting; as floats, which hold every step and timestep exactly."""
-        return self._xp.astype(self._ahead(np.asarray(array, np.float32))(), self._x.dtype)
+        return self._xp.astype(self._upload(np.asarray(array, np.float32))(), self._x.dtype)

@@ -132,7 +132,7 @@ def test_calls_after_the_end_are_one_sentence(usable, tiny_plan, tiled):
     calls = {
         "prepare": lambda: engine.prepare(gradients=False),
         "asarray": lambda: engine.asarray(x),
-        "ahead": lambda: engine.ahead(x),
+        "upload": lambda: engine.upload(x),
         "predict": lambda: engine.predict(x, t),
         "pullback": lambda: engine.pullback(x, t),
         "a pullback that had begun": lambda: pull(out),

@@ -73,7 +73,7 @@ def main(path: str, backend: str, batches: str) -> None:
     restorer = Restorer(plan, engine)
     for _ in range(2):
         restorer.restore(np.zeros(plan.image_shape), operator, sigma=0.1, steps=20, switch=10)
-    print(f"{engine.name}: steps are {'' if engine.records else 'not '}recorded")
+    print(f"{engine.name}: steps are {'' if engine.can_capture else 'not '}recorded")
 
 
 if __name__ == "__main__":

@@ -62,9 +62,9 @@ def engine(request, plan, celeba_plan) -> Engine:
 @pytest.fixture(autouse=True)
 def records_as_before(engine) -> Iterator[None]:
     """No test may lose the recordings: after one that failed, steps go piece by piece, and look right."""
-    before = engine.records
+    before = engine.can_capture
     yield
-    assert engine.records is before
+    assert engine.can_capture is before
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +152,17 @@ def test_restorations_are_as_good_as_the_cpu_s(engine, plan, on_cpu, task, withi
 
 @pytest.fixture
 def recordings(engine, monkeypatch) -> list[object]:
-    """Collect the results of the engine's `record` from now on, with recordings made anew."""
-    if not engine.records:  # as `records_as_before` has it
+    """Collect the results of the engine's `capture` from now on, with recordings made anew."""
+    if not engine.can_capture:  # as `records_as_before` has it
         pytest.skip(f"{engine.name} records nothing")
     made: list[object] = []
-    record = engine.record
+    record = engine.capture
 
     def watched(work):
         made.append(record(work))
         return made[-1]
 
-    monkeypatch.setattr(engine, "record", watched)
+    monkeypatch.setattr(engine, "capture", watched)
     captured._kept(engine).clear()
     return made
 
@@ -178,7 +178,7 @@ def test_recorded_steps_are_steps(engine, plan, recordings, monkeypatch, how, wi
     first = restorer.restore(y, operator, **settings)
     assert recordings
     assert None not in recordings
-    assert engine.records
+    assert engine.can_capture
     again = restorer.restore(y, operator, **settings)
     monkeypatch.setattr(captured, "WORTH", 1000)
     stepped = restorer.restore(y, TASKS["box"].operator(plan.image_shape), **settings)

@@ -61,17 +61,17 @@ class MetaArrays(TorchArrays):
 
     def __init__(self, what: str, device: str):
         super().__init__(what, device)
-        self.records = True
+        self.can_capture = True
         self.recorded, self.replays = 0, 0
 
-    def ahead(self, array: np.ndarray) -> Callable[[], torch.Tensor]:
+    def upload(self, array: np.ndarray) -> Callable[[], torch.Tensor]:
         tensor = self.asarray(array)  # a GPU's copy goes on beside its steps
         return lambda: tensor
 
-    def pace(self) -> None: ...
+    def throttle(self) -> None: ...
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        if not self.records:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        if not self.can_capture:
             return None
         self.recorded += 1
         work()
@@ -134,7 +134,7 @@ def test_recorded_steps_keep_off_the_host(engine, restorer, name, settings):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_steps_that_are_not_recorded_send_what_they_need_once(engine, restorer, settings):
     """Rows of two operators, a step apart: all but the noise is there from the first time on."""
-    engine._arrays.records = False
+    engine._arrays.can_capture = False
     known = [OPERATORS[name]() for name in ("box", "gaussian")]
 
     def restore(how: AbstractContextManager[object]) -> None:
