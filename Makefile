@@ -41,8 +41,11 @@ lint: $(READY)
 	$(BIN)/python -m mypy
 	cd .cache && $(abspath $(BIN))/lint-imports ../pyproject.toml --no-cache --no-logo
 
-# The site, into .cache/site: a link or an anchor that leads nowhere fails. The sources are copied so that .venv is not read with them.
+# The site, into .cache/site: a link or an anchor that leads nowhere fails, a ragged table, a command line that does not parse, and a
+# docs/cli.md that is not the commands' help. The sources are copied so that .venv is not read with them.
 docs: $(READY)
+	$(BIN)/python .ci/write_cli.py --check
+	$(BIN)/python .ci/check_docs.py
 	rm -rf .cache/api && mkdir -p .cache/api/frugal_rt
 	cp -r __init__.py engines runtime export .cache/api/frugal_rt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict

@@ -17,6 +17,7 @@ from ..runtime.pictures.formats import PICTURES, read_settings
 from ..runtime.pictures.images import read_bytes
 from ..runtime.restorer import Restorer
 from ..runtime.sampling.guidance import OF_METHODS, SAMPLER
+from .grouped import Grouped
 
 NOT_KEPT = (
     *("output", "kind", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),
@@ -33,7 +34,7 @@ DECIDE = {"backend": "by {}", "tile": "in tiles of {}", "sampler": "by version {
 """Words for a result's settings that the machine and the version decide, by their names."""
 
 
-class Repeating(click.Command):
+class Repeating(Grouped):
     """A command with --params: of two alternatives, that of the nearer source takes the other's place."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -77,11 +78,14 @@ params = click.option(
     is_eager=True,
     expose_value=False,
     callback=_use,
-    help="Take every option from FILE, a picture restored before or what --save-params wrote; others go before it, "
-    "and it before the environment.",
+    help="Take every option from FILE: a picture restored before, or a .json of --save-params. Options given here go "
+    "before it, and it goes before the environment.",
 )
 save_params = click.option(
-    "--save-params", metavar="FILE", type=click.Path(path_type=Path), help="Write the options as a .json for --params."
+    "--save-params",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the options to FILE, a .json for --params.",
 )
 
 

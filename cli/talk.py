@@ -15,8 +15,8 @@ def _kept(ctx: click.Context, option: click.Parameter, value: bool) -> None:
 
 
 _switch: Any = {"is_flag": True, "expose_value": False, "callback": _kept}
-quiet = click.option("-q", "--quiet", help="Say nothing but errors, and where the results are.", **_switch)
-verbose = click.option("-v", "--verbose", help="Say what was chosen, and how long each part took.", **_switch)
+quiet = click.option("-q", "--quiet", help="Print only errors, and where the results are.", **_switch)
+verbose = click.option("-v", "--verbose", help="Print also what was chosen, and how long each part took.", **_switch)
 
 
 def is_quiet() -> bool:

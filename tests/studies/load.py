@@ -329,10 +329,7 @@ def main(
         curves, _ = read_calls(calls)
     order = {(clients, arrivals): place for place, (clients, arrivals, _) in enumerate(plans)}
     rows.sort(key=lambda row: order.get((row.clients, row.arrivals), -1))
-    click.echo(
-        "| clients | arrivals | server | a second | p50, s | p99, s | answers | rows a call | of the curve | own |"
-    )
-    click.echo("|---|---|---|---|---|---|---|---|---|---|")
+    click.echo(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     click.echo("\n".join(map(line, rows)))
     found = {
         "calls of a job after its cancellation": after,
