@@ -8,7 +8,14 @@ GPU_BIN = .cache/gpu-venv/bin
 GPU_READY = .cache/gpu-venv/.ready
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-long test-slow test-gpu lint docs wheel-smoke release clean
+.PHONY: help demo test test-long test-slow test-gpu coverage lint docs wheel-smoke release clean
+.DEFAULT_GOAL := help
+
+# This list.
+help:
+	@awk '/^# / { if (!said) said = substr($$0, 3); next } \
+	  /^[a-z-]+:/ { if (said) { sub(/:.*/, "", $$1); sub(/[.:] .*|[.:]$$/, "", said); printf "  make %-12s %s\n", $$1, said } } \
+	  { said = "" }' $(firstword $(MAKEFILE_LIST))
 
 # Install what a user has, and no more; damage a photograph and a face, restore them, and say where the pictures are.
 demo: $(DEMO_READY)
@@ -31,6 +38,10 @@ test-slow: $(READY)
 test-gpu: $(GPU_READY)
 	FRUGAL_RT_TRIAL_SECONDS=240 $(GPU_BIN)/python -m pytest -m gpu tests/gpu
 	FRUGAL_RT_TRIAL_SECONDS=240 $(GPU_BIN)/python tests/gpu/figures.py -o .cache/gpu
+
+# Lines and branches of the package that `make test` runs, by pytest-cov; processes that a test starts are not counted.
+coverage: $(READY)
+	OMP_NUM_THREADS=1 FRUGAL_RT_THREADS=1 $(BIN)/python -m pytest -n 2 --timeout 600 --cov=. --cov-config=pyproject.toml --cov-report=term
 
 # Style, the first words of docstrings, types, and which way imports go. mypy and import-linter see the tree through a link, because the package's root is the repository's.
 lint: $(READY)
@@ -71,6 +82,7 @@ release: $(READY)
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python .ci/check_release.py dist
 
+# Remove what make made.
 clean:
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENDS = {"|", "||", "&&", ";", "&", ">", ">>", "<", "2>"}
 """Words of a shell at which a command ends."""
 RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*")
-BEFORE = re.compile(r"(.*(&&|[|;(!]))?\s*(\w+=\S*\s+|time\s+|\$\s+)*")
+BEFORE = re.compile(r"([^#]*(&&|[|;(!]))?\s*(\w+=\S*\s+|time\s+|\$\s+)*")
 """Text of a line before a command."""
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|.*(\.\.\.|…).*|\[.*\]|\{.*\}")
 """Words such as COMMAND and `...`, which stand for others."""
@@ -31,11 +31,11 @@ Fault = tuple[int, str]
 
 
 def plain(text: str) -> list[str]:
-    """The lines of a page, those of fenced blocks empty."""
+    """The lines of a page, those of blocks of code empty."""
     lines, inside = [], False
     for line in text.splitlines():
         fence = line.lstrip().startswith("```")
-        lines.append("" if fence or inside else line)
+        lines.append("" if fence or inside or line.startswith("    ") else line)
         inside ^= fence
     return lines
 

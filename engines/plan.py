@@ -288,7 +288,7 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
     if version > ANY_SIZE:
         raise PlanError(
             f"{source} is plan format {version} and this frugal-rt reads up to {ANY_SIZE}; "
-            "upgrade with: pip install -U frugal-rt"
+            "upgrade frugal-rt"
         )
     if version < ONE_SIZE:
         raise PlanError(

@@ -93,3 +93,20 @@ def test_a_command_line_that_does_not_run_is_found(line, why):
 def test_the_page_of_commands_is_what_they_say():
     cli = check("write_cli")
     assert cli.PAGE.read_text() == cli.page()
+
+
+def test_the_figures_of_readme_are_those_of_the_page_that_it_names():
+    """Four rows of docs/plain-methods.md, whose last cells are our PSNR minus the plain method's and LPIPS over its."""
+
+    def rows(text: str) -> list[list[str]]:
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+    page = (
+        (ROOT / "docs" / "plain-methods.md").read_text().split("## Photographs")[1].split("The other plain methods")[0]
+    )
+    measured = {row[0]: (row[1], row[-2].partition(" +- ")[0] + " dB", row[-1]) for row in rows(page)}
+    head, _, *shown = rows((ROOT / "README.md").read_text())
+    assert head[:2] == ["damage", "plain method"]
+    assert len(shown) == 4
+    for name, *figures in shown:
+        assert tuple(figures) == measured[name]
