@@ -1,4 +1,4 @@
-"""Measure again what else was tried to make steps faster: the last table of docs/performance.md.
+"""Measure again what else was tried to make steps faster: a table of docs/decisions/times.md.
 
 python tests/studies/tried.py --engine celeba.plan
 """
