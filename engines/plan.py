@@ -287,8 +287,7 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
         raise PlanError(f"{source} is damaged: its {MANIFEST} cannot be trusted; copy or export it again") from error
     if version > ANY_SIZE:
         raise PlanError(
-            f"{source} is plan format {version} and this frugal-rt reads up to {ANY_SIZE}; "
-            "upgrade frugal-rt"
+            f"{source} is plan format {version} and this frugal-rt reads up to {ANY_SIZE}; upgrade frugal-rt"
         )
     if version < ONE_SIZE:
         raise PlanError(
