@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import click
@@ -126,7 +126,11 @@ def why_refused(words: list[str], complete: bool) -> str:
     if not words or any(PLACEHOLDER.fullmatch(word) for word in words[:1]):
         return ""
     try:
-        with redirect_stderr(io.StringIO()), click.Context(main, info_name=NAME, **main.context_settings) as whole:
+        with (
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+            click.Context(main, info_name=NAME, **main.context_settings) as whole,
+        ):
             if words[0].startswith("-"):
                 main.make_context(NAME, words)
                 return ""
