@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images the prior makes; where they are of any size, of those that it is measured with."""
+        """(C, H, W) of the images that the prior makes; a prior of any size has the shape that it is measured with."""
         image = self.manifest["image"]
         side = image.get("side")
         return image["channels"], image["height"] or side, image["width"] or side
@@ -120,8 +120,10 @@ class Plan:
 
     @property
     def reach(self) -> int:
-        """Pixels between one of an answer and the farthest that it depends on, at most, but for norms; of images of any
-        size."""
+        """Pixels from a pixel of an answer to the farthest one that it depends on, norms left aside.
+
+        Only plans for images of any size have it.
+        """
         reach: int = self.manifest["image"]["reach"]
         return reach
 
