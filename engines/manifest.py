@@ -18,8 +18,8 @@ from .shapes import is_shape
 
 FORMAT = "frugal-rt plan"
 ONE_SIZE, ANY_SIZE = 2, 3
-"""Versions of the format: of a plan for images of one size, and of one for any. A number says what a reader must know,
-so that a plan which needs no more than 2 is one that every reader of 2 opens."""
+"""Versions of the format: of a plan for images of one size, and of one for any. A plan has the
+lowest version whose readers can open it."""
 WEIGHTS = "weights.safetensors"
 HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 """The types of values that are not float32, by the precision of their graphs."""

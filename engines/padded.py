@@ -28,7 +28,7 @@ activations are 0.98 KB a pixel: onnxruntime 4.2, OpenVINO in bfloat16 2.6."""
 GRAIN = 64
 """Pixels that the sides of tiles are multiples of."""
 BLEND = 32
-"""Pixels over which tiles pass into each other, between what lies within reach of their ends."""
+"""Pixels over which neighbouring tiles are blended, outside the reach of their ends."""
 
 
 class Padded:

@@ -1,10 +1,10 @@
 """The forward and pullback graphs in half precision, over the same float32 weights: from ONNX to ONNX.
 
 For runtimes that take each value's type from the graph (TensorRT). Convolutions, matrix products and the elementwise
-operations between them are in half. In float32 stays every operation not listed here: normalisations, softmax,
-reductions, roots and quotients, with the elementwise operations joined to a reduction by elementwise ones alone: a
-group norm's backward, in which a value and its mean cancel, softmax's backward, and what is summed. Operations on
-shapes keep the type they get, and what is read in half alone is rounded before them: a weight where it comes in, by
+operations between them are in half. Every operation not listed here stays in float32: normalisations, softmax,
+reductions, roots and quotients. So do elementwise operations that elementwise ones alone join to a reduction: a group
+norm's backward, in which a value and its mean cancel, softmax's backward, and values that are summed. Operations on
+shapes keep the type they get. A value that is read in half alone is rounded before them: a weight where it comes in, by
 one cast, which runtimes fold when they load.
 """
 

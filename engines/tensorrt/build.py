@@ -197,8 +197,10 @@ def _parsed(rt: TensorRT, parser: Any, done: bool, entry: dict[str, Any]) -> Non
 
 
 def _profiles(rt: TensorRT, plan: Plan, entry: dict[str, Any], batches: tuple[int, ...]) -> list[Any]:
-    """One for each size, which takes those between it and the next smaller one too; and images from one stride a side
-    to `longest_side`, best at half of that, where the plan takes images of any size."""
+    """Make an optimisation profile for each batch size; it takes the sizes down to the next smaller one too.
+
+    Where the plan takes images of any size, sides go from one stride to `longest_side`, best at half of that.
+    """
     profiles = []
     for least, rows in zip((1, *(rows + 1 for rows in batches)), batches, strict=False):
         profile = rt.need(rt.builder.create_optimization_profile(), "make a profile")

@@ -45,7 +45,7 @@ UNET_FIELDS = {
     *("dropout", "act_fn", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups", "norm_eps"),
     *("resnet_time_scale_shift", "add_attention", "class_embed_type", "num_class_embeds", "num_train_timesteps"),
 }
-"""Fields of UNet2DModel's config. All shape the network that diffusers builds, which is what is exported."""
+"""Fields of UNet2DModel's config. All of them shape the exported network, as diffusers builds it."""
 OTHER_PIPELINES = ("LDMPipeline", "ScoreSdeVePipeline", "KarrasVePipeline", "ConsistencyModelPipeline")
 """diffusers' pipelines of a UNet2DModel that is no prior of pixels on a schedule of betas."""
 AUTOENCODERS = ("vae", "vqvae", "movq")

@@ -102,9 +102,8 @@ class _Taken(FrugalError):
 class Run:
     """Pictures to restore, as ordered.
 
-    record: of what was asked, which each picture carries. Opens the engine where this process
-    restores, and makes the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra or
-    BackendError.
+    record: the request's record, which each picture carries. Opens the engine where this process restores, and makes
+    the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra or BackendError.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A call of a restorer with a picture: what was given and asked, made ready, and what is handed out."""
+"""A call of a restorer with a picture: its input and options made ready, and its answer handed out."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass

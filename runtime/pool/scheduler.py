@@ -105,9 +105,9 @@ class _Turn:
 class Scheduler:
     """Requests in, network calls out: `step` makes one call of rows that share an equation, whoever they belong to.
 
-    The order is that of arrival within a priority, higher ones first, but that a row counts as one arrival later for
-    every row of its request before it and every QUANTUM steps it has had. Of the rows whose turn it is, those make the
-    next call that fill it best.
+    Higher priorities go first; within one, rows go by arrival. A row counts as one arrival later for every row of its
+    request before it, and for every QUANTUM steps it has had. Among the rows whose turn it is, the scheduler takes
+    those that fill the next call best.
     """
 
     def __init__(self, costs: Costs):
