@@ -45,7 +45,7 @@ class Connection(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._places, self._seconds = places, seconds
         self._waits = ""
-        """Part of a request that is waited for, "head" or "body", or none."""
+        """For a request's "head" or "body", or for nothing."""
         self._since = 0.0
         self._began = False
         """Whether something of a head has come."""
@@ -144,7 +144,7 @@ class Connection(H11Protocol):
             self.app_state = {**self.app_state, CROWDED: True}
 
     def turn(self, now: float) -> tuple[int, float]:
-        """Rank in which waiting connections give their places up: the lowest first."""
+        """When it is to give its place up, of those that wait: the lowest first."""
         just_come = self._waits == "head" and not self._began and now - self._since < FRESH
         return 2 if just_come else int(self._waits == "body"), self._since
 
