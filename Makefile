@@ -8,7 +8,14 @@ GPU_BIN = .cache/gpu-venv/bin
 GPU_READY = .cache/gpu-venv/.ready
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-long test-slow test-gpu lint docs wheel-smoke release clean
+.PHONY: help demo test test-long test-slow test-gpu coverage lint docs wheel-smoke release clean
+.DEFAULT_GOAL := help
+
+# This list.
+help:
+	@awk '/^# / { if (!said) said = substr($$0, 3); next } \
+	  /^[a-z-]+:/ { if (said) { sub(/:.*/, "", $$1); sub(/[.:] .*|[.:]$$/, "", said); printf "  make %-12s %s\n", $$1, said } } \
+	  { said = "" }' $(firstword $(MAKEFILE_LIST))
 
 # Install what a user has, and no more; damage a photograph and a face, restore them, and say where the pictures are.
 demo: $(DEMO_READY)
@@ -32,16 +39,24 @@ test-gpu: $(GPU_READY)
 	FRUGAL_RT_TRIAL_SECONDS=240 $(GPU_BIN)/python -m pytest -m gpu tests/gpu
 	FRUGAL_RT_TRIAL_SECONDS=240 $(GPU_BIN)/python tests/gpu/figures.py -o .cache/gpu
 
-# Style, types, and which way imports go. mypy and import-linter see the tree through a link, because the package's root is the repository's.
+# Lines and branches of the package that `make test` runs, by pytest-cov; processes that a test starts are not counted.
+coverage: $(READY)
+	OMP_NUM_THREADS=1 FRUGAL_RT_THREADS=1 $(BIN)/python -m pytest -n 2 --timeout 600 --cov=. --cov-config=pyproject.toml --cov-report=term
+
+# Style, the first words of docstrings, types, and which way imports go. mypy and import-linter see the tree through a link, because the package's root is the repository's.
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/check_words.py
 	mkdir -p .cache && ln -sfn .. .cache/frugal_rt
 	$(BIN)/python -m mypy
 	cd .cache && $(abspath $(BIN))/lint-imports ../pyproject.toml --no-cache --no-logo
 
-# The site, into .cache/site: a link or an anchor that leads nowhere fails. The sources are copied so that .venv is not read with them.
+# The site, into .cache/site: a link or an anchor that leads nowhere fails, a ragged table, a command line that does not parse, and a
+# docs/cli.md that is not the commands' help. The sources are copied so that .venv is not read with them.
 docs: $(READY)
+	$(BIN)/python .ci/write_cli.py --check
+	$(BIN)/python .ci/check_docs.py
 	rm -rf .cache/api && mkdir -p .cache/api/frugal_rt
 	cp -r __init__.py engines runtime export .cache/api/frugal_rt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
@@ -67,6 +82,7 @@ release: $(READY)
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python .ci/check_release.py dist
 
+# Remove what make made.
 clean:
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 

@@ -21,22 +21,28 @@ from . import options, talk
 @click.option(
     "--random-weights",
     metavar="NAME",
-    help=f"Or an architecture with random weights, forward calls and steps only: {', '.join(ARCHITECTURES)}.",
+    help=f"Measure forward calls and steps of an architecture with random weights: {', '.join(ARCHITECTURES)}.",
 )
-@options.batches(help="Default: 1,4,16; else 1.")
+@options.batches(help="Measure batches of these sizes. Default: 1,4,16 for a plan, 1 for random weights.")
 @click.option(
     "--backend",
     "only",
     type=options.Backend(list(BACKENDS)),
     multiple=True,
-    help="A backend to compare, such as tensorrt:bf16; may be repeated. Default: all.",
+    help="Measure this backend, such as tensorrt:bf16. May be repeated. Default: all.",
 )
 @click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T of a restoration.")
-@click.option("--rounds", type=click.IntRange(1), help="Default: 7; with --random-weights 3.")
-@click.option("--compile/--no-compile", default=True, help="torch.compile takes minutes; leave it out.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    help="Measure everything this often, in turn. Default: 7, or 3 for random weights.",
+)
+@click.option("--compile/--no-compile", default=True, help="Measure torch.compile too, which takes minutes to start.")
 @click.option("--vs", type=click.Choice(["deepinv"]), help="Also time this library's DPS on the same network.")
-@click.option("--json", "json_", metavar="FILE", type=options.PATH, help="Write everything, each round's samples too.")
-@click.option("--markdown", "markdown_", metavar="FILE", type=options.PATH, help="Write what is printed.")
+@click.option(
+    "--json", "json_", metavar="FILE", type=options.PATH, help="Write everything to FILE, each round's samples too."
+)
+@click.option("--markdown", "markdown_", metavar="FILE", type=options.PATH, help="Write what is printed to FILE too.")
 @options.force
 @talk.quiet
 def command(

@@ -18,12 +18,14 @@ from .progress import building
 @click.command()
 @click.argument("plan", metavar="PLAN", type=options.PATH)
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), help="What it computes in; default the first that the plan holds."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Compute in this precision. Default: the first that the plan holds.",
 )
 @options.batches(
     default=[",".join(map(str, BATCHES))],
     show_default=True,
-    help="Rows of a call to be tuned for; calls of more are split.",
+    help="Tune for calls of these numbers of rows. Calls of more are split.",
 )
 @click.option(
     "--level",
@@ -32,15 +34,19 @@ from .progress import building
     show_default=True,
     help="TensorRT's optimisation level: 0 builds fastest, 5 runs fastest.",
 )
-@click.option("--flavour", type=click.Choice(list(FLAVOURS)), help="Default: the first that is installed.")
 @click.option(
-    "--capability", metavar="X.Y", help="For a GPU that is not here, by compute capability: tensorrt-rtx only."
+    "--flavour", type=click.Choice(list(FLAVOURS)), help="Build with this one. Default: the first that is installed."
+)
+@click.option(
+    "--capability",
+    metavar="X.Y",
+    help="Build for a GPU that is not here, by its compute capability. With tensorrt-rtx only.",
 )
 @click.option(
     "--bundle", "bundled", is_flag=True, help="Put the engines into the plan too, for other machines like this."
 )
-@click.option("-o", "--output", type=options.PATH, help="With --bundle: the plan to write; default PLAN itself.")
-@click.option("--force", is_flag=True, help="Build again what is there, and replace the output.")
+@click.option("-o", "--output", type=options.PATH, help="Write this plan, with --bundle. Default: PLAN itself.")
+@click.option("--force", is_flag=True, help="Build again what exists, and replace the output.")
 @options.as_json
 @talk.quiet
 def command(
@@ -82,7 +88,7 @@ def command(
 
 
 def say(built: Built, bundled: Path | None, as_json: bool) -> None:
-    """What was built, and where it is."""
+    """Say which engines were built, their sizes, and where they are."""
     record = built.record
     here, size = record.here, sum(file["bytes"] for file in record.files.values())
     if as_json:

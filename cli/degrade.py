@@ -21,15 +21,15 @@ from . import options, talk
 @click.argument("image", type=options.PATH)
 @options.damage
 @click.option("--random", "share", type=float, metavar="SHARE", help="Lose this share of the pixels, at random.")
-@click.option("--quality", type=int, metavar="Q", help="Of a JPEG, 1 to 100.")
-@click.option("--size", metavar="WxH", help="First bring IMAGE to this size, cutting the middle out.")
+@click.option("--quality", type=int, metavar="Q", help="The quality of a JPEG, 1 to 100. With --task jpeg.")
+@click.option("--size", metavar="WxH", help="First bring IMAGE to this size, by cutting its middle out.")
 @options.seed
 @click.option(
     "-o",
     "--output",
     type=options.PATH,
     required=True,
-    help="A .png, a .npy that is not rounded, or the .jpg of a JPEG.",
+    help="Write to this file: a .png, a .npy that is not rounded, or with --task jpeg a .jpg.",
 )
 @options.as_json
 @options.force

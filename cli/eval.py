@@ -38,29 +38,43 @@ USUAL = (*AIMS, PRESET)
 
 @click.command()
 @click.option("-e", "--engine", metavar="PLAN", type=options.PATH, help="The plan to evaluate.")
-@click.option("--images", metavar="DIR|TAR", type=options.PATH, help="Clean pictures of the prior's size, or of any.")
-@click.option("--count", metavar="N", type=click.IntRange(1), help="The first N of them, by name.")
-@click.option("--fit", type=click.Choice(["crop", "resize"]), help="Bring pictures of other sizes to the right one.")
+@click.option(
+    "--images", metavar="DIR|TAR", type=options.PATH, help="Damage and restore the pictures in this folder or .tar."
+)
+@click.option("--count", metavar="N", type=click.IntRange(1), help="Take only the first N pictures, by name.")
+@click.option("--fit", type=click.Choice(["crop", "resize"]), help="Bring pictures of another size to the prior's.")
 @click.option(
     "--tasks",
-    help=f"Comma-separated; default: {','.join(TASKS)}, and with --vs classical {','.join(EVERYDAY)}.",
+    help=f"Run these tasks, comma-separated. Default: {','.join(TASKS)}; with --vs classical {','.join(EVERYDAY)}.",
 )
 @click.option(
     "--methods",
-    help=f"Comma-separated: {', '.join(OURS)}; default: the first five, and with --vs classical {','.join(USUAL)}.",
+    help=f"Run these ways, comma-separated, of {', '.join(OURS)}. Default: the first five; with --vs classical "
+    f"{','.join(USUAL)}.",
 )
 @click.option(
     "--vs",
     type=click.Choice(["deepinv", "classical"]),
-    help="Also deepinv's DPS, DiffPIR and DDRM on the same, or the plain methods for each task.",
+    help="Run deepinv's DPS, DiffPIR and DDRM too, or the plain methods for each task.",
 )
 @click.option(
-    "--noise", metavar="N", help="Noise of every task but JPEGs, in grey levels of 255; default: 1.3, or what it names."
+    "--noise",
+    metavar="N",
+    help="The noise of every task but JPEGs, in grey levels of 255. Default: 1.3, or the task's own.",
 )
-@click.option("--sigma", metavar="S", help="The same on [-1, 1]; default: 0.01, or what a task names; denoise 0.25.")
-@click.option("--steps", "steps_", type=int, help=f"Sampling steps T of methods; default: {STEPS}.")
-@click.option("--seeds", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Seeds 0 to N-1.")
-@click.option("--samples", metavar="N", type=click.IntRange(2), help="Restore N times: the mean, and its deviation.")
+@click.option(
+    "--sigma", metavar="S", help="The same noise on the [-1, 1] scale. Default: 0.01, or the task's own; denoise 0.25."
+)
+@click.option("--steps", "steps_", type=int, help=f"Take T sampling steps in each method. Default: {STEPS}.")
+@click.option(
+    "--seeds", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Repeat with the seeds 0 to N-1."
+)
+@click.option(
+    "--samples",
+    metavar="N",
+    type=click.IntRange(2),
+    help="Restore each picture N times, and compare their deviation with the error.",
+)
 @options.switch
 @options.every
 @options.guidance
@@ -68,10 +82,18 @@ USUAL = (*AIMS, PRESET)
 @options.lam
 @options.backend
 @options.trust_engines
-@click.option("--lpips", metavar="FILE", type=options.PATH, help="Also LPIPS, by this ONNX file.")
-@click.option("-o", "--output", metavar="FOLDER", type=options.PATH, help="Keep rows, tables and pictures; resumes.")
-@click.option("--json", "json_", metavar="FILE", type=options.PATH, help="Write the means as JSON.")
-@click.option("--fetch-lpips", "fetched", metavar="FILE", type=options.PATH, help="Only make the file for --lpips.")
+@click.option("--lpips", metavar="FILE", type=options.PATH, help="Measure LPIPS too, by this ONNX file.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FOLDER",
+    type=options.PATH,
+    help="Keep rows, tables and pictures in FOLDER. The same command goes on where it stopped.",
+)
+@click.option("--json", "json_", metavar="FILE", type=options.PATH, help="Write the means to FILE, as JSON.")
+@click.option(
+    "--fetch-lpips", "fetched", metavar="FILE", type=options.PATH, help="Make the file for --lpips, and nothing else."
+)
 @options.force
 @talk.quiet
 @talk.verbose
@@ -164,7 +186,7 @@ def _fetch(path: Path, force: bool) -> None:
 
 
 def _evaluate(evaluation: Evaluation, store: Store | None) -> list[Row]:
-    """Every row there is, each group kept as it is done."""
+    """Evaluate every group that is missing, keep each as it is done, and return all rows."""
     finished = set() if store is None else store.finished
     rows: list[Row] = [] if store is None else store.rows
 
@@ -181,7 +203,7 @@ def _evaluate(evaluation: Evaluation, store: Store | None) -> list[Row]:
 
 
 def _run(restorer: Restorer, evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the figures depend on, beside task, method and seed."""
+    """Return the settings that figures depend on beside task, method and seed."""
     pictures: PictureSet = evaluation.pictures
     return {
         "frugal_rt": __version__,

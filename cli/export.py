@@ -31,19 +31,25 @@ from .progress import building, stages
     "--weights",
     metavar="DIR|PT",
     type=click.Path(path_type=Path),
-    help="Or a diffusers DDPM folder, or a .pt checkpoint with --arch.",
+    help="A prior of your own: a folder as diffusers saves a DDPM, or a .pt checkpoint with --arch.",
 )
 @click.option(
     "--arch",
     metavar="ARCH",
-    help="Of a .pt: adm (guided-diffusion's UNetModel, linear betas over 1000 steps); "
+    help="The architecture of a .pt: adm, guided-diffusion's UNetModel with linear betas over 1000 steps, or "
     "adm:size=64,head_channels=32,qkv=new,noise=cosine where it is not a published 256x256 one.",
 )
 @click.option(
-    "--size", metavar="WxH", help="For images of another size than it was trained on: its range is up to 4 times that."
+    "--size",
+    metavar="WxH",
+    help="Make a plan for images of this size. It may be up to 4 times the size that the prior was trained on.",
 )
 @click.option(
-    "--plan", "source", metavar="PLAN", type=click.Path(path_type=Path), help="Or a plan, for --format triton."
+    "--plan",
+    "source",
+    metavar="PLAN",
+    type=click.Path(path_type=Path),
+    help="Start from this plan, with --format triton.",
 )
 @click.option(
     "--format",
@@ -51,20 +57,25 @@ from .progress import building, stages
     type=click.Choice(["plan", "triton"]),
     default="plan",
     show_default=True,
-    help="A plan, or a model repository for Triton, which serves the network's calls.",
+    help="Write a plan, or a model repository for Triton, which serves the network's calls.",
 )
 @click.option(
     "--precision",
     metavar="LIST",
-    help=f"Graphs in half precision that a plan holds beside those in float32, over the same weights: "
+    help=f"Add graphs in half precision to those in float32, over the same weights: "
     f"{','.join(HALVES)} (the default), one of them, or fp32 for none.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.plan, or the folder NAME.triton.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write to this file or folder. Default: NAME.plan, or the folder NAME.triton.",
+)
 @click.option(
     "--build/--no-build",
     "compiled",
     default=True,
-    help="Compile it for this machine's GPU too, where TensorRT is here: see frugal-rt build.",
+    help="Compile the plan for this machine's GPU too, where TensorRT is installed: see frugal-rt build.",
 )
 @options.as_json
 @options.force

@@ -15,7 +15,7 @@ from . import options, talk
 
 @click.command()
 @click.argument("plan", type=options.PATH)
-@click.option("--json", "as_json", is_flag=True, help="The manifest, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, as JSON.")
 @click.option("--extract", metavar="DIR", type=options.PATH, help="Write every member into DIR.")
 def command(plan: Path, as_json: bool, extract: Path | None) -> None:
     """Say what is in PLAN, checking every member against its hash, and that its graphs read its weights alone."""

@@ -22,12 +22,12 @@ engine = click.option(
     type=PATH,
     default="photo",
     show_default=True,
-    help=f"The plan to run: a file, or {' or '.join(FOLDERS)}, whose priors are in the package.",
+    help=f"The plan to run: a file, or a prior of the package by name, {' or '.join(FOLDERS)}.",
 )
 
 
 class Backend(click.Choice[str]):
-    """One of BACKENDS, and after a colon what it is to compute in."""
+    """Type of --backend: one of BACKENDS, and after a colon a precision."""
 
     name = "backend"
 
@@ -43,58 +43,93 @@ backend = click.option(
     type=Backend(list(BACKENDS)),
     default="auto",
     show_default=True,
-    help=f"What runs the network; torch:bf16 names a precision too, of {', '.join(PRECISIONS)}.",
+    help=f"The backend that runs the network. torch:bf16 names a precision too, of {', '.join(PRECISIONS)}.",
 )
 trust_engines = click.option(
-    "--trust-engines", is_flag=True, help="Load TensorRT engines that the plan brings along: native code of another's."
+    "--trust-engines",
+    is_flag=True,
+    help="Load TensorRT engines that the plan brings along: native code that somebody else built.",
 )
-seed = click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
+seed = click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    show_default=True,
+    help="The seed of the noise. One seed gives one result.",
+)
 steps = click.option("--steps", "steps_", type=int, default=100, show_default=True, help="Sampling steps T.")
-switch = click.option("--switch", metavar="auto|K", help="How many steps at the end take no gradient: auto, or K.")
+switch = click.option(
+    "--switch",
+    metavar="auto|K",
+    help="Take no gradient in the last K steps. auto, the default, chooses K on the way. For frugal and hybrid.",
+)
 every = click.option(
-    "--every", type=int, metavar="M", help="frugal takes a gradient at every M-th step; default: about 25 in all."
+    "--every", type=int, metavar="M", help="Take a gradient at every M-th step of frugal. Default: about 25 in all."
 )
 guidance = click.option(
     "--guidance",
     type=click.Choice(list(GUIDANCE)),
-    help="Step sizes of hybrid, dps and dmps: own, found on the fly (the default), or official, the papers' constants.",
+    help="The step sizes of hybrid, dps and dmps. own, the default, finds them on the way; official takes the papers' "
+    "constants.",
 )
-zeta = click.option("--zeta", type=float, help="A constant step size for DPS, as in the paper.")
-lam = click.option("--lambda", "lam", type=float, help="A constant step size for DMPS, as in the paper.")
+zeta = click.option("--zeta", type=float, help="Take this constant step size for DPS, as in the paper.")
+lam = click.option("--lambda", "lam", type=float, help="Take this constant step size for DMPS, as in the paper.")
 aim = click.option(
     "--aim",
     type=click.Choice(list(AIMS)),
-    help="For detail, or for fidelity (PSNR). Denoising takes 8 network calls for the one, its default, and one for "
-    "the other; any other task 12 and 8, without gradients, and a JPEG the latter by default. Leave it "
-    "out with --samples and the options from --method to --lambda.",
+    help="Restore for detail (looks) or for fidelity (PSNR), without gradients. Denoising takes 8 network calls for "
+    "detail, its default, and one for fidelity. Other tasks take 12 and 8; a JPEG is restored for fidelity by default. "
+    "Not with --samples, --preset, --steps or an option of the sampler.",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Say what was done as one JSON object, for scripts.")
-force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print what was done as one JSON object, for scripts.")
+force = click.option("--force", is_flag=True, help="Replace an output that exists.")
 
 _DAMAGE = (
-    click.option("--task", type=click.Choice(list(TASK_FIELDS)), help="What was done to the picture."),
-    click.option("--mask", metavar="IMAGE", type=PATH, help="White marks the pixels that are missing."),
-    click.option("--hole", metavar="WxH", help="A missing box in the middle."),
-    click.option("--keep", metavar="WxH", help="The kept box in the middle; the rest is invented."),
-    click.option("--scale", type=int, metavar="R", help="Lost resolution: one pixel of RxR is left."),
-    click.option("--filter", type=click.Choice(list(FILTERS)), help="How it was lost; default box, the block's mean."),
+    click.option(
+        "--task",
+        type=click.Choice(list(TASK_FIELDS)),
+        help="What was done to the picture.",
+    ),
+    click.option("--mask", metavar="IMAGE", type=PATH, help="The missing pixels are white in this picture."),
+    click.option("--hole", metavar="WxH", help="A box of this size is missing in the middle."),
+    click.option("--keep", metavar="WxH", help="Only a box of this size in the middle is kept. The rest is invented."),
+    click.option("--scale", type=int, metavar="R", help="Resolution is lost: one pixel is left of RxR."),
+    click.option(
+        "--filter",
+        type=click.Choice(list(FILTERS)),
+        help="How resolution was lost: box, the default, is the mean of a block.",
+    ),
     click.option(
         "--kernel",
         metavar="KERNEL",
-        help=f"The blur: {', '.join(KINDS.values())}, in pixels and degrees, or a .png or .npy of its weights.",
+        help=f"The blur: {', '.join(KINDS.values())}, in pixels and degrees; or a .png or .npy of its weights.",
     ),
     click.option(
         "--border",
         type=click.Choice(list(BORDERS)),
-        help="What lies past a blurred picture's border; default mirror, or circular where the kernel is lopsided.",
+        help="What lies past a blurred picture's border. Default: mirror, or circular for a lopsided kernel.",
     ),
-    click.option("--keep-fraction", type=float, metavar="F", help="Share of Walsh-Hadamard coefficients measured."),
     click.option(
-        "--matrix", metavar="A.npy", type=PATH, help="Measured by a matrix: C*H*W columns, or H*W for each channel."
+        "--keep-fraction", type=float, metavar="F", help="This share of the Walsh-Hadamard coefficients was measured."
     ),
-    click.option("--grey", type=click.Choice(list(GREY_WEIGHTS)), help="Weights of R, G, B; default rec601."),
-    click.option("--noise", metavar="N", help="Noise deviation in grey levels of 255, such as 25."),
-    click.option("--sigma", metavar="S", help="The same on the [-1, 1] scale, such as 0.1 or 50/255."),
+    click.option(
+        "--matrix",
+        metavar="A.npy",
+        type=PATH,
+        help="A matrix measured the picture: C*H*W columns, or H*W for each channel.",
+    ),
+    click.option(
+        "--grey",
+        type=click.Choice(list(GREY_WEIGHTS)),
+        help="Only grey is left, by these weights of R, G and B. Default: rec601.",
+    ),
+    click.option(
+        "--noise",
+        metavar="N",
+        help="The deviation of the noise, in grey levels of 255, such as 25.",
+    ),
+    click.option("--sigma", metavar="S", help="The same deviation on the [-1, 1] scale, such as 0.1 or 50/255."),
 )
 
 

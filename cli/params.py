@@ -17,23 +17,24 @@ from ..runtime.pictures.formats import PICTURES, read_settings
 from ..runtime.pictures.images import read_bytes
 from ..runtime.restorer import Restorer
 from ..runtime.sampling.guidance import OF_METHODS, SAMPLER
+from .grouped import Grouped
 
 NOT_KEPT = (
     *("output", "kind", "force", "resume", "traces", "save_steps", "video", "save_params", "as_json"),
     *("devices", "ray", "workers"),
 )
-"""What a restoration is asked to write, where, and on which machines and devices: the next one is asked anew."""
+"""Options that --params never repeats: the files to write, and the machines and devices to use."""
 META = "frugal_rt.params"
 BY_METHOD = tuple("steps_" if name == "steps" else name for name in OF_METHODS)
 ALTERNATIVES = ((("noise",), ("sigma",)), (("aim",), BY_METHOD))
 """Options, by their parameters' names, that cannot be given together: one of the first with one of the second."""
 SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP, ParameterSource.ENVIRONMENT)
-"""Where options come from, the first goes before the others; --params is the second."""
+"""Sources of options, the first before the others; --params is the second."""
 DECIDE = {"backend": "by {}", "tile": "in tiles of {}", "sampler": "by version {} of the sampler"}
-"""Of a result's settings, those that this machine and this version decide, in words."""
+"""Words for a result's settings that the machine and the version decide, by their names."""
 
 
-class Repeating(click.Command):
+class Repeating(Grouped):
     """A command with --params: of two alternatives, that of the nearer source takes the other's place."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -77,11 +78,14 @@ params = click.option(
     is_eager=True,
     expose_value=False,
     callback=_use,
-    help="Take every option from FILE, a picture restored before or what --save-params wrote; others go before it, "
-    "and it before the environment.",
+    help="Take every option from FILE: a picture restored before, or a .json of --save-params. Options given here go "
+    "before it, and it goes before the environment.",
 )
 save_params = click.option(
-    "--save-params", metavar="FILE", type=click.Path(path_type=Path), help="Write the options as a .json for --params."
+    "--save-params",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the options to FILE, a .json for --params.",
 )
 
 
@@ -164,7 +168,7 @@ def _refuse_others(ctx: click.Context, path: Path, before: dict[str, Any], now: 
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the picture in a file says of itself, {} of a .json, and the record of its options. Raises InputError."""
+    """Read a file's settings as a picture ({} of a .json) and its record of options. Raises InputError."""
     whole: dict[str, Any] = {}
     if path.suffix.lower() in PICTURES:
         whole = read_settings(path) or {}

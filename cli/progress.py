@@ -67,7 +67,7 @@ def pictures(label: str, total: int) -> Iterator[Callable[[str], None]]:
 
 
 class Watch(NamedTuple):
-    """What `steps` yields: for `Restorer.restore`, and for `Restorer.at`."""
+    """Callbacks that `steps` yields: for `Restorer.restore`, and for `Restorer.at`."""
 
     on_step: Callable[[StepEvent], None]
     on_tiles: Callable[[int, int], None]
@@ -158,7 +158,7 @@ class _Bar:
         self._task = progress.add_task(label, total=total, phase="", tiles="")
         self._reports: int = 0
         self._first = (0.0, 0.0)
-        """When it was first reported, and how much was done then."""
+        """Time of the first report, and how much was done then."""
 
     def move(self, done: float, total: int | None = None, **fields: Any) -> None:
         """Report that `done` of `total` is done, with words for the bar's fields `phase` and `tiles`."""
@@ -179,7 +179,7 @@ class _Bar:
         return (time.monotonic() - started) / (self.done - at_first) * (self.total - self.done)
 
     def line(self) -> str:
-        """How far it is, in words."""
+        """Say how far it is."""
         left = self.left()
         said = f"{self._label}: {self.done / (self.total or 1):.0%}, {math.floor(self.done)} of {self.total}"
         return said if left is None else f"{said}, about {in_words(left)} left"

@@ -25,8 +25,29 @@ from ..runtime.sampling.guidance import METHOD, METHODS, PRESET, PRESETS, PRESET
 from . import options, params, talk
 from .progress import pictures, stages, steps
 
+GROUPS = {
+    "The damage": (
+        *("task", "mask", "hole", "keep", "scale", "filter", "kernel", "border", "keep_fraction", "matrix", "grey"),
+        *("noise", "sigma"),
+    ),
+    "The picture": ("fit", "align_", "frame"),
+    "The restoration": ("aim", "preset", "steps_", "samples", "seed"),
+    "The sampler": ("method", "switch", "every", "guidance", "zeta", "lam"),
+    "The prior, and the machine": ("engine", "backend", "trust_engines", "devices", "ray", "workers"),
+    "The output": ("output", "kind", "resume", "force", "as_json", "quiet", "verbose"),
+    "Records of a restoration": ("params", "save_params", "traces", "save_steps", "video"),
+}
+EXAMPLES = (
+    "frugal-rt restore photo.jpg                                     # -> photo.restored.png",
+    "frugal-rt restore photo.jpg --mask scratches.png --aim detail   # fill what is white in the mask",
+    "frugal-rt restore small.jpg --scale 2 --aim detail              # twice the size",
+    "frugal-rt restore blurred.jpg --kernel gaussian:2 --noise 3     # undo a blur of 2 pixels",
+    "frugal-rt restore photos -o restored --resume                   # a folder",
+    "frugal-rt restore --engine celeba.plan face.png --preset quality",
+)
 
-@click.command(cls=params.Repeating)
+
+@click.command(cls=params.Repeating, groups=GROUPS, examples=EXAMPLES)
 @params.params
 @options.engine
 @click.argument("images", metavar="IMAGE...", type=options.PATH, nargs=-1, required=True)
@@ -34,28 +55,36 @@ from .progress import pictures, stages, steps
 @click.option(
     "--fit",
     type=click.Choice(["crop", "resize", "pad"]),
-    help="Bring a picture to the size of the prior's images, where that has one; pad and neither leave it at its own.",
+    help="Bring the picture to the size of the prior's images, where they have one size. pad, the default, leaves it "
+    "at its own.",
 )
 @click.option("--tile", is_flag=True, hidden=True, help="What is done anyway, and once had to be asked for.")
 @click.option(
-    "--align", "align_", is_flag=True, help="Find the faces in a photograph, restore them, and paste them back."
+    "--align",
+    "align_",
+    is_flag=True,
+    help="Find the faces in a photograph, restore them, and paste them back. The rest is not touched.",
 )
 @click.option(
-    "--frame", type=click.IntRange(1), metavar="N", help="Which frame or page of a file of several; default: the first."
+    "--frame",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Restore this frame or page of a file that has several. Default: the first.",
 )
 @options.aim
 @click.option(
-    "--method", type=click.Choice(list(METHODS)), help=f"The sampler; default: {METHOD}, and its aim for denoising."
+    "--method",
+    type=click.Choice(list(METHODS)),
+    help=f"The sampler. Default: {METHOD}; denoising and a JPEG go by their aim.",
 )
 @options.switch
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    help=f"Sampling steps by name, {PRESET} by default: "
-    f"{', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}; of other methods "
-    f"{', '.join(map(str, PRESETS_FROM_NOISE.values()))}.",
+    help=f"Sampling steps by name: {', '.join(f'{name} {steps}' for name, steps in PRESETS.items())}; "
+    f"{', '.join(map(str, PRESETS_FROM_NOISE.values()))} by a method other than {METHOD}. Default: {PRESET}.",
 )
-@click.option("--steps", "steps_", metavar="T", type=int, help="Sampling steps, in place of the preset's.")
+@click.option("--steps", "steps_", metavar="T", type=int, help="Take T sampling steps, in place of the preset's.")
 @options.every
 @options.guidance
 @options.zeta
@@ -66,7 +95,7 @@ from .progress import pictures, stages, steps
     metavar="N",
     type=click.IntRange(1, 1000),
     default=1,
-    help="Restore N times, from noise: the mean, each, and a picture of their deviation.",
+    help="Restore N times from noise. Write the mean, each of them, and a picture of their deviation.",
 )
 @options.backend
 @options.trust_engines
@@ -74,16 +103,16 @@ from .progress import pictures, stages, steps
     "-o",
     "--output",
     type=options.PATH,
-    help=f"Of any name that ends in {', '.join(PICTURES)}; a folder for many; - for standard output. "
-    "Default: IMAGE.restored.png, beside IMAGE.",
+    help=f"Write to this file, whose name ends in {', '.join(PICTURES)}; a folder for several pictures; - for "
+    "standard output. Default: IMAGE.restored.png, beside IMAGE.",
 )
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["png", "jpg", "webp", "tif"]),
-    help="Of pictures that -o does not name: those in a folder, or on standard output. Default: png.",
+    help="The format of pictures that -o does not name: in a folder, or on standard output. Default: png.",
 )
-@click.option("--resume", is_flag=True, help="Pass over pictures whose output is there.")
+@click.option("--resume", is_flag=True, help="Pass over pictures whose output exists.")
 @click.option(
     "--trace",
     "traces",
@@ -93,15 +122,25 @@ from .progress import pictures, stages, steps
     help=f"Write what the switch saw: {', '.join(trace.SUFFIXES)}, a table or a plot. May be repeated.",
 )
 @click.option("--save-steps", metavar="DIR", type=options.PATH, help="Write the estimate after every step into DIR.")
-@click.option("--video", metavar="FILE", type=options.PATH, help=f"Write them as one: {', '.join(animation.SUFFIXES)}.")
-@click.option("--devices", metavar="N,N", help="Spread a folder over CUDA devices of this machine, a process each.")
+@click.option(
+    "--video",
+    metavar="FILE",
+    type=options.PATH,
+    help=f"Write those estimates as one animation: {', '.join(animation.SUFFIXES)}.",
+)
+@click.option(
+    "--devices", metavar="N,N", help="Spread a folder over these CUDA devices of this machine, a process each."
+)
 @click.option(
     "--ray",
     metavar="ADDRESS",
-    help="Spread a folder over a Ray cluster: auto, HOST:PORT, or local, one made for it here.",
+    help="Spread a folder over a Ray cluster: auto, HOST:PORT, or local for one that is started here.",
 )
 @click.option(
-    "--workers", metavar="N", type=click.IntRange(1), help="Of the cluster; default: as many as its CPUs or GPUs take."
+    "--workers",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Workers on the Ray cluster. Default: as many as it has room for.",
 )
 @params.save_params
 @options.as_json
@@ -145,14 +184,17 @@ def command(
     force: bool,
     **damage: Any,
 ) -> None:
-    """Restore IMAGE, a picture or a .npy measurement, with the prior in PLAN; or several, a folder, or 'a/*.jpg'.
+    """Restore IMAGE with the prior in PLAN.
 
-    With no task named it is read off the picture: smaller than the prior's images by a whole factor is
-    super-resolution, transparent pixels are inpainting, one channel is colourising, anything else is denoising.
-    IMAGE may be -, standard input. Of two names the second is the output, as with -o, if it ends as a picture and is
-    not there; one that is there is a picture to restore.
+    IMAGE is a picture, a measurement (.npy), or - for standard input. Several may be named, and folders, and patterns
+    such as 'a/*.jpg'. Where two are named and the second is a picture's name that does not exist, it is the output.
 
-    Of many pictures one that fails is told at the end and stops no other; the exit status is 1 then.
+    Where no task is named, the picture tells. Transparent pixels are filled in. A picture of one channel is coloured,
+    a coarse JPEG has its artefacts removed, and any other is denoised. Where nothing is found wrong, nothing is
+    written, or with -o the picture as it was. A picture that is smaller by a whole factor than the images of a prior of
+    one size is enlarged to them. Where --noise is left out, it is estimated to denoise, and 1.3 grey levels otherwise.
+
+    A picture that fails stops no other; all failures are printed at the end, and the exit status is 1.
     """
     if tile and fit in ("crop", "resize"):
         raise click.UsageError("--tile takes a picture at its own size; leave --fit out")
@@ -321,7 +363,7 @@ def _check_format(kind: str | None, output: Path | None) -> None:
 
 
 def _intention(found: Prepared, prior: str, guidance: Guidance) -> str:
-    """What a restoration is about to do, in a few words."""
+    """Say in a few words what a restoration is about to do."""
     measurement, restorer = found.measurement, found.restorer
     height, width = restorer.image_shape[-2:]
     tiles = "whole" if restorer.tile is None else f"in {restorer.tiles} tiles"

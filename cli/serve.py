@@ -22,19 +22,54 @@ if TYPE_CHECKING:
 @options.engine
 @options.backend
 @options.trust_engines
-@click.option("--device", "devices", type=int, multiple=True, help="A CUDA device, a worker each. May be repeated.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 is every interface of this machine.")
+@click.option(
+    "--device",
+    "devices",
+    type=int,
+    multiple=True,
+    help="Use this CUDA device, by a worker of its own. May be repeated.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Listen on this address. 0.0.0.0 is every interface of this machine.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-@click.option("--uds", type=options.PATH, help="A Unix socket to listen on, in place of --host and --port.")
-@click.option("--root-path", default="", metavar="/PATH", help="What a proxy in front takes off the paths of requests.")
-@click.option("--limit", type=click.IntRange(1), default=64, show_default=True, help="Images taken at once.")
-@click.option("--max-mib", type=click.IntRange(1), default=16, show_default=True, help="MiB of a request's body.")
-@click.option("--max-pixels", type=click.IntRange(1), default=1 << 22, show_default=True, help="Pixels of a picture.")
-@click.option("--timeout", type=click.FloatRange(0.1), default=300.0, show_default=True, help="Seconds a restoration.")
-@click.option("--token-file", type=options.PATH, help=f"Requests must carry what it holds; or set {TOKEN}.")
+@click.option("--uds", type=options.PATH, help="Listen on this Unix socket, in place of --host and --port.")
+@click.option(
+    "--root-path", default="", metavar="/PATH", help="The prefix that a proxy in front takes off the paths of requests."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Take this many images at once, and refuse more.",
+)
+@click.option(
+    "--max-mib", type=click.IntRange(1), default=16, show_default=True, help="Refuse a request whose body has more MiB."
+)
+@click.option(
+    "--max-pixels", type=click.IntRange(1), default=1 << 22, show_default=True, help="Refuse a picture of more pixels."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1),
+    default=300.0,
+    show_default=True,
+    help="Give a restoration up after these seconds.",
+)
+@click.option(
+    "--token-file", type=options.PATH, help=f"Requests must carry the token in this file. {TOKEN} sets it too."
+)
 @click.option("--allow-anonymous", is_flag=True, help="Listen beyond this machine without a token.")
-@click.option("--allow-host", "hosts", multiple=True, help="A name to be asked by without a token. May be repeated.")
-@click.option("--allow-origin", "origins", multiple=True, help="Whose pages may ask, for browsers. May be repeated.")
+@click.option(
+    "--allow-host", "hosts", multiple=True, help="Answer to this host name too, without a token. May be repeated."
+)
+@click.option(
+    "--allow-origin", "origins", multiple=True, help="Let pages of this origin ask, in browsers. May be repeated."
+)
 def command(
     engine: Path,
     backend: str,

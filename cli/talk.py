@@ -1,4 +1,4 @@
-"""How much a command says beside its results: with -q errors alone, with -v also what was chosen, and timings."""
+"""Talk of a command beside its results: with -q errors alone, with -v also its choices and timings."""
 
 import re
 from typing import Any
@@ -15,8 +15,8 @@ def _kept(ctx: click.Context, option: click.Parameter, value: bool) -> None:
 
 
 _switch: Any = {"is_flag": True, "expose_value": False, "callback": _kept}
-quiet = click.option("-q", "--quiet", help="Say nothing but errors, and where the results are.", **_switch)
-verbose = click.option("-v", "--verbose", help="Say what was chosen, and how long each part took.", **_switch)
+quiet = click.option("-q", "--quiet", help="Print only errors, and where the results are.", **_switch)
+verbose = click.option("-v", "--verbose", help="Print also what was chosen, and how long each part took.", **_switch)
 
 
 def is_quiet() -> bool:

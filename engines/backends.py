@@ -23,10 +23,10 @@ AUTO = "FRUGAL_RT_BACKEND"
 
 
 class Wanted(NamedTuple):
-    """What is asked of a backend beyond its name."""
+    """Wishes about a backend beyond its name."""
 
     precision: str | None = None
-    """Of PRECISIONS; None leaves it to the backend: TensorRT's engines as they were built, float32 elsewhere."""
+    """One of PRECISIONS; None leaves it to the backend: TensorRT's engines as they were built, float32 elsewhere."""
     trust_engines: bool = False
     """Whether engines in the plan, native code that another built, may be loaded."""
 
@@ -120,9 +120,9 @@ BACKENDS: dict[str, Callable[[Plan, Wanted], Engine]] = {
 
 
 ON_CPU = ("cpu", "openvino")
-"""Those of BACKENDS that compute on the CPU."""
+"""The BACKENDS that compute on the CPU."""
 NEED_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
-"""And those that compute on an NVIDIA GPU or not at all."""
+"""The BACKENDS that compute on an NVIDIA GPU or not at all."""
 
 
 def _only(backend: str, precision: str, wanted: Wanted) -> None:
@@ -147,7 +147,7 @@ def parse_backend(backend: str) -> tuple[str, str | None]:
 
 
 def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
-    """What `backend` means for this plan where nothing but an NVIDIA GPU will do: another than "auto".
+    """Return the backend on an NVIDIA GPU that `backend` means for this plan: never "auto".
 
     Raises InputError for one that computes on the CPU, MissingExtra or BackendError where it finds no GPU here.
     """

@@ -1,4 +1,4 @@
-"""What every backend offers, and nothing more.
+"""The protocol of an engine: the calls that every backend offers, and nothing more.
 
 Arrays are numpy or torch; results come back in the namespace and on the device of `x`.
 """
@@ -27,19 +27,19 @@ ANSWERS = ("out", "variance")
 """The names of a Prediction's arrays in the plan's graphs."""
 
 PRECISIONS = ("fp16", "bf16", "fp32")
-"""What a network may be computed in; what comes first is preferred where several can be had and none is asked for."""
+"""Precisions of a network's arithmetic, the preferred one first."""
 
 Pull = Callable[[Array], Array]
 """Takes a cotangent of `Prediction.out`, (B, C, H, W), to the cotangent of `x`, same shape."""
 
 
 class Room(NamedTuple):
-    """What bounds the calls of an engine whose plan takes images of any size."""
+    """Bounds on the calls of an engine whose plan takes images of any size."""
 
     memory: int
     """Bytes of the memory that they live in."""
     grain: int = 1
-    """What sides are best multiples of, as something is compiled or recorded for each size; 1 for nothing."""
+    """Pixels that sides should be multiples of, as each size is compiled or recorded anew; 1 for no such cost."""
     side: int | None = None
     """The longest side, None for any."""
 
@@ -50,7 +50,7 @@ class Closable:
     _closed = False
 
     def close(self) -> None:
-        """As `Engine.close`."""
+        """Close as `Engine.close` does."""
         self._closed = True  # first: a call that finds something gone is to find this
         held = vars(self)  # the only references there are: calls under way have theirs
         for name in [*held]:
@@ -72,25 +72,25 @@ class Closable:
 
 
 class OnHost(Closable):
-    """What an engine has in common with others whose state lives in host memory: nothing is ahead, nothing recorded."""
+    """Base of engines whose state lives in host memory: they upload nothing and record nothing."""
 
-    records = False
-    waited = 0.0
+    can_capture = False
+    throttled_seconds = 0.0
 
     @property
     def room(self) -> Room:
         return Room(machine.memory())
 
-    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
+    def upload(self, array: np.ndarray) -> Callable[[], Array]:
         ready = self.asarray(array)
         return lambda: ready
 
     def asarray(self, x: Any) -> Array:
         raise NotImplementedError
 
-    def pace(self) -> None: ...
+    def throttle(self) -> None: ...
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
         return None
 
 
@@ -102,7 +102,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What runs, for people: `onnxruntime (cpu)`."""
+        """The engine's name for people: `onnxruntime (cpu)`."""
         ...
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
@@ -113,35 +113,36 @@ class Engine(Protocol):
         ...
 
     def asarray(self, x: Any) -> Array:
-        """`x` as a float32 array where this engine wants its state to live."""
+        """Return `x` as a float32 array in the memory where this engine wants its state."""
         ...
 
     @property
     def room(self) -> Room:
-        """What bounds its calls, where the plan takes images of any size."""
+        """Bounds on its calls, where the plan takes images of any size."""
         ...
 
     @property
-    def records(self) -> bool:
-        """Whether `record` may give something."""
+    def can_capture(self) -> bool:
+        """Whether `capture` may give something."""
         ...
 
-    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
-        """`asarray` of a host array, begun now and waited for when it is called. From any thread."""
+    def upload(self, array: np.ndarray) -> Callable[[], Array]:
+        """Begin to upload a host array, and return a function that waits for `asarray`. From any thread."""
         ...
 
-    def pace(self) -> None:
-        """Told after each step: the host waits where it is more than a few of them ahead of a device."""
+    def throttle(self) -> None:
+        """Throttle the host after a step: wait while it is more than a few steps ahead of the device."""
         ...
 
     @property
-    def waited(self) -> float:
-        """Seconds that the host has spent waiting in `pace`, all in all."""
+    def throttled_seconds(self) -> float:
+        """Seconds that the host has waited in `throttle`, all in all."""
         ...
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """What does in one launch, each time it is called, what `work` does now: on arrays made before, in place, and
-        with nothing asked of the host. `work` is called a few times. None where that cannot be recorded.
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        """Capture `work` as a CUDA graph and return a function that replays it in one launch; None where it cannot.
+
+        `work` is called a few times. It must work in place on arrays made before, and never synchronise with the host.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What takes long to make (graphs as onnxruntime optimised them, decompositions of matrices), kept between processes.
+"""Cache of what is slow to make, kept between processes: optimised graphs of onnxruntime, decompositions of matrices.
 
 In $FRUGAL_RT_CACHE, by default frugal-rt/ in the user's cache folder; "off" keeps none. Anything in there may be
 deleted at any time. An entry is used only if it matches the SHA-256 written beside it. Each kind of entry has bytes of
@@ -28,7 +28,7 @@ LARGEST = LIMITS["graph"] // 4
 
 
 def folder() -> Path | None:
-    """Where entries lie, or None where caching is off."""
+    """Folder of the entries, or None where caching is off."""
     chosen = os.environ.get("FRUGAL_RT_CACHE")
     if chosen is not None:
         return None if chosen in ("", "off") else Path(chosen)

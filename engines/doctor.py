@@ -1,4 +1,4 @@
-"""What this machine can run, and what would bring the rest. Nothing here imports a framework unless asked to."""
+"""List the backends that this machine can run, and the commands that bring the rest; imports no framework unasked."""
 
 from typing import NamedTuple
 
@@ -97,7 +97,7 @@ def _openvino() -> Finding:
 
 
 def _measured() -> str:
-    """A clause that says what was measured of the embedded priors, and so what auto takes."""
+    """Say in a clause how fast the embedded priors were measured to be, and which backend auto takes for them."""
     found = {name: recall(embedded_plan(name)) for name in FOLDERS}
     said = [
         f"{name} in {one.openvino / one.cpu:.2f} of cpu's time, auto takes {one.fastest}"

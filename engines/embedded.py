@@ -19,10 +19,10 @@ from .plan import MANIFEST, WEIGHTS, Plan
 from .weights import read_safetensors
 
 FOLDERS = {name: Path(__file__).parents[1] / "export" / "priors" / name for name in ("photo", "celeba")}
-"""By the names that stand for a plan where no file has that name."""
+"""Folders of the embedded priors, by the names that stand for a plan where no file has that name."""
 READY = "ready.zip"
 HEADER = f"{WEIGHTS}.header"
-"""What stands in READY for the weights: the length of their header and the header, as safetensors begins."""
+"""The member of READY in the weights' place: a safetensors file's first bytes, the header's length and the header."""
 STORED = "unet/diffusion_pytorch_model.safetensors"
 PREFIX = "unet."
 

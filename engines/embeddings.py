@@ -1,4 +1,4 @@
-"""What a network makes of each timestep, computed once."""
+"""Embeddings of the timesteps, computed once for each network."""
 
 from collections.abc import Callable
 

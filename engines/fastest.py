@@ -22,7 +22,7 @@ from .plan import WEIGHTS, Plan
 logger = logging.getLogger(__name__)
 EXACT = 0.05
 """How far OpenVINO's answers may be from onnxruntime's, root mean square against them, to be exact enough. Those of the
-embedded priors are 0.004 to 0.03 apart, which changes results by less than 0.1 dB (docs/performance.md)."""
+embedded priors are 0.004 to 0.03 apart, which changes results by less than 0.1 dB (docs/decisions/times.md)."""
 WORTH = 0.9
 """The share of onnxruntime's time that it may take at most to be taken: a smaller gain is not worth less exact answers.
 """

@@ -1,4 +1,4 @@
-"""What a graph of a plan may hold: operations of the exporter's, and the plan's own weights, each as it lies there.
+"""Check that a plan's graph holds the exporter's operations and the plan's own weights alone, each as it lies there.
 
 A runtime that finds a tensor missing looks for it in the working directory; one that finds it twice takes either. So
 every initialiser is accounted for before a runtime sees the graph.
@@ -21,14 +21,14 @@ _NAMES = (
     "Sqrt Sub Transpose Where"
 )
 OPERATIONS = frozenset(_NAMES.split())
-"""Those that the exporter writes, and those that stand in for half precision while it is measured. None of them holds a
+"""Operations that the exporter writes, or that stand in for half precision while it is measured. None of them holds a
 graph or reads a file."""
 _HELD = re.compile(r"constant:\d+|v:(axes|tiny)|round:[a-z]+")
 """Names of the small tensors that the exporter writes into a graph; a parameter's has no colon."""
 _SIZES = {FLOAT: 4, INT64: 8}
 """Bytes of their values."""
 _TYPES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
-"""As the manifest names those of values in half precision."""
+"""Element types of half precision, by their names in the manifest."""
 
 
 def check_graph(
@@ -56,7 +56,7 @@ def check_graph(
 
 
 def _surprises(graph: Graph) -> Iterator[str]:
-    """What is in the graph itself and should not be."""
+    """Yield a sentence's end for each thing in the graph itself that should not be there."""
     for node in graph.nodes:
         if node.operation not in OPERATIONS:
             yield f"computes {node.operation!r}, an operation that no plan needs"

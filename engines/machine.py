@@ -1,4 +1,7 @@
-"""What this machine is, and how fast it multiplies: the scale for other measurements. Imports torch when called."""
+"""This machine's name, cores and memory, and its speed of multiplying, the scale for other measurements.
+
+Imports torch when called.
+"""
 
 import os
 import platform
@@ -92,7 +95,7 @@ def torch_threads() -> int | None:
 
 
 def versions() -> dict[str, str]:
-    """What computes here, by distribution."""
+    """Return the versions of Python and of each library that computes here, by distribution."""
     tools = ("frugal-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "diffusers")
     return {"python": platform.python_version(), **{name: found for name in tools if (found := version(name))}}
 

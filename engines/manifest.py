@@ -18,8 +18,8 @@ from .shapes import is_shape
 
 FORMAT = "frugal-rt plan"
 ONE_SIZE, ANY_SIZE = 2, 3
-"""Versions of the format: of a plan for images of one size, and of one for any. A number says what a reader must know,
-so that a plan which needs no more than 2 is one that every reader of 2 opens."""
+"""Versions of the format: of a plan for images of one size, and of one for any. A plan has the
+lowest version whose readers can open it."""
 WEIGHTS = "weights.safetensors"
 HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 """The types of values that are not float32, by the precision of their graphs."""
@@ -149,7 +149,7 @@ _MANIFEST: dict[str, Any] = {
     "parity?": {"output?": _number(-1, math.inf), "gradient?": _number(-1, math.inf)},
     "engines?": lambda value: type(value) is list,  # which `tensorrt.store` reads
 }
-"""What a manifest must hold; a key that ends in "?" may be absent, and "*" stands for every key there is."""
+"""Checks of a manifest's values; a key that ends in "?" may be absent, and "*" stands for every key there is."""
 _IMAGE: dict[int, dict[str, Any]] = {
     ONE_SIZE: {
         "channels": _whole(1, 16),
@@ -167,7 +167,7 @@ _IMAGE: dict[int, dict[str, Any]] = {
         "reach": _whole(1, LONGEST_SIDE),
     },
 }
-"""What its `image` must hold, by version."""
+"""Checks of its `image`, by the format's version."""
 _MIXED = {
     "graphs": {
         name: {**_GRAPH, "types": {"*": _one_of(*HALVES.values())}, "member": _text(200)}
@@ -176,7 +176,7 @@ _MIXED = {
 }
 _MEASURED = {**_MIXED, "parity": {"output": _number(-1, math.inf), "gradient": _number(-1, math.inf)}}
 _REFUSED = {"refused": _text(1000)}
-"""What `mixed`, where there is one, must hold for each precision: one of these."""
+"""Checks of a precision's entry under `mixed`, where there is one: it passes one of these."""
 
 
 def _mismatch(value: Any, shape: Any, path: str = "") -> str:

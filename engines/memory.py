@@ -12,7 +12,7 @@ BYTES_KEPT = 1 << 30
 
 
 class Free(Generic[T]):
-    """What is not in use now, by rows and sides of the calls that it serves: of the SIZES_KEPT of them used last.
+    """Store of objects not in use, by the rows and sides of the calls they serve: the SIZES_KEPT sizes used last.
 
     Beyond BYTES_KEPT only what was used last is kept. Safe between threads.
     """
@@ -22,13 +22,13 @@ class Free(Generic[T]):
         self._by_size: dict[Hashable, list[tuple[T, int]]] = {}
 
     def take(self, size: Hashable) -> T | None:
-        """One that is free, or None."""
+        """Take one that is free, or None."""
         with self._lock:
             free = self._by_size.get(size)
             return free.pop()[0] if free else None
 
     def give(self, size: Hashable, one: T, held: int = 0) -> None:
-        """`one`, which holds so many bytes, is free again; what is free of a size not used for long is forgotten."""
+        """Give `one`, which holds so many bytes, back; sizes not used for long are forgotten."""
         with self._lock:
             self._by_size[size] = [*self._by_size.pop(size, []), (one, held)]
             while len(self._by_size) > SIZES_KEPT or (len(self._by_size) > 1 and self._bytes() > BYTES_KEPT):

@@ -45,7 +45,7 @@ def visible(number: int) -> str:
 
 
 def trouble() -> str | None:
-    """None if the NVIDIA driver answers and shows a device, else why not."""
+    """Return None if the NVIDIA driver answers and shows a device, else why not."""
     driver, why = _open()
     return why or (None if _count(driver) else "the NVIDIA driver shows no device")
 

@@ -58,7 +58,7 @@ _MODEL: Message = {
     7: ("graph", _GRAPH),
     8: ("opset_import", [_OPSET]),
 }
-"""What the exporter writes: no functions, no graphs or tensors in attributes, no sparse tensors, no domains."""
+"""Fields that the exporter writes: no functions, no graphs or tensors in attributes, no sparse tensors, no domains."""
 
 _ANY_TENSOR: Message = {13: ("external_data", [_PAIR])}
 _ANY_SPARSE: Message = {1: ("values", [_ANY_TENSOR]), 2: ("indices", [_ANY_TENSOR])}
@@ -115,7 +115,7 @@ class Value(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """What is known of a graph, each in the order of the file."""
+    """A graph's nodes and tensors, each in the order of the file."""
 
     nodes: tuple[Node, ...]
     initialisers: tuple[Initialiser, ...]

@@ -99,7 +99,7 @@ class OpenVinoEngine(OnHost):
         return Prediction(_copied(request, "out"), _copied(request, "variance") if "variance" in there else None)
 
     def _rows(self, batch: int) -> int | None:
-        """What a graph is compiled for: so many rows, or any."""
+        """Return the number of rows that a graph is compiled for; None for any."""
         return None if self._any_size else batch
 
     @contextlib.contextmanager

@@ -21,14 +21,14 @@ from .shapes import sized
 from .tiled import Tiled
 
 SHARE = 0.5
-"""Of the memory, what a call may take."""
+"""Share of the memory that a call may take."""
 WORK = 5
 """Times the activations that a pullback reads, in float32, that a call with a gradient takes. Measured on photo, whose
 activations are 0.98 KB a pixel: onnxruntime 4.2, OpenVINO in bfloat16 2.6."""
 GRAIN = 64
-"""What the sides of tiles are multiples of."""
+"""Pixels that the sides of tiles are multiples of."""
 BLEND = 32
-"""Pixels over which tiles pass into each other, between what lies within reach of their ends."""
+"""Pixels over which neighbouring tiles are blended, outside the reach of their ends."""
 
 
 class Padded:
@@ -75,16 +75,16 @@ class Padded:
             shares = functools.partial(far_shares, reach=plan.reach, stride=stride)
             inner = Tiled(engine, tiles, self._padded, on_tiles, shares)
         self._inner, self.room = inner, room
-        self.asarray, self.ahead, self.prepare = inner.asarray, inner.ahead, inner.prepare
-        self.pace, self.record, self.close = inner.pace, inner.record, inner.close
+        self.asarray, self.upload, self.prepare = inner.asarray, inner.upload, inner.prepare
+        self.throttle, self.capture, self.close = inner.throttle, inner.capture, inner.close
 
     @property
     def name(self) -> str:
         return self._inner.name
 
     @property
-    def records(self) -> bool:
-        return self._inner.records
+    def can_capture(self) -> bool:
+        return self._inner.can_capture
 
     @property
     def tiles(self) -> int:
@@ -92,8 +92,8 @@ class Padded:
         return self._inner.tiles if isinstance(self._inner, Tiled) else 1
 
     @property
-    def waited(self) -> float:
-        return self._inner.waited
+    def throttled_seconds(self) -> float:
+        return self._inner.throttled_seconds
 
     def predict(self, x: Array, t: Array) -> Prediction:
         return self._cut(self._inner.predict(self._reflected(x), t))
@@ -153,7 +153,7 @@ class Run(NamedTuple):
 
 
 def reflections(length: int, padded: int) -> Iterator[Run]:
-    """What follows `length` pixels up to `padded`, as numpy's and torch's "reflect": the last one is not repeated.
+    """Yield the runs that pad `length` pixels to `padded`, as numpy's and torch's "reflect": the last is not repeated.
 
     A single pixel is.
     """

@@ -41,7 +41,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
 _LARGE = 1 << 30
 """Bytes from which a member's size is written in 64 bits; the classic field ends at 4 GiB, zipfile's use of it at 2."""
 _ZIP64_EXTRA = 20
-"""What that adds to the local header (APPNOTE.TXT 4.5.3)."""
+"""Bytes that such a size adds to the local header (APPNOTE.TXT 4.5.3)."""
 
 _REMEDY = "make a plan with: frugal-rt export --model celeba"
 _DAMAGE: tuple[type[Exception], ...] = (
@@ -99,14 +99,14 @@ class Plan:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images the prior makes; where they are of any size, of those that it is measured with."""
+        """(C, H, W) of the images that the prior makes; a prior of any size has the shape that it is measured with."""
         image = self.manifest["image"]
         side = image.get("side")
         return image["channels"], image["height"] or side, image["width"] or side
 
     @property
     def stride(self) -> int | None:
-        """What the sides of its images are multiples of, whatever they are; None where they are of one size."""
+        """Pixels that the sides of its images must be multiples of; None where all images have one size."""
         stride: int | None = self.manifest["image"].get("stride")
         return stride
 
@@ -120,8 +120,10 @@ class Plan:
 
     @property
     def reach(self) -> int:
-        """Pixels between one of an answer and the farthest that it depends on, at most, but for norms; of images of any
-        size."""
+        """Pixels from a pixel of an answer to the farthest one that it depends on, norms left aside.
+
+        Only plans for images of any size have it.
+        """
         reach: int = self.manifest["image"]["reach"]
         return reach
 
@@ -287,8 +289,7 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
         raise PlanError(f"{source} is damaged: its {MANIFEST} cannot be trusted; copy or export it again") from error
     if version > ANY_SIZE:
         raise PlanError(
-            f"{source} is plan format {version} and this frugal-rt reads up to {ANY_SIZE}; "
-            "upgrade with: pip install -U frugal-rt"
+            f"{source} is plan format {version} and this frugal-rt reads up to {ANY_SIZE}; upgrade frugal-rt"
         )
     if version < ONE_SIZE:
         raise PlanError(
@@ -303,7 +304,7 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
 def _locate(
     archive: zipfile.ZipFile, manifest: dict[str, Any], data: memoryview, source: str
 ) -> Iterator[tuple[str, memoryview]]:
-    """Where each member lies, after the names, sizes and storage are found to be as the manifest says."""
+    """Return the place of each member, once names, sizes and storage are found to be as the manifest says."""
     entries = archive.infolist()
     names = sorted(entry.filename for entry in entries)
     expected = sorted([MANIFEST, *manifest["members"]])

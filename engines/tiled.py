@@ -81,8 +81,8 @@ class Tiled(OnHost):
     def asarray(self, x: Any) -> Array:
         return self._engine.asarray(x)
 
-    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
-        return self._engine.ahead(array)
+    def upload(self, array: np.ndarray) -> Callable[[], Array]:
+        return self._engine.upload(array)
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
         self._rows = batch
@@ -126,12 +126,12 @@ class Tiled(OnHost):
         return Prediction(images["out"], images.get("variance"))
 
     def _chunks(self, x: Array) -> list[Chunk]:
-        """Every tile of a batch, as many to a call as `prepare` was told."""
+        """Yield every tile of a batch, as many to a call as `prepare` was told."""
         places = [Place(*place) for place in product(range(x.shape[0]), self._down, self._across)]
         return [places[first : first + self._rows] for first in range(0, len(places), self._rows)]
 
     def _counted(self, chunks: list[Chunk], passes: int = 1, gone: int = 0) -> Iterator[Chunk]:
-        """`chunks`, each told of once it is done; a call passes over them `passes` times, and `gone` have gone."""
+        """Yield `chunks`, reporting each once done; a call passes over them `passes` times, and `gone` have gone."""
         tiles = sum(map(len, chunks))
         done = gone * tiles
         for chunk in chunks:

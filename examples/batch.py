@@ -1,4 +1,4 @@
-"""Every picture of a folder, each a request of its own: they share the network's calls, and come as they are done.
+"""Restore every picture of a folder, each a request of its own: they share network calls, and come as they are done.
 
 Pictures of another size than the prior's are cut to its shape and scaled; one that fails is told and stops no other.
 

@@ -1,6 +1,6 @@
 """A pool inside a web application of your own: all its requests share the network's calls.
 
-pip install 'frugal-rt[cpu,serve]'
+pip install '.[cpu,serve]'    # in a checkout
 FRUGAL_RT_PLAN=celeba.plan uvicorn --app-dir examples embedding:app
 curl --data-binary @small.png http://127.0.0.1:8000/upscale -o large.png
 """

@@ -1,4 +1,4 @@
-"""As one uses a pipeline of diffusers: loaded once, called with a picture and its mask, answering with a picture.
+"""Use it as a pipeline of diffusers: loaded once, called with a picture and its mask, answering with a picture.
 
 python examples/pipeline.py photo.jpg mask.png restored.png
 """

@@ -1,13 +1,13 @@
-"""As one uses a sampler of deepinv: physics, a measurement of tensors (B, C, H, W) on [0, 1], and a model of both.
+"""Use it as a sampler of deepinv: physics, a measurement of tensors (B, C, H, W) on [0, 1], and a model of both.
 
-python examples/sampler.py photo.jpg
+python examples/sampler.py photo.jpg restored.png
 """
 
 import sys
 
 import torch
 
-from frugal_rt import Restorer, operators, psnr, read
+from frugal_rt import Restorer, operators, psnr, read, write
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     y = physics.A(x) + sigma * torch.randn(1, *physics.measurement_shape, generator=torch.manual_seed(0))
     model = Restorer.load("photo").at(64, 64)
     x_hat = model.restore(y, physics, sigma=sigma, aim="detail", range=(0, 1)).image
+    write(sys.argv[2], 2 * x_hat[0] - 1)
     print(f"{psnr(2 * x - 1, 2 * x_hat - 1):.1f} dB")
 
 

@@ -22,7 +22,7 @@ class Emitter:
         self.constants: dict[str, np.ndarray] = {}
         self.weights: set[str] = set()
         self.names: dict[Value, str] = {}
-        """Where each value already written, or given as an input, is found."""
+        """Names in the graph of the values already written or given as inputs."""
         self._memo: dict[Any, Any] = {}
 
     def __call__(self, value: Value) -> str:
@@ -59,13 +59,13 @@ class Emitter:
         return self.constant(values, np.int64)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
-        """What `make()` gave the first time it was asked for under `key`."""
+        """Return `make()` the first time `key` is asked for, and the same object again after that."""
         if key not in self._memo:
             self._memo[key] = make()
         return cast(T, self._memo[key])
 
     def reshape(self, x: str, shape: Shape) -> str:
-        """x (batch, ...) to `shape`, whose first dimension is the batch."""
+        """Reshape x (batch, ...) to `shape`, whose first dimension is the batch."""
         return self.node("Reshape", x, self.ints(0, *map(known, shape[1:])))
 
     def grouped(self, x: str, shape: Shape, groups: int) -> str:
@@ -74,7 +74,7 @@ class Emitter:
         return self.node("Reshape", x, self.ints(*((0, groups, -1, 0) if free else (0, groups, -1))))
 
     def ungrouped(self, x: str, shape: Shape) -> str:
-        """What `grouped` gave, in `shape` again."""
+        """Return the result of `grouped` in its earlier `shape`."""
         if is_free(shape):
             return self.node("Reshape", x, self.ints(0, known(shape[1]), -1, 0))
         return self.reshape(x, shape)

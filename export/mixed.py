@@ -1,10 +1,10 @@
 """The forward and pullback graphs in half precision, over the same float32 weights: from ONNX to ONNX.
 
 For runtimes that take each value's type from the graph (TensorRT). Convolutions, matrix products and the elementwise
-operations between them are in half. In float32 stays every operation not listed here: normalisations, softmax,
-reductions, roots and quotients, with the elementwise operations joined to a reduction by elementwise ones alone: a
-group norm's backward, in which a value and its mean cancel, softmax's backward, and what is summed. Operations on
-shapes keep the type they get, and what is read in half alone is rounded before them: a weight where it comes in, by
+operations between them are in half. Every operation not listed here stays in float32: normalisations, softmax,
+reductions, roots and quotients. So do elementwise operations that elementwise ones alone join to a reduction: a group
+norm's backward, in which a value and its mean cancel, softmax's backward, and values that are summed. Operations on
+shapes keep the type they get. A value that is read in half alone is rounded before them: a weight where it comes in, by
 one cast, which runtimes fold when they load.
 """
 
@@ -23,12 +23,12 @@ HEAVY = {"AveragePool", "Conv", "Gemm", "MatMul"}
 ELEMENTWISE = {"Add", "Mul", "Sigmoid", "Sub"}
 SHAPE = {"Concat", "DepthToSpace", "Expand", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Transpose"}
 NORMALISED = {"InstanceNormalization", "Softmax"}
-"""In float32, and what they give is fit for half."""
+"""Operations computed in float32 whose results fit half precision."""
 TINY = 1e-30
-"""What zeros are divided by."""
+"""Smallest divisor: a row of zeros is divided by it."""
 
 Graphs = Mapping[str, tuple[bytes, dict[str, Any]]]
-"""By name, a graph's ONNX bytes and its entry in the manifest."""
+"""A graph's ONNX bytes and its entry in the manifest, by name."""
 
 
 def parse_precisions(text: str) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def check_precisions(precisions: Iterable[str]) -> tuple[str, ...]:
 
 
 def say_mixed(entry: Mapping[str, Any]) -> str:
-    """What the manifest holds under `mixed` for a precision, in words."""
+    """Say in words what the manifest holds under `mixed` for a precision."""
     if "refused" in entry:
         return f"left out, {entry['refused']}"
     errors = ", ".join(f"{what} {error:.1e}" for what, error in entry.get("parity", {}).items())
@@ -163,7 +163,7 @@ def _halves(graph: Any, held: Collection[str]) -> set[str]:
 
 
 def _beside_reductions(nodes: Iterable[Any]) -> set[str]:
-    """What elementwise operations give that are joined to a reduction, root or quotient by elementwise ones alone."""
+    """Names of elementwise results that elementwise operations alone join to a reduction, root or quotient."""
     nodes = list(nodes)
     after: set[str] = set()
     for node in nodes:

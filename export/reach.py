@@ -1,4 +1,4 @@
-"""How far a network without attention looks: tiles that overlap by it answer as the whole image does, but for norms."""
+"""Reach of a network without attention: tiles that overlap by it answer as the whole image does, but for norms."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from .sizes import Side, known
 from .trace import Trace, Value
 
 LOCAL = {"add", "cast", "cat", "group_norm", "mean_pool", "mul", "pixel_unshuffle", "silu", "slice"}
-"""An element depends on those of its place alone, and a larger square has the margins of those that it is made of."""
+"""Operations whose elements depend on their own place alone; a larger square has the margins of its parts."""
 
 
 def reach_of(traced: Trace) -> int:
-    """Pixels between one of the first output and the farthest that it depends on, at most; along either axis.
+    """Return the pixels from one of the first output to the farthest one that it depends on, along either axis.
 
     The mean and variance of a group norm, which depend on every pixel, are left out. Raises ExportError for an
     operation that is not local.
@@ -25,7 +25,7 @@ def reach_of(traced: Trace) -> int:
 
 
 def _through(value: Value, margins: np.ndarray) -> np.ndarray:
-    """The margins of what an operation gives, by those of what it takes.
+    """Return the margins of an operation's result, from those of its inputs.
 
     An element of a value is a square of pixels. Its margins are the pixels above, left, below and right of the square
     that it depends on.

@@ -1,4 +1,4 @@
-"""What ships of an embedded prior's plan beside its weights, written when a prior or the exporter has changed.
+"""Write what ships of an embedded prior's plan beside its weights; run when a prior or the exporter has changed.
 
 python -m frugal_rt.export.ready        # traces both priors, compares them with torch, and writes their ready.zip
 """

@@ -1,4 +1,4 @@
-"""How far the graphs in half precision are from those in float32: measured in float32 that is rounded like theirs.
+"""Measure how far the graphs in half precision are from those in float32, in float32 rounded like theirs.
 
 onnxruntime's CPU provider has no bfloat16 and computes float16 in float32. So a stand-in is run: the same graph in
 float32, in which whatever is of half type is rounded to its significand by arithmetic that no optimiser sees through.
@@ -81,7 +81,7 @@ def _smooth(shape: tuple[int, int, int], random: np.random.Generator) -> np.ndar
 
 
 def _answers(plan: Plan, keep: bool) -> list[dict[str, np.ndarray]]:
-    """What the plan's float32 graphs give for each of `natural_cases`."""
+    """Compute the plan's float32 graphs on each of `natural_cases`."""
     with contextlib.closing(OnnxRuntimeEngine(plan, arena=False, keep=keep)) as engine:  # one at a time: each holds GBs
         return [evaluate(engine, x, t, v) for _, x, t, v in natural_cases(plan)]
 

@@ -26,7 +26,7 @@ primes, so that none is another's by chance."""
 
 @dataclass(eq=False)
 class Value:
-    """What flows between operations. One of: an input of the module, a weight, a constant, the result of `op`."""
+    """A value that flows between operations: an input of the module, a weight, a constant, or the result of `op`."""
 
     name: str
     shape: Shape
@@ -368,7 +368,7 @@ def _pair(value: Any) -> list[int]:
 
 
 def _used(values: list[Value], outputs: list[Value]) -> list[Value]:
-    """Those that the outputs need, in order."""
+    """Return the values that the outputs need, in order."""
     needed, todo = set(), list(outputs)
     while todo:
         value = todo.pop()

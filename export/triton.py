@@ -106,7 +106,7 @@ def _model(plan: Plan, entry: Mapping[str, Any]) -> tuple[bytes, bytes]:
 
 
 def _dims(shapes: Mapping[str, list[Any]]) -> Dims:
-    """What Triton calls dims: without the batch, -1 for a side of images of any size, and never empty."""
+    """Return Triton's `dims`: without the batch, -1 for a side of images of any size, and never empty."""
     return {name: [n if isinstance(n, int) else -1 for n in shape[1:]] or [1] for name, shape in shapes.items()}
 
 

@@ -103,7 +103,7 @@ def cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]
 
 
 def in_onnxruntime(plan: Plan, runs: int) -> list[dict[str, np.ndarray]]:
-    """What the plan's graphs give for each of `cases`, after `repeatable`."""
+    """Compute the plan's graphs on each of `cases`, after `repeatable`."""
     with contextlib.closing(OnnxRuntimeEngine(plan, arena=False)) as engine:
         repeatable(plan, engine, runs)
         return [evaluate(engine, x, t, v) for _, x, t, v in cases(plan)]
@@ -130,7 +130,7 @@ def network(plan: Plan, dtype: str) -> "torch.nn.Module":
 
 
 def row_by_row(module: "torch.nn.Module", x: np.ndarray, t: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
-    """What `evaluate` gives, by autograd through `module`, each row alone."""
+    """Return the same as `evaluate`, by autograd through `module`, each row alone."""
     import torch
 
     kind = next(module.parameters()).dtype

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # a type checker brings it along
 
 ROUNDING = 1e-3
-"""How far a picture's value may lie beyond its scale without noise."""
+"""Distance that a picture's value may lie beyond its scale without noise."""
 BEYOND = 1e-6
 """The share of a picture's values that may lie beyond 6 deviations of its noise: of large ones, a few do by chance."""
 SCHEDULES = 64
@@ -77,10 +77,11 @@ class Restorer:
     def load(cls, path: str | os.PathLike[str], backend: str = "auto", *, trust_engines: bool = False) -> "Restorer":
         """Open a plan, or an embedded prior's by its name, and the backend that runs it.
 
-        That is one of `engines.BACKENDS`; "torch:bf16" names a precision too.
+        - `backend`: one of `engines.BACKENDS`; "torch:bf16" names a precision too.
+        - `trust_engines`: load engines that the plan brings along where none was built here. They are native code that
+          somebody else built.
 
-        trust_engines: load engines that the plan brings along, native code that another built, where none was built
-        here. Raises PlanError, InputError, MissingExtra or BackendError.
+        Raises PlanError, InputError, MissingExtra or BackendError.
         """
         plan = open_plan(path)
         restorer = cls(plan, open_engine(plan, backend, trust_engines=trust_engines))
@@ -88,10 +89,10 @@ class Restorer:
         return restorer
 
     def close(self) -> None:
-        """Let go of the network, and of the plan where `load` opened it; a `with` block does it at its end.
+        """Let go of the network, and of the plan where `load` opened it. A `with` block does it at its end.
 
-        The memory is free on return. `restore` raises BackendError from then on. Those of `at` share the network:
-        to close one is to close all.
+        The memory is free on return, and `restore` raises BackendError from then on. Restorers made by `at` share the
+        network: to close one is to close all.
         """
         self.engine.close()
         if self._owns_plan:
@@ -111,15 +112,17 @@ class Restorer:
         most: int | None = None,
         tile: tuple[int, int] | None = None,
     ) -> "Restorer":
-        """This restorer for images of another size. Nothing is loaded again.
+        """Return this restorer for images of another size. Nothing is loaded again.
 
         A plan for images of any size sees them whole where the memory allows, and else in large tiles that overlap by
-        what a pixel depends on; one for images of one size in tiles of that size, which overlap by half.
+        what a pixel depends on. A plan for images of one size sees them in tiles of that size, which overlap by half.
 
-        on_tiles: called with (done, total), tiles of the step that is running, after each network call; an exception
-        it raises stops the restoration between tiles. most: pixels of a network call at most, in place of what the
-        memory allows, where the plan takes any size; tile: height and width of its tiles, as `Result.settings` said
-        them. Raises InputError for a side smaller than the prior's, or none, and for tiles that cannot be.
+        - `on_tiles`: called after each network call with (done, total), the tiles of the step that is running. An
+          exception that it raises stops the restoration between tiles.
+        - `most`: pixels of a network call at most, in place of what the memory allows, where the plan takes any size.
+        - `tile`: height and width of the tiles, as `Result.settings` has them.
+
+        Raises InputError for a side that is smaller than the prior's or 0, and for tiles that cannot be.
         """
         image_shape = (self.plan.image_shape[0], height, width)
         engine = (
@@ -165,17 +168,19 @@ class Restorer:
         output: Output | None = None,
         **options: "Unpack[Options]",
     ) -> "Result[Any]":
-        """Restore a picture as `frugal-rt restore` does, to the bit: a Result, whose image is of the picture's kind.
+        """Restore a picture as `frugal-rt restore` does, to the bit. The Result's image is of the picture's kind.
 
-        picture: a file's name or a PIL image, for a PIL image; an array or a tensor on any device, for one of its type
-        and there: uint8, (H, W, C), (C, H, W) or (H, W), or floats on [-1, 1], (C, H, W), (H, W, C) or (H, W), NaN
-        where a pixel is missing; or several of one size along a first axis, each restored as it would be alone.
-        range: the values of black and white, such as (0, 1), of floats; sigma is on that scale then.
-        output: "pil", "array" or "tensor", in place of the picture's kind.
-        options: what was done to it (task, mask, hole, keep, scale, filter, kernel, border, keep_fraction, matrix,
-        grey), its noise (in grey levels of 255, or sigma), fit and align, each as on the command line, and the settings
-        of `restore`. With no task named the picture tells; where nothing is found wrong it is as it came, which
-        `Result.unchanged` says.
+        - `picture`: a file's name or a PIL image, for a PIL image; an array, or a tensor on any device, for one of its
+          type there. It is (C, H, W), (H, W, C) or (H, W), of uint8, or of floats on [-1, 1] with NaN where a pixel is
+          missing. Several of one size lie along a first axis; each is restored as it would be alone.
+        - `range`: the values of black and white of floats, such as (0, 1); sigma is on that scale then.
+        - `output`: "pil", "array" or "tensor", in place of the picture's kind.
+        - `options`: the damage (task, mask, hole, keep, scale, filter, kernel, border, keep_fraction, matrix, grey),
+          its noise (in grey levels of 255, or sigma), fit, align and frame, each as on the command line; and the
+          settings of `restore`.
+
+        With no task named the picture tells. One in which nothing is found wrong is given back as it came, and
+        `Result.unchanged` says so.
 
         Raises InputError for what does not fit, KindError for a name or type that is none, MissingFile, DivergedError.
         """
@@ -188,7 +193,7 @@ class Restorer:
         return Result.of_pictures(call, results)
 
     def _of_size(self, image_shape: Shape) -> "Restorer":
-        """The restorer for images of a shape (C, H, W): this one, that of the plan's, or one by `at`, which is kept."""
+        """Return the restorer for images (C, H, W): this one, the plan's own, or one by `at`, which is kept."""
         if image_shape == self.image_shape:
             return self
         base = self._untiled or self
@@ -219,35 +224,38 @@ class Restorer:
         on_step: Callable[[StepEvent], object] | None = None,
         range: Range | None = None,
     ) -> Result[np.ndarray]:
-        """The images that `operator` and noise of deviation `sigma` turned into `y`.
+        """Restore the images that `operator` and noise of deviation `sigma` turned into `y`.
 
-        y: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1], an array or a tensor on any device
-        (missing pixels may hold anything). That a picture's values all lie in [0, 1] is warned of.
-        sigma: noise on the [-1, 1] scale, 0..2. None: that of y is estimated where it is to be denoised, from a batch's
-        mean variance, and 0.01 is assumed otherwise; the command line and the service do the same.
-        aim: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing: 8
-        network calls, its default, or one. Any other linear operator starts from a plain estimate of the image: 12
-        calls, frugal's fast preset, or 8 that draw next to nothing; fidelity is the default of a JPEG. Where a setting
-        of a method is given, method to lam, denoising and a JPEG are done by that.
-        method: "frugal", the default, from a plain estimate and noise down by the closed form, with sparse gradients
-        until the switch where the operator leaves pixels unseen. The others start from noise: "hybrid", the poster's,
-        DPS and from the switch DMPS; "dps", the default where the operator is not linear; "dmps"; or "closed-form",
-        DDRM's transition alone.
-        preset: "quality", "balanced", the default, or "fast", which name a number of steps: 50, 20 and 12 of frugal,
-        the last without gradients, 100, 50 and 20 of the others. steps: T itself, 2..the prior's training steps.
-        switch: of frugal and hybrid; "auto", the default, or k, the number of steps at the end without a gradient.
-        every: frugal takes a gradient at every so manieth step before its switch, 2 or more; None is about 25 in all.
-        guidance: of hybrid, dps and dmps; "own", the default, or "official" for the papers' constant step sizes. zeta,
-        lam: such constants by value, of DPS and DMPS; None lets the guidance say.
-        seed, sample: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
-        batch: rows that share a network call at most; None takes what was fastest for an image, measured once.
-        on_step: called with a StepEvent after each step; an exception it raises stops the restoration between steps.
-        range: the values of black and white, such as (0, 1), where images are on another scale than [-1, 1]; y, sigma
-        and the result are on it then.
+        - `y`: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1]: an array, or a tensor on any
+          device. Missing pixels may hold anything. A picture whose values all lie in [0, 1] is warned of.
+        - `sigma`: the noise's deviation on the [-1, 1] scale, 0..2. None estimates it where y is to be denoised, from a
+          batch's mean variance, and assumes 0.01 otherwise, as the command line and the service do.
+        - `aim`: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing:
+          8 network calls for detail, its default, one for fidelity. Any other linear operator starts from a plain
+          estimate of the image: 12 calls for detail, as frugal's fast preset, 8 that draw next to nothing for fidelity,
+          the default of a JPEG. Where a setting of a method is given (method to lam), that method does it.
+        - `method`: "frugal", the default, starts from a plain estimate and some noise, and goes down by the closed
+          form; where the operator leaves pixels unseen it takes sparse gradients until the switch. The others start
+          from noise: "hybrid", the poster's, is DPS and from the switch DMPS; "dps" is the default where the operator
+          is not linear; "dmps"; "closed-form" is DDRM's transition alone.
+        - `preset`: "quality", "balanced", the default, or "fast": 50, 20 and 12 steps of frugal, the last without
+          gradients; 100, 50 and 20 of the others.
+        - `steps`: T itself, in place of a preset's, 2..the prior's training steps.
+        - `switch`: of frugal and hybrid: "auto", the default, or k, the number of steps at the end without a gradient.
+        - `every`: of frugal: a gradient at every M-th step before the switch, 2 or more; None is about 25 in all.
+        - `guidance`: of hybrid, dps and dmps: "own" step sizes, the default, or the papers' "official" constants.
+        - `zeta`, `lam`: constant step sizes of DPS and DMPS; None lets the guidance say.
+        - `seed`, `sample`: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
+        - `batch`: rows that share a network call at most; None takes the number that was fastest for an image,
+          measured once.
+        - `on_step`: called with a StepEvent after each step. An exception that it raises stops the restoration between
+          steps.
+        - `range`: the values of black and white, such as (0, 1), where images are on another scale than [-1, 1]; y,
+          sigma and the result are on it then.
 
-        Raises InputError for a measurement or setting that does not fit, among them a picture of integers, or with
-        values beyond what the operator and 6 sigma make of [-1, 1]; DivergedError rather than return NaN or a
-        constant image.
+        Raises InputError for a measurement or setting that does not fit: a picture of integers too, or one with values
+        beyond what the operator and 6 sigma make of [-1, 1]. Raises DivergedError rather than return NaN or a constant
+        image.
         """
         if not isinstance(operator, Operator):
             raise KindError(f"the operator is one of frugal_rt.operators, and no {type(operator).__name__}")
@@ -319,7 +327,7 @@ class Restorer:
         )
 
     def _settings(self, row: Restoration, batch: int) -> dict[str, Any]:
-        """What `row` and those after it were restored with, in JSON's types."""
+        """Return the settings that `row` and its batch were restored with, in JSON's types."""
         steps = None if row.aim else row.steps
         return {
             "operator": {"name": row.operator.name, **row.operator.settings},

@@ -24,29 +24,29 @@ else:
 class Result(Generic[Picture]):
     """A restored batch and how it came about. Arrays have a batch axis exactly when the measurement had one.
 
-    Of pictures (`Restorer.__call__`) rows are pictures: of faces that are restored in one, the first face's figures; of
-    one that is left alone zeros.
+    After `Restorer.__call__` rows are pictures. A picture with several restored faces has the first face's figures; one
+    that is left alone has zeros.
     """
 
     image: Picture
-    """From `Restorer.restore` an array (B, C, H, W) or (C, H, W), float32 on [-1, 1] or the range that was named; of a
-    call a picture of the caller's kind."""
+    """By `Restorer.restore` an array (B, C, H, W) or (C, H, W), float32 on [-1, 1] or the range that was named. By a
+    call of a restorer, a picture of the caller's kind."""
     k: tuple[int, ...]
     """For each row, the steps that were left at the switch, which took no gradient: 0 with dps, T with dmps."""
     trace: tuple[tuple[float, ...], ...]
     """For each row, the PSNR in dB between estimates x0hat a fixed number of steps apart: what the switch looks at."""
     compared: tuple[int, ...]
-    """How many steps were left when each entry of a trace was taken; the same for every row."""
+    """Steps that were left when each entry of a trace was taken; the same for every row."""
     seconds: dict[str, float]
-    """Wall time by phase, "gradient", "forward" and "flow", the steps of an aim."""
+    """Wall time by phase: "gradient", "forward", and "flow" for the steps of an aim."""
     forwards: tuple[int, ...]
     """Network evaluations of each row, those of DPS steps included."""
     gradients: tuple[int, ...]
     """Gradients through the network, for each row."""
     settings: dict[str, Any]
-    """What repeats this result: aim, method, steps, switch, sigma, every, zeta, lambda, seed, sample, batch, operator,
-    backend, tile, prior. With an aim, those of a method are None. Of pictures those of the first, and its task and
-    fit."""
+    """Settings that repeat this result: aim, method, steps, switch, sigma, every, zeta, lambda, seed, sample, batch,
+    operator, backend, tile, prior. With an aim, those of a method are None. For several pictures they are the first
+    one's, with its task and fit."""
     because: tuple[str, ...] = ()
     """For each picture, a clause that says how its task and noise were settled."""
     unchanged: tuple[bool, ...] = ()
@@ -73,7 +73,7 @@ class Result(Generic[Picture]):
 
     @classmethod
     def of_pictures(cls, call: Call, results: "Sequence[Result[np.ndarray]]") -> "Result[Any]":
-        """Make what a call of a restorer gives, of a result for each of `Call.due`."""
+        """Make the result of a call of a restorer, from a result for each of `Call.due`."""
         left, of_each = iter(results), []
         for one in call.ready:
             of_each.append([] if one.measurement.is_clean else [next(left) for _ in one.measurements])

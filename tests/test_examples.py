@@ -167,8 +167,9 @@ def test_a_pipeline_is_the_command(photographs, monkeypatch, capsys):
 
 
 def test_a_sampler_beats_its_measurement(photographs, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["sampler.py", "photo.png"])
+    monkeypatch.setattr(sys, "argv", ["sampler.py", "photo.png", "restored.png"])
     example("sampler").main()
+    assert Image.open("restored.png").size == (64, 64)
     assert float(capsys.readouterr().out.split()[0]) > 30
 
 
@@ -190,3 +191,11 @@ def test_the_pool_of_docs_service_runs_as_a_script(tiny_plan, tmp_path):
     lines = run.stdout.splitlines()
     assert lines[0] == "(3, 16, 16)"
     assert sum(line.startswith("Moved(") for line in lines) == 20
+
+
+def test_every_example_has_its_picture():
+    page = (ROOT / "docs" / "examples.md").read_text()
+    for path in ROOT.glob("examples/*.*"):
+        assert f"`examples/{path.name}`" in page
+        assert f"(examples-{path.stem}.png)" in page
+        assert (ROOT / "docs" / f"examples-{path.stem}.png").exists()

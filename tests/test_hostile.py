@@ -1,4 +1,4 @@
-"""What comes from outside, made up by Hypothesis: plans, pictures, parameters, forms. Each is taken or refused in a
+"""Input from outside, made up by Hypothesis: plans, pictures, parameters, forms. Each is taken or refused in a
 sentence, and raises nothing else.
 
 FRUGAL_RT_FUZZ=10000 makes it so many of each. They are the same ones each time, as a failure must not come and go.

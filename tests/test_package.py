@@ -82,7 +82,7 @@ def test_the_package_list_matches_the_folders():
 
 
 OTHERS = (".git", ".venv", ".cache", ".editable", "build", "docs")
-"""What a wheel is not built from."""
+"""Folders that a wheel is not built from."""
 CALLER = """import numpy as np
 import torch
 from frugal_rt import Pool, Result, Restorer, operators, psnr, read, to_pil, write
@@ -109,7 +109,7 @@ EXPECTED = {
     13: "has incompatible type \"Literal['quick']\"",
     14: "has incompatible type \"Literal['best']\"",
 }
-"""What mypy --strict says of lines of CALLER, and errors of no other."""
+"""Reports of mypy --strict by line of CALLER, with errors on no other line."""
 
 
 def as_installed(tmp_path: Path) -> str:
@@ -157,7 +157,7 @@ def test_mypy_tells_a_caller_s_mistakes(tmp_path, install):
 
 
 def test_the_api_page_has_every_public_name():
-    """Of the package and of its operators, by what defines it; errors are a module of it."""
+    """Public names of the package and of its operators, by the module that defines each; errors are a module."""
     import frugal_rt
     from frugal_rt import operators
     from frugal_rt.engines import errors

@@ -49,7 +49,7 @@ class OnnxRuntimeCudaEngine(OnTorch):
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     @property
-    def records(self) -> bool:
+    def can_capture(self) -> bool:
         return False  # onnxruntime allocates and copies within a call
 
     @property

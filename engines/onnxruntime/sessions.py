@@ -90,11 +90,11 @@ class Sessions:
         return session
 
     def embeddings(self) -> Callable[[np.ndarray], np.ndarray]:
-        """What computes the plan's embedding graph, on the CPU: t (B,) int64 to (B, K)."""
+        """Return a function that computes the plan's embedding graph on the CPU: t (B,) int64 to (B, K)."""
         return functools.partial(_embed, self.open("embedding", "cpu"))
 
     def embedding_table(self) -> np.ndarray:
-        """What the network makes of each timestep that it was trained on, (T_train, K)."""
+        """Compute the embedding of each timestep that the network was trained on, (T_train, K)."""
         compute, steps = self.embeddings(), np.arange(self._plan.manifest["schedule"]["num_train_timesteps"])
         return np.concatenate([compute(some) for some in np.array_split(steps, -(-len(steps) // ROWS))])
 

@@ -22,12 +22,12 @@ from .store import ENGINES, Built, Here, Record, building, built, keep, plan_has
 logger = logging.getLogger(__name__)
 BATCHES = (1, 4, 16)
 LONGEST, GRAIN = 1024, 64
-"""Of a plan for images of any size: the longest side of one alone, in pixels, and what such sides are multiples of. A
+"""For images of any size: the longest side of one image alone, and the grain of sides, in pixels. A
 profile takes as much memory as its largest call."""
 LEVEL = 3
 
 OnProgress = Callable[[str, int, int], bool]
-"""Told what is being built, and of how many steps so many are done; False stops."""
+"""Callback with the engine being built, its steps and those done; its False stops the build."""
 
 
 def build(
@@ -76,7 +76,7 @@ def build(
 
 
 def longest_side(rows: int) -> int:
-    """Of images of which a call has so many: all calls have the same pixels at most."""
+    """Return the longest side of images in a call of `rows`: every call has the same number of pixels at most."""
     return max(GRAIN, int(LONGEST / math.sqrt(rows)) // GRAIN * GRAIN)
 
 
@@ -86,7 +86,7 @@ def can_build() -> bool:
 
 
 def choose_precision(plan: Plan, precision: str | None) -> str:
-    """`precision`, or the first of PRECISIONS that the plan holds. Raises InputError for one that it does not hold."""
+    """Return `precision`, or the first of PRECISIONS that the plan holds. Raises InputError for one that it lacks."""
     mixed = plan.manifest.get("mixed", {})
     if precision is None:
         return next((one for one in PRECISIONS if "graphs" in mixed.get(one, {})), "fp32")
@@ -121,7 +121,7 @@ def _target(rt: TensorRT, capability: str | None) -> Here:
 
 
 def _capabilities(rt: TensorRT) -> dict[str, Any]:
-    """Its targets by compute capability: SM89 is 8.9, SM120 is 12.0."""
+    """Return TensorRT-RTX's targets by compute capability: SM89 is 8.9, SM120 is 12.0."""
     named = {name[2:]: value for name, value in rt.trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     return {f"{digits[:-1]}.{digits[-1]}": value for digits, value in named.items()}
 
@@ -137,7 +137,7 @@ def _build(
     timings: Path,
     on_progress: OnProgress,
 ) -> memoryview:
-    """One of ENGINES. Raises BackendError."""
+    """Build one of ENGINES. Raises BackendError."""
     trt = rt.trt
     graphs = plan.manifest["graphs"] if precision == "fp32" else plan.manifest["mixed"][precision]["graphs"]
     entry = graphs["pullback" if name == "pullback" else "forward"]
@@ -197,8 +197,10 @@ def _parsed(rt: TensorRT, parser: Any, done: bool, entry: dict[str, Any]) -> Non
 
 
 def _profiles(rt: TensorRT, plan: Plan, entry: dict[str, Any], batches: tuple[int, ...]) -> list[Any]:
-    """One for each size, which takes those between it and the next smaller one too; and images from one stride a side
-    to `longest_side`, best at half of that, where the plan takes images of any size."""
+    """Make an optimisation profile for each batch size; it takes the sizes down to the next smaller one too.
+
+    Where the plan takes images of any size, sides go from one stride to `longest_side`, best at half of that.
+    """
     profiles = []
     for least, rows in zip((1, *(rows + 1 for rows in batches)), batches, strict=False):
         profile = rt.need(rt.builder.create_optimization_profile(), "make a profile")
@@ -226,7 +228,7 @@ def _remember(rt: TensorRT, config: Any, timings: Path) -> None:
 
 
 def _monitor(trt: Any, name: str, on_progress: OnProgress) -> Any:
-    """What TensorRT tells of its outermost phase; those within it follow one another too fast to read."""
+    """Make a monitor that passes on TensorRT's outermost phase; the inner ones follow one another too fast to read."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:

@@ -47,8 +47,8 @@ class TensorRTEngine(OnTorch):
         return f"{self._rt.name} {self._rt.version} (cuda, {self._built.record.precision})"
 
     @property
-    def records(self) -> bool:
-        return super().records and not self._built.record.sides
+    def can_capture(self) -> bool:
+        return super().can_capture and not self._built.record.sides
 
     @property
     def room(self) -> Room:
@@ -135,7 +135,7 @@ class _Graph:
         self._types = {one: self._type(one) for one in names}
         self._contexts: dict[tuple[int, int], Any] = {}
         self._shapes: dict[tuple[int, int], dict[str, tuple[int, ...]]] = {}
-        """Of the inputs of each context."""
+        """Shapes of each context's inputs."""
         self._new: set[tuple[int, int]] = set()
         """Keys of contexts that have not run yet."""
         # By its contents: engines in a plan may say of themselves what the user's own ones are.

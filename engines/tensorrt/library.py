@@ -33,7 +33,7 @@ FLAVOURS = {
     "tensorrt": Flavour("tensorrt", "tensorrt", "gpu", False),
     "tensorrt-rtx": Flavour("tensorrt-rtx", "tensorrt_rtx", "rtx", True),
 }
-"""By name; what comes first is preferred where both are here."""
+"""Flavours of TensorRT by name; the first is preferred where both are installed."""
 
 
 def installed() -> list[str]:

@@ -1,4 +1,4 @@
-"""Where built TensorRT engines lie, and which of them may be loaded here: matched before anything of theirs is read.
+"""Store of built TensorRT engines; an engine is matched to the plan and the machine before it is read.
 
 An engine is native code for one version of TensorRT, one kind of GPU and one system. The user's own lie in the cache,
 in a folder that nobody else may write; a plan may carry some along, which are another's until the user trusts them.
@@ -30,7 +30,7 @@ from ..plan import Buffer, Plan
 
 logger = logging.getLogger(__name__)
 ENGINES = ("predict", "forward", "pullback")
-"""What is built of a plan: the forward graph for its answers alone, the same with the activations that the pullback
+"""Engines built of a plan: the forward graph for its answers alone, the same with the activations that the pullback
 reads, and the pullback."""
 MEMBERS = "engines"
 """The folder of a plan's engines among its members, and their key in its manifest."""
@@ -41,11 +41,11 @@ LIMIT = 16 << 30
 
 @dataclass(frozen=True)
 class Here:
-    """What would run an engine."""
+    """TensorRT, GPU and system that would run an engine here."""
 
     flavour: str
     version: str
-    """Of TensorRT, all four parts."""
+    """TensorRT's version, all four parts."""
     capability: str
     gpu: str
     """Its name; empty where an engine is for any of that compute capability."""
@@ -58,7 +58,7 @@ class Here:
 
 @dataclass(frozen=True)
 class Record:
-    """What a set of ENGINES was built from, by and for."""
+    """Record of a set of ENGINES: the plan, the builder and the GPU."""
 
     plan: str
     """The hash of the plan's contents."""
@@ -71,7 +71,7 @@ class Record:
     files: Mapping[str, Mapping[str, Any]]
     """Bytes and SHA-256 of each of ENGINES."""
     sides: tuple[int, ...] = ()
-    """Of a plan for images of any size: the longest side for each of `batches`, descending."""
+    """For images of any size: the longest side for each of `batches`, descending."""
 
     @property
     def key(self) -> str:
@@ -94,13 +94,13 @@ class Record:
         return max(fit, default=0)
 
     def data(self) -> dict[str, Any]:
-        """It in JSON's types."""
+        """Return the record in JSON's types."""
         data = {**asdict(self), "batches": list(self.batches), "sides": list(self.sides)}
         return data if self.sides else {key: value for key, value in data.items() if key != "sides"}
 
     @classmethod
     def parse(cls, data: Any) -> "Record":
-        """What `data` gave. Raises ValueError where that is no record."""
+        """Return the record that `data` was made from. Raises ValueError for anything else."""
         try:
             files = {
                 name: {"bytes": int(data["files"][name]["bytes"]), "sha256": str(data["files"][name]["sha256"])}
@@ -125,7 +125,7 @@ class Built:
 
     record: Record
     where: str
-    """For people."""
+    """A name for people."""
     own: bool
     """Whether this user's cache built them."""
     read: Callable[[str], Buffer]
@@ -133,7 +133,7 @@ class Built:
 
 
 def plan_hash(plan: Plan) -> str:
-    """Of all that engines are built from: the members but engines, and which of them is which graph."""
+    """Hash all that engines are built from: the members but engines, and which of them is which graph."""
     held = {name: one["sha256"] for name, one in plan.manifest["members"].items() if not name.startswith(f"{MEMBERS}/")}
     mixed = {precision: one.get("graphs") for precision, one in plan.manifest.get("mixed", {}).items()}
     parts = json.dumps([held, plan.manifest["graphs"], mixed], sort_keys=True)
@@ -185,7 +185,7 @@ def mismatch(built: Built, here: Here, precision: str | None) -> str | None:
 
 
 def command(plan: Plan, here: Here, precision: str | None) -> str:
-    """What builds the engine that is wanted."""
+    """Return the command that builds the wanted engine."""
     wanted = f" --precision {precision}" if precision else ""
     flavour = f" --flavour {here.flavour}" if here.flavour != "tensorrt" else ""
     return f"frugal-rt build {plan.source}{flavour}{wanted}"
@@ -204,7 +204,7 @@ def built(plan: Plan) -> Iterator[Built]:
 
 
 def bundled(plan: Plan) -> list[Record]:
-    """Of the engines among the plan's members. Raises PlanError where its manifest lists them badly."""
+    """Return the records of the plan's own engines. Raises PlanError where its manifest lists them badly."""
     listed = plan.manifest.get(MEMBERS, [])
     try:
         if not isinstance(listed, list):
@@ -217,7 +217,7 @@ def bundled(plan: Plan) -> list[Record]:
 
 
 def folder() -> Path | None:
-    """Where the user's engines lie, or None where caching is off."""
+    """Folder of the user's engines, or None where caching is off."""
     root = cache.folder()
     return None if root is None else root / MEMBERS
 
@@ -273,7 +273,7 @@ def keep(record: Record, engines: Mapping[str, Buffer], root: Path) -> Built:
 
 
 def bundle(plan: Plan, built: Built) -> Plan:
-    """`plan` with these engines among its members, in place of those of their key. Raises BackendError or PlanError."""
+    """Add these engines to `plan`'s members, in place of those of their key. Raises BackendError or PlanError."""
     record = built.record
     others = [one for one in bundled(plan) if one.key != record.key]
     manifest = {**plan.manifest, MEMBERS: [one.data() for one in (*others, record)]}

@@ -1,4 +1,4 @@
-"""Where torch keeps an engine's state: host memory, or a CUDA device, whose work is one ordered queue of launches."""
+"""Torch's memory for an engine's state: the host's, or a CUDA device's, whose work is one ordered queue of launches."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ WARM = 2
 UNDERWAY = 2
 """Calls that the host may be ahead of the device: as many as keep it busy, and no more than a cancelled job wastes."""
 GRAIN = 64
-"""What the sides of an image are rounded up to where steps are recorded, or a network compiled, for each size."""
+"""Pixels that sides are rounded up to a multiple of, where each size is recorded or compiled anew."""
 launching = threading.RLock()
 """Held while a library is given the addresses of a call, and while work is recorded: CUDA records one graph at a time
 in a process, and an execution context is one call's."""
@@ -48,11 +48,11 @@ class TorchArrays:
         if device == "cuda" and not self.torch.cuda.is_available():
             raise BackendError("torch sees no CUDA device here; run: frugal-rt doctor")
         self.device = device
-        self.records = device == "cuda"
-        self.waited = 0.0
-        """Seconds that the host has waited in `pace`."""
+        self.can_capture = device == "cuda"
+        self.throttled_seconds = 0.0
+        """Seconds that the host has waited in `throttle`."""
         self._underway: deque[Any] = deque()
-        if self.records:
+        if self.can_capture:
             self._beside, self._recorder, self._uploads = streams(self.torch)
             self._pool: Any = None
             """Memory that recordings share."""
@@ -60,7 +60,7 @@ class TorchArrays:
             self._replayed_on: Any = None
 
     def room(self, grain: int) -> Room:
-        """As `Engine.room`, where something is made for each size of multiples of `grain`."""
+        """Return `Engine.room`, with `grain` where something is made for each size."""
         if self.device == "cpu":
             return Room(machine.memory(), grain)
         return Room(self.torch.cuda.mem_get_info()[1], grain)
@@ -68,8 +68,8 @@ class TorchArrays:
     def asarray(self, x: Any) -> Tensor:
         return self.torch.as_tensor(x, dtype=self.torch.float32, device=self.device)
 
-    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
-        """As `Engine.ahead`: copied through pinned memory on a stream of its own, which the reader's waits for."""
+    def upload(self, array: np.ndarray) -> Callable[[], Array]:
+        """`Engine.upload`: through pinned memory, on a stream of its own; the reader's stream waits for it."""
         torch = self.torch
         if self.device == "cpu":
             ready = self.asarray(array)
@@ -87,20 +87,20 @@ class TorchArrays:
 
         return wait
 
-    def pace(self) -> None:
-        """As `Engine.pace`."""
+    def throttle(self) -> None:
+        """Throttle as `Engine.throttle`."""
         if self.device == "cpu":
             return
         self._underway.append(self.torch.cuda.current_stream().record_event())
         if len(self._underway) > UNDERWAY:
             started = time.perf_counter()
             self._underway.popleft().synchronize()
-            self.waited += time.perf_counter() - started
+            self.throttled_seconds += time.perf_counter() - started
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """As `Engine.record`: a CUDA graph. After one that failed, but for memory, nothing is recorded any more."""
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        """Capture a CUDA graph as `Engine.capture`. After a failure, but for memory, nothing is captured any more."""
         torch = self.torch
-        if not self.records:
+        if not self.can_capture:
             return None
         here = torch.cuda.current_stream()
         graph = torch.cuda.CUDAGraph()
@@ -121,7 +121,7 @@ class TorchArrays:
                 logger.warning("steps cannot be recorded as CUDA graphs, and are launched piece by piece: %s", error)
                 if any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__cause__)):
                     return None  # of so many rows; fewer may be
-                self.records = False
+                self.can_capture = False
                 with contextlib.suppress(Exception):  # torch 2.13 forgets it where a capture ends badly
                     torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
                 return None
@@ -193,15 +193,15 @@ class TorchArrays:
 
 
 class OnTorch(Closable):
-    """What engines have in common whose state lives in torch's arrays.
+    """Base of engines whose state lives in torch's arrays.
 
-    They have the arrays and are not them: what is recorded holds an `ahead`, and would hold the engine.
+    They have the arrays and are not them: what is recorded holds an `upload`, and would hold the engine.
     """
 
     def __init__(self, arrays: TorchArrays):
         self._arrays = arrays
-        self.asarray, self.ahead = arrays.asarray, arrays.ahead
-        self.record, self.pace = arrays.record, arrays.pace
+        self.asarray, self.upload = arrays.asarray, arrays.upload
+        self.capture, self.throttle = arrays.capture, arrays.throttle
 
     def close(self) -> None:
         if not self._closed:
@@ -209,16 +209,16 @@ class OnTorch(Closable):
                 super().close()
 
     @property
-    def records(self) -> bool:
-        return self._arrays.records
+    def can_capture(self) -> bool:
+        return self._arrays.can_capture
 
     @property
-    def waited(self) -> float:
-        return self._arrays.waited
+    def throttled_seconds(self) -> float:
+        return self._arrays.throttled_seconds
 
     @property
     def room(self) -> Room:
-        return self._arrays.room(GRAIN if self.records else 1)
+        return self._arrays.room(GRAIN if self.can_capture else 1)
 
 
 def like(result: Tensor, given: Array) -> Array:

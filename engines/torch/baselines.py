@@ -41,4 +41,4 @@ def _compiled(plan: Plan) -> Engine:
 
 
 PEERS: dict[str, Callable[[Plan], Engine]] = {EAGER: _eager, COMPILED: _compiled}
-"""By the name a table gives them. They raise MissingExtra or BackendError where they cannot run."""
+"""Openers of the baselines, by name. They raise MissingExtra or BackendError where a baseline cannot run."""

@@ -25,7 +25,7 @@ SIZES: dict[tuple[float, ...], int] = {(1, 1, 2, 2, 4, 4): 256, (1, 1, 2, 3, 4):
 FIRST = "input_blocks.0.0.weight"
 """The tensor that a checkpoint begins with."""
 GROUPS = 32
-"""Of every group norm."""
+"""Groups of every group norm."""
 NOISES: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
@@ -55,7 +55,7 @@ _UP = {**_RESNET, "conv": "conv"}
 
 @dataclass(frozen=True)
 class AdmOptions:
-    """What an ADM checkpoint does not tell; the defaults are those of the published 256x256 checkpoints."""
+    """Settings that an ADM checkpoint does not hold; the defaults are those of the published 256x256 checkpoints."""
 
     size: int | None = None
     """Side of the images, in pixels; None: the one that goes with the channel multipliers (SIZES)."""
@@ -68,7 +68,7 @@ class AdmOptions:
 
     @classmethod
     def parse(cls, text: str) -> "AdmOptions":
-        """From "adm" or "adm:size=64,head_channels=32,qkv=new,noise=cosine". Raises InputError."""
+        """Read "adm" or "adm:size=64,head_channels=32,qkv=new,noise=cosine". Raises InputError."""
         name, _, rest = text.partition(":")
         settings: dict[str, Any] = {}
         for setting in filter(None, rest.split(",")):
@@ -89,10 +89,10 @@ class AdmOptions:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the tensors tell."""
+    """The architecture, as the names and shapes of the tensors tell it."""
 
     channels: tuple[int, ...]
-    """Of each level, the finest first."""
+    """Channels of each level, the finest first."""
     blocks: int
     """Residual blocks a level on the way down; there is one more on the way up."""
     attends: tuple[bool, ...]
@@ -265,7 +265,7 @@ def _modules(layout: Layout) -> dict[str, str]:
 def _sources(
     file: str, state: Mapping[str, "torch.Tensor"], layout: Layout, config: Mapping[str, Any]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """For each tensor of the UNet2DModel: the checkpoint's name of it, and the shape it gets. Raises ExportError."""
+    """Return the checkpoint's name and the shape of each tensor of the UNet2DModel. Raises ExportError."""
     modules, sources, used = _modules(layout), {}, set()
     network = build_network({"config": config, "pixel_unshuffle": 1, "learned_variance": False})
     for full, parameter in network.state_dict().items():

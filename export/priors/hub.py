@@ -31,7 +31,7 @@ PUBLISHED = {
         {"centre": [0.502, 0.554], "side": 0.677},  # medians over six pictures of CelebA-HQ and FFHQ
     )
 }
-"""By the name `--model` takes."""
+"""Priors of the hub, by the name that `--model` takes."""
 
 
 def fetch(name: str) -> Path:

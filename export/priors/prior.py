@@ -45,11 +45,11 @@ UNET_FIELDS = {
     *("dropout", "act_fn", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups", "norm_eps"),
     *("resnet_time_scale_shift", "add_attention", "class_embed_type", "num_class_embeds", "num_train_timesteps"),
 }
-"""Fields of UNet2DModel's config. All shape the network that diffusers builds, which is what is exported."""
+"""Fields of UNet2DModel's config. All of them shape the exported network, as diffusers builds it."""
 OTHER_PIPELINES = ("LDMPipeline", "ScoreSdeVePipeline", "KarrasVePipeline", "ConsistencyModelPipeline")
 """diffusers' pipelines of a UNet2DModel that is no prior of pixels on a schedule of betas."""
 AUTOENCODERS = ("vae", "vqvae", "movq")
-"""What a pipeline's folder names its autoencoder: the UNet works on its latents then."""
+"""Names of an autoencoder in a pipeline's folder: where there is one, the UNet works on its latents."""
 LARGEST = 4
 """Times the side it was trained at that a network is run at, at most: attention grows with the square of the pixels."""
 
@@ -70,7 +70,7 @@ class Prior:
     """r: the UNet sees r x r pixel-unshuffled images. Read off the config: in_channels = channels * r^2."""
     learned_variance: bool
     framing: dict[str, Any] | None = None
-    """Of a prior of framed faces: where the box of `runtime.framing`'s detector lies in its images, see there."""
+    """For a prior of framed faces: where the box of `runtime.framing`'s detector lies in its images, see there."""
     sides: tuple[int, int] | None = None
     """Height and width of the images, where they are not those it was trained on."""
 
@@ -99,7 +99,7 @@ class Prior:
 
     @property
     def stride(self) -> int:
-        """What the sides of an image are multiples of."""
+        """Pixels that the sides of an image must be multiples of."""
         levels: int = len(self.unet["down_block_types"])
         return self.pixel_unshuffle << (levels - 1)
 

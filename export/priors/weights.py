@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-"""What diffusers calls a model's weights, the one taken first where both are there."""
+"""Names that diffusers gives a model's weights, the preferred one first."""
 
 INDEX = ".index.json"
 """Behind such a name: the index of the shards that the weights are in."""

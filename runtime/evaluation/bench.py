@@ -49,14 +49,14 @@ from .demo import SHOWN, SIGMA, Measured, measure
 SAMPLE_SECONDS = 0.5
 """A sample is the mean of consecutive calls that fill this long."""
 TORCH = "torch channels_last"
-"""What the torch backend is called here: it is torch, and no ratio counts it as ours unless nothing else runs."""
+"""Label of the torch backend: no ratio counts it as ours unless nothing else runs."""
 
 
 class Sample(NamedTuple):
     """One measurement of one contender."""
 
     seconds: float
-    """Of one forward call, one step or one restoration, for the whole batch."""
+    """Duration of one forward call, one step or one restoration, for the whole batch."""
     network: float | None
     """How many of them were spent in the engine's calls, where that is known."""
     host: float | None = None
@@ -97,8 +97,8 @@ class Timed(OnHost):
     def asarray(self, x: Any) -> Array:
         return self._engine.asarray(x)
 
-    def ahead(self, array: np.ndarray) -> Callable[[], Array]:
-        return self._engine.ahead(array)
+    def upload(self, array: np.ndarray) -> Callable[[], Array]:
+        return self._engine.upload(array)
 
     def predict(self, x: Array, t: Array) -> Prediction:
         return self._add(lambda: self._engine.predict(x, t), lambda prediction: prediction.out)
@@ -185,7 +185,7 @@ PREFERRED = (
     "ours: cpu",
     TORCH,
 )
-"""What `auto` would take, in this order, those on a GPU first: the reference of ratios."""
+"""Labels in the order in which `auto` would take them, a GPU's first: the reference of ratios."""
 
 
 def open_contenders(
@@ -220,7 +220,7 @@ def open_contenders(
 
 
 def backends(compiled: bool) -> list[str]:
-    """Those to compare: on a machine with a GPU in each precision that they compute in."""
+    """Return the backends to compare, on a machine with a GPU in each precision that they compute in."""
     found = ["torch-compile:bf16"] * (compiled and gpu() is not None)
     for name in BACKENDS:
         if name in ("auto", "torch-compile"):  # which is among PEERS
@@ -331,7 +331,7 @@ def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
 
     def forward() -> Array:
         out = timed.predict(x, t).out
-        timed.pace()
+        timed.throttle()
         return out
 
     return _paced(forward, timed, 1 if brief else None)
@@ -355,7 +355,7 @@ def _steps(
 
 def _timed(engine: Engine) -> Engine:
     """The engine, its calls timed unless it records them: then there are none."""
-    return engine if engine.records else Timed(engine)
+    return engine if engine.can_capture else Timed(engine)
 
 
 def _paced(call: Callable[[], Array], engine: Engine, most: int | None) -> Sample:
@@ -365,7 +365,7 @@ def _paced(call: Callable[[], Array], engine: Engine, most: int | None) -> Sampl
     while True:
         last = call()
         calls += 1
-        now, waited = time.perf_counter(), engine.waited
+        now, waited = time.perf_counter(), engine.throttled_seconds
         if calls == 1:
             since, waited_before = now, waited  # the first call loads what the others work on
         if now - started >= SAMPLE_SECONDS or calls == most:
@@ -382,7 +382,7 @@ def _restoration(
     plan: Plan, engine: Engine, measured: Measured, steps: int, method: Method, k: int | None, brief: bool
 ) -> Sample:
     timed = _timed(engine)
-    if brief and not engine.records:  # recordings are of a number of steps
+    if brief and not engine.can_capture:  # recordings are of a number of steps
         steps, k = 2, None if k is None else 1
     started = time.perf_counter()
     Restorer(plan, timed).restore(measured.y, measured.operator, sigma=SIGMA, steps=steps, method=method, switch=k)

@@ -1,4 +1,4 @@
-"""What a benchmark's samples say: ratios round by round, the figures that sum them up, and the Markdown."""
+"""Sum up a benchmark's samples: ratios round by round, figures, and the Markdown."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
 
 
 def figures(report: Report) -> list[dict[str, Any]]:
-    """The figures that sum a report up, those whose rows it has: name, unit ("x" or "%"), median, least, most, samples.
+    """Sum a report up in figures: name, unit ("x" or "%"), median, least, most, samples. One without rows is left out.
 
     All at the smallest batch measured. "ours" is the reference, "best torch" the torch contender of the least median.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation compares: our methods, and whatever else restores a batch of measurements."""
+"""Contenders of an evaluation: our methods, and whatever else restores a batch of measurements."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Outcome:
     forwards: Sequence[float]
     gradients: Sequence[float]
     seconds: float
-    """Of the whole batch, within the sampling loop."""
+    """Duration of the whole batch, within the sampling loop."""
 
 
 class Contender(Protocol):

@@ -57,7 +57,7 @@ class Row:
 
 
 def damage(task: str, shape: Shape) -> Damage:
-    """What a task does to an image of `shape`: the hole is 3/8 of a side, 24x24 of 64x64."""
+    """Return the damage of a task to an image of `shape`: the hole is 3/8 of a side, 24x24 of 64x64."""
     return {
         "noise of 25 grey levels": Damage(task="denoise", sigma=NOISE),
         "scratches": Damage(task="inpaint", mask=scratches(shape), sigma=SIGMA),

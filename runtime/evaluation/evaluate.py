@@ -19,7 +19,7 @@ from .suite import KNOWN, measure
 Row = dict[str, Any]
 """One image of one group: task, method, seed, image, then the figures."""
 Key = tuple[str, str, int]
-"""What names a group of rows: task, method, seed."""
+"""Name of a group of rows: task, method, seed."""
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -35,7 +35,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated. `groups` runs it, one task by one method with one seed at a time."""
+    """An evaluation's pictures, methods and seeds. `groups` runs one task by one method with one seed at a time."""
 
     pictures: PictureSet
     contenders: Sequence[Contender]

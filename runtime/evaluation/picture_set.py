@@ -25,7 +25,7 @@ class PictureSet:
 
     @property
     def sha256(self) -> str:
-        """Of the pixels, whatever files they came in."""
+        """Digest of the pixels, whatever files they came in."""
         return hashlib.sha256(self.images.tobytes()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation's rows say: means, standard errors, paired differences; as data, as Markdown, as pictures."""
+"""Report of an evaluation's rows: means, standard errors, paired differences; as data, as Markdown, as pictures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: np.ndarray) -> Estimate:
-    """Of one value an image; None for what is not finite, and for the standard error of a single image."""
+    """Mean and standard error of one value an image; None where not finite, and for the error of a single image."""
     with np.errstate(invalid="ignore"):
         mean = float(values.mean())
         se = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan

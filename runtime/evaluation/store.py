@@ -105,7 +105,7 @@ def _format(rows: Sequence[Row]) -> str:
 
 
 def _parse(text: str) -> list[Row]:
-    """What `_format` wrote. Raises ValueError, KeyError or csv.Error for anything else."""
+    """Read the rows that `_format` wrote. Raises ValueError, KeyError or csv.Error for anything else."""
     rows = []
     for line in csv.DictReader(io.StringIO(text), strict=True):
         if None in line or None in line.values():

@@ -11,7 +11,7 @@ from ..pictures.images import to_picture, write_png
 from ..sampling.loop import StepEvent
 
 SUFFIXES = (".gif", ".webp", ".png")
-"""What an animation may be written as; .png is an APNG."""
+"""Suffixes of animations; .png is an APNG."""
 SHORTEST = 256
 """Frames are enlarged, by whole pixels, until the shorter side has so many."""
 SECONDS, HOLD = 4.0, 1.5

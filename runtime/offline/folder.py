@@ -58,7 +58,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of it, without what it took; the result has a batch axis, a row for each sample."""
+    """A restored picture, without what restoring it took; the result has a batch axis, a row for each sample."""
 
     source: Path
     metadata: Metadata
@@ -135,13 +135,13 @@ Outcome = Restored | Untouched | Failed
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked of every picture alike."""
+    """Settings of a run, the same for every picture."""
 
     damage: Damage
     fit: str | None
     align: bool
     guidance: Guidance
-    """With any sigma: a picture has its own."""
+    """Settings with any sigma: a picture has its own."""
     samples: int
     tile: tuple[int, int] | None = None
     """Height and width of the tiles, to repeat what was run in such."""
@@ -195,7 +195,7 @@ class FolderRestorer:
     def _outcomes(
         self, portion: Sequence[Prepared | Untouched | Failed], on_step: Callable[[StepEvent], object] | None
     ) -> Iterator[Outcome]:
-        """What becomes of a portion, in its order."""
+        """Restore a portion and yield its outcomes, in its order."""
         done: dict[Path, Outcome] = {one.source: one for one in portion if not isinstance(one, Prepared)}
         ready = (one for one in portion if isinstance(one, Prepared))
         for _, same in groupby(ready, lambda one: id(one.restorer)):
@@ -246,7 +246,7 @@ def name_of(source: Path) -> str:
 
 
 def together(samples: int) -> int:
-    """How many pictures, each restored so often, make TOGETHER rows."""
+    """Number of pictures that, each restored so often, make TOGETHER rows."""
     return max(1, TOGETHER // samples)
 
 

@@ -42,7 +42,7 @@ class Load(NamedTuple):
 
     plan: Path
     manifest: dict[str, Any]
-    """What it must find there."""
+    """The manifest that the worker must find there."""
     backend: str
     trust_engines: bool
     order: Order

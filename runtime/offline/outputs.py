@@ -1,4 +1,4 @@
-"""Where results go, and what each leaves on disk: the picture, and with several samples each and their deviation."""
+"""Outputs of a run: the names of results, and the files of each, which are more where there are several samples."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from .folder import Failed, Restored, Untouched
 
 @dataclass(frozen=True)
 class Targets:
-    """Where the results of pictures go."""
+    """Targets of a run: the names of its pictures' results."""
 
     paths: Mapping[Path, Path]
     """The file of each picture that is to be restored, or STREAM, in the pictures' order."""
@@ -164,7 +164,7 @@ def _alone(sources: Sequence[Path], one: bool, samples: int) -> Path:
 
 
 def _in_folder(folder: Path, sources: Sequence[Path], suffix: str) -> dict[Path, Path]:
-    """Where each picture goes: FOLDER/STEM.png, or FOLDER/NAME.png where two have the stem. Raises InputError."""
+    """Return each picture's target: FOLDER/STEM.png, or FOLDER/NAME.png where two have the stem. Raises InputError."""
     stems = [source.stem for source in sources]
     targets = {
         source: folder / f"{source.stem if stems.count(source.stem) == 1 else source.name}{suffix}"

@@ -26,7 +26,7 @@ PATIENCE = 5.0
 
 
 class Share(NamedTuple):
-    """What each worker reserves."""
+    """CPUs and GPUs that each worker reserves."""
 
     cpus: int
     gpus: int
@@ -117,7 +117,7 @@ class Cluster(Spread):
 
 
 def shares(nodes: Sequence[Mapping[str, float]], backend: str, workers: int | None) -> tuple[int, Share]:
-    """How many workers, and what each reserves, on nodes of so many "CPU" and "GPU".
+    """Return the number of workers, and each one's share, on nodes of so many "CPU" and "GPU".
 
     Raises InputError for more workers than fit, BackendError where none does.
     """

@@ -31,7 +31,7 @@ Restore = Callable[[Sequence[Path], Callable[[Path], bytes]], Iterator[Outcome]]
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run computes with: this process, or worker processes on GPUs of this machine or on a Ray cluster."""
+    """A run's place of computing: this process, or worker processes on GPUs of this machine or on a Ray cluster."""
 
     plan: Path
     """The plan's file, which a GPU's worker opens itself."""
@@ -42,7 +42,7 @@ class Resources:
     ray: str | None = None
     """A cluster's address, as `Cluster` takes it."""
     workers: int | None = None
-    """Of the cluster; None is as many as it has room for."""
+    """Workers on the cluster; None is as many as it has room for."""
 
     @property
     def spread(self) -> bool:
@@ -52,7 +52,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Beside:
-    """What is written of one picture's restoration beside its result."""
+    """Files about one picture's restoration, written beside its result."""
 
     traces: Sequence[Path] = ()
     steps: Path | None = None
@@ -71,7 +71,7 @@ class Beside:
 
 
 class Written(NamedTuple):
-    """What became of a picture that was restored, or left as it was, and written, without its pixels."""
+    """Outcome of a picture that was written, restored or as it was, without its pixels."""
 
     source: Path
     paths: Sequence[Path]
@@ -80,9 +80,9 @@ class Written(NamedTuple):
     because: str
     sigma: float
     aim: str | None
-    """Of a restoration that did not start from noise."""
+    """The aim of a restoration that did not start from noise; None of another."""
     figures: Mapping[str, Any]
-    """What it cost: those of `Result`; none of a picture that was left as it was."""
+    """Costs of the restoration, as in `Result`; empty for a picture that was left as it was."""
     unchanged: bool = False
     """Whether nothing was wrong with it."""
     notes: Sequence[str] = ()
@@ -102,9 +102,8 @@ class _Taken(FrugalError):
 class Run:
     """Pictures to restore, as ordered.
 
-    record: of what was asked, which each picture carries. Opens the engine where this process
-    restores, and makes the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra or
-    BackendError.
+    record: the request's record, which each picture carries. Opens the engine where this process restores, and makes
+    the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra or BackendError.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class Run:
 
     @property
     def backend(self) -> str:
-        """What runs the network here, by its engine's name, or what workers are asked to run it by."""
+        """Name of the engine that runs the network here, or of the backend that workers are asked for."""
         return self._backend if self._restorer is None else self._restorer.engine.name
 
     def advice(self, prepared: Prepared | None = None) -> str | None:

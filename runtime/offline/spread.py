@@ -21,7 +21,7 @@ ROUNDS = 4
 
 
 class Started(NamedTuple):
-    """What a worker says of itself."""
+    """A worker's first answer, about itself."""
 
     engine: str
     version: str
@@ -61,9 +61,9 @@ class Spread(ABC):
     """
 
     tries: ClassVar[int]
-    """How often a picture is given to a worker, and a worker started in a row, before its death counts as theirs."""
+    """Tries of a picture, and of starting a worker, before a worker's death counts as theirs."""
     needs: ClassVar[str]
-    """What to look after where workers die as they start."""
+    """Advice for a user whose workers die as they start."""
 
     def __init__(self, workers: int, order: Order, on_loss: Callable[[str], object]):
         self.workers, self._order, self._on_loss = workers, order, on_loss
@@ -86,7 +86,7 @@ class Spread(ABC):
 
     @abstractmethod
     def _answer(self, call: Any) -> Any:
-        """What `Worker.load` or `Worker.restore` returned. Raises Died, or a FrugalError where that failed."""
+        """Return the answer of `Worker.load` or `Worker.restore`. Raises Died, or a FrugalError where that failed."""
 
     @abstractmethod
     def _end(self, worker: Any) -> None:
@@ -102,7 +102,7 @@ class Spread(ABC):
             self._end(worker)
 
     def restore(self, sources: Sequence[Path], read: Callable[[Path], bytes] = read_bytes) -> Iterator[Outcome]:
-        """Every picture once, in the order in which they are done, each as one process would restore it.
+        """Yield every picture once, in the order in which they are done, each as one process would restore it.
 
         A picture whose worker dies goes to another one, alone, `tries` times in all; then it is Failed. read: gives a
         picture's file; FrugalErrors of it become the picture's Failed.
@@ -156,7 +156,7 @@ class Spread(ABC):
         return []
 
     def _lost(self, call: _Call, died: Died, due: deque[Sequence[Path]], deaths: Counter[Path]) -> list[Outcome]:
-        """What a dead worker had goes to the front, one by one; another worker takes its place."""
+        """Put a dead worker's pictures at the front, one by one, and hire another in its place."""
         deaths.update(call.sources)
         failed = [source for source in call.sources if deaths[source] == self.tries]
         again = [source for source in call.sources if source not in failed]

@@ -16,7 +16,7 @@ from ..sampling.schedule import Schedule
 from ..sampling.switch import Switch
 
 SUFFIXES = (".csv", ".png", ".svg")
-"""What `write_trace` writes: a table, or a plot."""
+"""Suffixes that `write_trace` takes: a table's, and plots'."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one row's switch saw, the rule it applied, and k, which came of it."""
+    """One row's switch: the figures it saw, the rule it applied, and the k that came of it."""
 
     seen: Sequence[Seen]
     rule: Switch

@@ -81,7 +81,7 @@ class Operator(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What tells this operator from others of its class, in JSON's types."""
+        """Settings that tell this operator from others of its class, in JSON's types."""
         return {}
 
     @property

@@ -134,7 +134,7 @@ class Matrix(Dense):
 
     @cached_property
     def sha256(self) -> str:
-        """Of the matrix, in float64."""
+        """Digest of the matrix, in float64."""
         digest = hashlib.sha256(repr(self.matrix.shape).encode())
         for row in self.matrix:
             digest.update(np.ascontiguousarray(row, np.float64).data)
@@ -253,7 +253,7 @@ def is_small(operator: Operator) -> bool:
 
 
 def _entries(operator: Operator) -> int:
-    """Of the matrix of one of its channels."""
+    """Number of entries of the matrix of one channel."""
     return math.prod(operator.image_shape[1:]) * math.prod(operator.measurement_shape[1:])
 
 

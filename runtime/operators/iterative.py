@@ -111,5 +111,5 @@ class Partial(Iterative):
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """Of each row, (B, 1, 1, 1)."""
+    """Scalar product of each row, (B, 1, 1, 1)."""
     return (a * b).reshape((a.shape[0], -1)).sum(1)[:, None, None, None]

@@ -17,7 +17,7 @@ KINDS = {
     "uniform": "uniform:SIZE",
     "motion": "motion:LENGTH[,ANGLE]",
 }
-"""What parse_kernel reads; sizes in pixels, angles in degrees, anticlockwise."""
+"""Forms that parse_kernel reads; sizes in pixels, angles in degrees, anticlockwise."""
 LONGEST = 1024
 """Pixels a side; a larger kernel is a mistake."""
 
@@ -106,7 +106,7 @@ def parse_kernel(text: str) -> np.ndarray:
 
 
 def kernel_settings(kernel: np.ndarray, border: str) -> dict[str, Any]:
-    """What tells a blur from others: the kernel's size and a digest of its weights, and what lies past the border."""
+    """Settings that tell a blur from others: the kernel's size and a digest of its weights, and the border's name."""
     digest = hashlib.sha256(np.ascontiguousarray(kernel).tobytes()).hexdigest()
     return {"kernel": f"{kernel.shape[1]}x{kernel.shape[0]}", "kernel_sha256": digest, "border": border}
 

@@ -78,7 +78,7 @@ def check_mask(missing: np.ndarray, measurement_shape: Shape) -> np.ndarray:
 
 
 def mask_settings(missing: np.ndarray) -> dict[str, Any]:
-    """What tells a mask from others: how many pixels, and a digest of which."""
+    """Settings that tell a mask from others: the number of missing pixels, and a digest of which."""
     return {"missing": int(missing.sum()), "mask_sha256": hashlib.sha256(missing.tobytes()).hexdigest()}
 
 

@@ -1,1 +1,1 @@
-"""From a picture file to a measurement and its operator, and from a restored array to a file."""
+"""Pictures: from a file to a measurement and its operator, and from a restored array to a file."""

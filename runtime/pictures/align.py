@@ -165,7 +165,7 @@ class Aligned(NamedTuple):
 
 
 def framing_of(plan: Plan) -> Mapping[str, Any] | None:
-    """How the faces are framed that the plan's prior was trained on; None where it does not say."""
+    """Framing of the faces that the plan's prior was trained on; None where it does not say."""
     framing: Mapping[str, Any] | None = plan.manifest["prior"].get("framing")
     return framing
 

@@ -1,4 +1,4 @@
-"""A call of a restorer with a picture: what was given and asked, made ready, and what is handed out."""
+"""A call of a restorer with a picture: its input and options made ready, and its answer handed out."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Call:
     kind: Kind
     output: Output | None
     guidance: Guidance
-    """With any sigma: each picture has its own."""
+    """Settings with any sigma: each picture has its own."""
     fit: str | None
     notes: tuple[str, ...]
     """Sentences about what files held and was left out, the mask's first."""

@@ -1,4 +1,4 @@
-"""What a user says of a degradation, and what it means for one photo."""
+"""Damage: a degradation as a user describes it, and its meaning for one photo."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ SIGMA = guidance.SIGMA
 
 @dataclass(frozen=True)
 class Damage:
-    """What a user says of a degradation. Anything left None is worked out or takes its default."""
+    """A degradation as a user describes it. Anything left None is worked out or takes its default."""
 
     task: str | None = None
     mask: np.ndarray | None = None
@@ -52,11 +52,11 @@ class Damage:
     """Share of pixels missing at random; for simulating only."""
     scale: int | None = None
     filter: str | None = None
-    """Of FILTERS: how resolution was lost; None is the box, the mean over a block."""
+    """One of FILTERS, how resolution was lost; None is the box, the mean over a block."""
     kernel: str | np.ndarray | None = None
-    """What parse_kernel reads, or weights (h, w). With `scale`, the blur before one pixel of scale x scale is kept."""
+    """Text for parse_kernel, or weights (h, w). With `scale`, the blur before one pixel of scale x scale is kept."""
     border: str | None = None
-    """Of BORDERS: what lies past a blurred picture's border; None is a mirror where the kernel allows one."""
+    """One of BORDERS, what lies past a blurred picture's border; None is a mirror where the kernel allows one."""
     fraction: float | None = None
     """Share of the Walsh-Hadamard coefficients that were measured."""
     matrix: np.ndarray | None = None
@@ -66,7 +66,7 @@ class Damage:
     quality: int | None = None
     """A JPEG's quality, 1 to 100 as libjpeg has it; for simulating only."""
     sigma: float | None = None
-    """On the [-1, 1] scale; of a JPEG, in steps of its quantisation, which the methods take that start from noise."""
+    """Noise on the [-1, 1] scale; for a JPEG, in steps of its quantisation, for the methods that start from noise."""
     by_file: bool = False
     """Whether the task is what the picture or its file told, and nobody named it."""
 

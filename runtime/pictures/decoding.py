@@ -23,7 +23,7 @@ FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 if "avif" in features.get_supported():  # it came with Pillow 11.3, which may be built without
     FORMATS += ("AVIF",)
 LARGEST = 10.0
-"""Beyond it, an array is not on the [-1, 1] scale, whatever its noise."""
+"""Magnitude beyond which an array is not on the [-1, 1] scale, whatever its noise."""
 MASK_LEVEL = 128
 """Mask values from here up, and alpha values below it, mark a pixel as missing."""
 TURNS = {
@@ -35,7 +35,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How a picture is turned upright, by EXIF's orientation; 1 is upright."""
+"""Transpositions that turn a picture upright, by EXIF's orientation; 1 is upright."""
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 PNG_EXTRAS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"pHYs")
 """Chunks that the pixels do not need."""
@@ -68,7 +68,7 @@ WIDE = Limits()
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a picture's file says beside its pixels, to be written with what is made of it."""
+    """Colour profile and other data of a picture's file beside its pixels, written again with the result."""
 
     icc_profile: bytes | None = None
     exif: bytes | None = None
@@ -83,14 +83,14 @@ class Metadata:
         return cls(profile if kept else None, exif)
 
     def for_picture(self, picture: Image.Image) -> dict[str, bytes]:
-        """What Pillow takes to save `picture` with it. A grey profile does not describe colour, nor the reverse."""
+        """Return Pillow's options to save `picture` with it. A grey profile describes no colour, nor the reverse."""
         fits = self.icc_profile is not None and self.icc_profile[16:20] == SPACES.get(kept_mode(picture))
         profile = self.icc_profile if fits else None
         return {name: data for name, data in (("icc_profile", profile), ("exif", self.exif)) if data is not None}
 
 
 COARSER = 1.5
-"""How many times as coarse as a JPEG's own steps those of an earlier one must be: its own are in its pixels too."""
+"""Factor by which an earlier JPEG's steps must be coarser than the file's own, which are in its pixels too."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Photo:
     notes: tuple[str, ...] = ()
     """Sentences about what its file held and was left out."""
     jpeg: JpegSource | None = None
-    """Where it was decoded from a JPEG, whatever was done to its pixels since."""
+    """The JPEG file that it was decoded from, whatever was done to its pixels since."""
 
     @cached_property
     def earlier(self) -> SavedJpeg | None:
@@ -516,7 +516,7 @@ def _unpacked_size(kind: bytes, body: bytes) -> int:
 
 
 def _count_frames(data: bytes, limits: Limits) -> int:
-    """How many pictures a file holds: frames or pages, as far as they can be told."""
+    """Number of pictures in a file: frames or pages, as far as they can be told."""
     try:
         with Image.open(io.BytesIO(data), formats=limits.formats) as picture:
             return int(getattr(picture, "n_frames", 1))

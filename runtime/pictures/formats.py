@@ -22,7 +22,7 @@ from .decoding import Metadata, as_input_error
 from .images import SETTINGS_KEY, encode_png, read_bytes
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-"""What a restored picture is written as, by the suffix of its name."""
+"""Pillow's formats of restored pictures, by the suffix of their names."""
 LONGEST = {"JPEG": 65_535, "WEBP": 16_383}
 """Pixels of a side, where a format has a limit."""
 MAX_SEGMENT = 65_533

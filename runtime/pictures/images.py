@@ -36,12 +36,12 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", *([".avif"] if "AVIF" in FORMATS else []), ".npy"),
 )
-"""How the names of the files end that are taken for pictures, of all those in a folder."""
+"""Suffixes of a folder's files that are taken for pictures."""
 UNREAD = (
     *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".xcf", ".svg", ".tga", ".exr", ".hdr"),
     *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
 )
-"""How the names of pictures end that are in a folder and not read, but where SUFFIXES has it."""
+"""Suffixes of pictures that are not read from a folder, unless SUFFIXES has them."""
 
 
 def read_photo(path: str | os.PathLike[str], largest: float = LARGEST, frame: int | None = None) -> Photo:

@@ -112,7 +112,7 @@ def check_range(range: Any) -> Range:
 
 @dataclass(frozen=True)
 class Kind:
-    """How pictures were given, so that what is made of them is handed out alike."""
+    """Kind in which pictures were given: their results are handed out alike."""
 
     output: Output
     batched: bool = False

@@ -1,4 +1,4 @@
-"""From a photo and its settled damage to a measurement, its operator and its noise."""
+"""Measurement of a photo: its operator and noise, from the photo and its settled damage."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -376,7 +376,7 @@ class Sizing(NamedTuple):
     image_shape: Shape
     """(C, H, W) of the image that is restored."""
     fit: str | None
-    """How the photo is brought there, as `measure` takes it."""
+    """Fit of the photo to the prior's size, as `measure` takes it."""
     said: str = ""
     """A clause that says what is lost on the way, or nothing."""
 
@@ -436,7 +436,7 @@ def _is_whole(photo: Photo, damage: Damage, least: tuple[int, ...]) -> bool:
 
 
 def _lost(photo: Photo, prior_shape: Shape, damage: Damage, fit: str) -> str:
-    """What bringing a photo to the prior's size does to its pixels; nothing where it has that size."""
+    """Say what bringing a photo to the prior's size does to its pixels; empty where it has that size."""
     scale = damage.scale or 1
     width, height = prior_shape[2] // scale, prior_shape[1] // scale
     if photo.size == (width, height):

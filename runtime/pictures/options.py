@@ -30,7 +30,7 @@ Size: TypeAlias = str | tuple[int, int]
 
 
 class Options(Settings, total=False):
-    """How a picture is restored: the options of `frugal-rt restore` by their names, and its settings."""
+    """Options of a restoration: those of `frugal-rt restore` by their names, and its settings."""
 
     task: Task | None
     """The damage. None: the picture tells, as on the command line."""
@@ -43,7 +43,7 @@ class Options(Settings, total=False):
     scale: int | None
     """Lost resolution: one pixel of scale x scale is left."""
     filter: Filter | None
-    """How it was lost: "box", the default, the mean of a block, or "bicubic"."""
+    """Filter by which resolution was lost: "box", the default, a block's mean, or "bicubic"."""
     kernel: Named | np.ndarray | None
     """The blur: "gaussian:2", "motion:9,30", ..., a file, or weights (h, w)."""
     border: Border | None
@@ -53,11 +53,11 @@ class Options(Settings, total=False):
     matrix: Named | np.ndarray | None
     """The matrix that measured it: a .npy file or an array (m, C H W), or (m, H W) for each channel."""
     grey: Grey | None
-    """How colour was lost."""
+    """Weights by which colour was lost."""
     noise: float | None
     """Deviation of the noise in grey levels of 255, in place of sigma."""
     fit: Fit | None
-    """How a picture comes to the size of a prior that has one; None leaves it at its own."""
+    """Way to bring a picture to the size of a prior that has one; None leaves it at its own."""
     align: bool
     """Whether the faces in it are found, and only they restored."""
     frame: int | None

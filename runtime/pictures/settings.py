@@ -21,12 +21,12 @@ def png_settings(
     params: Mapping[str, Any],
     faces: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return what a restored picture says of itself, in JSON's types.
+    """Return the settings that a restored picture carries, in JSON's types.
 
     result, k: those of a `Result`, whose settings come first: `operator` (its name and what tells it from others),
     `sigma`, `aim`, `method`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `sampler` (its
     version), `backend`, `tile` (height and width; null where the image was run whole), `prior` and `weights_sha256`.
-    `batch` is left out: how many others shared the network's calls is nothing of the picture. The other keys are
+    `batch` is left out, as it says nothing about the picture. The other keys are
 
     - `frugal_rt`: the version that restored it.
     - `task`: as it was settled.
@@ -52,7 +52,7 @@ def png_settings(
 
 
 def record(options: Mapping[str, Any], weights_sha256: str, files: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return what was asked, for `--params` to ask again.
+    """Return the record of a request, for `--params` to repeat.
 
     options: those of `frugal-rt restore` by their parameters' names, in JSON's types, without those left at None or
     False. files: the SHA-256 of each file that an option names, by the option; empty ones are left out.

@@ -48,7 +48,9 @@ class Costs:
         return max(self._sizes(pulls, weight))
 
     def _sizes(self, pulls: bool, weight: int) -> list[int]:
-        """Of calls that have no more pixels than the largest that was measured: it is by pixels that a processor is
-        busy. One image is always a call."""
+        """Sizes of calls with no more pixels than the largest measured call: a processor's work goes by pixels.
+
+        One image is always a call.
+        """
         measured = self.of(pulls)
         return [size for size in measured if size == 1 or size * weight <= max(measured)]

@@ -27,7 +27,7 @@ class Link:
     def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection, patience: float):
         self.process = process
         self.ready: Ready | None = None
-        """Its first answer."""
+        """The worker's first answer."""
         self.pulse = Pulse(patience)
         self.hang: Hang | None = None
         """The reason why it was killed, if it was for one."""

@@ -22,7 +22,7 @@ class Setup:
     trust_engines: bool = False
     """As of `Restorer.load`."""
     costs: Costs | None = None
-    """As another worker measured them here before; None has it measure them."""
+    """Costs that another worker measured here before; None has the worker measure them."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Report:
     rows: int
     room: int
     seconds: float
-    """In the network, the sampler and the operators."""
+    """Seconds in the network, the sampler and the operators."""
     own: float
     """Around them: the scheduler, and the connection."""
     active: int

@@ -41,15 +41,17 @@ class Pool:
             future = pool.submit(y, operator, sigma=0.05)     # from any thread
             result = await pool.restore(y, operator)          # from a coroutine
 
-    Requests at different steps, of different operators and settings, share network calls; a result is what it would be
+    Requests at different steps, of different operators and settings, share network calls. Each result is as it would be
     alone, bit for bit with onnxruntime on the CPU. A worker that dies is started again, and its requests with it.
 
-    plan: the path of a plan, or an embedded prior's name. backend, trust_engines: as of `Restorer.load`. devices: CUDA
-    devices, a worker each; (None,) is one worker that chooses. limit: images that are taken at once, one counting once
-    for each 262,144 pixels of it or of its tiles, and for each 100 steps of so many; beyond it `submit` raises
-    BusyError.
-    on_report: called with what each network call did, in the pool's thread. Raises what `Restorer.load` does, once the
-    workers are warm.
+    - `plan`: the path of a plan, or an embedded prior's name.
+    - `backend`, `trust_engines`: as of `Restorer.load`.
+    - `devices`: CUDA devices, a worker each; (None,) is one worker that chooses.
+    - `limit`: images that are taken at once; `submit` raises BusyError beyond it. An image counts once for each 262,144
+      pixels of it or of its tiles, and for each 100 steps of so many.
+    - `on_report`: called with a Report of each network call, in the pool's thread.
+
+    It opens once the workers are warm, and raises what `Restorer.load` does.
     """
 
     def __init__(
@@ -143,11 +145,14 @@ class Pool:
         previews: bool = False,
         **settings: "Unpack[Settings]",
     ) -> "Future[Result]":
-        """A future of what `Restorer.restore` would give; cancelling it stops the restoration at the next step.
+        """Submit a measurement: a future of the Result of `Restorer.restore`. Cancelling it stops at the next step.
 
-        y, operator and settings (sigma, steps, switch, seed, ...): as `Restorer.restore` takes them, but `batch` and
-        `on_step`. priority: higher goes first. deadline: seconds from now. on_move: called with a Moved after each step
-        of each image, in the pool's thread, so it must be quick; with `previews` it carries the estimate.
+        - `y`, `operator`, settings (sigma, steps, switch, seed, ...): as `Restorer.restore` takes them, without `batch`
+          and `on_step`.
+        - `priority`: higher goes first.
+        - `deadline`: seconds from now.
+        - `on_move`: called with a Moved after each step of each image, in the pool's thread, so it must be quick.
+        - `previews`: whether a Moved carries the estimate.
 
         Raises BusyError at the pool's limit, InputError for an operator that cannot go to another process, WorkerError
         where there is no worker. The future raises what `restore` does, DeadlineError, or WorkerError.
@@ -198,12 +203,12 @@ class Pool:
         previews: bool = False,
         **settings: "Unpack[Settings]",
     ) -> Result:
-        """`submit`, awaited: cancelling the coroutine cancels the restoration."""
+        """Submit a measurement and await its Result. Cancelling the coroutine cancels the restoration."""
         how: dict[str, Any] = {"priority": priority, "deadline": deadline, "on_move": on_move, "previews": previews}
         return await asyncio.wrap_future(self.submit(y, operator, **how, **settings))
 
     def swap(self, plan: str | os.PathLike[str], backend: str | None = None) -> None:
-        """Go over to another plan: load it, warm it up, send it what comes from now on, and let the old one finish.
+        """Go over to another plan: load it, warm it up, send it new requests, and let the old one finish its own.
 
         Raises what `Restorer.load` does; the old plan stays then.
         """

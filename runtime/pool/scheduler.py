@@ -1,4 +1,4 @@
-"""Which rows share the next network call: the restorations of many requests, advanced a call at a time in one thread.
+"""Scheduler of network calls: advances the restorations of many requests, a shared call at a time, in one thread.
 
 A service's worker drives this; nothing here knows processes, clocks or HTTP.
 """
@@ -105,9 +105,9 @@ class _Turn:
 class Scheduler:
     """Requests in, network calls out: `step` makes one call of rows that share an equation, whoever they belong to.
 
-    The order is that of arrival within a priority, higher ones first, but that a row counts as one arrival later for
-    every row of its request before it and every QUANTUM steps it has had. Of the rows whose turn it is, those make the
-    next call that fill it best.
+    Higher priorities go first; within one, rows go by arrival. A row counts as one arrival later for every row of its
+    request before it, and for every QUANTUM steps it has had. Among the rows whose turn it is, the scheduler takes
+    those that fill the next call best.
     """
 
     def __init__(self, costs: Costs):
@@ -191,7 +191,7 @@ class Scheduler:
         return batch, room
 
     def _call(self, group: list[_Turn]) -> tuple[list[_Turn], int]:
-        """As many rows of a group, in their order, as a call takes. Tiles of one image are a batch of their own."""
+        """Take the rows of a group, in their order, that a call has room for. Tiles of an image are their own batch."""
         if isinstance(group[0].entry.restorer.engine, Tiled):
             return group[:1], 1
         pulls, weight = group[0].row.move.pulls, group[0].entry.restorer._weight

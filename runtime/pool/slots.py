@@ -27,13 +27,13 @@ class Slot:
     patience: float = math.inf
     """Beats that a start may take; no limit before there was one."""
     deaths: int = 0
-    """In a row, before it was ready."""
+    """Deaths in a row before it was ready."""
     retired: bool = False
-    """It takes no more requests, and goes when those it has are done."""
+    """Whether it takes no more requests, and goes when those it has are done."""
     failed: bool = False
     """No worker can be started in it, now or any more."""
     rests: int = 0
-    """In a row, after each of which a worker is tried again."""
+    """Rests in a row, after each of which a worker is tried again."""
 
     @property
     def answers(self) -> bool:

@@ -47,7 +47,7 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
         raise DivergedError(_left(lost))
     recorded = recording(rows, engine, move)
     x, x0hat = _move(rows, engine) if recorded is None else recorded.step(rows)
-    engine.pace()
+    engine.throttle()
     on_host = _on_host(x)
     if on_host and not bool(array_namespace(x).all(array_namespace(x).isfinite(x))):
         raise DivergedError(_left(rows[0]))
@@ -132,7 +132,7 @@ def _transition(operator: Linear) -> Callable[..., Array]:
 def _move(rows: Sequence[Restoration], engine: Engine) -> tuple[Array, Array]:
     xp = array_namespace(rows[0].x)
     x = _stack([row.x for row in rows], xp)
-    z = _stack([row.noise(engine.ahead)() for row in rows], xp) if rows[0].move.draws else None
+    z = _stack([row.noise(engine.upload)() for row in rows], xp) if rows[0].move.draws else None
     c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
     sigma, constant = (_column([getattr(row, name) for row in rows], x, xp) for name in ("sigma", "constant"))
     return move(rows[0].move, engine, _groups(rows, xp), c, x, z, sigma, constant)

@@ -36,7 +36,7 @@ BLOCK = 8
 """Steps whose noise is drawn and uploaded at once, while those of the block before are made."""
 NAMES = [field.name for field in fields(Coefficients) if field.name != "t"]
 NUMBERS = ("sigma", "zeta", "every", "lam")
-"""Of a row, those that a move may take."""
+"""A row's numbers that a move may take."""
 _local = threading.local()
 
 MoveOf = Callable[..., tuple[Array, Array]]
@@ -44,15 +44,19 @@ MoveOf = Callable[..., tuple[Array, Array]]
 
 @cache
 def _draws(process: int) -> ThreadPoolExecutor:
-    """What draws noise: a GPU makes a step faster than one core draws its noise. Threads do not outlive a fork."""
+    """Return the threads that draw noise: a GPU steps faster than one core draws. Threads do not outlive a fork."""
     return ThreadPoolExecutor(max(1, cores() - 2), "frugal-rt-noise")
 
 
 def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loaded | None":
-    """What replays the next step of these rows, made if need be; None where the engine records nothing, the rows have
-    several operators or schedules, or one that asks the host while it computes, or it is not worth it."""
+    """Return the arrays that replay the next step of these rows, made if need be; None where that cannot be, or does
+    not pay.
+
+    It cannot be where the engine records nothing, where the rows differ in operator or schedule, and where the operator
+    synchronises with the host.
+    """
     first = rows[0]
-    if not engine.records or not first.operator.recordable:
+    if not engine.can_capture or not first.operator.recordable:
         return None
     if any(row.operator is not first.operator or row.schedule is not first.schedule for row in rows):
         return None
@@ -62,7 +66,7 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
     if key not in kept:
         if first.step + 1 < WORTH:
             return None
-        kept[key] = Loaded(rows, engine.ahead)
+        kept[key] = Loaded(rows, engine.upload)
         while len(kept) > KEPT:
             kept.popitem(last=False)[1].load([])
         _forget(kept[key])
@@ -72,7 +76,7 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
 
 
 def _kept(engine: Engine) -> "OrderedDict[Any, Loaded]":
-    """Those of this thread: arrays that two threads replay on would be both's."""
+    """Return this thread's sets of arrays: two threads must never replay on the same ones."""
     if not hasattr(_local, "kept"):
         _local.kept = WeakKeyDictionary()
     found: OrderedDict[Any, Loaded] = _local.kept.setdefault(engine, OrderedDict())
@@ -100,14 +104,14 @@ class Loaded:
     The engine is not held: it is what this is kept under, and would never go.
     """
 
-    def __init__(self, like: Sequence[Restoration], ahead: Callable[[np.ndarray], Fetch]):
+    def __init__(self, like: Sequence[Restoration], upload: Callable[[np.ndarray], Fetch]):
         first, x = like[0], like[0].x
         xp = self._xp = array_namespace(x)
         self.name = object()
-        """What rows are held by: they do not keep this, which goes when its engine does."""
+        """Token that rows hold in place of this object, which must go when its engine does."""
         self.used = time.monotonic()
-        """When its rows were last asked for."""
-        self._ahead, self._operator = ahead, first.operator
+        """Time when its rows were last asked for."""
+        self._upload, self._operator = upload, first.operator
         self._rows: list[Restoration] = []
         self._schedule: Schedule | None = None
         self._replays: dict[Move, Callable[[], None] | None] = {}
@@ -134,7 +138,7 @@ class Loaded:
             rows, self._rows = self._rows, []
             for row in rows:
                 self._give_back(row)
-            self._replays[kind] = engine.record(lambda: self._once(kind, engine, move))  # runs a few steps of anything
+            self._replays[kind] = engine.capture(lambda: self._once(kind, engine, move))  # runs a few steps of anything
         return self._replays[kind] is not None
 
     def step(self, rows: Sequence[Restoration]) -> tuple[Array, Array]:
@@ -196,11 +200,11 @@ class Loaded:
                 block, count = step // BLOCK - ahead, BLOCK if ahead else step % BLOCK + 1
                 if block >= 0 and (i, block) not in self._blocks:
                     draws = _draws(os.getpid())
-                    self._blocks[i, block] = self._rows[i].noises(draws, block * BLOCK, count, self._ahead)
+                    self._blocks[i, block] = self._rows[i].noises(draws, block * BLOCK, count, self._upload)
         for i in due:
             block, last = divmod(self._rows[i].step, BLOCK)
             self._noise[i, : last + 1, ...] = self._blocks.pop((i, block)).result()()
 
     def _placed(self, array: np.ndarray) -> Array:
         """A few numbers where the rows are, without waiting; as floats, which hold every step and timestep exactly."""
-        return self._xp.astype(self._ahead(np.asarray(array, np.float32))(), self._x.dtype)
+        return self._xp.astype(self._upload(np.asarray(array, np.float32))(), self._x.dtype)

@@ -16,7 +16,7 @@ StepSizes = Literal["own", "official"]
 Method = Literal["frugal", "hybrid", "dps", "dmps", "closed-form"]
 """The names in `guidance.METHODS`."""
 When = Literal["auto"] | int
-"""When gradients end: as `Switch.parse` reads it."""
+"""End of the gradients, as `Switch.parse` reads it."""
 
 
 class Settings(TypedDict, total=False):

@@ -28,7 +28,7 @@ METHODS = {
 """The samplers, and the settings that each has besides preset and steps.
 
 `frugal`, the default: from a plain estimate and noise down by the closed form, and until the switch DPS's gradient at
-every so manieth step. The others start from noise alone. `hybrid`, the poster's: DPS, and from the switch DMPS. `dps`
+every M-th step. The others start from noise alone. `hybrid`, the poster's: DPS, and from the switch DMPS. `dps`
 and `dmps`: the papers'. `closed-form`: DDRM's transition.
 """
 METHOD = next(iter(METHODS))
@@ -84,7 +84,7 @@ def switch_of(method: str, steps: int, asked: str | int | None) -> Switch:
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """What is asked of a restoration: the settings of `Restorer.restore`, which says what each means."""
+    """Settings of a restoration; `Restorer.restore` says what each means."""
 
     sigma: float | None = None
     """None until `Restorer` settles it for a measurement."""

@@ -16,7 +16,7 @@ T = TypeVar("T")
 TRIALS = 3
 """Steps that are timed for one figure."""
 PHASES = (Phase.GRADIENT, Phase.FORWARD, Phase.FLOW)
-"""Those in which there are steps."""
+"""Phases that have steps."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Use(IntEnum):
-    """What the noise is for; uses never share a stream."""
+    """Uses of noise, each with a stream of its own."""
 
     START = 0
     """The state at step T - 1."""

@@ -1,4 +1,4 @@
-"""How far two images are apart."""
+"""PSNR of two images."""
 
 import numpy as np
 

@@ -70,7 +70,7 @@ class Restoration:
     lam: float | None
     """A constant step for DMPS, as in the paper; None is its own, bounded."""
     every: int | None
-    """`frugal` takes a gradient at every so manieth step, and the closed form at each; None for other methods."""
+    """M of `frugal`: a gradient at every M-th step, and the closed form at each; None for other methods."""
     stride: int
     """Estimates so many steps apart are compared, for the switch."""
     seed: int
@@ -81,7 +81,7 @@ class Restoration:
     aim: str | None = None
     """One of guidance.AIMS, where the steps are the probability flow's; None with a method."""
     steps: int | None = None
-    """Those asked for, of which a schedule from little noise down may have fewer."""
+    """Steps asked for; a schedule that starts at little noise may have fewer."""
     start: float | None = None
     """Deviation of the noise that `x` has beyond an estimate at the first step; None where it is all noise."""
     step: int = field(init=False)
@@ -114,7 +114,7 @@ class Restoration:
 
     @property
     def move(self) -> Move:
-        """What makes the next step."""
+        """The move that makes the next step."""
         if self.aim is not None:
             return Move.FLOW if isinstance(self.operator, Denoise) else Move.SPLITTING
         if self.method in ("dps", "hybrid", "dmps"):
@@ -149,14 +149,16 @@ class Restoration:
         """Whether the trace shows that it has left the finite numbers."""
         return bool(self.trace) and np.isnan(self.trace[-1])
 
-    def noise(self, ahead: "Callable[[np.ndarray], Fetch]") -> "Fetch":
-        """z of the next step, (C, H, W) float32, on its way to where `ahead` takes it; that of the step after it is
+    def noise(self, upload: "Callable[[np.ndarray], Fetch]") -> "Fetch":
+        """z of the next step, (C, H, W) float32, on its way to where `upload` takes it; that of the step after it is
         drawn meanwhile."""
-        drawn = self._drawn.pop(self.step, None) or self._draw(self.step, ahead)
-        self._drawn = {self.step - 1: self._draw(self.step - 1, ahead)} if self.step > 0 else {}
+        drawn = self._drawn.pop(self.step, None) or self._draw(self.step, upload)
+        self._drawn = {self.step - 1: self._draw(self.step - 1, upload)} if self.step > 0 else {}
         return drawn.result()
 
-    def noises(self, draws: Executor, step: int, count: int, ahead: "Callable[[np.ndarray], Fetch]") -> "Future[Fetch]":
+    def noises(
+        self, draws: Executor, step: int, count: int, upload: "Callable[[np.ndarray], Fetch]"
+    ) -> "Future[Fetch]":
         """z of the steps from `step` on, ascending, (count, C, H, W): each is drawn by a task of its own of `draws`,
         which begins them in order, and all are sent on their way together."""
         seed, sample = self.seed, self.sample
@@ -171,12 +173,12 @@ class Restoration:
             draw(count - 1)
             for one in others:  # they have begun, so that they end
                 one.result()
-            return ahead(block)
+            return upload(block)
 
         return draws.submit(last)
 
-    def _draw(self, step: int, ahead: "Callable[[np.ndarray], Fetch]") -> "Future[Fetch]":
-        return self.noises(_prefetch(os.getpid()), step, 1, lambda block: ahead(block[0]))
+    def _draw(self, step: int, upload: "Callable[[np.ndarray], Fetch]") -> "Future[Fetch]":
+        return self.noises(_prefetch(os.getpid()), step, 1, lambda block: upload(block[0]))
 
     def accept(self, x: Array, x0hat: Array, apart: Array | None) -> None:
         """Take the outcome of one step; `apart` is the mean square between its estimate and the one compared before."""

@@ -38,7 +38,7 @@ def check_steps(steps: int, betas: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What one step needs, for a batch of rows: each (B, 1, 1, 1), or (1, 1, 1, 1) for all, but `t` (B,)."""
+    """Coefficients of one step for a batch of rows: (B, 1, 1, 1), or (1, 1, 1, 1) for all rows; `t` is (B,)."""
 
     t: Array
     abar: Array
@@ -62,7 +62,7 @@ class Coefficients:
     """sqrt((1 - abar_{t-1}) / (1 - abar)): the share of x_t's noise, in amplitude, that x_{t-1} has; 0 at the last."""
 
     def rows(self, rows: slice) -> "Coefficients":
-        """Those of some rows; what is one for all stays as it is."""
+        """Select some rows' coefficients; a value that all rows share stays as it is."""
         return Coefficients(
             **{
                 field.name: array if array.shape[0] == 1 else array[rows, ...]

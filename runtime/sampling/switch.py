@@ -1,4 +1,4 @@
-"""When gradients end: the step t_C of `hybrid` and of `frugal`.
+"""The switch: the step t_C at which the gradients of `hybrid` and of `frugal` end.
 
 Steps run T-1 .. 0, and k counts those that are left at the switch.
 """
@@ -46,7 +46,7 @@ class Switch:
 
     @property
     def words(self) -> str | int:
-        """What `parse` makes this rule from."""
+        """The text or number that `parse` makes this rule from."""
         return "auto" if self.threshold < math.inf else self.k_max
 
     def asks(self, left: int) -> bool:

@@ -105,7 +105,7 @@ def create_app(
 
     @single.get("/v1/jobs/{job_id}", responses=ERRORS)
     async def job(job_id: str, serving: Serving) -> dict[str, Any]:
-        """How far a job is, or what became of it."""
+        """Say how far a job is, or what became of it."""
         return serving.job(job_id).said()
 
     @single.get("/v1/jobs/{job_id}/image", responses=RESPONSES, response_class=Response)
@@ -122,7 +122,7 @@ def create_app(
         response_class=StreamingResponse,
     )
     async def events(job_id: str, serving: Serving) -> StreamingResponse:
-        """How far a job is, as server-sent events of its JSON named by its state; the last says what became of it."""
+        """Stream a job's JSON as server-sent events named by its state; the last says what became of it."""
         job = serving.job(job_id)
 
         async def stream() -> AsyncIterator[str]:
@@ -141,7 +141,7 @@ def create_app(
 
     @app.get("/v1/service")
     async def about(serving: Serving) -> dict[str, Any]:
-        """What this service restores with, and what it takes."""
+        """Say what this service restores with, and what it takes."""
         channels, height, width = serving.pool.image_shape
         return {
             "frugal_rt": __version__,

@@ -20,5 +20,5 @@ def status_of(error: FrugalError) -> tuple[int, str]:
 
 
 def sentence(error: Exception) -> str:
-    """What an error says, of parameters where it names the options of a command: "fit crop" for "--fit crop"."""
+    """Return an error's sentence with parameters in place of a command's options: "fit crop" for "--fit crop"."""
     return re.sub(r"--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), str(error))

@@ -1,4 +1,4 @@
-"""How a service is run, and how a request becomes a job."""
+"""Intake of a service: its limits, and the way of a request to a job."""
 
 import asyncio
 import time
@@ -33,22 +33,22 @@ STOPPED = "the service was stopped before this restoration was done"
 
 @dataclass(frozen=True)
 class Options:
-    """How a service is run."""
+    """Limits and rules of a service."""
 
     max_bytes: int = 16 << 20
-    """Of a request's body, which is held two to four times while it is read and decoded."""
+    """Bytes of a request's body at most; it is held two to four times while it is read and decoded."""
     max_pixels: int = 1 << 22
-    """Of a picture, before it is decoded; 16 bytes each are taken while it is."""
+    """Pixels of a picture at most, checked before it is decoded; decoding takes 16 bytes each."""
     timeout: float = 300.0
     """Seconds for a restoration at most, from the request's arrival; and for those taken before a stop."""
     upload_seconds: float = 30.0
-    """For a request's body to arrive."""
+    """Seconds for a request's body to arrive."""
     idle_seconds: float = 10.0
-    """For a request's head to arrive, and for some of an answer to be read."""
+    """Seconds for a request's head to arrive, and for some of an answer to be read."""
     token: str | None = None
-    """What Authorization: Bearer must carry."""
+    """The token that `Authorization: Bearer` must carry."""
     origins: Sequence[str] = ()
-    """Whose pages may ask, for browsers; none but its own."""
+    """Origins whose pages a browser may let ask, beside the service's own."""
     hosts: Sequence[str] = ()
     """Names by which a service without a token may be asked, besides this machine's own and the one it listens on."""
     replicated: bool = False

@@ -23,10 +23,10 @@ from ..result import Result
 from .errors import sentence
 
 KEPT_SECONDS = 600.0
-"""How long what became of a job can be fetched."""
+"""Seconds for which a finished job's answer can be fetched."""
 KEPT_BYTES = 64 << 20
 KEPT_JOBS = 1024
-"""What those that are over may take, and how many they may be; those that ended first go first."""
+"""Bytes and number of finished jobs kept; those that ended first go first."""
 
 
 @dataclass(eq=False)
@@ -37,11 +37,11 @@ class Job:
     because: str
     sigma: float
     metadata: Metadata
-    """Of the picture that was sent."""
+    """Metadata of the picture that was sent."""
     shown: Shown
     """Makes its picture of what is restored."""
     options: Mapping[str, Any]
-    """Those of `frugal-rt restore` that ask for the same."""
+    """Options of `frugal-rt restore` that ask for the same."""
     files: Mapping[str, Sequence[str]]
     """The SHA-256 of each file that was sent, by the option that names it there."""
     notes: Sequence[str] = ()
@@ -51,14 +51,14 @@ class Job:
     """queued, running, done, failed or cancelled."""
     moved: Moved | None = None
     facts: bytes = b"{}"
-    """How the image came about, once it is there: JSON, a tenth of what its objects take."""
+    """Account of how the image came about, once it is there: JSON, a tenth of what its objects take."""
     image: bytes = b""
     """The restored picture, a PNG; empty before it is done."""
     error: FrugalError | None = None
     fetched: bool = False
     """Whether the picture was asked for."""
     ended: float = math.inf
-    """When, by time.monotonic()."""
+    """Time of it, by time.monotonic()."""
     _future: "Future[Result] | None" = None
     _stopped: FrugalError | None = None
     """Why it was stopped, where its client did not ask for that."""
@@ -168,7 +168,7 @@ class Job:
         return _event({**about, "preview": "data:image/png;base64," + base64.b64encode(png).decode()})
 
     def said(self) -> dict[str, Any]:
-        """What there is to say of it, in JSON's types."""
+        """Describe the job, in JSON's types."""
         about: dict[str, Any] = {
             "id": self.id,
             "state": self.state,
@@ -213,7 +213,7 @@ def _event(about: Mapping[str, Any]) -> str:
 
 
 def facts(result: Result) -> dict[str, Any]:
-    """How an image came about: its aim, k, the trace that the switch saw, calls, seconds of the network's time."""
+    """Tell how an image came about: its aim, k, the trace that the switch saw, calls, seconds of the network's time."""
     trace = [{"left": left, "psnr": psnr} for left, psnr in zip(result.compared, result.trace[0], strict=True)]
     return {
         "unchanged": False,

@@ -1,4 +1,4 @@
-"""What a service counts, for Prometheus. Every name begins with `frugal_`."""
+"""Metrics of a service, for Prometheus. Every name begins with `frugal_`."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -56,7 +56,7 @@ class Metrics:
         self.diverged.inc(sum(isinstance(why, DivergedError) for why in report.failed.values()))
 
     def text(self, pool: Pool) -> bytes:
-        """In Prometheus's text format."""
+        """Write the metrics in Prometheus's text format."""
         self.images.set(pool.images)
         self.limit.set(pool.limit)
         self.restarts.set(pool.restarts)

@@ -26,7 +26,7 @@ COUNTED = (*PROBES, "/metrics")
 JOBS = "/v1/jobs/"
 """Paths that HEAD is not for: to fetch an outcome, or follow a job, is more than to ask."""
 CROWDED = "crowded"
-"""In a connection's state: it is one too many."""
+"""Key of a connection's state: it is one too many."""
 SAFE = {
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",

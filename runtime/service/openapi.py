@@ -1,4 +1,4 @@
-"""What the service says of itself in OpenAPI, beyond what its routes do."""
+"""The service's OpenAPI description, beyond what its routes say themselves."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a request asks for: the options of `frugal-rt restore` in JSON, checked before anything is computed."""
+"""Parameters of a request: the options of `frugal-rt restore` in JSON, checked before anything is computed."""
 
 import contextlib
 import difflib
@@ -41,7 +41,7 @@ def _of_some_width(kernel: str) -> str:
 
 
 class Parameters(BaseModel):
-    """How to restore a picture. Whatever is left out is read off the picture, or takes the default."""
+    """Parameters of a restoration. Whatever is left out is read off the picture, or takes the default."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -97,7 +97,7 @@ class Parameters(BaseModel):
         None, description=f"Sampling steps by name; by default {PRESET}."
     )
     steps: int | None = Field(None, ge=2, le=1000, description="Sampling steps, in place of the preset's.")
-    every: int | None = Field(None, ge=2, le=1000, description="frugal takes a gradient at every so manieth step.")
+    every: int | None = Field(None, ge=2, le=1000, description="frugal takes a gradient at every M-th step.")
     guidance: Literal[GUIDANCE] | None = Field(  # type: ignore[valid-type]
         None, description=f"Whose step sizes hybrid, dps and dmps take; by default {GUIDANCE[0]}."
     )
@@ -116,7 +116,7 @@ class Parameters(BaseModel):
 
     @classmethod
     def read(cls, text: bytes | str | None) -> "Parameters":
-        """From JSON. Raises InputError, a clause for everything that is wrong."""
+        """Read parameters from JSON. Raises InputError, a clause for everything that is wrong."""
         if text is None or not text.strip():
             return cls.model_validate({})
         if len(text) > MAX_BYTES:
@@ -127,7 +127,7 @@ class Parameters(BaseModel):
             raise InputError("; ".join(_clause(one) for one in error.errors(include_url=False))) from None
 
     def damage(self, mask: Any) -> Damage:
-        """What was done to the picture; `mask` (H, W) bool or None. Raises InputError for noise said twice."""
+        """Return the damage that the request describes; `mask` (H, W) bool or None. InputError for noise said twice."""
         if self.noise is not None and self.sigma is not None:
             raise InputError("noise and sigma say the same, in grey levels and on [-1, 1]; leave one of them out")
         return Damage(

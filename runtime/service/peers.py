@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection, for limits that each peer has to itself."""
+"""The peer at the other end of a connection, for limits that each peer has to itself."""
 
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network

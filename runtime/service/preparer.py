@@ -25,7 +25,7 @@ from ..pictures.measurement import Measurement, own_size, prepare, told_by_file
 from ..process import return_large_blocks
 
 MAX_TILED = 64
-"""How many of the prior's images a picture restored in tiles may be as large as: a step of it is one call."""
+"""Largest picture restored in tiles, in images of the prior: a step of it is one call."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Setup:
     memory: int
     """Bytes that a request may take, beyond those of the idle process."""
     niceness: int
-    """How far it stands back behind other processes, the workers first."""
+    """Niceness of the process: it stands back behind others, the workers first."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Ask:
     fit: str | None
     image_shape: Shape
     any_size: bool
-    """Of the prior: its images, and whether they may have any other size."""
+    """Whether the prior's images may have another size than `image_shape`."""
     masked: bool
     frame: int | None = None
-    """Which frame or page of the picture, from 1; None is the first."""
+    """Frame or page of the picture, from 1; None is the first."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Prepared:
 
     measurement: Measurement
     metadata: Metadata
-    """Of the picture that was sent."""
+    """Metadata of the picture that was sent."""
     files: dict[str, list[str]]
     """The SHA-256 of each file that was sent, by the option that names it on the command line."""
     notes: tuple[str, ...]

@@ -37,7 +37,7 @@ PIECE = 1 << 18
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 """Ends that a decoder comes to over a broken picture, and nobody brings about from outside."""
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""One core a picture."""
+"""Variables of a process that prepares pictures: it takes one core."""
 
 logger = logging.getLogger(__name__)
 

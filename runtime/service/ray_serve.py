@@ -28,7 +28,7 @@ MARGIN = 64
 
 
 class Arguments(BaseModel):
-    """What `serve run` takes, as NAME=VALUE."""
+    """Arguments of `serve run`, as NAME=VALUE."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,10 +46,10 @@ class Arguments(BaseModel):
 
 
 class Replica:
-    """What Ray asks of a replica beside the ASGI application, which serve.ingress keeps as `app`."""
+    """A replica's hooks that Ray calls, beside the ASGI application, which serve.ingress keeps as `app`."""
 
     app: Any
-    """Of `create_app`, from when it is opened."""
+    """The application of `create_app`, once it is opened."""
 
     def check_health(self) -> None:
         """Raises WorkerError while no worker is ready; Ray replaces a replica that does so three times in a row."""
@@ -57,7 +57,7 @@ class Replica:
             raise WorkerError("the replica's pool has no worker that is ready")
 
     def __del__(self) -> None:
-        """At its end, when Ray has waited for its requests; the worker of one that is killed ends by itself."""
+        """Close the pool when Ray has waited for the replica's requests; a killed one's worker ends by itself."""
         if hasattr(self, "app"):  # it was opened
             self.app.state.service.pool.close(drain=False)
 
@@ -84,7 +84,7 @@ def application(args: Arguments) -> Any:
     )
 
     def build() -> Any:
-        """In a replica, before it is sent any traffic: the ASGI application around a warm pool of its own."""
+        """Make the ASGI application around a warm pool of its own, in a replica, before it is sent any traffic."""
         os.environ[THREADS] = str(args.cpus)  # the pool's worker inherits it
         return create_app(Pool(plan, args.backend, limit=args.limit), options)
 

@@ -30,12 +30,12 @@ STALE = 30.0
 LAST = 10
 """Seconds, after all else, for its last answers to be read."""
 CONNECTIONS = 64
-"""Those that only ask or watch, besides two for each image."""
+"""Connections that only ask or watch, besides two for each image."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a service listens: on a host and port, or on a Unix socket."""
+    """Address of a service: a host and port, or a Unix socket."""
 
     host: str
     port: int
@@ -48,7 +48,7 @@ class Address:
 
 
 class _Server(uvicorn.Server):
-    """On SIGTERM or SIGINT it drains: takes nothing more, answers what it took, and only then stops listening.
+    """Server that drains on SIGTERM or SIGINT: takes nothing more, answers what it took, and only then stops listening.
 
     Restorations that are not done after `Options.timeout` are given up, so that it ends within STALE + LAST after that.
 

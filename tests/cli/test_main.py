@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from frugal_rt.cli import COMMANDS
@@ -47,3 +48,24 @@ def test_every_answer_can_be_had_as_json(here, make_prior):
         assert row["forwards"] == [4]
         assert row["seconds"] > 0
     assert [row["gradients"] for row in shown[:2]] == [[0], [2]]  # denoising sees every pixel
+
+
+def test_every_option_of_restore_is_in_one_group():
+    from frugal_rt.cli import main
+    from frugal_rt.cli.restore import GROUPS
+
+    with click.Context(main) as ctx:
+        command = main.get_command(ctx, "restore")
+        grouped = command.grouped(click.Context(command, info_name="restore"))
+    assert [option.opts[-1] for option in grouped.pop("Other options")] == ["--help"]
+    names = [name for names in GROUPS.values() for name in names]
+    assert len(names) == len(set(names))
+    assert {title: tuple(option.name for option in options) for title, options in grouped.items()} == GROUPS
+    assert frugal("restore", "--help").stdout.count("frugal-rt restore ") >= 6  # usage and examples, as they are
+
+
+def test_a_group_of_an_option_that_there_is_not_is_refused():
+    from frugal_rt.cli.grouped import Grouped
+
+    with pytest.raises(ValueError, match=r"no parameters \['exact'\]"):
+        Grouped("name", groups={"A": ["exact"]})

@@ -1,4 +1,4 @@
-"""What is said while a restoration runs: the bar of a terminal, lines elsewhere, how long it takes; less and more."""
+"""Progress of a restoration: the bar of a terminal, lines elsewhere, how long it takes; less and more."""
 
 import re
 import threading

@@ -75,7 +75,7 @@ def test_pullbacks_under_way_do_not_share_memory(backend, tiny_plan, request):
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "openvino"])
 def test_an_engine_goes_with_its_last_reference(backend, tiny_plan, request):
-    """And its gigabytes: a cycle would wait for Python's collector, which does not see native memory."""
+    """Its gigabytes too: a cycle would wait for Python's collector, which does not see native memory."""
     if backend == "openvino":
         request.getfixturevalue("openvino")  # or the test is skipped
     engine = open_engine(Plan.open(tiny_plan), backend)
@@ -132,7 +132,7 @@ def test_calls_after_the_end_are_one_sentence(usable, tiny_plan, tiled):
     calls = {
         "prepare": lambda: engine.prepare(gradients=False),
         "asarray": lambda: engine.asarray(x),
-        "ahead": lambda: engine.ahead(x),
+        "upload": lambda: engine.upload(x),
         "predict": lambda: engine.predict(x, t),
         "pullback": lambda: engine.pullback(x, t),
         "a pullback that had begun": lambda: pull(out),
@@ -191,7 +191,7 @@ def large_plan(make_prior, tmp_path_factory) -> Path:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux's /proc")
 def test_the_memory_is_free_when_close_returns(usable, tiny_plan, large_plan, tmp_path):
-    """Of what loading and calling took, while the restorer is still held and Python collects nothing."""
+    """All that loading and calling took, while the restorer is still held and Python collects nothing."""
     command = [sys.executable, "-c", MEMORY, str(tiny_plan), str(large_plan), usable]
     environment = {**os.environ, "FRUGAL_RT_CACHE": str(tmp_path)}
     for _ in range(2 if usable == "cpu" else 1):  # with graphs from the plan, and then from the cache

@@ -19,7 +19,7 @@ from frugal_rt.runtime.operators import Denoise
 from ..commands import frugal
 
 MEASURED = ("parity", "mixed", "tools")
-"""Of a manifest: figures and versions of the machine that exported it."""
+"""Keys of a manifest that hold figures and versions of the machine that exported it."""
 
 
 @pytest.fixture(scope="module", params=FOLDERS)

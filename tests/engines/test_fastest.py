@@ -1,4 +1,4 @@
-"""What `auto` takes on a CPU: measured once, kept, and the same for every process."""
+"""The backend that `auto` takes on a CPU: measured once, kept, and the same for every process."""
 
 import logging
 import threading

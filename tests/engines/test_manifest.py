@@ -20,9 +20,9 @@ from frugal_rt.engines.plan import MANIFEST, WEIGHTS
 
 GONE = object()
 NUMBER = [0, -1, 2**40, 10**30, 16.0, "16", None, True, [], {}]
-"""What no count of anything is."""
+"""Values that are no count of anything."""
 SHARE = ["x", -0.1, 0, 1, 1.5, None, [], 1e308, True]
-"""What no beta is."""
+"""Values that are no beta."""
 WORDS = ["x", "", None, [], {}, 1, True]
 FRAMINGS = ["x", [], {}, {"centre": "x", "side": 1}, {"centre": [0.5], "side": 1}, {"centre": [0.5, 0.5], "side": 0}]
 FIVE, LONG = [0.1] * 5, [0.01] * 1000
@@ -156,7 +156,7 @@ def test_compressed_members_are_one_sentence(plan_copy, compression):
 
 
 def test_a_directory_without_end_is_not_read(tmp_path):
-    """Of 100,000 members: 5 MB of directory, and more in memory."""
+    """A directory of 100,000 members: 5 MB, and more in memory."""
     path = tmp_path / "many.plan"
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(100_000):

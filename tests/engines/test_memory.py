@@ -1,4 +1,4 @@
-"""What is kept for the next call, and how much memory a process may have."""
+"""Arrays kept for the next call, and the memory that a process may have."""
 
 import pytest
 

@@ -30,7 +30,7 @@ def plan(request, make_prior):
 
 
 def by_onnx(data: bytes) -> Graph:
-    """What `read_graph` gives, by the onnx package."""
+    """Read the same as `read_graph` does, by the onnx package."""
     graph = onnx.load_from_string(data).graph
 
     def initialiser(one) -> Initialiser:

@@ -163,7 +163,7 @@ def test_a_kept_value_in_float32_is_so_in_both_graphs():
 
 
 def test_a_precision_that_overflows_is_left_out_with_the_reason(make_prior, tmp_path):
-    """Of a first convolution's large answers, which its group norms take to 1 again."""
+    """Overflow of a first convolution's large answers, which its group norms take to 1 again."""
     export_plan(scaled(make_prior, "conv_in", 2e5), tmp_path / "a.plan")
     plan = Plan.open(tmp_path / "a.plan")
     assert plan.manifest["mixed"]["fp16"] == {"refused": "in float16 its output is not finite on x_t at t = 0"}

@@ -26,7 +26,7 @@ def repository(tmp_path_factory, tiny_plan) -> Path:
 
 
 def config(folder: Path) -> Any:
-    """What Triton's schema makes of a config.pbtxt."""
+    """Parse a config.pbtxt by Triton's schema."""
     schema = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs tritonclient[grpc]")
     from google.protobuf import text_format
 

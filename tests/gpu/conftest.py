@@ -7,7 +7,7 @@ import pytest
 from plans import plan_file
 
 SEEN: list[tuple[str, float, float]] = []
-"""Of each comparison, in their order: the test, what it saw, its bound."""
+"""Comparisons in their order: the test, the figure it saw, its bound."""
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a GPU makes of the targets: python tests/gpu/figures.py -o DIR [--plan celebahq-256.plan] [--images faces]
+"""Measure a GPU against the targets: python tests/gpu/figures.py -o DIR [--plan celebahq-256.plan] [--images faces]
 
 Times of calls and steps at 256x256 and 64x64 by every backend (frugal-rt bench), the hybrid of 100 steps and k = 50 at
 256x256, the share of the bf16 matrix rate at batch 16, what fp16 and bf16 change in PSNR on pictures, and a photograph
@@ -38,13 +38,13 @@ PARTS = ("256", "hybrid", "forward", "64", "psnr", "photo")
 LARGE = 16
 """Rows of the forward call whose share of the matrix rate is measured."""
 SIDE = 1024
-"""Of the photograph, in pixels."""
+"""Side of the photograph, in pixels."""
 Keep = Callable[[str, object], None]
 
 
 def usable(path: Path, names: list[str], batches: tuple[int, ...], keep: Keep, name: str) -> list[str]:
-    """Those of the backends `names` that run here, their engines built and their networks compiled; why the others do
-    not is kept."""
+    """Return the backends of `names` that run here, their engines built and their networks compiled; keep why others do
+    not."""
     runs, failed = [], {}
     for one in names:
         why = why_not(path, one, batches)
@@ -57,7 +57,7 @@ def usable(path: Path, names: list[str], batches: tuple[int, ...], keep: Keep, n
 
 
 def over(plan: Plan, names: list[str], work: Callable[[Restorer], object], keep: Keep, part: str) -> dict[str, object]:
-    """What `work` gives with each backend, or why it does not."""
+    """Return the result of `work` with each backend, or why it has none."""
     found: dict[str, object] = {}
     for name in names:
         try:
@@ -123,7 +123,7 @@ def decibels(images: Path, count: int) -> Callable[[Restorer], dict[str, float]]
 
 
 def changes(found: dict[str, object]) -> dict[str, object]:
-    """Of what `decibels` found, each backend's difference from torch's fp32 on this GPU."""
+    """Return each backend's difference from torch's fp32 on this GPU, of the figures of `decibels`."""
     base = found["torch:fp32"]
     assert isinstance(base, dict), base
     return {

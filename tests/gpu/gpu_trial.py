@@ -22,7 +22,7 @@ from frugal_rt.engines.tensorrt import build, library
 from frugal_rt.runtime.evaluation.bench import backends
 
 BACKENDS = [name for name in backends(compiled=False) if name not in ON_CPU]
-"""Those of a GPU, in each precision that they compute in."""
+"""Backends of a GPU, in each precision that they compute in."""
 COMPILED = "torch-compile:bf16"
 """The one that compiles: its trial fills torch's cache, which the processes after it read."""
 SECONDS = float(os.environ.get("FRUGAL_RT_TRIAL_SECONDS", "60"))
@@ -73,7 +73,7 @@ def main(path: str, backend: str, batches: str) -> None:
     restorer = Restorer(plan, engine)
     for _ in range(2):
         restorer.restore(np.zeros(plan.image_shape), operator, sigma=0.1, steps=20, switch=10)
-    print(f"{engine.name}: steps are {'' if engine.records else 'not '}recorded")
+    print(f"{engine.name}: steps are {'' if engine.can_capture else 'not '}recorded")
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ ERROR = {"fp32": 2e-4, "fp16": 3e-3, "bf16": 2e-2}
 """Root mean square of an answer's or a gradient's error over its own, at most. The graphs rounded on a CPU have 7e-4 in
 fp16 and 6.5e-3 in bf16."""
 TF32 = 2e-3
-"""And of torch's fp32 on a GPU, whose convolutions are TF32: 6e-4 with the products' factors cut as it cuts them."""
+"""The same for torch's fp32 on a GPU, whose convolutions are TF32: 6e-4 with the products' factors cut alike."""
 DECIBELS = 0.05
-"""Of what is measured; of what is made up five times that. Rounded on a CPU: 0.003 dB, and 0.13 dB."""
+"""Bound where pixels are measured; where they are made up, five times that. Rounded on a CPU: 0.003 dB, 0.13 dB."""
 SOAK = float(os.environ.get("FRUGAL_RT_SOAK", "60"))
 """Seconds by each backend: ten minutes where all ten run."""
 GROWTH = 64 << 20
@@ -62,9 +62,9 @@ def engine(request, plan, celeba_plan) -> Engine:
 @pytest.fixture(autouse=True)
 def records_as_before(engine) -> Iterator[None]:
     """No test may lose the recordings: after one that failed, steps go piece by piece, and look right."""
-    before = engine.records
+    before = engine.can_capture
     yield
-    assert engine.records is before
+    assert engine.can_capture is before
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def restored(restorer: Restorer, task: str) -> float:
 
 @pytest.fixture(scope="module")
 def on_cpu(plan) -> Callable[[str], float]:
-    """What the CPU makes of a task, once for all engines."""
+    """Return a function that restores a task on the CPU, once for all engines."""
     return cache(partial(restored, Restorer(plan, open_engine(plan, "cpu"))))
 
 
@@ -152,17 +152,17 @@ def test_restorations_are_as_good_as_the_cpu_s(engine, plan, on_cpu, task, withi
 
 @pytest.fixture
 def recordings(engine, monkeypatch) -> list[object]:
-    """What the engine's `record` gave, from now on, of recordings made anew."""
-    if not engine.records:  # as `records_as_before` has it
+    """Collect the results of the engine's `capture` from now on, with recordings made anew."""
+    if not engine.can_capture:  # as `records_as_before` has it
         pytest.skip(f"{engine.name} records nothing")
     made: list[object] = []
-    record = engine.record
+    record = engine.capture
 
     def watched(work):
         made.append(record(work))
         return made[-1]
 
-    monkeypatch.setattr(engine, "record", watched)
+    monkeypatch.setattr(engine, "capture", watched)
     captured._kept(engine).clear()
     return made
 
@@ -178,7 +178,7 @@ def test_recorded_steps_are_steps(engine, plan, recordings, monkeypatch, how, wi
     first = restorer.restore(y, operator, **settings)
     assert recordings
     assert None not in recordings
-    assert engine.records
+    assert engine.can_capture
     again = restorer.restore(y, operator, **settings)
     monkeypatch.setattr(captured, "WORTH", 1000)
     stepped = restorer.restore(y, TASKS["box"].operator(plan.image_shape), **settings)
@@ -230,7 +230,7 @@ def test_two_threads_may_share_a_restorer(engine, plan, own, within):
 
 
 def test_the_device_has_its_memory_back_when_an_engine_is_closed(engine, plan, request, within):
-    """Of a second engine of the same backend: the first has paid for what the process keeps."""
+    """A second engine of the same backend is measured: the first has paid for what the process keeps."""
 
     def used() -> int:
         torch.cuda.synchronize()

@@ -354,7 +354,7 @@ def test_a_measurement_is_an_array_a_tensor_or_a_sequence(restorer, operator, ma
 )
 @pytest.mark.parametrize("range", [(0, 1), (0, 255)])
 def test_images_may_be_on_another_range(restorer, operator, range):
-    """What is measured of images on it, noise of that scale, and the result on it, by any linear operator."""
+    """Measurements of images on it, noise on its scale, and the result on it, by any linear operator."""
     low, high = range
     x = np.random.default_rng(0).uniform(-1, 1, (2, *SHAPE)).astype(np.float32)
     given = operator.A((x + 1) / 2 * (high - low) + low)

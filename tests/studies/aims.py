@@ -53,7 +53,7 @@ TASKS = {
 
 
 def by_plain(operator: Linear, y: np.ndarray, sigma: float) -> np.ndarray:
-    """What the plain method for a damage makes of a measurement; least squares with a ridge of a blur."""
+    """Restore a measurement by the plain method for its damage; a blur by least squares with a ridge."""
     if operator.missing is not None:
         return plain.biharmonic(y, operator.missing)
     if isinstance(operator, SuperResolution):

@@ -1,6 +1,6 @@
 """A photograph of 512x512, damaged, beside the best plain method and ours: the picture of README.
 
-    python tests/studies/beside.py -o docs/beside.jpg
+    python tests/studies/beside.py --tasks motion --crop 110,0,256 -o docs/beside.jpg
 
 NASA's portrait of Eileen Collins (1993, public domain), from scikit-image; seed 0. BM3D needs the package `bm3d`.
 """
@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from skimage.data import astronaut
 
 from frugal_rt.runtime.evaluation.classical import PlainMethod
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--engine", default="photo")
     parser.add_argument("--tasks", default="blur")
     parser.add_argument("--aim", default="detail")
+    parser.add_argument("--crop", metavar="LEFT,TOP,SIDE", help="show this square; PSNR is of the whole photograph")
     parser.add_argument("-o", "--output", required=True, type=Path)
     given = parser.parse_args()
     clean = np.asarray(np.moveaxis(astronaut(), -1, 0) / 127.5 - 1, np.float32)
@@ -53,8 +55,17 @@ def main() -> None:
             (to_picture(ours), _caption(f"frugal-rt, --aim {given.aim}", ours, clean)),
         ]
         print(*(caption for _, caption in cells), sep="; ")
-        rows.append(("", cells))
-    contact_sheet(rows, tile=clean.shape[1]).save(given.output, quality=88)
+        rows.append(("", [(_shown(picture, given.crop), caption) for picture, caption in cells]))
+    side = clean.shape[1] if given.crop is None else int(given.crop.split(",")[2])
+    contact_sheet(rows, tile=side).save(given.output, quality=90)
+
+
+def _shown(picture: Image.Image, crop: str | None) -> Image.Image:
+    """Cut the square "left,top,side" out of a picture; None shows all of it."""
+    if crop is None:
+        return picture
+    left, top, side = map(int, crop.split(","))
+    return picture.crop((left, top, left + side, top + side))
 
 
 def _caption(name: str, image: np.ndarray, clean: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""What a blur without a basis costs by its decomposition and by conjugate gradients: a table of docs/operators.md.
+"""Time a blur without a basis by its decomposition and by conjugate gradients: a table of docs/operators.md.
 
 OMP_NUM_THREADS=1 python tests/studies/decompose.py
 

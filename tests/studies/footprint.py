@@ -1,4 +1,4 @@
-"""What does leaving torch out save? Installs a wheel twice, [cpu] and [cpu,torch], into fresh environments.
+"""Measure what leaving torch out saves: install a wheel twice, [cpu] and [cpu,torch], into fresh environments.
 
 Then the same restoration in fresh processes, the two in turn: onnxruntime alone in one, --backend torch in the other.
 
@@ -25,7 +25,7 @@ from frugal_rt.engines.machine import cores, processor
 PATHS = {"lean": ("cpu", "cpu"), "torch": ("cpu,torch", "torch")}
 """By name: the extras installed, and the backend that restores."""
 NOT_OURS = ("pip", "pip-*", "setuptools", "setuptools-*", "_distutils_hack", "distutils-precedence.pth")
-"""What an environment holds before anything is installed."""
+"""Files of an environment before anything is installed."""
 
 RESTORE = """
 import json, resource, sys, time

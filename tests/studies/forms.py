@@ -1,4 +1,4 @@
-"""Three forms of a compiled DPS gradient, on one engine: what each costs. The choice is in docs/performance.md.
+"""Three forms of a compiled DPS gradient, on one engine: what each costs. The choice is in docs/decisions/times.md.
 
 python tests/studies/forms.py --model celeba
 

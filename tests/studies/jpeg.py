@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, type=Path)
     parser.add_argument("--lpips", required=True)
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--every", type=int, default=1, help="take every so manieth picture")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th picture")
     given = parser.parse_args()
     restorer, lpips = Restorer.load(given.engine, "cpu"), Lpips(given.lpips)
     pictures = sorted(given.images.iterdir())[:: given.every][: given.count]

@@ -72,12 +72,12 @@ def tasks(shape: tuple[int, int, int]) -> tuple[dict[str, Any], ...]:
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sends, and what must come back."""
+    """A client's request, and the answer that must come back."""
 
     png: bytes
     text: str
     pixels: np.ndarray
-    """Of the restoration alone."""
+    """Pixels of the restoration alone."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def read_calls(path: Path) -> tuple[dict[bool, dict[int, float]], list[list[Any]
 
 
 def of_calls(path: Path, first: float, last: float) -> dict[str, float]:
-    """What the calls of the service say of a stretch of time."""
+    """Figures of the service's calls in a stretch of time."""
     curves, calls = read_calls(path)
     calls = [call for call in calls if first <= call[0] <= last]
     best = {pulls: min(cost / size for size, cost in curve.items()) for pulls, curve in curves.items()}
@@ -329,10 +329,7 @@ def main(
         curves, _ = read_calls(calls)
     order = {(clients, arrivals): place for place, (clients, arrivals, _) in enumerate(plans)}
     rows.sort(key=lambda row: order.get((row.clients, row.arrivals), -1))
-    click.echo(
-        "| clients | arrivals | server | a second | p50, s | p99, s | answers | rows a call | of the curve | own |"
-    )
-    click.echo("|---|---|---|---|---|---|---|---|---|---|")
+    click.echo(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     click.echo("\n".join(map(line, rows)))
     found = {
         "calls of a job after its cancellation": after,
@@ -352,7 +349,7 @@ def line(row: Row) -> str:
 
 
 def targets(rows: list[Row], clients: int) -> dict[str, str]:
-    """What was to be reached, and was."""
+    """Return each target, and what was reached."""
     found: dict[str, str] = {}
     for arrivals in ("busy", "random"):
         of = {row.server: row for row in rows if (row.clients, row.arrivals) == (clients, arrivals)}

@@ -70,7 +70,7 @@ class Case(NamedTuple):
 
 
 def damaged(clean: np.ndarray, title: str, **damage: Any) -> Case:
-    """What `frugal-rt degrade` makes of it, seed 0."""
+    """Damage it as `frugal-rt degrade` does, seed 0."""
     said = Damage(**{"sigma": SIGMA, **damage})
     y, _, operator = simulate(Photo(clean), said, seed=0)
     return Case(f"{title}, sigma {said.sigma}", operator, y, said.sigma)

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, type=Path)
     parser.add_argument("--lpips", required=True)
     parser.add_argument("--only", default="", help="settings whose words begin so")
-    parser.add_argument("--every", type=int, default=4, help="take every so manieth picture")
+    parser.add_argument("--every", type=int, default=4, help="take every N-th picture")
     given = parser.parse_args()
     lpips = Lpips(given.lpips)
     clean = np.stack([read_photo(path).colour().pixels for path in sorted(given.images.iterdir())[:: given.every]])

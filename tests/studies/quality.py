@@ -30,7 +30,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 def machine() -> str:
-    """What the figures were made on and with."""
+    """Name the machine and the versions that the figures were made with."""
     tools = f"frugal-rt {__version__}, onnxruntime {onnxruntime.__version__}, Python {platform.python_version()}"
     return f"{cores()} cores of {processor()}, {tools}"
 

@@ -62,7 +62,7 @@ class Renewed(Method):
 
 @dataclass(frozen=True)
 class Study:
-    """What every command is given."""
+    """Settings that every command is given."""
 
     restorer: Restorer
     images: Path
@@ -94,7 +94,7 @@ class Study:
         return [row for row in store.rows if row["method"] in names]
 
     def made(self) -> str:
-        """What the figures were made of and on."""
+        """Name the images and the machine that the figures were made with."""
         images = f"the first {self.count} of {self.images.name}"
         machine = f"{self.restorer.engine.name}, {cores()} cores of {processor()}, Python {platform.python_version()}"
         return f"{images}, seed 0; frugal-rt {__version__}, {machine}"

@@ -1,4 +1,4 @@
-"""What else was tried to make steps faster, each measured again: the last table of docs/performance.md.
+"""Measure again what else was tried to make steps faster: a table of docs/decisions/times.md.
 
 python tests/studies/tried.py --engine celeba.plan
 """

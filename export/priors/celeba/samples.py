@@ -1,4 +1,4 @@
-"""What the prior draws from noise alone, and whether it repeats its training photographs.
+"""Draw samples of the prior from noise alone, and measure whether they repeat its training photographs.
 
 python export/priors/celeba/samples.py --engine celeba.plan --data DIR -o samples.png
 

@@ -19,7 +19,7 @@ from .recipe import Recipe
 PIXELS = "pictures.u8"
 """The pixels of all photographs, one after the other, (H, W, 3) uint8 each."""
 TABLE = "pictures.json"
-"""Of each photograph its name, place in PIXELS in bytes, height and width; and the shards they are from."""
+"""Each photograph's name, place in PIXELS in bytes, height and width; and the shards they are from."""
 ENDINGS = (".jpg", ".png", ".webp")
 
 

@@ -92,13 +92,13 @@ class FakeArrays:
     def asarray(self, x):
         return torch.as_tensor(x, dtype=torch.float32)
 
-    def ahead(self, array):
+    def upload(self, array):
         return lambda: self.asarray(array)
 
-    def record(self, work):
+    def capture(self, work):
         return None
 
-    def pace(self): ...
+    def throttle(self): ...
 
     @contextmanager
     def queue(self):
@@ -177,7 +177,7 @@ def test_a_closed_engine_lets_its_contexts_go_and_says_so(plan, wired):
     for call in (
         lambda: wired.prepare(gradients=False),
         lambda: wired.asarray(x),
-        lambda: wired.records,
+        lambda: wired.can_capture,
         lambda: wired.predict(x, t),
         lambda: wired.pullback(x, t),
         lambda: pull(out),

@@ -1,4 +1,4 @@
-"""What `TorchArrays` asks of CUDA, and in which order, of a torch that writes it down; tests/gpu runs the real one."""
+"""Calls of `TorchArrays` to CUDA, in their order, to a torch that writes them down; tests/gpu runs the real one."""
 
 import itertools
 from contextlib import contextmanager
@@ -97,7 +97,7 @@ def arrays(cuda) -> TorchArrays:
 
 
 def test_work_is_warm_and_alone_when_it_is_recorded(cuda, arrays):
-    replay = arrays.record(lambda: cuda.said.append(f"work on {cuda.here.name}"))
+    replay = arrays.capture(lambda: cuda.said.append(f"work on {cuda.here.name}"))
     assert cuda.said == [
         "synchronize",
         "work on recorder",
@@ -118,25 +118,25 @@ def test_recordings_share_memory_while_one_of_them_is_there(cuda, arrays):
     def pools():
         return [line for line in cuda.said if line.startswith("begin")]
 
-    first = arrays.record(lambda: None)
-    second = arrays.record(lambda: None)
+    first = arrays.capture(lambda: None)
+    second = arrays.capture(lambda: None)
     del first
-    third = arrays.record(lambda: None)
+    third = arrays.capture(lambda: None)
     assert pools() == ["begin in pool 0"] * 3
     del second, third
-    arrays.record(lambda: None)
+    arrays.capture(lambda: None)
     assert pools()[3:] == ["begin in pool 1"]
 
 
 def test_the_device_is_done_before_an_engine_goes_and_has_its_memory_after(cuda, arrays):
-    kept = [arrays.record(lambda: None) for _ in range(2)]
+    kept = [arrays.capture(lambda: None) for _ in range(2)]
     engine = OnTorch(arrays)
     engine.weights = Weights(cuda.said)
     cuda.said.clear()
     for _ in range(2):
         engine.close()
     assert cuda.said == ["synchronize", "reset", "reset", "the weights go", "empty the cache"]
-    for name in ("record", "ahead", "pace", "asarray", "records", "waited"):
+    for name in ("capture", "upload", "throttle", "asarray", "can_capture", "throttled_seconds"):
         with pytest.raises(BackendError, match="this engine has been closed"):
             getattr(engine, name)
     assert len(kept) == 2
@@ -153,7 +153,7 @@ class Weights:
 
 
 def test_replays_follow_one_another_on_any_streams(cuda, arrays):
-    replays = [arrays.record(lambda: None) for _ in range(2)]
+    replays = [arrays.capture(lambda: None) for _ in range(2)]
     cuda.said.clear()
     for name, replay in zip(("default", "own", "own", "default"), replays * 2, strict=True):
         with cuda.stream(cuda.streams[name]):
@@ -171,8 +171,8 @@ def test_replays_follow_one_another_on_any_streams(cuda, arrays):
 def test_what_cannot_be_recorded_is_said_once_and_not_tried_again(cuda, arrays, caplog):
     cuda.fails = True
     for _ in range(2):
-        assert arrays.record(lambda: None) is None
-    assert not arrays.records
+        assert arrays.capture(lambda: None) is None
+    assert not arrays.can_capture
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.endswith("capture is not permitted")
 
@@ -194,7 +194,7 @@ def breaks_in_capture(cuda, error):
 def test_the_error_that_broke_a_capture_is_said_and_not_the_capture_s(cuda, arrays, caplog):
     error = RuntimeError("a tensor was read on the host")
     with breaks_in_capture(cuda, error) as work:
-        assert arrays.record(work) is None
+        assert arrays.capture(work) is None
     (record,) = caplog.records
     assert record.getMessage().endswith("a tensor was read on the host")
     assert str(error.__context__) == "the capture was invalidated"
@@ -204,7 +204,7 @@ def test_the_error_that_broke_a_capture_is_said_and_not_the_capture_s(cuda, arra
 @pytest.mark.parametrize("error", [TypeError("a fault of ours"), KeyboardInterrupt()])
 def test_errors_of_other_kinds_leave_a_broken_capture_as_they_are(cuda, arrays, error):
     with breaks_in_capture(cuda, error) as work, pytest.raises(type(error)) as caught:
-        arrays.record(work)
+        arrays.capture(work)
     assert caught.value is error
 
 
@@ -215,15 +215,15 @@ def test_memory_that_runs_out_in_a_capture_ends_no_others(cuda, arrays):
             with arrays.memory():
                 work()
 
-        assert arrays.record(in_an_engine) is None
-    assert arrays.records
+        assert arrays.capture(in_an_engine) is None
+    assert arrays.can_capture
 
 
 def test_garbage_goes_before_a_capture_and_not_in_it(cuda, arrays):
     weights = Weights(cuda.said)
     weights.itself = weights
     del weights
-    arrays.record(lambda: None)
+    arrays.capture(lambda: None)
     assert cuda.said.index("the weights go") < cuda.said.index("empty the cache") < cuda.said.index("begin in pool 0")
 
 
@@ -235,9 +235,9 @@ def test_too_little_memory_for_one_recording_ends_no_others(cuda, arrays):
         with arrays.memory():
             full()
 
-    assert arrays.record(in_an_engine) is None
-    assert arrays.records
-    assert arrays.record(lambda: None) is not None
+    assert arrays.capture(in_an_engine) is None
+    assert arrays.can_capture
+    assert arrays.capture(lambda: None) is not None
 
 
 @pytest.mark.parametrize(

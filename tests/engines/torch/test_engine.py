@@ -56,7 +56,7 @@ def test_threads_share_an_engine_and_no_autocast(tiny_plan):
 
 @pytest.mark.parametrize("scales", [(1, 1), (1e-5, 1e-6), (1e4, 1e-8)], ids=str)
 def test_gradients_in_fp16_do_not_underflow(scales):
-    """Of two rows with cotangents of these magnitudes, where torch alone errs by 5% at 1e-5."""
+    """Gradients of two rows with cotangents of these magnitudes; torch alone errs by 5% at 1e-5."""
     plan = embedded_plan("celeba")
     x, v = np.random.default_rng(0).standard_normal((2, 2, *plan.image_shape), dtype=np.float32)
     v *= np.array(scales, np.float32).reshape(-1, 1, 1, 1)

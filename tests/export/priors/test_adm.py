@@ -218,7 +218,7 @@ def test_a_network_as_deep_as_the_one_of_imagenet_is_exported(adm_checkpoint):
 
 
 class Code:
-    """What unpickles by running something."""
+    """An object that runs something when it is unpickled."""
 
     def __reduce__(self):
         return print, ("ran",)

@@ -103,7 +103,7 @@ def fields_of(kind: type) -> dict[str, Any]:
 
 
 def scheduler_classes() -> list[str]:
-    """Those of the diffusers that is installed, and those that others have."""
+    """Names of the scheduler classes of the diffusers that is installed, and of other versions."""
     named = [name for name in dir(diffusers) if name.endswith("Scheduler")]
     return sorted({name for name in named if issubclass(getattr(diffusers, name), SchedulerMixin)} | set(OTHERS))
 

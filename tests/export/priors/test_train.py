@@ -173,7 +173,7 @@ def test_the_rate_rises_from_the_start(tmp_path: Path) -> None:
 
 
 def test_the_average_spans_a_part_of_the_crops_seen(tmp_path: Path) -> None:
-    """Of a weight that grows by one with each crop, it lags behind by the crops that it spans."""
+    """The average of a weight that grows by one with each crop lags behind by the crops that it spans."""
     for changes, lag in (({}, 40_000 / 11), ({"average_limit": 400}, 400)):
         recipe = read_recipe(written(tmp_path, **changes))
         average = 0.0

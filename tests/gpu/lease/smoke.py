@@ -27,7 +27,7 @@ from frugal_rt.runtime.sampling.advance import advance
 from frugal_rt.runtime.sampling.guidance import METHODS, Guidance
 
 SMALL = np.float32(1e-5)
-"""Of DPS's cotangents; half precision ends at 6e-8."""
+"""Magnitude of DPS's cotangents; half precision ends at 6e-8."""
 T = np.array([5, 400, 990])
 
 
@@ -73,9 +73,9 @@ def restored(restorer: Restorer, y: np.ndarray, method: str) -> dict[str, Any]:
         operator = operators.SuperResolution(restorer.image_shape, 4)
         return restorer.restore(y, operator, sigma=0.05, steps=24, method=method, seed=1).image
 
-    captures = restorer.engine.records
+    captures = restorer.engine.can_capture
     first, again = image(), image()
-    if captures and not restorer.engine.records:
+    if captures and not restorer.engine.can_capture:
         raise ValueError("steps could not be captured: the log says why")
     worth, captured.WORTH = captured.WORTH, 10**6
     try:
@@ -96,10 +96,10 @@ def step_time(restorer: Restorer, y: np.ndarray, method: str, steps: int) -> dic
         advance(rows, engine)
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
-    began, waited = time.perf_counter(), engine.waited
+    began, waited = time.perf_counter(), engine.throttled_seconds
     for _ in range(steps):
         advance(rows, engine)
-    host = time.perf_counter() - began - (engine.waited - waited)
+    host = time.perf_counter() - began - (engine.throttled_seconds - waited)
     wait()
     return {"ms": 1e3 * (time.perf_counter() - began) / steps, "host ms": 1e3 * host / steps}
 

@@ -196,10 +196,10 @@ def test_network_time_is_that_of_calls_and_of_pulls():
 
 
 def test_the_host_s_own_time_is_neither_its_first_call_s_nor_what_it_waits(monkeypatch):
-    """Of a device: 50 s to load, then 3 s of work and 2 s of waiting a call, and 7 s until the last result is there."""
+    """A device takes 50 s to load, 3 s of work and 2 s of waiting a call, and 7 s until the last result is there."""
 
     class Device(OnHost):
-        records = True
+        can_capture = True
 
     class Result:
         def __getitem__(self, index):
@@ -211,7 +211,7 @@ def test_the_host_s_own_time_is_neither_its_first_call_s_nor_what_it_waits(monke
     def call():
         calls[0] += 1
         clock[0] += 50 if calls[0] == 1 else 5
-        device.waited += 0 if calls[0] == 1 else 2
+        device.throttled_seconds += 0 if calls[0] == 1 else 2
         return Result()
 
     monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])

@@ -14,7 +14,7 @@ from frugal_rt.runtime.sampling.schedule import Schedule
 from .cases import BUILDERS, dense, normal
 
 WELL_POSED = [name for name in BUILDERS if name != "wide gaussian"]
-"""Those without singular values that rounding alone sets apart from 0."""
+"""Operators without singular values that rounding alone sets apart from 0."""
 CASES = [(step, sigma) for step in (45, 10, 0) for sigma in (0.0, 0.05, 1.5)]
 """Steps of 50 and noises: sigma / s below the noise of the step and above it, and no step's noise at all."""
 

@@ -1,4 +1,4 @@
-"""What a user means, from the picture and a few words."""
+"""A user's meaning, from the picture and a few words."""
 
 import io
 

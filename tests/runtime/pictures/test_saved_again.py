@@ -46,7 +46,7 @@ def pixels(picture: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
 @pytest.mark.parametrize("quality", [10, 30, 75])
 def test_the_coefficients_of_the_first_file_are_found(quality, subsampling, again):
-    """Of a picture of whole units all but a few in a thousand, with its own sampling and, where they tell, tables."""
+    """All but a few in a thousand are found, in a picture of whole units, with its sampling and, if told, tables."""
     first = saved(textured(), quality=quality, subsampling=subsampling)
     shown = opened(first) if again is None else opened(saved(opened(first), quality=again, subsampling="4:4:4"))
     found, file = find_jpeg(pixels(shown)).file, read_jpeg(first, "a.jpg", 1 << 20)

@@ -22,7 +22,7 @@ def test_a_dps_row_is_its_own_norm_s_not_the_batch_s(restorer, operator):
 
 
 def test_rows_of_different_operators_moves_and_lengths_share_calls(restorer, finish):
-    """What a service needs: a mixed batch gives each row what it gets alone."""
+    """A mixed batch gives each row what it gets alone, as a service needs."""
     mask = np.eye(16, dtype=bool)
     mixed = [
         (operators.SuperResolution(SHAPE, 2), {"steps": 12, "method": "closed-form"}),

@@ -56,12 +56,12 @@ class Toy(OnHost):
 class Recorder(Toy):
     """It too, recording: work is run a few times, as a CUDA graph's is, and then called again at each replay."""
 
-    records = True
+    can_capture = True
 
     def __init__(self):
         self.recorded, self.replays = 0, 0
 
-    def record(self, work):
+    def capture(self, work):
         self.recorded += 1
         for _ in range(3):
             work()
@@ -74,11 +74,11 @@ class Recorder(Toy):
 
 
 class Alone(Recorder):
-    """What it records holds no code, as a CUDA graph does not, and its arrays are not it."""
+    """A recorder whose recordings hold no code, as CUDA graphs do not, and whose arrays do not refer to it."""
 
-    ahead = staticmethod(lambda array: lambda: torch.from_numpy(array))
+    upload = staticmethod(lambda array: lambda: torch.from_numpy(array))
 
-    def record(self, work):
+    def capture(self, work):
         for _ in range(3):
             work()
         return lambda: None
@@ -190,7 +190,7 @@ def test_few_steps_are_not_worth_it(monkeypatch, worth, recordings):
 
 def test_what_failed_once_is_not_tried_again(monkeypatch):
     engine, tried, operator = Recorder(), [], hole()
-    monkeypatch.setattr(engine, "record", tried.append)
+    monkeypatch.setattr(engine, "capture", tried.append)
     Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=20, switch=10)
     assert len(tried) == 2  # two moves
 
@@ -225,7 +225,7 @@ def test_what_cannot_be_recorded_is_stepped():
 
 def test_an_engine_that_cannot_record_after_all_is_stepped(monkeypatch):
     engine = Recorder()
-    monkeypatch.setattr(engine, "record", lambda work: None)
+    monkeypatch.setattr(engine, "capture", lambda work: None)
     operator = hole()
     y = measurement(operator, 1)[0]
     got, want = (Restorer(Plan(), one).restore(y, operator, steps=5, switch=2) for one in (engine, Toy()))

@@ -35,7 +35,7 @@ def test_a_process_forked_after_a_restoration_can_restore(restorer, operator):
     restorer.restore(y, operator, steps=3, method="closed-form")
     child = multiprocessing.get_context("fork").Process(
         target=lambda: restorer._begin(y, operator, Guidance(steps=3, method="closed-form"))[0].noise(
-            restorer.engine.ahead
+            restorer.engine.upload
         )
     )
     child.start()

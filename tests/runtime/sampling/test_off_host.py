@@ -29,7 +29,7 @@ KERNEL = np.random.default_rng(0).random((5, 5))
 
 
 MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.scalar_tensor}
-"""What sends numbers of the host's, which no operation shows."""
+"""Functions that send the host's numbers, which no operation shows."""
 
 
 class OffHost(TorchDispatchMode):
@@ -61,17 +61,17 @@ class MetaArrays(TorchArrays):
 
     def __init__(self, what: str, device: str):
         super().__init__(what, device)
-        self.records = True
+        self.can_capture = True
         self.recorded, self.replays = 0, 0
 
-    def ahead(self, array: np.ndarray) -> Callable[[], torch.Tensor]:
+    def upload(self, array: np.ndarray) -> Callable[[], torch.Tensor]:
         tensor = self.asarray(array)  # a GPU's copy goes on beside its steps
         return lambda: tensor
 
-    def pace(self) -> None: ...
+    def throttle(self) -> None: ...
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        if not self.records:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        if not self.can_capture:
             return None
         self.recorded += 1
         work()
@@ -114,7 +114,7 @@ SETTINGS = [
     {"method": "dps", "zeta": 0.4},
     {"method": "dmps", "lam": 0.7},
 ]
-"""Which make all moves there are."""
+"""Settings that together make every move."""
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -134,7 +134,7 @@ def test_recorded_steps_keep_off_the_host(engine, restorer, name, settings):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_steps_that_are_not_recorded_send_what_they_need_once(engine, restorer, settings):
     """Rows of two operators, a step apart: all but the noise is there from the first time on."""
-    engine._arrays.records = False
+    engine._arrays.can_capture = False
     known = [OPERATORS[name]() for name in ("box", "gaussian")]
 
     def restore(how: AbstractContextManager[object]) -> None:

@@ -169,7 +169,7 @@ def test_frugal_starts_from_the_estimate_and_its_noise_as_the_error_expected_say
     [({}, True), ({"preset": "fast"}, False), ({"aim": "detail"}, False), ({"steps": 12}, True)],
 )
 def test_gradients_are_for_what_is_not_seen(restorer, how, gradients):
-    """And never where as many values are measured as there are, unless they are asked for."""
+    """None are taken where as many values are measured as there are, unless they are asked for."""
     shape = restorer.image_shape
     seen, unseen = operators.Deblur.gaussian(shape, 1.0), operators.SuperResolution(shape, 2)
     for operator, takes in ((seen, False), (unseen, gradients)):

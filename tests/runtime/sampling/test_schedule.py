@@ -84,7 +84,7 @@ def test_fresh_shares_grow_with_the_signal_and_with_the_length_of_a_step():
 
 @pytest.mark.parametrize(("kind", "stretch"), [("linear", (-7.0, -1.0)), ("squaredcos_cap_v2", (-4.0, 0.0))])
 def test_fresh_shares_mean_the_same_whatever_the_number_of_steps(kind, stretch):
-    """What is kept of the noise over a stretch of log(abar / (1 - abar)), against its integral.
+    """The share of the noise that is kept over a stretch of log(abar / (1 - abar)), against its integral.
 
     A short step keeps exp(-rate) of it a unit, the rate going from EARLY_RATE to LATE_RATE as abar from 0 to 1.
     """

@@ -174,7 +174,7 @@ def test_a_head_that_trickles_is_told_so(impatient):
 
 
 def test_a_second_head_is_waited_for_no_longer_than_the_first(impatient):
-    """And the body of a request that was answered before it came counts for nothing."""
+    """The body of a request that was answered before it came counts for nothing."""
     for first in (
         b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nG",
         b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n",
@@ -185,7 +185,7 @@ def test_a_second_head_is_waited_for_no_longer_than_the_first(impatient):
 
 
 def trickle(connection: socket.socket) -> bytes:
-    """What is answered while a byte is sent now and then, until the other end closes."""
+    """Return the answer to a byte sent now and then, until the other end closes."""
     connection.settimeout(0.05)
     answer, ends = b"", time.monotonic() + 60
     while time.monotonic() < ends:

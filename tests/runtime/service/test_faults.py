@@ -263,7 +263,7 @@ def test_the_limit_and_the_deadline_are_told(serving):
 
 
 def test_sigterm_under_load_answers_what_was_taken_and_refuses_the_rest(serve, alone):
-    """And leaves no process behind."""
+    """No process is left behind."""
     import httpx
 
     serving = serve()

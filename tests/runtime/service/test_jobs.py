@@ -30,7 +30,7 @@ def job(ended: float = float("inf"), size: int = 0) -> Job:
 
 
 def kept(*made: Job) -> list[Job]:
-    """Those of them that are still there after they were added in order."""
+    """Return the jobs that are still there after all were added in order."""
     all_of_them = Jobs()
     for one in made:
         all_of_them.add(one)

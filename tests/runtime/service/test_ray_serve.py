@@ -205,7 +205,7 @@ def test_a_replica_whose_workers_cannot_start_is_replaced(replicas, alone):
 
 
 def deployed(**words: str) -> object:
-    """What Ray is asked for by `serve run ...:application NAME=VALUE ...`."""
+    """Return the deployment that `serve run ...:application NAME=VALUE ...` asks Ray for."""
     from frugal_rt.runtime.service.ray_serve import Arguments, application
 
     return application(Arguments.model_validate({"plan": "celeba.plan", **words}))._bound_deployment

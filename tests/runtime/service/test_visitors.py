@@ -1,4 +1,4 @@
-"""Whose page may use a service without a token, by which name it may be asked, and how it may be listened to."""
+"""Visitors of a service without a token: pages that may use it, names to ask it by, and where it may listen."""
 
 import http.client
 import json

@@ -1,0 +1,182 @@
+"""Check the Markdown that readers see: python .ci/check_docs.py
+
+Each row of a table has as many cells as its heading, a link leads to a file and an anchor that are there, and every
+`frugal-rt` command line is one that the command would take. Commands are parsed and not run.
+"""
+
+import copy
+import io
+import itertools
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import click
+
+from frugal_rt.cli import NAME, main
+
+ROOT = Path(__file__).resolve().parents[1]
+ENDS = {"|", "||", "&&", ";", "&", ">", ">>", "<", "2>"}
+"""Words of a shell at which a command ends."""
+RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*")
+BEFORE = re.compile(r"([^#]*(&&|[|;(!]))?\s*(\w+=\S*\s+|time\s+|\$\s+)*")
+"""Text of a line before a command."""
+PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|.*(\.\.\.|…).*|\[.*\]|\{.*\}")
+"""Words such as COMMAND and `...`, which stand for others."""
+Fault = tuple[int, str]
+
+
+def plain(text: str) -> list[str]:
+    """The lines of a page, those of blocks of code empty."""
+    lines, inside = [], False
+    for line in text.splitlines():
+        fence = line.lstrip().startswith("```")
+        lines.append("" if fence or inside or line.startswith("    ") else line)
+        inside ^= fence
+    return lines
+
+
+def cells(row: str) -> int:
+    """The number of cells of a table's row."""
+    return len(re.split(r"(?<!\\)\|", row.strip().removeprefix("|").removesuffix("|")))
+
+
+def ragged(text: str, page: Path) -> Iterator[Fault]:
+    """Yield rows of another number of cells than their heading, and rows outside of a table."""
+    lines = plain(text)
+    width = 0
+    for number, line in enumerate(lines, 1):
+        if not line.lstrip().startswith("|"):
+            width = 0
+        elif not width:
+            width = cells(line)
+            if number == len(lines) or not RULE.fullmatch(lines[number]):
+                yield number, "a row outside of a table"
+        elif cells(line) != width:
+            yield number, f"a row of {cells(line)} cells in a table of {width}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    found: set[str] = set()
+    for line in plain(text):
+        if heading := re.fullmatch(r"#{1,6} (.*?)\s*", line):
+            shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1])
+            slug = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+            found.add(next(one for n in itertools.count() if (one := f"{slug}-{n}" if n else slug) not in found))
+    return found | set(re.findall(r'<a (?:id|name)="([^"]+)"', text))
+
+
+def dead(text: str, page: Path) -> Iterator[Fault]:
+    """Yield links to files that are not there, and to headings that no page has."""
+    for number, line in enumerate(plain(text), 1):
+        shown = re.sub(r"`[^`]*`", "", line)
+        for target in re.findall(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", shown):
+            path, _, anchor = (target[0] or target[1]).partition("#")
+            if re.match(r"[a-z]+:", path):
+                continue
+            file = (page.parent / path).resolve() if path else page
+            if not file.exists():
+                yield number, f"a link to {path}, which is not there"
+            elif anchor.startswith("frugal_rt."):
+                continue  # mkdocstrings makes those, and mkdocs checks them
+            elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text() if path else text):
+                yield number, f"a link to #{anchor}, which {file.name} does not have"
+
+
+def commands(text: str) -> Iterator[tuple[int, str, bool]]:
+    """The command lines of a page, each from `frugal-rt` on, and whether it is whole: in a block, not between words."""
+    fenced, before = False, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+            continue
+        block = fenced or line.startswith("    ")
+        if block and line.endswith("\\"):
+            before += line[:-1]
+            continue
+        line, before = before + line, ""
+        for code in [line] if block else re.findall(r"`([^`]+)`", line):
+            for found in re.finditer(rf"\b{NAME} (?=\S)", code):
+                if BEFORE.fullmatch(code[: found.start()]):
+                    yield number, code[found.start() :].replace("\\|", "|"), block
+
+
+def refused(text: str, page: Path) -> Iterator[Fault]:
+    """Yield command lines that the command does not take, and why."""
+    for number, line, whole in commands(text):
+        try:
+            words = shlex.split(line, comments=True)[1:]
+        except ValueError:
+            words = line.split()[1:]
+        words = list(itertools.takewhile(lambda word: word not in ENDS, words))
+        if why := why_refused(words, whole):
+            yield number, f"`{line.strip()}`: {why}"
+
+
+def why_refused(words: list[str], complete: bool) -> str:
+    """Return why the command does not take these words; empty where it does, or where a word stands for others.
+
+    Between words, where a line is not `complete`, arguments may be missing.
+    """
+    if not words or any(PLACEHOLDER.fullmatch(word) for word in words[:1]):
+        return ""
+    try:
+        with (
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+            click.Context(main, info_name=NAME, **main.context_settings) as whole,
+        ):
+            if words[0].startswith("-"):
+                main.make_context(NAME, words)
+                return ""
+            command = main.get_command(whole, words[0])
+            if command is None:
+                return f"there is no command {words[0]!r}"
+            command.params = [copy.copy(one) for one in command.params]
+            for one in command.params:
+                if one.name == "params":
+                    one.callback = None  # reads the file that it names
+                if not complete or "--params" in words:
+                    one.required = False
+            loose = any(PLACEHOLDER.fullmatch(word) for word in words)
+            if loose:
+                known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"-h", "--help"}
+                named = [word.split("=")[0] for word in words[1:] if word.startswith("-") and word != "-"]
+                return ", ".join(f"there is no option {word}" for word in named if word not in known)
+            command.make_context(words[0], words[1:], parent=whole)
+    except click.exceptions.Exit:
+        return ""
+    except click.ClickException as error:
+        return error.format_message()
+    return ""
+
+
+CHECKS: tuple[Callable[[str, Path], Iterator[Fault]], ...] = (ragged, dead, refused)
+
+
+def pages() -> list[Path]:
+    """The Markdown files that git tracks, or would."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    return [ROOT / name for name in sorted(set(names)) if (ROOT / name).exists()]
+
+
+if __name__ == "__main__":
+    wrong = [
+        f"{page.relative_to(ROOT)}:{number}: {why}"
+        for page in pages()
+        for check in CHECKS
+        for number, why in check(page.read_text(), page)
+    ]
+    if wrong:
+        sys.exit("\n".join(wrong))

@@ -1,0 +1,51 @@
+"""Check the first lines of docstrings: python .ci/check_words.py
+
+A docstring begins with a verb or a named thing. One that begins with a word of WORDS has its subject half a sentence
+later. Docstrings of modules, classes and functions count, and those of attributes: a string below an assignment.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = re.compile(r"\s*(What|Those|Of|Who|Whose|Which|And)\b")
+
+
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """The line and the text of each docstring of a module."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        for before, statement in zip([node, *body], body, strict=False):
+            documented = before is node or isinstance(before, (ast.Assign, ast.AnnAssign))
+            value = statement.value if isinstance(statement, ast.Expr) else None
+            if documented and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield statement.lineno, value.value
+
+
+def found() -> list[str]:
+    """Return a line for each docstring that begins with one of WORDS, in the Python files that git does not ignore."""
+    files = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    return [
+        f"{name}:{line}: {text.strip().splitlines()[0]}"
+        for name in sorted(files)
+        if (ROOT / name).exists()
+        for line, text in docstrings(ast.parse((ROOT / name).read_text()))
+        if WORDS.match(text)
+    ]
+
+
+if __name__ == "__main__":
+    if wrong := found():
+        sys.exit("\n".join([*wrong, f"{len(wrong)} docstrings do not begin with a verb or a named thing"]))
