@@ -213,7 +213,7 @@ def test_a_hole_takes_the_noise_that_its_own_error_says_and_no_detail_where_it_i
     there = np.sqrt(np.mean((plain_estimate(operator, y, sigma) - stand_in(shape))[:, missing] ** 2))
     assert expected_error_unseen(operator, sigma) == pytest.approx(there)
     assert (there < CLOSE) == (side == 2)
-    assert Guidance(sigma=sigma).start_with(operator) == pytest.approx((there / HOLE_ERROR) ** 5)
+    assert Guidance(sigma=sigma, preset="balanced").start_with(operator) == pytest.approx((there / HOLE_ERROR) ** 5)
     assert Guidance(aim="detail").aim_with(operator) == ("fidelity" if side == 2 else None)
     noisy = Guidance(aim="detail", sigma=0.2)  # what is around the hole is not known well either
     assert noisy.aim_with(operator) is None
