@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...engines import InputError
-from ..operators import Denoise, Jpeg, Linear, Operator
+from ..operators import Coded, Denoise, Jpeg, Linear, MaskedJpeg, Operator
 from .choices import check_kinds
 from .plain_estimate import expected_error
 from .switch import POSTER_THRESHOLD, Switch
@@ -40,7 +40,7 @@ SAMPLER = 2
 """The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
 AIMS = {"detail": 8, "fidelity": 1}
 """Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
-DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity"}
+DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity", MaskedJpeg: "fidelity"}
 """The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs."""
 FLOW_STEPS = 8
 """Network calls, at most, of another task for fidelity: the probability flow from a plain estimate."""
@@ -53,6 +53,8 @@ FLOW_RATIO = 0.8
 JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
 """For fidelity, the deviation of the noise that a JPEG's decoded picture is taken to have, with none drawn; and what
 `frugal` draws, to the expected error over the image. Chosen on tune-20 (docs/method.md)."""
+DAMAGED_JPEG_NOISE = 0.3
+"""JPEG_NOISE where damage in the picture was filled in. Chosen on tune-20 (docs/operators.md)."""
 FRUGAL_POWER, FLOW_POWER = 2.0, 0.5
 """How noise levels are spaced: evenly in this root of the noise's deviation. `frugal`'s, and the flow's."""
 OF_METHODS = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
@@ -159,12 +161,12 @@ class Guidance:
         assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
         if aim is not None and isinstance(operator, Denoise):
             return self.noise
-        if aim is not None and isinstance(operator, Jpeg):
-            return JPEG_NOISE
+        if aim is not None and isinstance(operator, Coded):
+            return JPEG_NOISE if operator.hidden is None else DAMAGED_JPEG_NOISE
         error = expected_error(operator, self.noise)
         if aim is not None:
             return FLOW_RATIO * error
-        if isinstance(operator, Jpeg):
+        if isinstance(operator, Coded):
             return JPEG_RATIO * error
         unseen, noise = 1 - operator.measured / math.prod(operator.image_shape), self.noise**2
         there = (max(error**2 - (1 - unseen) * noise, 0) / unseen) ** 0.5 if unseen > 0 else error
@@ -173,7 +175,7 @@ class Guidance:
     def noise_with(self, operator: Operator) -> float:
         """The deviation of the noise that is drawn and added to a plain estimate, on [-1, 1]."""
         aim = self.aim_with(operator)
-        if aim is not None and isinstance(operator, Denoise | Jpeg):
+        if aim is not None and isinstance(operator, Coded | Denoise):
             return 0.0
         return self.start_with(operator) or 0.0
 

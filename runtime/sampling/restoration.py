@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...engines import Array
-from ..operators import Denoise, Jpeg, Operator
+from ..operators import Coded, Denoise, Operator
 from .noise import Use, generator, normal
 from .schedule import Schedule
 from .switch import Switch
@@ -119,7 +119,7 @@ class Restoration:
         if self.aim is not None:
             if isinstance(self.operator, Denoise):
                 return Move.FLOW
-            return Move.SPLITTING if isinstance(self.operator, Jpeg) else Move.MEASURED_FLOW
+            return Move.SPLITTING if isinstance(self.operator, Coded) else Move.MEASURED_FLOW
         if self.method in ("dps", "hybrid", "dmps"):
             return Move.DPS if self.phase is Phase.GRADIENT else Move.DMPS
         due = self.phase is Phase.GRADIENT and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0
