@@ -84,7 +84,7 @@ def ways(restorer: Restorer) -> dict[str, Way]:
 
     def two(photo: Photo, mask: np.ndarray, **asked) -> np.ndarray:
         whole = restored(measured(photo, restorer.image_shape))
-        return np.asarray(restorer(whole, mask=mask, **asked).image)
+        return np.asarray(restorer(whole, task="inpaint", mask=mask, **asked).image)
 
     def apart(photo: Photo, mask: np.ndarray) -> np.ndarray:
         job = measured(photo, restorer.image_shape)
@@ -92,7 +92,7 @@ def ways(restorer: Restorer) -> dict[str, Way]:
 
     return {
         "the file as decoded": lambda photo, mask: photo.pixels,
-        "two commands: JPEG, then --mask": two,
+        "two commands: JPEG, then --task inpaint --mask": two,
         "two commands, --aim fidelity": lambda photo, mask: two(photo, mask, aim="fidelity"),
         "one operator, the units of the mask unknown": apart,
         "together": lambda photo, mask: restored(measured(photo, restorer.image_shape, mask)),

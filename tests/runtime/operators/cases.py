@@ -53,11 +53,6 @@ def jpeg(shape: Shape, *sampling: tuple[int, int], colour: str = "ycbcr") -> ope
     return operators.Jpeg((len(sampling), *whole), components, colour)
 
 
-def masked_jpeg(shape: Shape, *sampling: tuple[int, int]) -> operators.MaskedJpeg:
-    inner = jpeg(shape, *sampling)
-    return operators.MaskedJpeg(inner, spots(inner.image_shape))
-
-
 BUILDERS: dict[str, Callable[[Shape], Decomposable]] = {
     "denoise": operators.Denoise,
     "inpaint": lambda s: operators.Inpaint(s, spots(s)),
@@ -134,8 +129,6 @@ ITERATIVE: dict[str, Callable[[Shape], operators.Iterative]] = {
     "mirrored, masked": lambda s: Partial(operators.Deblur.gaussian(s, 0.8), missing=spots(s)),
     "bicubic, masked by parts": lambda s: Partial(operators.Bicubic(s, 2), missing=spots((3, s[1] // 2, s[2] // 2))),
     "bicubic by blocks": lambda s: operators.BicubicBlocks(s, 2),
-    "jpeg 4:2:0, masked": lambda s: masked_jpeg(s, (2, 2), (1, 1), (1, 1)),
-    "jpeg 4:4:4, masked": lambda s: masked_jpeg(s, (1, 1), (1, 1), (1, 1)),
     "bicubic by blocks, masked": lambda s: Partial(
         operators.BicubicBlocks(s, 2), missing=spots((3, s[1] // 2, s[2] // 2))
     ),

@@ -12,6 +12,8 @@ from frugal_rt.runtime.operators.masked_jpeg import GREY
 from frugal_rt.runtime.pictures.images import PORTRAIT
 from frugal_rt.runtime.pictures.jpeg import read_jpeg
 
+from .cases import dense, jpeg, normal, spots
+
 SIDE = 32
 
 
@@ -106,6 +108,23 @@ def test_torch_s_is_numpy_s(damaged):
     x = np.float32(0.5) * portrait()
     ours, theirs = (operator.mean(a(y[None]), a(x[None]), 0.1, 0.05) for a in (np.asarray, torch.asarray))
     np.testing.assert_allclose(np.asarray(theirs), ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [((1, 1), (1, 1), (1, 1)), ((2, 2), (1, 1), (1, 1))])
+def test_its_products_and_its_resolvent_are_the_dense_matrix_s(sampling):
+    """Alone and in a batch."""
+    inner = jpeg((3, 16, 16), *sampling)
+    operator = MaskedJpeg(inner, spots(inner.image_shape))
+    operator.tolerance, operator.most = 1e-8, 1000
+    matrix = dense(operator)
+    assert not matrix[:, np.tile(operator.hidden.reshape(-1), 3)].any()
+    x, y = normal((2, *operator.image_shape)), normal((2, *operator.measurement_shape), 1)
+    flat = y.reshape(2, -1)
+    np.testing.assert_allclose(operator.AT(y).reshape(2, -1), flat @ matrix, atol=1e-9)
+    gram = 0.5**2 * np.eye(len(matrix)) + 0.3 * matrix @ matrix.T
+    ours = operator.resolvent(y, 0.5, 0.3)
+    np.testing.assert_allclose(ours.reshape(2, -1), np.linalg.solve(gram, flat.T).T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(operator.mean(y, x, 0.1, 0.05)[1], operator.mean(y[1:], x[1:], 0.1, 0.05)[0], atol=1e-9)
 
 
 def test_its_settings_tell_the_mask(damaged):
