@@ -14,7 +14,7 @@ from ..engines.betas import train_betas
 from ..engines.padded import Padded
 from ..engines.plan import WEIGHTS
 from ..engines.tiled import Tiled
-from .operators import Denoise, Jpeg, Linear, Operator, Shape
+from .operators import Coded, Denoise, Linear, Operator, Shape
 from .pictures.calls import Call
 from .pictures.damage import JPEG_SIGMA
 from .pictures.kinds import (
@@ -472,7 +472,7 @@ class Restorer:
 
 def _unnamed_sigma(y: np.ndarray, operator: Operator) -> float:
     """The sigma of a batch (B, c, h, w) where none is named: a mean over its rows, of variances, or a JPEG's own."""
-    if isinstance(operator, Jpeg):
+    if isinstance(operator, Coded):
         return JPEG_SIGMA
     found = [unnamed_sigma(one, isinstance(operator, Denoise))[0] for one in y]
     return found[0] if len({*found}) == 1 else float(np.sqrt(np.mean(np.square(found))))

@@ -2,19 +2,23 @@
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from frugal_rt.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "docs" / "containers").glob("Containerfile*"))
+LOCK = ROOT / "docs" / "containers"
+FILES = sorted(LOCK.glob("Containerfile*"))
 
 
 def instructions(file: Path) -> list[tuple[str, str]]:
@@ -48,13 +52,74 @@ def test_it_copies_what_the_wheel_is_built_from(file):
     assert {"pyproject.toml", "README.md", "LICENSE", "__init__.py", "py.typed"} <= sources
 
 
-def test_its_bases_are_pinned_to_a_version(file):
-    stages: set[str] = set()
-    for word, rest in instructions(file):
+def test_it_copies_what_builds_the_wheel(file):
+    copied = {word for _, rest in instructions(file) for word in shlex.split(rest)}
+    assert ".ci/build_backend.py" in copied  # of pyproject.toml's backend-path
+    assert "--no-build-isolation" in copied  # or pip would fetch setuptools without a hash
+
+
+def test_its_base_is_one_argument_pinned_to_a_version(file):
+    (word, argument), *others = instructions(file)
+    assert word == "ARG"
+    name, image = argument.split("=")
+    assert name == "BASE"  # a digest may take its place
+    assert re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+-[a-z0-9.-]+", image)
+    stages = {"${BASE}"}
+    for word, rest in others:
         if word == "FROM":
-            image, *name = rest.split(" AS ")
-            assert image in stages or re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+-[a-z0-9.-]+", image), image
-            stages.update(name)
+            base, *called = rest.split(" AS ")
+            assert base in stages
+            stages.update(called)
+
+
+def test_every_package_it_installs_has_a_hash(file):
+    installs = [part for word, rest in instructions(file) if word == "RUN" for part in rest.split("&&")]
+    installs = [shlex.split(part) for part in installs if "pip install" in part]
+    assert len(installs) == 3
+    for words in installs:
+        if "--no-deps" in words:
+            assert words[-1] == "/wheels/*.whl"  # ours
+        else:
+            assert "--require-hashes" in words
+            assert (LOCK / words[words.index("-r") + 1]).is_file()
+
+
+@pytest.fixture(scope="module")
+def lock():
+    pytest.importorskip("tomllib")
+    return SimpleNamespace(**runpy.run_path(str(LOCK / "lock.py")))
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "build"])
+def test_what_is_pinned_is_what_the_package_asks_for(lock, name):
+    pinned = {one.name: one for one in lock.read((LOCK / f"requirements-{name}.txt").read_text())}
+    for asked in map(Requirement, lock.asked()[name]):
+        assert pinned[asked.name].version in asked.specifier
+    assert all(len(one.hashes) in (1, 2) for one in pinned.values())
+    assert lock.as_requirements([*pinned.values()]) == (LOCK / f"requirements-{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "build"])
+def test_the_sbom_is_in_step_with_what_is_pinned(lock, name):
+    pinned = [*lock.read((LOCK / f"requirements-{name}.txt").read_text())]
+    text = (LOCK / f"sbom-{name}.json").read_text()
+    assert text == lock.as_sbom(name, pinned)  # else run docs/containers/lock.py --sbom
+    listed = [(one["name"], one["version"], one["purl"]) for one in json.loads(text)["components"]]
+    assert listed == [(one.name, one.version, f"pkg:pypi/{one.name}@{one.version}") for one in pinned]
+
+
+def test_a_package_without_a_hash_is_refused(lock):
+    text = (LOCK / "requirements-build.txt").read_text()
+    with pytest.raises(SystemExit, match="no line of a package with its hashes: more==1"):
+        list(lock.read(text + "more==1\n"))
+
+
+def test_machines_that_would_have_different_versions_are_told(lock, monkeypatch):
+    found = {"x86_64": "1", "aarch64": "2"}
+    resolve = lambda requirements, machine: {"a": lock.Pinned("a", found[machine], ("0" * 64,))}  # noqa: E731
+    monkeypatch.setitem(lock.lock.__globals__, "resolve", resolve)
+    with pytest.raises(SystemExit, match="a is 1 and 2 on x86_64 and aarch64; pin it"):
+        lock.lock(["a"], lock.MACHINES)
 
 
 def test_it_runs_as_no_root_and_says_how_it_is(file):

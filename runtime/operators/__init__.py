@@ -7,8 +7,9 @@ from .bicubic import Bicubic, BicubicBlocks, bicubic
 from .circular import Circular, Tapered
 from .dense import MaskedMatrix, Matrix, valid_blur
 from .iterative import Iterative, Partial
-from .jpeg import Jpeg
+from .jpeg import Coded, Jpeg
 from .kernels import gaussian_kernel, motion_kernel, parse_kernel, uniform_kernel
+from .masked_jpeg import MaskedJpeg
 from .masks import Inpaint, Masked
 from .mirrored import Deblur, Mirrored, is_mirrored
 from .pixelwise import GREY_WEIGHTS, Colorize, Denoise, SuperResolution
@@ -20,6 +21,7 @@ __all__ = [
     "Bicubic",
     "BicubicBlocks",
     "Circular",
+    "Coded",
     "Colorize",
     "Custom",
     "Deblur",
@@ -30,6 +32,7 @@ __all__ = [
     "Jpeg",
     "Linear",
     "Masked",
+    "MaskedJpeg",
     "MaskedMatrix",
     "Matrix",
     "Mirrored",

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from ...engines import Array, InputError
 from ...engines.array_api import Namespace, array_namespace
-from .base import Decomposable, Shape
+from .base import Decomposable, Linear, Shape
 from .dense import Decomposition
 
 SIDE = 8
@@ -60,7 +61,22 @@ class Component(NamedTuple):
         return SIDE * SIDE * self.across * self.down
 
 
-class Jpeg(Decomposable):
+class Coded(Linear):
+    """Coefficients that were rounded: y says in which cell of width 1 each lies, and sigma is in steps."""
+
+    hidden: np.ndarray | None = None
+    """(H, W) bool, True where the picture that was encoded is damaged; None where it is whole."""
+
+    @abstractmethod
+    def decoded(self, y: np.ndarray) -> np.ndarray:
+        """The image (C, H, W) float32 that viewers show of y."""
+
+    @abstractmethod
+    def at(self, height: int, width: int) -> "Jpeg":
+        """The same tables for whole images of another size, of whole units."""
+
+
+class Jpeg(Coded, Decomposable):
     """The coefficients of a JPEG file before they are rounded, in steps of its quantisation tables.
 
     A pixel's level HALF (x + 1) becomes components by a colour transform; each loses resolution by the mean over boxes,

@@ -22,7 +22,7 @@ TASK_FIELDS: dict[str, tuple[str, ...]] = {
     "deblur": ("kernel", "border", "mask", "share"),
     "sense": ("fraction",),
     "matrix": ("matrix",),
-    "jpeg": ("quality",),
+    "jpeg": ("mask", "quality"),
 }
 """The tasks, and which fields of Damage each one reads besides sigma."""
 VECTORS = ("sense", "matrix")
@@ -147,8 +147,8 @@ def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = N
     factor = whole_factor(photo, image_shape)
     task, because = _task(photo, damage, image_shape, None if fit else factor)
     refuse_unread(task, damage)
-    if damage.mask is not None:
-        photo = _masked(photo, damage.mask)
+    if damage.mask is not None and task != "jpeg":  # whose file has every pixel
+        photo = masked(photo, damage.mask)
     if fit == "pad":
         _refuse_padding(photo, task, damage)
         photo, boxes = _without(photo, boxed_pixels(photo.pixels.shape[1:], damage)), None
@@ -216,7 +216,7 @@ def whole_factor(photo: Photo, image_shape: Shape) -> int | None:
     return r if r >= 2 and (width * r, height * r) == (full_width, full_height) else None
 
 
-def _masked(photo: Photo, mask: np.ndarray) -> Photo:
+def masked(photo: Photo, mask: np.ndarray) -> Photo:
     """`photo` without the pixels that `mask` (H, W) marks. Raises InputError for one of another size, or empty."""
     if mask.shape != photo.pixels.shape[1:]:
         raise InputError(

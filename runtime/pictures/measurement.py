@@ -17,6 +17,7 @@ from ..operators import (
     Inpaint,
     Linear,
     Masked,
+    MaskedJpeg,
     MaskedMatrix,
     Matrix,
     Mirrored,
@@ -43,6 +44,7 @@ from .damage import (
     VECTORS,
     Damage,
     SettledDamage,
+    masked,
     settle,
     whole_factor,
 )
@@ -64,11 +66,11 @@ def told_by_file(photo: Photo, damage: Damage, prior_shape: Shape, any_size: boo
     """`damage` with the task jpeg where the photo or its file tells it, and nobody said what was done to the picture.
 
     Its tables, or those of the JPEG that it was, are COARSE; it is whole and in colour; and no noise was found in it,
-    which would be what disturbs more. Only a prior of images of any size takes it, as a JPEG's blocks lie where they
-    are. A kind of JPEG whose coefficients cannot be read stays as it is. The other arguments are `own_size`'s. Raises
-    InputError as `estimate_sigma` does.
+    which would be what disturbs more. A mask may mark damage in it. Only a prior of images of any size takes it, as a
+    JPEG's blocks lie where they are. A kind of JPEG whose coefficients cannot be read stays as it is. The other
+    arguments are `own_size`'s. Raises InputError as `estimate_sigma` does.
     """
-    named = not damage.leaves_task or damage.sigma is not None or fit is not None
+    named = not replace(damage, mask=None).leaves_task or damage.sigma is not None or fit is not None
     whole = photo.missing is None and len(photo.pixels) == prior_shape[0] == 3
     if named or not any_size or not whole:
         return damage
@@ -202,19 +204,32 @@ def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> 
     if fit is not None:
         raise InputError("a JPEG's blocks lie as its file has them, so it is restored at its own size; leave --fit out")
     if photo.missing is not None:
-        raise InputError("a JPEG loses no pixels; restore it first, and then what is missing from the result")
+        raise InputError("a JPEG loses no pixels; what is to be filled in of it is said by --mask")
     coding = _coding_of(photo)
     file = coding.file
-    operator = file.operator(image_shape[0])
-    if operator.image_shape != image_shape:
+    whole = file.operator(image_shape[0])
+    if whole.image_shape != image_shape:
         raise InputError(f"a JPEG of {file.size[0]}x{file.size[1]} is restored at its own size, and not at another")
     which = "its tables have" if photo.earlier is None else "the tables of before it was saved again have"
     because = f"{settled.because}; {which} steps of {coding.step:.0f} on average"
     inside = slice(0, file.size[1]), slice(0, file.size[0])
-    y = file.measurement(operator)
+    operator: Operator = whole
+    y, mask = file.measurement(whole), settled.damage.mask
+    if mask is not None:
+        operator = damaged = MaskedJpeg(whole, _as_stored(photo, mask, coding.turn, image_shape))
+        because, y = f"{because}; {mask.mean():.0%} of the pixels are missing", damaged.undamaged(y)
     is_grey = len(file.components) == 1
     sigma = JPEG_SIGMA if sigma is None else sigma
     return Measurement(operator, y, sigma, "jpeg", because, inside, turn=coding.turn, is_grey=is_grey)
+
+
+def _as_stored(photo: Photo, mask: np.ndarray, turn: int, image_shape: Shape) -> np.ndarray:
+    """A mask (H, W) of an upright photo as the units of its JPEG lie, up to whole ones. Raises InputError."""
+    missing = masked(photo, mask).missing
+    assert missing is not None
+    stored = turned(missing, {6: 8, 8: 6}.get(turn, turn))  # the other turns undo themselves
+    _, height, width = image_shape
+    return np.pad(stored, ((0, height - stored.shape[0]), (0, width - stored.shape[1])), "edge")
 
 
 def _coding_of(photo: Photo) -> JpegSource | SavedJpeg:

@@ -48,9 +48,11 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
 def compress(photo: Photo, damage: Damage) -> bytes:
     """The JPEG file of a photo at `damage.quality`: libjpeg's tables, chroma of half the resolution (4:2:0).
 
-    Raises InputError for a quality that is none, noise, and pixels that are missing.
+    Raises InputError for a quality that is none, noise, a mask, and pixels that are missing.
     """
     refuse_unread("jpeg", damage)
+    if damage.mask is not None:
+        raise InputError("a JPEG has every pixel, so none can be lost by --mask; paint over the picture first")
     if damage.quality is None or not 1 <= damage.quality <= 100:
         raise InputError(f"say how far to compress: --quality, 1 to 100; got {damage.quality}")
     if damage.sigma is not None:

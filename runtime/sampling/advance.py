@@ -11,7 +11,7 @@ import numpy as np
 
 from ...engines import Array, DivergedError, Engine
 from ...engines.array_api import Namespace, array_namespace
-from ..operators import Decomposable, Jpeg, Linear
+from ..operators import Coded, Decomposable, Linear
 from .captured import recording
 from .equations import (
     ancestral,
@@ -124,7 +124,7 @@ def move(
 
 def _transition(operator: Linear) -> Callable[..., Array]:
     """The closed form's draw: around the mean of what was rounded, else by the operator's basis, else without one."""
-    if isinstance(operator, Jpeg):
+    if isinstance(operator, Coded):
         return mean_transition
     return ddrm_transition if isinstance(operator, Decomposable) else resolvent_transition
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...engines import InputError
-from ..operators import Denoise, Inpaint, Jpeg, Linear, Operator
+from ..operators import Coded, Denoise, Inpaint, Jpeg, Linear, MaskedJpeg, Operator
 from .choices import check_kinds
 from .plain_estimate import expected_error, expected_error_unseen
 from .switch import POSTER_THRESHOLD, Switch
@@ -40,7 +40,7 @@ SAMPLER = 2
 """The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
 AIMS = {"detail": 8, "fidelity": 1}
 """Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
-DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity"}
+DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity", MaskedJpeg: "fidelity"}
 """The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs."""
 SPLITTING_STEPS = 8
 """Network calls, at most, of another task for fidelity: a half-quadratic splitting from a plain estimate."""
@@ -60,6 +60,8 @@ CLOSE, as in thin holes, there is no detail to make up, and both aims are one. C
 JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
 """For fidelity, the deviation of the noise that a JPEG's decoded picture is taken to have, with none drawn; and what
 `frugal` draws, to the expected error over the image. Chosen on tune-20 (docs/method.md)."""
+DAMAGED_JPEG_NOISE = 0.3
+"""JPEG_NOISE where damage in the picture was filled in. Chosen on tune-20 (docs/operators.md)."""
 STEEP, EVEN = 2.0, 0.5
 """How noise levels are spaced: evenly in this root of the noise's deviation. EVEN, in the variance, where a picture is
 taken to have the noise that it starts with, and STEEP otherwise."""
@@ -171,10 +173,10 @@ class Guidance:
         assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
         if aim is not None and isinstance(operator, Denoise):
             return self.noise
-        if aim is not None and isinstance(operator, Jpeg):
-            return JPEG_NOISE
+        if aim is not None and isinstance(operator, Coded):
+            return JPEG_NOISE if operator.hidden is None else DAMAGED_JPEG_NOISE
         error = expected_error(operator, self.noise)
-        if aim is None and isinstance(operator, Jpeg):
+        if aim is None and isinstance(operator, Coded):
             return JPEG_RATIO * error
         there = expected_error_unseen(operator, self.noise)
         if aim is not None:
@@ -219,7 +221,7 @@ class Guidance:
         aim, steps, start = self.aim_with(operator), self.steps_with(operator), self.start_with(operator)
         noise = self.noise_with(operator)
         if aim is not None:
-            power = EVEN if isinstance(operator, Denoise | Jpeg) else STEEP
+            power = EVEN if isinstance(operator, Coded | Denoise) else STEEP
             return Settled(None, steps, start, power, Switch(0, 0), None, None, None, 1, aim, noise)
         method = self.method_with(operator)
         zeta, lam = self._constants(operator, method)

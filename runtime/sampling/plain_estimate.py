@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from PIL import Image
 
-from ..operators import Denoise, Inpaint, Jpeg, Linear, Shape
+from ..operators import Coded, Denoise, Inpaint, Jpeg, Linear, Shape
 
 DECAY, CONTRAST, COLOUR = 1.2, 0.45, 0.5
 """Statistics of what stands for a photograph: its amplitudes fall as 1 / frequency^DECAY, its values have the deviation
@@ -37,8 +37,9 @@ def plain_estimate(operator: Linear, y: np.ndarray, sigma: float) -> np.ndarray:
     channels, height, width = operator.image_shape
     if isinstance(operator, Denoise):
         return y
-    if isinstance(operator, Jpeg):
-        return operator.decoded(y)
+    if isinstance(operator, Coded):
+        decoded = operator.decoded(y)
+        return decoded if operator.hidden is None else filled(decoded, operator.hidden)
     if isinstance(operator, Inpaint):
         assert operator.missing is not None
         return filled(y, operator.missing)
@@ -84,7 +85,7 @@ def _expected(operator: Linear, sigma: float) -> tuple[float, float]:
 
 def _errors_of_stand_in(operator: Linear, sigma: float) -> tuple[float, float]:
     """Over the image, and over its missing pixels, 0 without any."""
-    if isinstance(operator, Jpeg):
+    if isinstance(operator, Coded):
         operator = operator.at(SIDE, SIDE)  # all that `stand_in` is
     image = stand_in(operator.image_shape)
     if isinstance(operator, Jpeg):

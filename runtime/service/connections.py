@@ -49,6 +49,10 @@ class Connection(H11Protocol):
         self._since = 0.0
         self._began = False
         """Whether something of a head has come."""
+        self._fresh = False
+        """Whether it has only just come; told by a timer, as a loop that is late reads what has come before it looks at
+        the time."""
+        self._fresh_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
         self.peer = ""
@@ -61,7 +65,7 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        for timer in (self._head_timer, self._answer_timer):
+        for timer in (self._fresh_timer, self._head_timer, self._answer_timer):
             if timer is not None:
                 timer.cancel()
 
@@ -104,10 +108,16 @@ class Connection(H11Protocol):
         if waits == self._waits:
             return
         self._waits, self._since = waits, self.loop.time()
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        for timer in (self._fresh_timer, self._head_timer):
+            if timer is not None:
+                timer.cancel()
+        self._fresh = waits == "head"
         if waits == "head":
+            self._fresh_timer = self.loop.call_later(FRESH, self._grow_stale)
             self._head_timer = self.loop.call_later(self._seconds, self._too_slow)
+
+    def _grow_stale(self) -> None:
+        self._fresh = False
 
     def _too_slow(self, before: float = math.inf) -> None:
         """End a connection on which no head has come in time; `before` bytes of an answer were unread earlier."""
@@ -136,17 +146,15 @@ class Connection(H11Protocol):
             return
         waiting = [one for one in crowd if isinstance(one, Connection) and one is not self and one._waits]
         if waiting:
-            now = self.loop.time()
-            min(waiting, key=lambda one: one.turn(now))._give_up()
+            min(waiting, key=Connection.turn)._give_up()
         elif len(self.connections) > self._places + SPARE:
             self._give_up()
         else:
             self.app_state = {**self.app_state, CROWDED: True}
 
-    def turn(self, now: float) -> tuple[int, float]:
+    def turn(self) -> tuple[int, float]:
         """When it is to give its place up, of those that wait: the lowest first."""
-        just_come = self._waits == "head" and not self._began and now - self._since < FRESH
-        return 2 if just_come else int(self._waits == "body"), self._since
+        return 2 if self._fresh and not self._began else int(self._waits == "body"), self._since
 
     def _give_up(self) -> None:
         self.connections.discard(self)

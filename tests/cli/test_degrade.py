@@ -78,6 +78,16 @@ def test_a_jpeg_is_degraded_and_restored_from_its_own_coefficients(here):
     Image.open("y.restored.png").save("again.jpg", qtables=tables, subsampling=2)
     given, again = (read_photo(name).jpeg.file.blocks for name in ("y.jpg", "again.jpg"))
     assert all(np.array_equal(one, other) for one, other in zip(given, again, strict=True))
+    # What is damaged in it too is filled in by the same call, which its result repeats.
+    Image.fromarray(np.eye(16, dtype=bool)).save("mask.png")
+    result = runs("restore", "-e", "tiny.plan", "y.jpg", "--task", "jpeg", "--mask", "mask.png", "-o", "whole.png")
+    assert "; 6% of the pixels are missing)" in result.output
+    settings = json.loads(Image.open("whole.png").text["frugal-rt"])
+    assert (settings["task"], settings["aim"], settings["operator"]["missing"]) == ("jpeg", "fidelity", 16)
+    runs("restore", "--params", "whole.png", "-o", "same.png")
+    np.testing.assert_array_equal(np.asarray(Image.open("same.png")), np.asarray(Image.open("whole.png")))
+    lossy = ("degrade", "clean.png", "--task", "jpeg", "--quality", "20", "-o", "z.jpg")
+    refuses("none can be lost by --mask", *lossy, "--mask", "mask.png")
     refuses("must end in .jpg", "degrade", "clean.png", "--task", "jpeg", "--quality", "20", "-o", "y.png")
     refuses("this picture is none", "restore", "-e", "tiny.plan", "clean.png", "--task", "jpeg", "-o", "z.png")
     refuses(

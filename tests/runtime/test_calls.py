@@ -233,6 +233,28 @@ def test_a_picture_in_which_nothing_is_wrong_is_as_it_came(here, whole):
     assert both.forwards == (0, 8)
 
 
+def test_an_old_jpeg_and_the_damage_in_it_are_one_call(here, whole):
+    """By the command line, by name and told by the file, and for several alike."""
+    Image.fromarray(levels(noise=0)).save("in.jpg", quality=20)
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[5:9, 7:12] = True
+    Image.fromarray(mask).save("mask.png")
+    masked = whole("in.jpg", mask=mask)
+    assert (masked.settings["task"], masked.settings["operator"]["missing"]) == ("jpeg", 20)
+    assert "it was saved as a coarse JPEG" in masked.because[0]
+    assert masked.forwards == (8,)
+    Path("old").mkdir()
+    Path("old/a.jpg").write_bytes(Path("in.jpg").read_bytes())
+    for words, written in ((["in.jpg", "-o", "a.png"], "a.png"), (["old", "-o", "new"], "new/a.png")):
+        assert frugal("restore", "-e", "local.plan", *words, "--mask", "mask.png").exit_code == 0
+        np.testing.assert_array_equal(pixels(written), pixels(masked.image))
+    by_name = whole("in.jpg", mask=mask, task="jpeg", method="hybrid", steps=6)
+    assert (by_name.settings["operator"], by_name.settings["method"]) == (masked.settings["operator"], "hybrid")
+    unmasked = np.float32(pixels(whole("in.jpg").image))
+    apart = np.abs(pixels(masked.image) - unmasked)
+    assert apart[mask].mean() > 1.5 * apart[~mask].mean()
+
+
 def test_transparency_orientation_and_profile_are_heard(here, whole):
     array = np.dstack([levels(), np.full((SIDE, SIDE), 255, np.uint8)])
     array[4:8, 4:9, 3] = 0

@@ -3,12 +3,15 @@
 pip install httpx psutil
 python tests/studies/attacks.py --engine celeba.plan --json attacks.json
 
-For each attack a service is started; honest requests are made one after another without it, then beside it; and SIGTERM
-is sent while it goes on. All come from one address, so nothing but their kind tells honest clients from others.
+For each attack a service is started; honest requests are made one after another without it, then beside it, as often
+as --rounds says, the attack beginning anew each time; and SIGTERM is sent while it goes on. All come from one address,
+so nothing but their kind tells honest clients from others. "own" is the service's own time on a processor, without its
+workers', over the time that passed.
 """
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -20,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -124,6 +127,13 @@ def begin(attack: str, address: Address) -> None:
     ATTACKS[attack](address)
 
 
+def attacking(attack: str, address: Address) -> multiprocessing.process.BaseProcess:
+    """A process that attacks, already begun."""
+    process = multiprocessing.get_context("fork").Process(target=begin, args=(attack, address), daemon=True)
+    process.start()
+    return process
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table."""
@@ -137,6 +147,8 @@ class Row:
     """Honest requests that got no picture."""
     probe: float
     """Seconds of the slowest /readyz beside the attack; infinite where one failed."""
+    own: tuple[float, float]
+    """The share of a processor that the service's own process took, without the attack and beside it."""
     grown: float
     """MiB that the service took at most beside the attack, above what it took before."""
     stopped: float
@@ -197,29 +209,69 @@ def memory(process: psutil.Process) -> float:
     return total / 2**20
 
 
-def measure(plan: Path, attack: str, number: int, steps: int, timeout: float) -> Row:
+def p99(seconds: list[float]) -> float:
+    """The 99th percentile: of fewer than 100, the slowest."""
+    return sorted(seconds)[math.ceil(0.99 * len(seconds)) - 1]
+
+
+@dataclass
+class Asked:
+    """Honest requests of one kind of block, without an attack or beside it."""
+
+    process: psutil.Process
+    """The service's own."""
+    seconds: list[float | None] = field(default_factory=list)
+    """Seconds of each request; None where it was refused."""
+    probe: float = 0.0
+    """Seconds of the slowest /readyz; infinite where one failed."""
+    own: float = 0.0
+    passed: float = 0.0
+
+    def ask(self, address: Address, number: int, steps: int) -> None:
+        """Make so many requests, one after another, a probe after each."""
+        began, before = time.perf_counter(), self._spent()
+        for _ in range(number):
+            self.seconds.append(honest(address, steps))
+            probed = time.perf_counter()
+            self.probe = max(self.probe, time.perf_counter() - probed if ready(address) else float("inf"))
+        self.own += self._spent() - before
+        self.passed += time.perf_counter() - began
+
+    def _spent(self) -> float:
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    @property
+    def taken(self) -> list[float]:
+        return [seconds for seconds in self.seconds if seconds is not None]
+
+
+def measure(plan: Path, attack: str, number: int, steps: int, timeout: float, rounds: int) -> Row:
     """One line of the table."""
     with service(plan, timeout) as (address, process, popen):
         honest(address, steps)  # warm
-        before = [seconds for _ in range(number) if (seconds := honest(address, steps)) is not None]
-        usual, highest, over = memory(process), [0.0], threading.Event()
+        without, during = Asked(process), Asked(process)
+        highest, over = [0.0], threading.Event()
 
         def sample() -> None:
-            while not over.wait(0.05):
+            while not over.wait(0.25):
                 with contextlib.suppress(psutil.Error):
                     highest[0] = max(highest[0], memory(process))
 
         sampler = threading.Thread(target=sample)
-        sampler.start()
-        attacker = multiprocessing.get_context("fork").Process(target=begin, args=(attack, address), daemon=True)
-        attacker.start()
+        sampler.start()  # before the first request: what watches takes time as well
+        without.ask(address, number, steps)
+        usual, highest[0] = memory(process), 0.0
+        attacker = attacking(attack, address)
         try:
-            time.sleep(3)
-            beside, probe = [], 0.0
-            for _ in range(number):
-                beside.append(honest(address, steps))
-                began = time.perf_counter()
-                probe = max(probe, time.perf_counter() - began if ready(address) else float("inf"))
+            for done in range(rounds):
+                if done:
+                    attacker.kill()
+                    time.sleep(3)
+                    without.ask(address, number, steps)
+                    attacker = attacking(attack, address)
+                time.sleep(3)
+                during.ask(address, number, steps)
             if "jobs" in attack:
                 attacker.join(120)
             over.set()
@@ -234,39 +286,44 @@ def measure(plan: Path, attack: str, number: int, steps: int, timeout: float) ->
         finally:
             over.set()
             attacker.kill()
-    taken = [seconds for seconds in beside if seconds is not None]
-    return Row(attack, before, taken, number - len(taken), probe, highest[0] - usual, stopped, status)
+    shares, refused = (without.own / without.passed, during.own / during.passed), during.seconds.count(None)
+    grown = highest[0] - usual
+    return Row(attack, without.taken, during.taken, refused, during.probe, shares, grown, stopped, status)
 
 
 def line(row: Row) -> str:
-    usual, worst = statistics.median(row.before), max(row.before)
+    usual, worst = statistics.median(row.before), p99(row.before)
     cells = [row.attack, f"{usual:.2f}", f"{worst:.2f}"]
     if row.beside:
-        median = statistics.median(row.beside)
-        cells += [f"{median:.2f}", f"{max(row.beside):.2f}", f"{median / usual:.2f}"]
+        median, slowest = statistics.median(row.beside), p99(row.beside)
+        cells += [f"{median:.2f}", f"{slowest:.2f}", f"{median / usual:.2f}", f"{slowest / worst:.2f}"]
     else:
-        cells += ["none", "none", ""]
-    cells += [str(row.refused), f"{row.probe:.2f}", f"{row.grown:+.0f}", f"{row.stopped:.1f}", str(row.status)]
+        cells += ["none", "none", "", ""]
+    cells += [str(row.refused), f"{row.probe:.2f}", " / ".join(f"{share:.1%}" for share in row.own)]
+    cells += [f"{row.grown:+.0f}", f"{row.stopped:.1f}", str(row.status)]
     return f"| {' | '.join(cells)} |"
 
 
 @click.command()
 @click.option("--engine", type=click.Path(path_type=Path, exists=True), required=True, help="A plan.")
 @click.option("--requests", "number", default=20, show_default=True, help="Honest ones, without and beside an attack.")
+@click.option("--rounds", default=1, show_default=True, help="How often each is measured, in turns.")
 @click.option("--steps", default=20, show_default=True)
 @click.option("--timeout", default=20.0, show_default=True, help="Of the service.")
 @click.option("--only", multiple=True, help="Attacks whose names hold this. May be repeated.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="All seconds of all requests.")
-def main(engine: Path, number: int, steps: int, timeout: float, only: tuple[str, ...], path: Path | None) -> None:
+def main(
+    engine: Path, number: int, rounds: int, steps: int, timeout: float, only: tuple[str, ...], path: Path | None
+) -> None:
     """Print the table of attacks."""
     click.echo(
-        "| attack | usual s | worst | beside it s | worst | ratio | refused | probe s | MiB | stopped s | status |\n"
-        f"|{' --- |' * 11}"
+        "| attack | usual s | p99 | beside it s | p99 | ratio | of p99 | refused | probe s | own | MiB | stopped s | "
+        f"status |\n|{' --- |' * 13}"
     )
     rows = []
     for attack in ATTACKS:
         if not only or any(part in attack for part in only):
-            rows.append(measure(engine, attack, number, steps, timeout))
+            rows.append(measure(engine, attack, number, steps, timeout, rounds))
             click.echo(line(rows[-1]))
     if path is not None:
         path.write_text(json.dumps([asdict(row) for row in rows], indent=1))

@@ -17,18 +17,20 @@ from scipy.ndimage import convolve
 
 from frugal_rt import Restorer
 from frugal_rt.runtime.evaluation.contact_sheet import contact_sheet
+from frugal_rt.runtime.evaluation.suite import scratches
 from frugal_rt.runtime.operators import Deblur, Operator, motion_kernel
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.decoding import Photo
+from frugal_rt.runtime.pictures.decoding import Photo, decode_photo
 from frugal_rt.runtime.pictures.images import PORTRAIT, fit_photo, read_photo, to_picture, write_png
 from frugal_rt.runtime.pictures.measurement import prepare
-from frugal_rt.runtime.pictures.simulate import simulate
+from frugal_rt.runtime.pictures.simulate import compress, simulate
 from frugal_rt.runtime.sampling.noise import Use, generator, normal
 from frugal_rt.runtime.sampling.psnr import psnr
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "nonlinear.py"
 SIGMA = 0.01
 NAMES = {"dps": "DPS", "closed-form": "closed form", "frugal": "frugal"}
+AIMS = {"fidelity": "for fidelity", "detail": "for detail"}
 Cell = tuple[Image.Image, str]
 
 TREMOR = np.array(
@@ -146,6 +148,19 @@ def noisy(clean: np.ndarray) -> list[Case]:
     return [ours, Case(title, copied, ours.y, ours.sigma, shown, ("closed-form", "frugal"))]
 
 
+def jpeg(clean: np.ndarray) -> list[Case]:
+    """Files as they are decoded, whole and with strokes over the picture before it was saved."""
+    cases = []
+    for quality, mask in ((10, None), (30, None), (30, scratches(clean.shape))):
+        photo = Photo(clean if mask is None else np.where(mask, np.float32(1), clean))
+        file = decode_photo(compress(photo, Damage(task="jpeg", quality=quality)), "y.jpg")
+        job = prepare(file, clean.shape, Damage(task="jpeg", mask=mask))
+        shown = to_picture(file.pixels), f"as decoded  {psnr(file.pixels[None], clean[None])[0]:.1f} dB"
+        title = f"jpeg, quality {quality}" + ("" if mask is None else ", --mask of a dozen strokes")
+        cases.append(Case(title, job.operator, job.y, job.sigma, shown, tuple(AIMS)))
+    return cases
+
+
 def nonlinear(clean: np.ndarray) -> list[Case]:
     """The examples that have no singular values, by DPS."""
     cases = []
@@ -159,7 +174,8 @@ def nonlinear(clean: np.ndarray) -> list[Case]:
 
 
 SHEETS: dict[str, Callable[[np.ndarray], list[Case]]] = {
-    build.__name__: build for build in (pixels, resolution, kernels, borders, compositions, vectors, noisy, nonlinear)
+    build.__name__: build
+    for build in (pixels, resolution, kernels, borders, compositions, jpeg, vectors, noisy, nonlinear)
 }
 
 
@@ -195,10 +211,10 @@ def main(engine: Path, backend: str, steps: int, output: Path, sheets: tuple[str
         for case in SHEETS[name](clean):
             cells = [(to_picture(clean), "clean"), measured(case, clean)]
             for method in case.methods:
-                image = restorer.restore(
-                    case.y, case.operator, sigma=case.sigma, steps=steps, method=method, seed=0
-                ).image
-                cells.append((to_picture(image), f"{NAMES[method]}  {psnr(image[None], clean[None])[0]:.1f} dB"))
+                asked: dict[str, Any] = {"aim": method} if method in AIMS else {"steps": steps, "method": method}
+                image = restorer.restore(case.y, case.operator, sigma=case.sigma, seed=0, **asked).image
+                called = {**NAMES, **AIMS}[method]
+                cells.append((to_picture(image), f"{called}  {psnr(image[None], clean[None])[0]:.1f} dB"))
             rows.append((case.title, cells))
             click.echo(f"{case.title}: {', '.join(caption for _, caption in cells[1:])}")
         write_png(output / f"operators-{name}.png", contact_sheet(rows, tile=128))

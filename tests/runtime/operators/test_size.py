@@ -49,6 +49,10 @@ GIVEN: dict[str, tuple[Callable[[], Operator], list[np.ndarray]]] = {
     ),
     "partial": (lambda: Partial(operators.Circular(SHAPE, KERNEL), missing=MISSING), [KERNEL, MISSING]),
     "jpeg": (lambda: operators.Jpeg(SHAPE, [Component(1, 1, TABLE)] * 3), [TABLE]),
+    "masked jpeg": (
+        lambda: operators.MaskedJpeg(operators.Jpeg(SHAPE, [Component(1, 1, TABLE)] * 3), MISSING),
+        [TABLE, MISSING],
+    ),
     "sense": (lambda: operators.WalshHadamard(SHAPE, 0.5), []),
     "separable": (lambda: operators.Separable(SHAPE, *SIDES), list(SIDES)),
     "matrix": (lambda: operators.Matrix(SHAPE, ROWS), [ROWS]),

@@ -7,12 +7,21 @@ import pytest
 from PIL import Image
 
 from frugal_rt import InputError
+from frugal_rt.runtime.operators import MaskedJpeg
 from frugal_rt.runtime.operators.masks import border_mask, box_mask
 from frugal_rt.runtime.pictures import measurement
-from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.damage import JPEG_SIGMA, Damage
 from frugal_rt.runtime.pictures.decoding import decode_photo
 from frugal_rt.runtime.pictures.jpeg import COARSE
-from frugal_rt.runtime.pictures.measurement import own_size, prepare, told_by_file, whole_operator, without
+from frugal_rt.runtime.pictures.measurement import (
+    Measurement,
+    own_size,
+    prepare,
+    told_by_file,
+    whole_operator,
+    without,
+)
+from frugal_rt.runtime.pictures.simulate import compress
 
 from .photos import HOLE, SHAPE, photo, scene
 
@@ -288,7 +297,7 @@ def test_a_coarse_jpeg_tells_its_task(quality, task):
 
 def test_what_is_said_or_seen_of_a_coarse_jpeg_goes_before_what_its_file_tells():
     data = file_of(scene(), quality=30)
-    for damage in (Damage(task="denoise"), Damage(sigma=0.1), Damage(scale=2), Damage(mask=np.ones((150, 200), bool))):
+    for damage in (Damage(task="denoise"), Damage(sigma=0.1), Damage(scale=2), Damage(hole=(3, 3))):
         assert told(data, damage) == damage.task
     assert told(data, fit="crop") is None
     assert told(data, any_size=False) is None
@@ -296,3 +305,86 @@ def test_what_is_said_or_seen_of_a_coarse_jpeg_goes_before_what_its_file_tells()
     assert told(file_of(scene().convert("CMYK"), quality=30)) is None
     noisy = np.asarray(scene()) + 25 * np.random.default_rng(0).standard_normal((150, 200, 3))
     assert told(file_of(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), quality=70)) is None
+
+
+def job_of(data: bytes, damage: Damage, name: str = "y.jpg") -> Measurement:
+    """The measurement of a picture by whoever takes pictures of any size."""
+    picture = decode_photo(data, name)
+    damage = told_by_file(picture, damage, SHAPE, any_size=True)
+    return prepare(picture, own_size(picture, damage, SHAPE, any_size=True).image_shape, damage)
+
+
+def corner(width: int, height: int) -> np.ndarray:
+    """(H, W) bool: damage at the top right, to the picture's edge."""
+    mask = np.zeros((height, width), bool)
+    mask[2:9, -5:] = True
+    return mask
+
+
+@pytest.mark.parametrize("task", ["jpeg", None])
+def test_a_mask_of_a_coarse_jpeg_is_filled_in_with_it(task):
+    data, mask = file_of(scene(), quality=30), corner(200, 150)
+    job = job_of(data, Damage(task=task, mask=mask))
+    assert (job.task, job.sigma) == ("jpeg", JPEG_SIGMA)
+    assert job.because.endswith("; 0% of the pixels are missing")
+    assert ("as asked" in job.because) == (task == "jpeg")
+    whole = job_of(data, Damage(task="jpeg"))
+    assert isinstance(job.operator, MaskedJpeg)
+    assert job.operator.inner.settings == whole.operator.settings
+    np.testing.assert_array_equal(job.y, job.operator.undamaged(whole.y))
+    hidden = job.operator.hidden
+    assert hidden.shape == (160, 208)  # whole units, of which the picture's last pixels are repeated
+    np.testing.assert_array_equal(hidden[job.inside], mask)
+    assert hidden[2:9, 200:].all()
+    assert hidden.sum() == 7 * 13
+    # Where it is fine, or of a prior of one size, only what is missing is filled in.
+    assert job_of(file_of(scene(), quality=95), Damage(mask=mask)).task == "inpaint"
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_mask_is_of_the_picture_as_it_is_seen_upright(turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = file_of(scene(), quality=30, exif=exif)
+    picture = decode_photo(data, "y.jpg")
+    mask = corner(*picture.size)
+    job = job_of(data, Damage(task="jpeg", mask=mask))
+    hidden = job.operator.hidden[None].astype(np.float32)
+    np.testing.assert_array_equal(job.shown(hidden)[0] > 0, mask)
+    as_seen, as_stored = picture.pixels[:, mask].mean(), job_of(data, Damage(task="jpeg"))
+    decoded = as_stored.operator.decoded(as_stored.y)[:, job.operator.hidden & _within(job)]
+    assert decoded.mean() == pytest.approx(as_seen, abs=0.02)
+
+
+def _within(job: Measurement) -> np.ndarray:
+    """(H, W) bool of the units: the picture's own pixels."""
+    own = np.zeros(job.operator.image_shape[1:], bool)
+    own[job.inside] = True
+    return own
+
+
+def test_a_mask_goes_with_a_jpeg_that_was_saved_again():
+    first, mask = file_of(scene(), quality=20), corner(200, 150)
+    again = io.BytesIO()
+    Image.open(io.BytesIO(first)).save(again, "PNG")
+    jobs = [job_of(first, Damage(mask=mask)), job_of(again.getvalue(), Damage(mask=mask), "y.png")]
+    assert [job.task for job in jobs] == ["jpeg", "jpeg"]
+    assert jobs[0].operator.settings == jobs[1].operator.settings
+    assert "of before it was saved again" in jobs[1].because
+    assert np.mean(np.abs(jobs[0].y - jobs[1].y) > 0.5) < 0.005
+
+
+def test_a_mask_that_does_not_fit_a_jpeg_is_refused():
+    data = file_of(scene(), quality=30)
+    for mask, said in (
+        (np.eye(5) > 0, "the mask is 5x5 but the picture is 200x150"),
+        (np.zeros((150, 200), bool), "the mask marks nothing"),
+        (np.ones((150, 200), bool), "every pixel is marked missing"),
+    ):
+        for task in ("jpeg", None):
+            with pytest.raises(InputError, match=said):
+                job_of(data, Damage(task=task, mask=mask))
+    with pytest.raises(InputError, match="--hole does not go with jpeg"):
+        job_of(data, Damage(task="jpeg", hole=(4, 4)))
+    with pytest.raises(InputError, match="none can be lost by --mask"):
+        compress(photo(32, 32), Damage(task="jpeg", quality=50, mask=np.eye(32) > 0))

@@ -7,12 +7,12 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from frugal_rt.runtime.operators import Jpeg
+from frugal_rt.runtime.operators import Jpeg, MaskedJpeg
 from frugal_rt.runtime.operators.jpeg import mean_in_cell
 from frugal_rt.runtime.pictures.images import PORTRAIT
 from frugal_rt.runtime.pictures.jpeg import read_jpeg
 from frugal_rt.runtime.sampling.equations import mean_transition, splitting_step
-from frugal_rt.runtime.sampling.guidance import JPEG_NOISE, JPEG_RATIO, Guidance
+from frugal_rt.runtime.sampling.guidance import DAMAGED_JPEG_NOISE, JPEG_NOISE, JPEG_RATIO, Guidance
 from frugal_rt.runtime.sampling.plain_estimate import expected_error, plain_estimate
 from frugal_rt.runtime.sampling.restoration import Move
 from frugal_rt.runtime.sampling.schedule import Schedule
@@ -74,6 +74,26 @@ def test_detail_draws_the_more_noise_the_coarser_the_tables_are():
 def test_the_plain_estimate_is_the_decoded_picture():
     operator, y = compressed(30)
     np.testing.assert_array_equal(plain_estimate(operator, y, SIGMA), operator.decoded(y))
+
+
+@pytest.mark.parametrize("aim", [None, "detail"])
+def test_damage_in_a_jpeg_begins_filled_in_and_what_lies_around_it_as_decoded(restorer, aim):
+    inner, file = compressed(30)
+    hidden = np.zeros((16, 16), bool)
+    hidden[4:7, 5:11] = True
+    operator = MaskedJpeg(inner, hidden)
+    y = operator.undamaged(file)
+    estimate, decoded = plain_estimate(operator, y, SIGMA), operator.decoded(y)
+    np.testing.assert_array_equal(estimate[:, ~hidden], decoded[:, ~hidden])
+    np.testing.assert_allclose(estimate[:, hidden].mean(1), estimate[:, 3, 5:11].mean(1), atol=0.3)
+    assert not decoded[:, hidden].any()
+    asked = Guidance(sigma=SIGMA, aim=aim)
+    noise = JPEG_RATIO * expected_error(inner, SIGMA)
+    assert (asked.start_with(operator), asked.noise_with(operator)) == (
+        (DAMAGED_JPEG_NOISE, 0) if aim is None else (noise, noise)
+    )
+    (row,) = restorer._begin(y, operator, asked)
+    assert row.move is (Move.SPLITTING if aim is None else Move.CLOSED_FORM)
 
 
 @pytest.mark.parametrize("deviation", [1e-9, 0.02, 0.3, 1.0, 5.0, 20.0])

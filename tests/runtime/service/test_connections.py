@@ -1,5 +1,6 @@
 """Clients that hold connections and give nothing for them: nobody else is kept out."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -100,20 +101,37 @@ def test_heads_give_way_before_bodies_and_the_longest_first(patient):
 def test_one_that_has_only_just_come_gives_way_last():
     """Else those that come and go without end would end it before its head is there."""
 
-    def waits(what: str, since: float, began: bool) -> Connection:
+    def waits(what: str, since: float, began: bool, fresh: bool = False) -> Connection:
         one = Connection.__new__(Connection)
-        one._waits, one._since, one._began = what, since, began
+        one._waits, one._since, one._began, one._fresh = what, since, began, fresh
         return one
 
     head, idle, body, later, fresh = (
-        waits("head", 9.9, True),
+        waits("head", 9.9, True, fresh=True),
         waits("head", 5.0, False),
         waits("body", 1.0, True),
         waits("body", 9.8, True),
-        waits("head", 9.9, False),
+        waits("head", 9.9, False, fresh=True),
     )
-    assert sorted([fresh, later, body, head, idle], key=lambda one: one.turn(10.0)) == [idle, head, body, later, fresh]
-    assert sorted([fresh, body], key=lambda one: one.turn(11.0)) == [fresh, body]
+    assert sorted([fresh, later, body, head, idle], key=Connection.turn) == [idle, head, body, later, fresh]
+    fresh._grow_stale()
+    assert sorted([body, fresh], key=Connection.turn) == [fresh, body]
+
+
+def test_one_whose_head_a_late_loop_has_not_read_is_still_fresh():
+    """Else a burst of others', which takes the loop longer than that, ends whoever came in it."""
+
+    async def late() -> tuple[int, int]:
+        one = Connection.__new__(Connection)
+        one.loop, one.cycle, one._seconds = asyncio.get_running_loop(), None, 60.0
+        one._waits, one._began, one._fresh_timer, one._head_timer = "", False, None, None
+        one._see()
+        time.sleep(FRESH + 0.1)
+        before = one.turn()[0]
+        await asyncio.sleep(0.05)
+        return before, one.turn()[0]
+
+    assert asyncio.run(late()) == (2, 0)
 
 
 def ended(connection: socket.socket) -> bool:

@@ -7,6 +7,7 @@ import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -194,3 +195,11 @@ def test_a_jpeg_is_restored_from_its_own_coefficients(serving):
     plain = io.BytesIO()
     Image.fromarray(levels).save(plain, "PNG")
     assert "this picture is none" in error(serving.post(plain.getvalue(), task="jpeg"), 422)
+    missing, mask = np.zeros((34, 20), bool), io.BytesIO()
+    missing[5:9, 4:9] = True
+    Image.fromarray(missing).save(mask, "PNG")
+    form = {"image": file.getvalue(), "mask": mask.getvalue(), "parameters": (None, json.dumps({"task": "jpeg"}))}
+    masked = httpx.post(f"{serving.url}/v1/restore", files=form, timeout=120)
+    assert masked.status_code == 200, masked.text
+    settings = json.loads(Image.open(io.BytesIO(masked.content)).text["frugal-rt"])
+    assert (settings["task"], settings["operator"]["missing"]) == ("jpeg", 20)
