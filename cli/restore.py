@@ -39,7 +39,7 @@ GROUPS = {
 }
 EXAMPLES = (
     "frugal-rt restore photo.jpg                                     # -> photo.restored.png",
-    "frugal-rt restore photo.jpg --mask scratches.png --aim detail   # fill what is white in the mask",
+    "frugal-rt restore photo.jpg --mask scratches.png                # fill what is white in the mask",
     "frugal-rt restore small.jpg --scale 2 --aim detail              # twice the size",
     "frugal-rt restore blurred.jpg --kernel gaussian:2 --noise 3     # undo a blur of 2 pixels",
     "frugal-rt restore photos -o restored --resume                   # a folder",

@@ -232,8 +232,9 @@ class Restorer:
           batch's mean variance, and assumes 0.01 otherwise, as the command line and the service do.
         - `aim`: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing:
           8 network calls for detail, its default, one for fidelity. Any other linear operator starts from a plain
-          estimate of the image: 12 calls for detail, as frugal's fast preset, 8 that draw next to nothing for fidelity,
-          the default of a JPEG. Where a setting of a method is given (method to lam), that method does it.
+          estimate of the image: 12 calls for detail, as frugal's fast preset, 8 that draw nothing for fidelity, the
+          default of a JPEG and of thin holes, which take it for detail too. Where a setting of a method is given
+          (method to lam), that method does it.
         - `method`: "frugal", the default, starts from a plain estimate and some noise, and goes down by the closed
           form; where the operator leaves pixels unseen it takes sparse gradients until the switch. The others start
           from noise: "hybrid", the poster's, is DPS and from the switch DMPS; "dps" is the default where the operator

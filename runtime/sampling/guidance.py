@@ -41,7 +41,7 @@ SAMPLER = 2
 AIMS = {"detail": 8, "fidelity": 1}
 """Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
 DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity", MaskedJpeg: "fidelity"}
-"""The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs."""
+"""The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs. See CLOSE, too."""
 SPLITTING_STEPS = 8
 """Network calls, at most, of another task for fidelity: a half-quadratic splitting from a plain estimate."""
 SPLITTING_NOISE, SPLITTING_ERROR, SPLITTING_MOST = 0.3, 0.27, 4.0
