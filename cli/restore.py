@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -337,7 +338,7 @@ def _watched(
 
         def ready(found: Prepared) -> None:
             on_ready(found)
-            due = sum(guidance.steps_with(one.operator) for one in found.measurements)
+            due = sum(replace(guidance, sigma=one.sigma).steps_with(one.operator) for one in found.measurements)
             watch.on_more((due - count) * samples)
 
         for outcome in run.here(ready, watch.on_step, watch.on_tiles):
@@ -367,7 +368,7 @@ def _intention(found: Prepared, prior: str, guidance: Guidance) -> str:
     measurement, restorer = found.measurement, found.restorer
     height, width = restorer.image_shape[-2:]
     tiles = "whole" if restorer.tile is None else f"in {restorer.tiles} tiles"
-    count = guidance.steps_with(measurement.operator)
+    count = replace(guidance, sigma=measurement.sigma).steps_with(measurement.operator)
     size = f"{width}x{height}, {tiles}, by {prior} in {count} step{'s' * (count != 1)}"
     return f"{measurement.task} ({measurement.because}); {size}"
 

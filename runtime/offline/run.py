@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,7 +163,9 @@ class Run:
         folder = FolderRestorer(self._restorer, self.order, on_tiles)
 
         def begin(prepared: Prepared) -> None:
-            if self._beside.traces and self.order.guidance.aim_with(prepared.measurement.operator) is not None:
+            measured = prepared.measurement
+            asked = replace(self.order.guidance, sigma=measured.sigma)
+            if self._beside.traces and asked.aim_with(measured.operator) is not None:
                 raise InputError(
                     "--trace is of the switch, which only a method has: leave --aim out, and for noise, a JPEG or thin "
                     "holes add --method frugal"

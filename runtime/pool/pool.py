@@ -234,9 +234,9 @@ class Pool:
 
 
 def _steps(asked: Guidance, operator: Operator) -> int:
-    """The steps of a request, or one where they are nothing that a worker will take."""
+    """The most steps of a request, or one where they are nothing that a worker will take."""
     try:
-        steps = asked.steps_with(operator)
+        steps = asked.most_steps_with(operator)
     except (TypeError, ValueError):  # which the worker tells
         return 1
     return steps if type(steps) is int and steps > 0 else 1

@@ -1,5 +1,5 @@
 """The equations of one step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's move,
-`frugal`'s, the probability flow (Song et al., 2021).
+`frugal`'s, the probability flow (Song et al., 2021), half-quadratic splitting (Zhang et al., 2021).
 
 Pure functions over a batch (B, C, H, W); `c` holds each row's coefficients. Nothing here knows devices or loops.
 """

@@ -36,7 +36,7 @@ OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """DPS's own constants, for 1000 steps, by operator; 1 for the others, its largest."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
-SAMPLER = 2
+SAMPLER = 3
 """The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
 AIMS = {"detail": 8, "fidelity": 1}
 """Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
@@ -45,18 +45,21 @@ DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity", 
 SPLITTING_STEPS = 8
 """Network calls, at most, of another task for fidelity: a half-quadratic splitting from a plain estimate."""
 SPLITTING_NOISE, SPLITTING_ERROR, SPLITTING_MOST = 0.3, 0.27, 4.0
-"""The noise that the plain estimate is then taken to have, with none drawn: SPLITTING_NOISE at least. Where all is seen
-it is the error expected; else (error / SPLITTING_ERROR)^4, the error expected where the operator does not see, and
-SPLITTING_MOST at most. Chosen on tune-20 and tune-100 (docs/method.md)."""
+"""The noise that the plain estimate is then taken to have, with none drawn: the error expected, and SPLITTING_NOISE at
+least. Where not all is seen it is at least (error / SPLITTING_ERROR)^4, the error expected there, up to SPLITTING_MOST.
+Chosen on tune-20 and tune-100 (docs/method.md)."""
 SIGMA = 0.01
 """Deviation of the noise on [-1, 1] where none is named, and a picture is not to be denoised."""
 UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
 """The noise that `frugal` adds to a plain estimate has the deviation (error / UNIT_ERROR)^4, its expected error over
 the image; at least UNSEEN_RATIO times the error where the operator does not see, and MOST_NOISE at most. What of the
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
-HOLE_ERROR, CLOSE = 0.23, 0.16
-"""Where pixels are missing it is (error / HOLE_ERROR)^5, the error expected in the holes alone. Where that is below
-CLOSE, as in thin holes, there is no detail to make up, and both aims are one. Chosen on tune-20 (docs/method.md)."""
+HOLE_ERROR, HOLE_NOISE, NOISE_RATIO = 0.23, 0.1, 3.0
+"""Where pixels are missing it is (error / HOLE_ERROR)^5, the error expected in the holes alone; at least HOLE_NOISE,
+and NOISE_RATIO times the noise of the known ones. Chosen on tune-20 (docs/method.md)."""
+CLOSE = 0.16
+"""Where the error expected in the holes is below it, as in thin ones, there is no detail to make up, and both aims are
+one. Chosen on tune-20 (docs/method.md)."""
 JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
 """For fidelity, the deviation of the noise that a JPEG's decoded picture is taken to have, with none drawn; and what
 `frugal` draws, to the expected error over the image. Chosen on tune-20 (docs/method.md)."""
@@ -149,6 +152,12 @@ class Guidance:
                 return "fidelity"
         return None if aim == "detail" else aim
 
+    def most_steps_with(self, operator: Operator) -> int:
+        """`steps_with`, or more: of what was asked alone, no error being estimated. Raises InputError."""
+        if isinstance(operator, Inpaint) and self.aim != "fidelity" and not self.of_methods:
+            return PRESETS[self._preset]
+        return self.steps_with(operator)
+
     def steps_with(self, operator: Operator) -> int:
         """The steps of a row with `operator`, at most. Raises InputError."""
         aim = self.aim_with(operator)
@@ -181,9 +190,9 @@ class Guidance:
         there = expected_error_unseen(operator, self.noise)
         if aim is not None:
             seen = operator.measured >= math.prod(operator.image_shape)
-            return max(SPLITTING_NOISE, error if seen else min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4))
+            return max(SPLITTING_NOISE, error, 0 if seen else min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4))
         if isinstance(operator, Inpaint):
-            return min(MOST_NOISE, (there / HOLE_ERROR) ** 5)
+            return min(MOST_NOISE, max(HOLE_NOISE, NOISE_RATIO * self.noise, (there / HOLE_ERROR) ** 5))
         return min(MOST_NOISE, max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * there))
 
     def noise_with(self, operator: Operator) -> float:

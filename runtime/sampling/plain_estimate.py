@@ -151,36 +151,60 @@ def _pushed(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
     most = np.minimum(weights, 1)
     below = _pushed(sums / np.maximum(weights, TINY) * most, most)
     smooth = np.stack([_enlarged(channel, (2 * below.shape[1], 2 * below.shape[2])) for channel in below])
-    return _smoothed(
-        np.asarray(weight * mean + (1 - weight) * smooth[:, :height, :width]), np.asarray(weight == 0, np.float32)
-    )
+    return _smoothed(np.asarray(weight * mean + (1 - weight) * smooth[:, :height, :width]), weight[0] == 0)
 
 
 def _smoothed(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """`image` (C, h, w) after ROUNDS steps of conjugate gradients on || Laplacian of image ||^2 over `hole` (1, h, w).
+    """`image` (C, h, w) after ROUNDS steps of conjugate gradients on || Laplacian of image ||^2 over `hole` (h, w).
 
     Its minimum is biharmonic in the hole. Few steps from the level below smooth what that level could not say
-    (Bornemann and Deuflhard's cascadic multigrid, 1996).
+    (Bornemann and Deuflhard's cascadic multigrid, 1996). Only the hole and the pixels next to it are visited.
     """
-    residual = -hole * _laplacian(_laplacian(image))
+    near = hole.copy()
+    near[1:] |= hole[:-1]
+    near[:-1] |= hole[1:]
+    near[:, 1:] |= hole[:, :-1]
+    near[:, :-1] |= hole[:, 1:]
+    inner, outer = (_stencil(mask) for mask in (hole, near))
+    values = image.reshape(len(image), hole.size).copy()
+    flow, moved = np.zeros_like(values), np.zeros_like(values)
+
+    def twice(of: np.ndarray) -> np.ndarray:
+        flow[:, outer[0]] = _laplacian(of, outer)
+        return _laplacian(flow, inner)
+
+    residual = -twice(values)
     direction, square = residual, float(np.vdot(residual, residual))
     for _ in range(ROUNDS):
         if square <= TINY**2:
             break
-        product = hole * _laplacian(_laplacian(direction))
+        moved[:, inner[0]] = direction
+        product = twice(moved)
         step = square / float(np.vdot(direction, product))
-        image, residual = image + step * direction, residual - step * product
+        values[:, inner[0]] += step * direction
+        residual = residual - step * product
         before, square = square, float(np.vdot(residual, residual))
         direction = residual + square / before * direction
-    return image
+    return values.reshape(image.shape)
 
 
-def _laplacian(image: np.ndarray) -> np.ndarray:
-    """The sum of a pixel's differences from its neighbours, (C, h, w): nothing flows over the border."""
-    found = np.zeros_like(image)
-    for axis in (1, 2):
-        flow = np.diff(image, axis=axis)
-        found += np.diff(flow, axis=axis, prepend=0, append=0)
+def _stencil(mask: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Indices, into an image laid flat, of the pixels in `mask` (h, w) and of their four neighbours, (n,) each.
+
+    Over the border a pixel is its own neighbour, so that nothing flows there.
+    """
+    (height, width), (rows, columns) = mask.shape, np.nonzero(mask)
+    at = rows * width + columns
+    up, down = np.where(rows > 0, at - width, at), np.where(rows < height - 1, at + width, at)
+    return at, up, down, np.where(columns > 0, at - 1, at), np.where(columns < width - 1, at + 1, at)
+
+
+def _laplacian(values: np.ndarray, stencil: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The sum of a pixel's differences from its neighbours, (C, n), of an image laid flat, (C, h w)."""
+    at, *neighbours = (values.take(indices, axis=1, mode="clip") for indices in stencil)  # "raise" is slower
+    found: np.ndarray = -len(neighbours) * at
+    for neighbour in neighbours:
+        found += neighbour
     return found
 
 

@@ -79,7 +79,7 @@ class Restoration:
     method: str | None = "frugal"
     """One of guidance.METHODS; None with an aim."""
     aim: str | None = None
-    """One of guidance.AIMS, where the steps are the probability flow's; None with a method."""
+    """One of guidance.AIMS, where the steps are the probability flow's or a splitting's; None with a method."""
     steps: int | None = None
     """Steps asked for; a schedule that starts at little noise may have fewer."""
     start: float | None = None

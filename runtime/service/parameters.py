@@ -84,8 +84,8 @@ class Parameters(BaseModel):
     aim: Literal[tuple(AIMS)] | None = Field(  # type: ignore[valid-type]
         None,
         description="For detail or for fidelity (PSNR): of denoising, whose default is detail, 8 network calls or one; "
-        "of any other task 12 or 8, without gradients; a JPEG and thin holes are restored for fidelity by default. It goes with none of method and the fields after it but seed "
-        "and timeout.",
+        "of any other task 12 or 8, without gradients; a JPEG and thin holes are restored for fidelity by default. It "
+        "goes with none of method and the fields after it but seed and timeout.",
     )
     method: Literal[tuple(METHODS)] | None = Field(  # type: ignore[valid-type]
         None, description=f"The sampler; by default {METHOD}, and for denoising its aim."

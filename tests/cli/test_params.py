@@ -144,5 +144,5 @@ def test_options_of_the_sampler_s_first_version_keep_their_meaning(here, before,
     assert frugal(*asked).exit_code == 0
     assert json.loads(Image.open("x.png").info["frugal-rt"])["method"] == now
     kept = json.loads(Path("new.json").read_text())
-    assert kept["sampler"] == 2
+    assert kept["sampler"] == 3
     assert kept["options"]["method"] == now

@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--engine", default="photo")
     parser.add_argument("--images", required=True, type=Path, help="256x256 each")
     parser.add_argument("--lpips", required=True)
-    parser.add_argument("--every", type=int, default=1, help="take every so manieth picture")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th picture")
     parser.add_argument("--quality", type=int, default=30)
     parser.add_argument("--only", default="", help="ways whose names hold this")
     given = parser.parse_args()

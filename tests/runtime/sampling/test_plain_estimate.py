@@ -10,6 +10,7 @@ from frugal_rt.runtime.pictures.images import read_photo
 from frugal_rt.runtime.sampling.guidance import (
     CLOSE,
     HOLE_ERROR,
+    HOLE_NOISE,
     SPLITTING_ERROR,
     SPLITTING_MOST,
     SPLITTING_NOISE,
@@ -186,7 +187,8 @@ def test_a_splitting_starts_at_the_noise_that_the_error_expected_says(sigma):
     blur, grey = operators.Deblur.gaussian(shape, 1.0), operators.Colorize(shape, "rec601")
     assert asked.start_with(blur) == max(SPLITTING_NOISE, expected_error(blur, sigma))
     there = ((expected_error(grey, sigma) ** 2 - sigma**2 / 3) * 1.5) ** 0.5
-    assert asked.start_with(grey) == pytest.approx(min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4))
+    least = max(SPLITTING_NOISE, expected_error(grey, sigma))
+    assert asked.start_with(grey) == pytest.approx(max(least, min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4)))
     assert asked.noise_with(blur) == asked.noise_with(grey) == 0.0
 
 
@@ -213,7 +215,10 @@ def test_a_hole_takes_the_noise_that_its_own_error_says_and_no_detail_where_it_i
     there = np.sqrt(np.mean((plain_estimate(operator, y, sigma) - stand_in(shape))[:, missing] ** 2))
     assert expected_error_unseen(operator, sigma) == pytest.approx(there)
     assert (there < CLOSE) == (side == 2)
-    assert Guidance(sigma=sigma, preset="balanced").start_with(operator) == pytest.approx((there / HOLE_ERROR) ** 5)
+    assert Guidance(sigma=sigma, preset="balanced").start_with(operator) == pytest.approx(
+        max(HOLE_NOISE, (there / HOLE_ERROR) ** 5)
+    )
+    assert Guidance(sigma=0.2, preset="balanced").start_with(operator) >= 0.6
     assert Guidance(aim="detail").aim_with(operator) == ("fidelity" if side == 2 else None)
     noisy = Guidance(aim="detail", sigma=0.2)  # what is around the hole is not known well either
     assert noisy.aim_with(operator) is None
