@@ -56,7 +56,8 @@ the image; at least UNSEEN_RATIO times the error where the operator does not see
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
 HOLE_ERROR, HOLE_NOISE, NOISE_RATIO = 0.23, 0.1, 3.0
 """Where pixels are missing it is (error / HOLE_ERROR)^5, the error expected in the holes alone; at least HOLE_NOISE,
-and NOISE_RATIO times the noise of the known ones. Chosen on tune-20 (docs/method.md)."""
+NOISE_RATIO times the noise of the known ones and, unless the holes are thin, what the error over the image says. Chosen
+on tune-20 (docs/method.md)."""
 CLOSE = 0.16
 """Where the error expected in the holes is below it, as in thin ones, there is no detail to make up, and both aims are
 one. Chosen on tune-20 (docs/method.md)."""
@@ -191,9 +192,11 @@ class Guidance:
         if aim is not None:
             seen = operator.measured >= math.prod(operator.image_shape)
             return max(SPLITTING_NOISE, error, 0 if seen else min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4))
-        if isinstance(operator, Inpaint):
-            return min(MOST_NOISE, max(HOLE_NOISE, NOISE_RATIO * self.noise, (there / HOLE_ERROR) ** 5))
-        return min(MOST_NOISE, max((error / UNIT_ERROR) ** 4, UNSEEN_RATIO * there))
+        over_all = (error / UNIT_ERROR) ** 4
+        if not isinstance(operator, Inpaint):
+            return min(MOST_NOISE, max(over_all, UNSEEN_RATIO * there))
+        least = max(HOLE_NOISE, NOISE_RATIO * self.noise, 0 if there < CLOSE else over_all)
+        return min(MOST_NOISE, max(least, (there / HOLE_ERROR) ** 5))
 
     def noise_with(self, operator: Operator) -> float:
         """The deviation of the noise that is drawn and added to a plain estimate, on [-1, 1]."""
