@@ -44,10 +44,10 @@ DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity", 
 """The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs. See CLOSE, too."""
 SPLITTING_STEPS = 8
 """Network calls, at most, of another task for fidelity: a half-quadratic splitting from a plain estimate."""
-SPLITTING_NOISE, SPLITTING_ERROR, SPLITTING_MOST = 0.3, 0.27, 4.0
+SPLITTING_NOISE, SPLITTING_ERROR, SPLITTING_MOST, SPLITTING_MOST_OF_HOLES = 0.3, 0.27, 4.0, 0.7
 """The noise that the plain estimate is then taken to have, with none drawn: the error expected, and SPLITTING_NOISE at
-least. Where not all is seen it is at least (error / SPLITTING_ERROR)^4, the error expected there, up to SPLITTING_MOST.
-Chosen on tune-20 and tune-100 (docs/method.md)."""
+least. Where not all is seen it is at least (error / SPLITTING_ERROR)^4, the error expected there, up to SPLITTING_MOST,
+or SPLITTING_MOST_OF_HOLES where pixels are missing. Chosen on tune-20 and tune-100 (docs/method.md)."""
 SIGMA = 0.01
 """Deviation of the noise on [-1, 1] where none is named, and a picture is not to be denoised."""
 UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
@@ -191,7 +191,8 @@ class Guidance:
         there = expected_error_unseen(operator, self.noise)
         if aim is not None:
             seen = operator.measured >= math.prod(operator.image_shape)
-            return max(SPLITTING_NOISE, error, 0 if seen else min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4))
+            most = SPLITTING_MOST_OF_HOLES if isinstance(operator, Inpaint) else SPLITTING_MOST
+            return max(SPLITTING_NOISE, error, 0 if seen else min(most, (there / SPLITTING_ERROR) ** 4))
         over_all = (error / UNIT_ERROR) ** 4
         if not isinstance(operator, Inpaint):
             return min(MOST_NOISE, max(over_all, UNSEEN_RATIO * there))

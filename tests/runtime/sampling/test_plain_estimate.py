@@ -13,6 +13,7 @@ from frugal_rt.runtime.sampling.guidance import (
     HOLE_NOISE,
     SPLITTING_ERROR,
     SPLITTING_MOST,
+    SPLITTING_MOST_OF_HOLES,
     SPLITTING_NOISE,
     SPLITTING_STEPS,
     STEEP,
@@ -189,6 +190,10 @@ def test_a_splitting_starts_at_the_noise_that_the_error_expected_says(sigma):
     there = ((expected_error(grey, sigma) ** 2 - sigma**2 / 3) * 1.5) ** 0.5
     least = max(SPLITTING_NOISE, expected_error(grey, sigma))
     assert asked.start_with(grey) == pytest.approx(max(least, min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4)))
+    missing = np.zeros(shape[1:], bool)
+    missing[10:50, 10:50] = True
+    hole = operators.Inpaint(shape, missing)
+    assert asked.start_with(hole) == max(SPLITTING_MOST_OF_HOLES, expected_error(hole, sigma))
     assert asked.noise_with(blur) == asked.noise_with(grey) == 0.0
 
 
