@@ -54,9 +54,9 @@ UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
 """The noise that `frugal` adds to a plain estimate has the deviation (error / UNIT_ERROR)^4, its expected error over
 the image; at least UNSEEN_RATIO times the error where the operator does not see, and MOST_NOISE at most. What of the
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
-HOLE_ERROR, HOLE_NOISE, NOISE_RATIO = 0.23, 0.1, 3.0
-"""Where pixels are missing it is (error / HOLE_ERROR)^5, the error expected in the holes alone; at least HOLE_NOISE,
-NOISE_RATIO times the noise of the known ones and, unless the holes are thin, what the error over the image says. Chosen
+HOLE_ERROR, HOLE_NOISE, HOLE_MOST, NOISE_RATIO = 0.23, 0.1, 1.5, 3.0
+"""Where pixels are missing it is (error / HOLE_ERROR)^5, the error expected in the holes alone, from HOLE_NOISE to
+HOLE_MOST; at least NOISE_RATIO times the noise of the known ones and, unless the holes are thin, what the error over the image says. Chosen
 on tune-20 (docs/method.md)."""
 CLOSE = 0.16
 """Where the error expected in the holes is below it, as in thin ones, there is no detail to make up, and both aims are
@@ -197,7 +197,7 @@ class Guidance:
         if not isinstance(operator, Inpaint):
             return min(MOST_NOISE, max(over_all, UNSEEN_RATIO * there))
         least = max(HOLE_NOISE, NOISE_RATIO * self.noise, 0 if there < CLOSE else over_all)
-        return min(MOST_NOISE, max(least, (there / HOLE_ERROR) ** 5))
+        return min(MOST_NOISE, max(least, min(HOLE_MOST, (there / HOLE_ERROR) ** 5)))
 
     def noise_with(self, operator: Operator) -> float:
         """The deviation of the noise that is drawn and added to a plain estimate, on [-1, 1]."""

@@ -10,6 +10,7 @@ from frugal_rt.runtime.pictures.images import read_photo
 from frugal_rt.runtime.sampling.guidance import (
     CLOSE,
     HOLE_ERROR,
+    HOLE_MOST,
     HOLE_NOISE,
     SPLITTING_ERROR,
     SPLITTING_MOST,
@@ -221,7 +222,7 @@ def test_a_hole_takes_the_noise_that_its_own_error_says_and_no_detail_where_it_i
     assert expected_error_unseen(operator, sigma) == pytest.approx(there)
     assert (there < CLOSE) == (side == 2)
     assert Guidance(sigma=sigma, preset="balanced").start_with(operator) == pytest.approx(
-        max(HOLE_NOISE, (there / HOLE_ERROR) ** 5)
+        max(HOLE_NOISE, min(HOLE_MOST, (there / HOLE_ERROR) ** 5))
     )
     assert Guidance(sigma=0.2, preset="balanced").start_with(operator) >= 0.6
     assert Guidance(aim="detail").aim_with(operator) == ("fidelity" if side == 2 else None)
