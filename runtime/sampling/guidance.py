@@ -56,8 +56,8 @@ the image; at least UNSEEN_RATIO times the error where the operator does not see
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
 HOLE_ERROR, HOLE_NOISE, HOLE_MOST, NOISE_RATIO = 0.23, 0.1, 1.5, 3.0
 """Where pixels are missing it is (error / HOLE_ERROR)^5, the error expected in the holes alone, from HOLE_NOISE to
-HOLE_MOST; at least NOISE_RATIO times the noise of the known ones and, unless the holes are thin, what the error over the image says. Chosen
-on tune-20 (docs/method.md)."""
+HOLE_MOST; at least NOISE_RATIO times the noise of the known ones and, unless the holes are thin, what the error over
+the image says. Chosen on tune-20 (docs/method.md)."""
 CLOSE = 0.16
 """Where the error expected in the holes is below it, as in thin ones, there is no detail to make up, and both aims are
 one. Chosen on tune-20 (docs/method.md)."""

@@ -55,7 +55,7 @@ def test_cuda_where_there_is_none_is_refused_not_replaced(tiny_plan):
 @pytest.mark.usefixtures("cached")
 def test_auto_says_once_why_it_is_not_tensorrt(plan, gpu, caplog):
     engine = open_engine(plan, "auto")
-    assert engine.name == "onnxruntime (cpu)"
+    assert "(cpu" in engine.name  # onnxruntime, or OpenVINO where that is measured faster
     (line,) = [record.getMessage() for record in caplog.records if record.name == "frugal_rt.engines.backends"]
     assert line.startswith("the backend is not TensorRT: ")
 

@@ -48,7 +48,7 @@ def by_reference(engine, operator, y, sigma, schedule, k, seed):
 
 
 def kinds(shape):
-    missing = np.random.default_rng(3).random(shape[1:]) < 0.3
+    missing = np.random.default_rng(3).random(shape[1:]) < 0.85  # so many that the start is far from the image
     return {
         "inpaint": operators.Inpaint(shape, missing),
         "sr": operators.SuperResolution(shape, 2),
