@@ -9,17 +9,16 @@ import io
 import itertools
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import click
+from tracked import ROOT, tracked
 
 from frugal_rt.cli import NAME, main
 
-ROOT = Path(__file__).resolve().parents[1]
 ENDS = {"|", "||", "&&", ";", "&", ">", ">>", "<", "2>"}
 """Words of a shell at which a command ends."""
 RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*")
@@ -159,24 +158,12 @@ def why_refused(words: list[str], complete: bool) -> str:
 CHECKS: tuple[Callable[[str, Path], Iterator[Fault]], ...] = (ragged, dead, refused)
 
 
-def pages() -> list[Path]:
-    """The Markdown files that git tracks, or would."""
-    names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    return [ROOT / name for name in sorted(set(names)) if (ROOT / name).exists()]
-
-
 if __name__ == "__main__":
     wrong = [
-        f"{page.relative_to(ROOT)}:{number}: {why}"
-        for page in pages()
+        f"{name}:{number}: {why}"
+        for name in tracked("*.md")
         for check in CHECKS
-        for number, why in check(page.read_text(), page)
+        for number, why in check((ROOT / name).read_text(), ROOT / name)
     ]
     if wrong:
         sys.exit("\n".join(wrong))

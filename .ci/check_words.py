@@ -6,12 +6,11 @@ later. Docstrings of modules, classes and functions count, and those of attribut
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tracked import ROOT, tracked
+
 WORDS = re.compile(r"\s*(What|Those|Of|Who|Whose|Which|And)\b")
 
 
@@ -30,17 +29,9 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def found() -> list[str]:
     """Return a line for each docstring that begins with one of WORDS, in the Python files that git does not ignore."""
-    files = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
     return [
         f"{name}:{line}: {text.strip().splitlines()[0]}"
-        for name in sorted(files)
-        if (ROOT / name).exists()
+        for name in tracked("*.py")
         for line, text in docstrings(ast.parse((ROOT / name).read_text()))
         if WORDS.match(text)
     ]
