@@ -90,6 +90,11 @@ class Operator(ABC):
         return math.prod(self.measurement_shape)
 
     @property
+    def unseen(self) -> float:
+        """Share of the image's values that no measured one accounts for, 0..1: 0 where as many are measured."""
+        return max(0.0, 1 - self.measured / math.prod(self.image_shape))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the arrays that it holds now: given, computed so far, and placed on a device.
 

@@ -204,7 +204,7 @@ def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> 
     if fit is not None:
         raise InputError("a JPEG's blocks lie as its file has them, so it is restored at its own size; leave --fit out")
     if photo.missing is not None:
-        raise InputError("a JPEG loses no pixels; what is to be filled in of it is said by --mask")
+        raise InputError("a JPEG loses no pixels; mark what is to be filled in with --mask")
     coding = _coding_of(photo)
     file = coding.file
     whole = file.operator(image_shape[0])

@@ -45,9 +45,9 @@ DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity", 
 SPLITTING_STEPS = 8
 """Network calls, at most, of another task for fidelity: a half-quadratic splitting from a plain estimate."""
 SPLITTING_NOISE, SPLITTING_ERROR, SPLITTING_MOST, SPLITTING_MOST_OF_HOLES = 0.3, 0.27, 4.0, 0.7
-"""The noise that the plain estimate is then taken to have, with none drawn: the error expected, and SPLITTING_NOISE at
-least. Where not all is seen it is at least (error / SPLITTING_ERROR)^4, the error expected there, up to SPLITTING_MOST,
-or SPLITTING_MOST_OF_HOLES where pixels are missing. Chosen on tune-20 and tune-100 (docs/method.md)."""
+"""The plain estimate is then taken to have noise of the error expected, and of SPLITTING_NOISE at least; none is drawn.
+Where the operator does not see all, it is at least (error there / SPLITTING_ERROR)^4, but of that SPLITTING_MOST at
+most, or SPLITTING_MOST_OF_HOLES where pixels are missing. Chosen on tune-20 and tune-100 (docs/method.md)."""
 SIGMA = 0.01
 """Deviation of the noise on [-1, 1] where none is named, and a picture is not to be denoised."""
 UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
@@ -55,20 +55,20 @@ UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
 the image; at least UNSEEN_RATIO times the error where the operator does not see, and MOST_NOISE at most. What of the
 estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
 HOLE_ERROR, HOLE_NOISE, HOLE_MOST, NOISE_RATIO = 0.23, 0.1, 1.5, 3.0
-"""Where pixels are missing it is (error / HOLE_ERROR)^5, the error expected in the holes alone, from HOLE_NOISE to
-HOLE_MOST; at least NOISE_RATIO times the noise of the known ones and, unless the holes are thin, what the error over
-the image says. Chosen on tune-20 (docs/method.md)."""
+"""Where pixels are missing that deviation is (error in the holes / HOLE_ERROR)^5, from HOLE_NOISE to HOLE_MOST. It is
+at least NOISE_RATIO times the noise of the known pixels, and unless the holes are thin, at least what another operator
+has, (error / UNIT_ERROR)^4. Chosen on tune-20 (docs/method.md)."""
 CLOSE = 0.16
-"""Where the error expected in the holes is below it, as in thin ones, there is no detail to make up, and both aims are
-one. Chosen on tune-20 (docs/method.md)."""
+"""Holes are thin where the error expected in them is below this. There is no detail to make up there, and both aims are
+the splitting. Chosen on tune-20 (docs/method.md)."""
 JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
 """For fidelity, the deviation of the noise that a JPEG's decoded picture is taken to have, with none drawn; and what
 `frugal` draws, to the expected error over the image. Chosen on tune-20 (docs/method.md)."""
 DAMAGED_JPEG_NOISE = 0.3
 """JPEG_NOISE where damage in the picture was filled in. Chosen on tune-20 (docs/operators.md)."""
 STEEP, EVEN = 2.0, 0.5
-"""How noise levels are spaced: evenly in this root of the noise's deviation. EVEN, in the variance, where a picture is
-taken to have the noise that it starts with, and STEEP otherwise."""
+"""Powers by which noise levels are spaced, evenly in that root of the noise's deviation. EVEN, which is evenly in the
+variance, is for both aims of a denoising and for the fidelity of a JPEG; STEEP is for anything else."""
 OF_METHODS = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
 """The settings of a method. Where one of them is given, denoising is done by a method too."""
 SPELLED = {"lam": "lambda"}
@@ -181,22 +181,29 @@ class Guidance:
         if aim is None and self.method_with(operator) != "frugal":
             return None
         assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
-        if aim is not None and isinstance(operator, Denoise):
+        return self._start_of_frugal(operator) if aim is None else self._start_of_aim(operator)
+
+    def _start_of_aim(self, operator: Linear) -> float:
+        """The deviation of the noise that a plain estimate is taken to have, with none drawn."""
+        if isinstance(operator, Denoise):
             return self.noise
-        if aim is not None and isinstance(operator, Coded):
+        if isinstance(operator, Coded):
             return JPEG_NOISE if operator.hidden is None else DAMAGED_JPEG_NOISE
+        least = max(SPLITTING_NOISE, expected_error(operator, self.noise))
+        if not operator.unseen:
+            return least
+        most = SPLITTING_MOST_OF_HOLES if isinstance(operator, Inpaint) else SPLITTING_MOST
+        return max(least, min(most, (expected_error_unseen(operator, self.noise) / SPLITTING_ERROR) ** 4))
+
+    def _start_of_frugal(self, operator: Linear) -> float:
+        """The deviation of the noise that `frugal` adds to a plain estimate."""
         error = expected_error(operator, self.noise)
-        if aim is None and isinstance(operator, Coded):
+        if isinstance(operator, Coded):
             return JPEG_RATIO * error
-        there = expected_error_unseen(operator, self.noise)
-        if aim is not None:
-            seen = operator.measured >= math.prod(operator.image_shape)
-            most = SPLITTING_MOST_OF_HOLES if isinstance(operator, Inpaint) else SPLITTING_MOST
-            return max(SPLITTING_NOISE, error, 0 if seen else min(most, (there / SPLITTING_ERROR) ** 4))
-        over_all = (error / UNIT_ERROR) ** 4
+        anew, there = (error / UNIT_ERROR) ** 4, expected_error_unseen(operator, self.noise)
         if not isinstance(operator, Inpaint):
-            return min(MOST_NOISE, max(over_all, UNSEEN_RATIO * there))
-        least = max(HOLE_NOISE, NOISE_RATIO * self.noise, 0 if there < CLOSE else over_all)
+            return min(MOST_NOISE, max(anew, UNSEEN_RATIO * there))
+        least = max(HOLE_NOISE, NOISE_RATIO * self.noise, 0 if there < CLOSE else anew)
         return min(MOST_NOISE, max(least, min(HOLE_MOST, (there / HOLE_ERROR) ** 5)))
 
     def noise_with(self, operator: Operator) -> float:
@@ -256,7 +263,7 @@ class Guidance:
         if self.switch is not None or self.every is not None:
             return True
         fastest = self.steps is None and self._preset == "fast"
-        return not fastest and operator.measured < math.prod(operator.image_shape)
+        return not fastest and operator.unseen > 0
 
     def _constants(self, operator: Operator, method: str) -> tuple[float | None, float | None]:
         """zeta and lambda, None where the sampler finds the step sizes or takes none."""

@@ -3,7 +3,6 @@
 `frugal`, and a restoration with an aim, start from it.
 """
 
-import math
 from functools import cache
 from weakref import WeakKeyDictionary
 
@@ -23,8 +22,8 @@ SIDE = 256
 RIDGE = 0.05
 """Deviation that a measurement is taken to have at least, where the operator is inverted."""
 ROUNDS = 10
-"""Steps of conjugate gradients at each level of the pyramid that fills a hole: more overshoot in large ones. Chosen on
-tune-20 (docs/method.md)."""
+"""Steps of conjugate gradients at each level of the pyramid that fills a hole. With more of them large holes overshoot.
+Chosen on tune-20 (docs/method.md)."""
 TINY = 1e-6
 
 
@@ -70,11 +69,12 @@ def expected_error_unseen(operator: Linear, sigma: float) -> float:
     error, missing = _expected(operator, sigma)
     if isinstance(operator, Inpaint):
         return missing
-    unseen = 1 - operator.measured / math.prod(operator.image_shape)
-    return (max(error**2 - (1 - unseen) * sigma**2, 0) / unseen) ** 0.5 if unseen > 0 else error
+    unseen = operator.unseen
+    return (max(error**2 - (1 - unseen) * sigma**2, 0) / unseen) ** 0.5 if unseen else error
 
 
 def _expected(operator: Linear, sigma: float) -> tuple[float, float]:
+    """`_errors_of_stand_in`, computed once for an operator and sigma."""
     known = _errors.setdefault(operator, {})
     if sigma not in known:
         if len(known) == KEPT:
@@ -84,7 +84,7 @@ def _expected(operator: Linear, sigma: float) -> tuple[float, float]:
 
 
 def _errors_of_stand_in(operator: Linear, sigma: float) -> tuple[float, float]:
-    """Over the image, and over its missing pixels, 0 without any."""
+    """Root mean square errors over the image, and over its missing pixels: 0 where none are."""
     if isinstance(operator, Coded):
         operator = operator.at(SIDE, SIDE)  # all that `stand_in` is
     image = stand_in(operator.image_shape)
