@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .plan import WEIGHTS, Plan
 GRAPHS = ("embedding", "forward", "pullback")
 GRAPHS_KEPT = 15
 """Compiled graphs kept, three for each batch size of 1, 2, 4, 8, 16: each holds the weights two to four times more."""
+_first_types = threading.Lock()
 
 
 def import_openvino() -> Any:
@@ -29,6 +31,8 @@ def import_openvino() -> Any:
         import openvino
     except ImportError as error:
         raise MissingExtra("The openvino backend", "openvino", "openvino") from error
+    with _first_types:  # makes its table of numpy's types; threads that make it at the same time deadlock (2026.4.1)
+        openvino.Type.f32.to_dtype()
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise BackendError("this CPU has no bfloat16 arithmetic, and without it --backend cpu is the faster one")
     return openvino

@@ -1,5 +1,8 @@
 """OpenVINO's bfloat16 is as near to torch as its rounding lets it be."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -19,3 +22,29 @@ def test_openvino_is_within_bfloat16_of_torch(openvino, tiny_plan, batch):
     (ours, _), our_pull = openvino.pullback(x, t)
     for got, want in ((ours, out), (our_pull(v), gradient), (openvino.predict(x, t).out, out)):
         assert 0 < np.abs(got - want).max() < 0.06 * np.abs(want).max()
+
+
+FIRST_CALLS = """
+import sys, threading
+from frugal_rt.engines.openvino import import_openvino
+
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(4)
+
+def call():
+    together.wait()
+    import_openvino().Type.i64.to_dtype()  # as its inference does for every input
+
+threads = [threading.Thread(target=call, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.usefixtures("openvino")
+def test_threads_make_their_first_calls_together():
+    """Half of such processes would wait forever, were the table of types not made by one thread."""
+    for _ in range(4):
+        subprocess.run([sys.executable, "-c", FIRST_CALLS], check=True, timeout=60)
