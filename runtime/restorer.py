@@ -63,7 +63,9 @@ class Restorer:
         self.plan = plan
         self.engine = engine
         self._step_seconds: dict[tuple[int, bool], float] = {}
-        self._schedule = lru_cache(SCHEDULES)(partial(Schedule.of, plan.manifest["schedule"]))
+        self._schedule = lru_cache(SCHEDULES)(
+            partial(Schedule.of, plan.manifest["schedule"], flips=plan.stride is not None)
+        )
         self._untiled: Restorer | None = None
         """The one of single tiles, where this one's images are larger."""
         self._sized: Restorer | None = None

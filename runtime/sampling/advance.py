@@ -4,6 +4,7 @@ On a device nothing waits for it but the test of the switch: what else the host 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -20,9 +21,11 @@ from .equations import (
     dmps_step,
     dps_step,
     estimate,
+    flipped,
     frugal_step,
     gradient_at_x_t,
     likelihood_score,
+    mean_step,
     mean_transition,
     probability_flow_step,
     residual_gradient,
@@ -83,19 +86,28 @@ def move(
     z: Array | None,
     sigma: Array,
     constant: Array,
+    flips: bool = False,
 ) -> tuple[Array, Array]:
     """x_{t-1} and the unguided x0hat, (B, C, H, W): one network call, then `kind`'s equation for each operator's rows.
 
+    Of a mean, x is that of the estimates before, and what the network sees is y.
+
     `c` holds the rows' coefficients, `z` their noise, None where `kind` draws none. `sigma` and `constant` are
-    (B, 1, 1, 1), the latter as of `Restoration.constant`, NaN for None.
+    (B, 1, 1, 1), the latter as of `Restoration.constant`, NaN for None. With `flips` the network sees each image as `c`
+    flips it, where `kind` does so.
     """
+    noisy = c.abar**0.5 * _joined([one.y for one in groups]) if kind is Move.MEAN else x
+    turned = partial(flipped, c=c) if flips and kind.flips else _as_it_is
+    noisy = turned(noisy)
     if kind.pulls:
-        (out, variance), pull = engine.pullback(x, c.t)
+        (out, variance), pull = engine.pullback(noisy, c.t)
     else:
-        out, variance = engine.predict(x, c.t)
-    x0hat, unclipped = estimate(x, out, c)
+        out, variance = engine.predict(noisy, c.t)
+    x0hat, unclipped = (turned(one) for one in estimate(noisy, out, c))
     if kind is Move.FLOW:
         return probability_flow_step(x, x0hat, c), x0hat
+    if kind is Move.MEAN:
+        return mean_step(x, x0hat, c), x0hat
     if kind is Move.SPLITTING:
         parts_of = (
             splitting_step(one.operator, one.y, x0hat[one.rows], sigma[one.rows], c.rows(one.rows)) for one in groups
@@ -105,7 +117,7 @@ def move(
     if kind.pulls:
         parts = [residual_gradient(one.operator, one.y, x0hat[one.rows], sigma[one.rows]) for one in groups]
         gradient, excess = (_joined(of_groups) for of_groups in zip(*parts, strict=True))
-        gradient, polyak = gradient_at_x_t(gradient, excess, unclipped, pull, c)
+        gradient, polyak = gradient_at_x_t(gradient, excess, unclipped, lambda v: turned(pull(turned(v))), c)
     match kind:
         case Move.DPS:
             return dps_step(ancestral(x, x0hat, variance, z, c), gradient, polyak, constant, c), x0hat
@@ -135,7 +147,11 @@ def _move(rows: Sequence[Restoration], engine: Engine) -> tuple[Array, Array]:
     z = _stack([row.noise(engine.upload)() for row in rows], xp) if rows[0].move.draws else None
     c = Schedule.gather([row.schedule for row in rows], [row.step for row in rows], x, xp)
     sigma, constant = (_column([getattr(row, name) for row in rows], x, xp) for name in ("sigma", "constant"))
-    return move(rows[0].move, engine, _groups(rows, xp), c, x, z, sigma, constant)
+    return move(rows[0].move, engine, _groups(rows, xp), c, x, z, sigma, constant, rows[0].schedule.flips)
+
+
+def _as_it_is(images: Array) -> Array:
+    return images
 
 
 def _by_operator(rows: Sequence[Restoration]) -> list[Restoration]:

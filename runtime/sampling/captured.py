@@ -111,7 +111,7 @@ class Loaded:
         """Token that rows hold in place of this object, which must go when its engine does."""
         self.used = time.monotonic()
         """Time when its rows were last asked for."""
-        self._upload, self._operator = upload, first.operator
+        self._upload, self._operator, self._flips = upload, first.operator, first.schedule.flips
         self._rows: list[Restoration] = []
         self._schedule: Schedule | None = None
         self._replays: dict[Move, Callable[[], None] | None] = {}
@@ -183,7 +183,8 @@ class Loaded:
         z = self._noise[self._order, self._step % BLOCK]
         sigma, zeta, every, lam = (self._numbers[i, ...] for i in range(len(NUMBERS)))
         constant = {Move.DPS: zeta, Move.FRUGAL: every}.get(kind, lam)
-        x, x0hat = move(kind, engine, [Group(self._operator, self._y, slice(None))], c, self._x, z, sigma, constant)
+        groups = [Group(self._operator, self._y, slice(None))]
+        x, x0hat = move(kind, engine, groups, c, self._x, z, sigma, constant, self._flips)
         self._x[...], self._x0hat[...] = x, x0hat
         self._step[...] = xp.clip(self._step - 1, 0, None)
 

@@ -1,5 +1,5 @@
 """The equations of one step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's move,
-`frugal`'s, the probability flow (Song et al., 2021), half-quadratic splitting (Zhang et al., 2021).
+`frugal`'s, the probability flow (Song et al., 2021), half-quadratic splitting (Zhang et al., 2021), self-ensembles.
 
 Pure functions over a batch (B, C, H, W); `c` holds each row's coefficients. Nothing here knows devices or loops.
 """
@@ -54,6 +54,22 @@ def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
     and s = sqrt(1 - abar) / sqrt(abar) it reads z' = x0hat + s'/s (z - x0hat).
     """
     return c.abar_prev**0.5 * x0hat + c.noise_left * (x - c.abar**0.5 * x0hat)
+
+
+def flipped(images: Array, c: Coefficients) -> Array:
+    """Each row mirrored, upside down, both or as it is, by `c`; applied twice it changes nothing.
+
+    A denoiser that knows pieces of any picture should give the same, flipped; a trained one does so only nearly. With
+    another flip at each step its errors average out: equivariant plug-and-play, Terris et al. (2024).
+    """
+    xp = array_namespace(images)
+    images = xp.where(c.mirrored > 0, xp.flip(images, axis=3), images)
+    return xp.where(c.inverted > 0, xp.flip(images, axis=2), images)
+
+
+def mean_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
+    """The mean of the estimates so far, of which `x` has those before: a self-ensemble, Timofte et al. (2016)."""
+    return (1 - c.share) * x + c.share * x0hat
 
 
 def splitting_step(operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:

@@ -8,6 +8,7 @@ from ...engines import InputError
 from ..operators import Coded, Denoise, Inpaint, Jpeg, Linear, MaskedJpeg, Operator
 from .choices import check_kinds
 from .plain_estimate import expected_error, expected_error_unseen
+from .schedule import FLIPS
 from .switch import POSTER_THRESHOLD, Switch
 
 PRESETS = {"quality": 50, "balanced": 20, "fast": 12}
@@ -36,9 +37,9 @@ OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """DPS's own constants, for 1000 steps, by operator; 1 for the others, its largest."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
-SAMPLER = 3
+SAMPLER = 4
 """The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
-AIMS = {"detail": 8, "fidelity": 1}
+AIMS = {"detail": 8, "fidelity": FLIPS}
 """Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
 DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity", MaskedJpeg: "fidelity"}
 """The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs. See CLOSE, too."""
@@ -242,7 +243,8 @@ class Guidance:
         noise = self.noise_with(operator)
         if aim is not None:
             power = EVEN if isinstance(operator, Coded | Denoise) else STEEP
-            return Settled(None, steps, start, power, Switch(0, 0), None, None, None, 1, aim, noise)
+            held = isinstance(operator, Denoise) and aim == "fidelity"
+            return Settled(None, steps, start, None if held else power, Switch(0, 0), None, None, None, 1, aim, noise)
         method = self.method_with(operator)
         zeta, lam = self._constants(operator, method)
         every = self.every
@@ -288,8 +290,8 @@ class Settled(NamedTuple):
     """At most, where they start from less than pure noise."""
     start: float | None
     """Deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
-    power: float
-    """The noise falls evenly in this root of its deviation from `start` down; see `Schedule.below`."""
+    power: float | None
+    """The noise falls evenly in this root of its deviation from `start` down; see `Schedule.below`. None keeps it."""
     switch: Switch
     zeta: float | None
     lam: float | None

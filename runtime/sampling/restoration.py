@@ -44,6 +44,7 @@ class Move(Enum):
     CLOSED_FORM = "closed_form"
     FLOW = "probability_flow_step"
     SPLITTING = "splitting_step"
+    MEAN = "mean_step"
 
     @property
     def pulls(self) -> bool:
@@ -53,7 +54,12 @@ class Move(Enum):
     @property
     def draws(self) -> bool:
         """Whether it takes noise."""
-        return self not in (Move.FLOW, Move.SPLITTING)
+        return self not in (Move.FLOW, Move.SPLITTING, Move.MEAN)
+
+    @property
+    def flips(self) -> bool:
+        """Whether the network may see the image flipped: not in the papers' own methods."""
+        return self not in (Move.DPS, Move.DMPS)
 
 
 @dataclass
@@ -79,7 +85,7 @@ class Restoration:
     method: str | None = "frugal"
     """One of guidance.METHODS; None with an aim."""
     aim: str | None = None
-    """One of guidance.AIMS, where the steps are the probability flow's or a splitting's; None with a method."""
+    """One of guidance.AIMS, where steps are the probability flow's, a mean's or a splitting's; None with a method."""
     steps: int | None = None
     """Steps asked for; a schedule that starts at little noise may have fewer."""
     start: float | None = None
@@ -116,7 +122,9 @@ class Restoration:
     def move(self) -> Move:
         """The move that makes the next step."""
         if self.aim is not None:
-            return Move.FLOW if isinstance(self.operator, Denoise) else Move.SPLITTING
+            if not isinstance(self.operator, Denoise):
+                return Move.SPLITTING
+            return Move.FLOW if self.aim == "detail" else Move.MEAN
         if self.method in ("dps", "hybrid", "dmps"):
             return Move.DPS if self.phase is Phase.GRADIENT else Move.DMPS
         due = self.phase is Phase.GRADIENT and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0

@@ -1,7 +1,7 @@
 """Noise schedules, and the coefficients a step needs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -18,6 +18,8 @@ LEAST_NOISE = 0.02
 """Deviation of the noise at the last step of a schedule that begins below pure noise, on the [-1, 1] scale."""
 TINY = 1e-6
 """Noise of a picture that is said to have none."""
+FLIPS = 4
+"""Ways to put a picture before a network that knows pieces of any picture: as it is, mirrored, upside down, both."""
 
 
 def fresh_share(abar: np.ndarray, beta: np.ndarray) -> np.ndarray:
@@ -60,6 +62,12 @@ class Coefficients:
     """1, but 0 at the last step."""
     noise_left: Array
     """sqrt((1 - abar_{t-1}) / (1 - abar)): the share of x_t's noise, in amplitude, that x_{t-1} has; 0 at the last."""
+    mirrored: Array
+    """1 where the network is to see the image mirrored, left and right exchanged, else 0."""
+    inverted: Array
+    """1 where it is to see the image upside down, else 0."""
+    share: Array
+    """1 over the number of steps made, this one included: the weight of this step's x0hat in the mean of all."""
 
     def rows(self, rows: slice) -> "Coefficients":
         """Select some rows' coefficients; a value that all rows share stays as it is."""
@@ -82,11 +90,27 @@ class Schedule:
     """(T,) cumulative products of alpha at those timesteps."""
     prediction_type: str = "epsilon"
     variance_type: str = "fixed_small"
+    flips: bool = False
+    """Whether the network is to see the image in the FLIPS ways, in turn, by the moves that flip it."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], steps: int, start: float | None = None, power: float = 0.5) -> "Schedule":
-        """`steps` steps at most from noise of deviation `start` down, as `below`; as `respaced` where it is None."""
-        return cls.respaced(config, steps) if start is None else cls.below(config, start, steps, power)
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        steps: int,
+        start: float | None = None,
+        power: float | None = 0.5,
+        *,
+        flips: bool = False,
+    ) -> "Schedule":
+        """`steps` steps at most: `respaced` where `start` is None, `held` where `power` is, else `below`."""
+        if start is None:
+            made = cls.respaced(config, steps)
+        elif power is None:
+            made = cls.held(config, start, steps if flips else 1)
+        else:
+            made = cls.below(config, start, steps, power)
+        return replace(made, flips=flips)
 
     @classmethod
     def respaced(cls, config: Mapping[str, Any], steps: int) -> "Schedule":
@@ -124,6 +148,12 @@ class Schedule:
             config.get("variance_type", UNSAID["variance_type"]),
         )
 
+    @classmethod
+    def held(cls, config: Mapping[str, Any], sigma: float, steps: int) -> "Schedule":
+        """`steps` steps at the noise of a picture y = x0 + sigma n, of which each estimates x0; as `below` of one."""
+        one = cls.below(config, sigma, 1)
+        return replace(one, timesteps=np.repeat(one.timesteps, steps), abar=np.repeat(one.abar, steps))
+
     @cached_property
     def _placed(self) -> dict[Any, dict[str, Array]]:
         return {}
@@ -140,12 +170,15 @@ class Schedule:
         beta = 1 - alpha
         posterior = beta * (1 - abar_prev) / (1 - abar)
         posterior[0] = (*posterior, *beta)[1]  # only its logarithm's sake: no noise is added at the last step
+        log_posterior, log_beta = (
+            np.log(np.maximum(of, np.finfo(float).tiny)) for of in (posterior, beta)
+        )  # 0 where held
+        steps = np.arange(len(abar))
         x0_x, x0_out = {
             "epsilon": (1 / np.sqrt(abar), np.sqrt(1 / abar - 1)),
             "v_prediction": (np.sqrt(abar), np.sqrt(1 - abar)),
             "sample": (0 * abar, -np.ones_like(abar)),
         }[self.prediction_type]
-        log_var = np.log(beta if self.variance_type.startswith("fixed_large") else posterior)
         return {
             "abar": abar,
             "abar_prev": abar_prev,
@@ -156,10 +189,13 @@ class Schedule:
             "x0_out": x0_out,
             "mean_x0": beta * np.sqrt(abar_prev) / (1 - abar),
             "mean_x": (1 - abar_prev) * np.sqrt(alpha) / (1 - abar),
-            "log_var": log_var,
-            "log_var_max": np.log(beta),
-            "noise": (np.arange(len(abar)) > 0).astype(np.float64),
+            "log_var": log_beta if self.variance_type.startswith("fixed_large") else log_posterior,
+            "log_var_max": log_beta,
+            "noise": (steps > 0).astype(np.float64),
             "noise_left": np.append(0.0, ((1 - abar[:-1]) / (1 - abar[1:])) ** 0.5),
+            "mirrored": np.float64(self.flips * (steps % 2)),
+            "inverted": np.float64(self.flips * (steps // 2 % 2)),
+            "share": 1 / (len(abar) - steps),
         }
 
     def at(self, step: int, like: Array, xp: Namespace) -> dict[str, Array]:

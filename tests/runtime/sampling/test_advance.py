@@ -32,6 +32,7 @@ def test_rows_of_different_operators_moves_and_lengths_share_calls(restorer, fin
         (operators.Deblur.gaussian(SHAPE, 1.0), {"steps": 12, "every": 5, "switch": 2, "sigma": 0}),
         (operators.Denoise(SHAPE), {"steps": 9, "method": "dps", "sigma": 0.2}),
         (operators.Denoise(SHAPE), {"aim": "detail", "sigma": 0.3}),
+        (operators.Denoise(SHAPE), {"aim": "fidelity", "sigma": 0.3}),
         (operators.SuperResolution(SHAPE, 2), {"steps": 7, "method": "hybrid", "switch": 3, "guidance": "official"}),
         (
             operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: (1 - np.tanh(x) ** 2) * r),
