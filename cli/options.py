@@ -79,8 +79,8 @@ aim = click.option(
     "--aim",
     type=click.Choice(list(AIMS)),
     help="Restore for detail (looks) or for fidelity (PSNR), without gradients. Denoising takes 8 network calls for "
-    "detail, its default, and one for fidelity. Other tasks take 12 and 8; a JPEG and thin holes, which have no detail "
-    "to make up, are restored for fidelity by default. "
+    "detail, its default, and 4 for fidelity, or one by a prior for one size. Other tasks take 12 and 8; a JPEG and "
+    "thin holes, which have no detail to make up, are restored for fidelity by default. "
     "Not with --samples, --preset, --steps or an option of the sampler.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print what was done as one JSON object, for scripts.")

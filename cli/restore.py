@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ..engines import FrugalError, InputError, cache, open_plan
+from ..engines.fastest import recommendation
 from ..engines.files import is_there
 from ..runtime.offline import animation, trace
 from ..runtime.offline.folder import Failed, Order, Prepared, find_pictures, name_of
@@ -21,7 +22,9 @@ from ..runtime.offline.run import Beside, Elsewhere, Resources, Run, Written
 from ..runtime.offline.streams import STREAM, is_stream
 from ..runtime.pictures.formats import PICTURES
 from ..runtime.pictures.images import check_output
+from ..runtime.pictures.measurement import Measurement
 from ..runtime.pictures.options import read_damage
+from ..runtime.restorer import Restorer
 from ..runtime.sampling.guidance import METHOD, METHODS, PRESET, PRESETS, PRESETS_FROM_NOISE, Guidance
 from . import options, params, talk
 from .progress import pictures, stages, steps
@@ -313,6 +316,9 @@ def command(
     if save_params is not None:
         params.save(save_params, kept)
     restored, failed = run.apart(outcomes)
+    seconds = sum(one.figures["seconds"] for one in restored if not one.unchanged)
+    if backend == "auto" and (faster := recommendation(run.backend, seconds)):
+        talk.note(faster)
     elsewhere = [outcome.source for outcome in outcomes if isinstance(outcome, Elsewhere)]
     if as_json:
         failures = [{"image": str(outcome.source), "error": outcome.why} for outcome in failed]
@@ -338,7 +344,7 @@ def _watched(
 
         def ready(found: Prepared) -> None:
             on_ready(found)
-            due = sum(replace(guidance, sigma=one.sigma).steps_with(one.operator) for one in found.measurements)
+            due = sum(_steps(found.restorer, one, guidance) for one in found.measurements)
             watch.on_more((due - count) * samples)
 
         for outcome in run.here(ready, watch.on_step, watch.on_tiles):
@@ -368,9 +374,14 @@ def _intention(found: Prepared, prior: str, guidance: Guidance) -> str:
     measurement, restorer = found.measurement, found.restorer
     height, width = restorer.image_shape[-2:]
     tiles = "whole" if restorer.tile is None else f"in {restorer.tiles} tiles"
-    count = replace(guidance, sigma=measurement.sigma).steps_with(measurement.operator)
+    count = _steps(restorer, measurement, guidance)
     size = f"{width}x{height}, {tiles}, by {prior} in {count} step{'s' * (count != 1)}"
     return f"{measurement.task} ({measurement.because}); {size}"
+
+
+def _steps(restorer: Restorer, measurement: Measurement, guidance: Guidance) -> int:
+    """How many steps a restoration of `measurement` takes."""
+    return restorer._steps(measurement.operator, replace(guidance, sigma=measurement.sigma))
 
 
 def _said(written: Written) -> dict[str, Any]:
@@ -392,9 +403,9 @@ def _sentence(written: Written, count: int, one: bool) -> str:
     if written.unchanged:
         return f"{written.paths[0]}: left as it was; {written.because}"
     figures = written.figures
-    samples, gradients = len(figures["k"]), figures["gradients"][0]
+    samples, forwards, gradients = len(figures["k"]), figures["forwards"][0], figures["gradients"][0]
     target = "standard output" if written.paths[0] == STREAM else written.paths[0]
-    said = f"{target}: {figures['seconds']:.1f} s, {figures['forwards'][0]} network calls "
+    said = f"{target}: {figures['seconds']:.1f} s, {forwards} network call{'s' * (forwards != 1)} "
     said += f"and {gradients} gradient{'s' * (gradients != 1)}"
     if samples > 1:
         said += f" for each of {samples} samples"

@@ -29,6 +29,8 @@ WORTH = 0.9
 SIDE = 128
 """Height and width of the image that a plan for any size is measured on."""
 TRIALS = 3
+SLOW = 15.0
+"""Seconds of a run on a CPU from which on a faster backend is recommended."""
 LOCK = "speed.lock"
 TIMES = (0.03, 0.3, 0.8)
 """The shares of the training timesteps at which answers are compared."""
@@ -101,6 +103,26 @@ def measure(plan: Plan, cpu: Engine, openvino: Engine) -> Measured:
             engine.predict(x, t)
             taken.append(time.perf_counter() - started)
     return Measured(min(seconds[cpu]), min(seconds[openvino]), max(apart))
+
+
+def recommendation(ran_by: str, seconds: float) -> str | None:
+    """Return a sentence that recommends OpenVINO after the first slow run on this machine, else None.
+
+    `ran_by` is the name of the engine that computed for `seconds`. The cache remembers that it was said; without a
+    cache it never is, as it would be each time.
+    """
+    if seconds < SLOW or not ran_by.startswith("onnxruntime (cpu") or installed("openvino") or not machine.bfloat16():
+        return None
+    entry = cache.key("speed", "recommended")
+    if cache.find(entry) is not None:
+        return None
+    cache.keep(entry, lambda path: path.write_text("OpenVINO"))
+    if cache.find(entry) is None:
+        return None
+    return (
+        "this CPU multiplies bfloat16, in which OpenVINO may take half the time: after pip install "
+        "'frugal-rt[openvino]' both are measured, and the faster is taken"
+    )
 
 
 def _entry(plan: Plan) -> str:

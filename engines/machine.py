@@ -39,6 +39,11 @@ def instructions() -> str:
     return "\n".join(sorted({line for line in _cpuinfo() if line.startswith("flags")}))
 
 
+def bfloat16() -> bool:
+    """Whether the system says that the CPU has instructions for bfloat16."""
+    return bool({"avx512_bf16", "amx_bf16"} & {*instructions().split()})
+
+
 def _cpuinfo() -> list[str]:
     info = Path("/proc/cpuinfo")
     return info.read_text().splitlines() if info.exists() else []

@@ -233,10 +233,10 @@ class Restorer:
         - `sigma`: the noise's deviation on the [-1, 1] scale, 0..2. None estimates it where y is to be denoised, from a
           batch's mean variance, and assumes 0.01 otherwise, as the command line and the service do.
         - `aim`: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing:
-          8 network calls for detail, its default, one for fidelity. Any other linear operator starts from a plain
-          estimate of the image: 12 calls for detail, as frugal's fast preset, 8 that draw nothing for fidelity, the
-          default of a JPEG and of thin holes, which take it for detail too. Where a setting of a method is given
-          (method to lam), that method does it.
+          8 network calls for detail, its default; for fidelity 4, the mean over flips of the picture, or one by a
+          prior for one size. Any other linear operator starts from a plain estimate of the image: 12 calls for detail,
+          as frugal's fast preset, 8 that draw nothing for fidelity, the default of a JPEG and of thin holes, which take
+          it for detail too. Where a setting of a method is given (method to lam), that method does it.
         - `method`: "frugal", the default, starts from a plain estimate and some noise, and goes down by the closed
           form; where the operator leaves pixels unseen it takes sparse gradients until the switch. The others start
           from noise: "hybrid", the poster's, is DPS and from the switch DMPS; "dps" is the default where the operator
@@ -402,6 +402,11 @@ class Restorer:
             )
             for sample, one in enumerate(images, asked.sample)
         ]
+
+    def _steps(self, operator: Operator, asked: Guidance) -> int:
+        """How many steps a row takes: those of its settings, or fewer from little noise. Raises InputError."""
+        settled = asked.settle(operator)
+        return len(self._schedule(settled.steps, settled.start, settled.power))
 
     def _start(
         self, y: np.ndarray, operator: Operator, asked: Guidance, settled: Settled, schedule: Schedule, sample: int

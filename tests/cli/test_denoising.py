@@ -34,7 +34,7 @@ def test_denoising_aims_at_detail_and_repeats_by_its_picture(smooth):
     said = frugal(*DENOISE, "noisy.png", "--noise", "25", "-o", "detail.png").output
     assert "8 network calls and 0 gradients, aim detail" in said
     assert (
-        "1 network calls and 0 gradients, aim fidelity"
+        "1 network call and 0 gradients, aim fidelity"
         in frugal(*DENOISE, "noisy.png", "--noise", "25", "--aim", "fidelity", "-o", "fidelity.png").output
     )
     for name in ("detail", "fidelity"):
@@ -98,7 +98,7 @@ def test_a_clean_picture_alone_is_left_alone_and_writes_nothing(smooth):
 
 @pytest.mark.parametrize("asked", [("--noise", "5"), ("--sigma", "0.02"), ("--task", "denoise"), ("--hole", "4x4")])
 def test_whoever_says_what_was_done_to_it_has_it_restored(smooth, asked):
-    assert "network calls" in frugal(*DENOISE, "smooth.png", *asked, "-o", "x.png").output
+    assert "network call" in frugal(*DENOISE, "smooth.png", *asked, "-o", "x.png").output
 
 
 def test_a_clean_picture_goes_through_where_it_was_said_where(smooth):
@@ -116,3 +116,15 @@ def test_of_a_folder_the_clean_ones_go_through(smooth):
     assert "1 restored, 1 left alone, 0 failed, 0 were there" in result.output
     assert Path("out/smooth.png").read_bytes() == Path("smooth.png").read_bytes()
     assert SETTINGS_KEY in Image.open("out/noisy.png").text
+
+
+def test_a_slow_run_by_auto_says_what_would_be_faster(smooth, monkeypatch):
+    """The command hands over which engine ran, and for how long; tests/engines/test_fastest.py has the rest."""
+    told = []
+    monkeypatch.setattr("frugal_rt.cli.restore.recommendation", lambda *run: told.append(run) or "try another")
+    frugal(*DENOISE, "noisy.png", "--noise", "25", "--backend", "cpu", "-o", "x.png")
+    assert not told
+    assert "try another" in frugal(*DENOISE, "noisy.png", "smooth.png", "-o", "out").output
+    ((ran_by, seconds),) = told
+    assert "(cpu" in ran_by
+    assert seconds > 0

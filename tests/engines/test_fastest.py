@@ -148,3 +148,29 @@ def test_the_doctor_says_what_auto_takes(monkeypatch):
     assert "not measured yet" in doctor._openvino().detail
     monkeypatch.setattr(doctor, "recall", lambda plan: Measured(2.0, 1.0, 0.01))
     assert "photo in 0.50 of cpu's time, auto takes openvino" in doctor._openvino().detail
+
+
+@pytest.fixture
+def without_openvino(cached, monkeypatch):
+    monkeypatch.setattr(fastest, "installed", lambda name: False)
+    monkeypatch.setattr(fastest.machine, "instructions", lambda: "flags : sse2 avx512_bf16")
+
+
+def test_the_first_slow_run_recommends_openvino(without_openvino):
+    assert "frugal-rt[openvino]" in fastest.recommendation("onnxruntime (cpu)", 30)
+    assert fastest.recommendation("onnxruntime (cpu)", 30) is None  # it was said
+
+
+@pytest.mark.parametrize(("ran_by", "seconds"), [("onnxruntime (cpu)", 3), ("torch (cpu, fp32)", 30)])
+def test_a_fast_run_and_another_backend_recommend_nothing(without_openvino, ran_by, seconds):
+    assert fastest.recommendation(ran_by, seconds) is None
+
+
+def test_a_cpu_without_bfloat16_is_not_told_of_openvino(without_openvino, monkeypatch):
+    monkeypatch.setattr(fastest.machine, "instructions", lambda: "flags : sse2 avx2")
+    assert fastest.recommendation("onnxruntime (cpu)", 30) is None
+
+
+def test_without_a_cache_it_would_be_said_each_time_and_is_not(without_openvino, monkeypatch):
+    monkeypatch.setenv("FRUGAL_RT_CACHE", "off")
+    assert fastest.recommendation("onnxruntime (cpu)", 30) is None
