@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 class Sourced(click.Context):
-    """A command's context, whose errors name the variables of the environment that may have brought them."""
+    """A command's context. Its errors name the environment variables that may have set the wrong value."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -49,7 +49,10 @@ class Sourced(click.Context):
         return super().__exit__(kind, error, trace)
 
     def _suspects(self, param: click.Parameter | None, sentence: str) -> str:
-        """The variables that set `param`, or where it is None an option that the sentence is about, in brackets."""
+        """Return, in brackets, the environment variables that set `param`.
+
+        Where `param` is None, these are the variables of the options that `sentence` names.
+        """
         names = []
         for option in self.command.params:
             if self.get_parameter_source(option.name or "") is not ParameterSource.ENVIRONMENT:
@@ -61,7 +64,7 @@ class Sourced(click.Context):
 
 
 class Commands(click.Group):
-    """A group of the modules in this folder, whose errors are one sentence and an exit status."""
+    """The group of commands, one module of this folder each. An error is one sentence and a non-zero exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -125,12 +128,15 @@ def _word(option: click.Parameter) -> str:
 
 
 def _speaks_of(clue: str, sentence: str) -> bool:
-    """Whether an option's name or value is in a sentence, as a word."""
+    """Return whether `sentence` contains `clue`, an option's name or value, as a word."""
     return bool(clue) and re.search(rf"(?<!\w){re.escape(clue)}(?!\w)", sentence) is not None
 
 
 def _from_environment(command: str, parameter: click.Parameter) -> click.Parameter:
-    """A copy that reads its variable: of this call alone, as --params keeps the environment out of what it sets."""
+    """Return a copy of `parameter` that reads its environment variable.
+
+    A copy, because --params switches the variable off for the options that it sets.
+    """
     if isinstance(parameter, click.Option):
         parameter = copy.copy(parameter)
         parameter.envvar = variable(command, parameter)
@@ -138,7 +144,7 @@ def _from_environment(command: str, parameter: click.Parameter) -> click.Paramet
 
 
 def _drop_output() -> None:
-    """Lead standard output nowhere, so that what could not be written is not tried again at the exit."""
+    """Redirect standard output to the null device, so that Python does not flush to a closed pipe again at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -88,7 +88,7 @@ def command(
 
 
 def say(built: Built, bundled: Path | None, as_json: bool) -> None:
-    """Say which engines were built, their sizes, and where they are."""
+    """Print which engines were built, their sizes, and where they are."""
     record = built.record
     here, size = record.here, sum(file["bytes"] for file in record.files.values())
     if as_json:

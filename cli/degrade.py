@@ -45,7 +45,7 @@ def command(
     force: bool,
     **damage: Any,
 ) -> None:
-    """Damage a clean IMAGE as the operators do, with noise, to have something to restore.
+    """Damage a clean IMAGE by an operator and noise, to have a measurement to restore.
 
     Missing pixels come out transparent in a .png and NaN in a .npy, which `restore` understands.
     """

@@ -21,7 +21,7 @@ from . import options, talk
 from .progress import stages
 
 Shown = tuple[str, str | Path, tuple[str, ...], Aim | None]
-"""A picture in words, the plan, the tasks, and an aim."""
+"""A description of the picture, the plan, the tasks, and the aim (None: the default)."""
 
 
 @click.command()
@@ -38,8 +38,8 @@ Shown = tuple[str, str | Path, tuple[str, ...], Aim | None]
 def command(engine: Path | None, steps_: int | None, seed: int, backend: str, output: Path, as_json: bool) -> None:
     """Damage a photograph and a face, restore them, and show each beside a plain method for its damage.
 
-    Writes FOLDER/sheet.png, replacing an earlier one, after each restoration, and prints what it gave: PSNR against the
-    picture before the damage, and the time that it took.
+    After each restoration it rewrites FOLDER/sheet.png, and prints the PSNR against the undamaged picture and the time
+    taken.
     """
     if output.is_file():
         raise InputError(f"{output} is a file; name a folder for the pictures with -o")
@@ -85,6 +85,6 @@ def command(engine: Path | None, steps_: int | None, seed: int, backend: str, ou
 
 
 def _said(row: demo.Row) -> dict[str, Any]:
-    """A row for scripts."""
+    """Return a row as --json prints it."""
     plain = {"method": row.method, "psnr": row.plain_psnr}
     return {"picture": row.picture, "task": row.task, "psnr": row.psnr, "plain": plain, **row.result.figures}

@@ -31,9 +31,9 @@ from . import options, talk
 from .progress import stages, steps
 
 STEPS = 100
-"""Sampling steps where none are named."""
+"""Sampling steps where --steps is left out."""
 USUAL = (*AIMS, PRESET)
-"""Ways of ours that stand beside plain methods."""
+"""Our settings that are compared with plain methods."""
 
 
 @click.command()
@@ -121,8 +121,8 @@ def command(
 ) -> None:
     """Measure how well a prior restores: PSNR, SSIM and LPIPS of every task by every method over many pictures.
 
-    Prints Markdown tables. A prior of any size restores pictures of the first one's size. With -o, what is finished is
-    kept in FOLDER: the same command goes on where it was stopped, and one with more tasks, methods or seeds adds to it.
+    Prints Markdown tables. A prior of any size restores all pictures at the size of the first. With -o, finished rows
+    are kept in FOLDER: the same command continues where it was stopped, and more tasks, methods or seeds are added.
     """
     if fetched is not None:
         if engine or images:
@@ -186,7 +186,7 @@ def _fetch(path: Path, force: bool) -> None:
 
 
 def _evaluate(evaluation: Evaluation, store: Store | None) -> list[Row]:
-    """Evaluate every group that is missing, keep each as it is done, and return all rows."""
+    """Evaluate every group that the store lacks, store each when it is done, and return all rows."""
     finished = set() if store is None else store.finished
     rows: list[Row] = [] if store is None else store.rows
 
@@ -203,7 +203,7 @@ def _evaluate(evaluation: Evaluation, store: Store | None) -> list[Row]:
 
 
 def _run(restorer: Restorer, evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that figures depend on beside task, method and seed."""
+    """Return the settings, beside task, method and seed, that decide the figures."""
     pictures: PictureSet = evaluation.pictures
     return {
         "frugal_rt": __version__,

@@ -94,10 +94,10 @@ def command(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Turn a prior's weights into a plan: one file that holds them, the compiled graphs, and what describes them.
+    """Turn a prior's weights into a plan: one file with the weights, the compiled graphs and a manifest.
 
-    The plan is compared with torch before it is written; one that differs is not. Without torch, a prior that ships in
-    the package becomes the plan that was compared when it was packed.
+    The plan's answers are compared with torch's, and a plan that differs is not written. Without torch, a prior of the
+    package becomes the plan that was compared when the package was made.
     """
     if (model is not None) + (weights is not None) + (source is not None) != 1:
         raise InputError("say which prior: --model celeba, or --weights DIR (one of the two)")
@@ -166,7 +166,7 @@ def command(
 
 
 def _build(target: Path) -> tuple[Built | None, str]:
-    """The plan's engines for this GPU, or why there are none: the plan is there all the same."""
+    """Build the plan's engines for this GPU; return them, or None and the reason. The plan is kept either way."""
     try:
         with building() as on_progress:
             return build(Plan.open(target), on_progress=on_progress), ""

@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 OTHERS = "Other options"
-"""The group of options that no group names: --help, mostly."""
+"""Title of the group of options that no other group names, such as --help."""
 
 
 class Grouped(click.Command):
-    """A command whose help lists options by `groups`, a title and parameters' names each, and `examples` at the end.
+    """A command whose help lists options in groups, and examples at the end.
 
-    `examples` are lines of a shell, shown as they are. Raises ValueError for a name that is no parameter's.
+    `groups` maps a title to names of parameters. `examples` are shell lines, shown as they are. Raises ValueError for a
+    name that no parameter has.
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class Grouped(click.Command):
         self.groups, self.examples = groups, examples
 
     def grouped(self, ctx: click.Context) -> dict[str, list[click.Option]]:
-        """The options that help shows, by group, OTHERS last."""
+        """Return the options that the help shows, by group; OTHERS comes last."""
         options = (one for one in self.get_params(ctx) if isinstance(one, click.Option))
         shown = {one.name: one for one in options if not one.hidden}
         found = {title: [shown.pop(name) for name in names] for title, names in self.groups.items()}

@@ -18,7 +18,7 @@ from . import options, talk
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, as JSON.")
 @click.option("--extract", metavar="DIR", type=options.PATH, help="Write every member into DIR.")
 def command(plan: Path, as_json: bool, extract: Path | None) -> None:
-    """Say what is in PLAN, checking every member against its hash, and that its graphs read its weights alone."""
+    """Describe PLAN, after checking every member against its hash, and that its graphs read its own weights alone."""
     opened = open_plan(plan)
     opened.check()
     if extract is not None:
@@ -31,7 +31,7 @@ def command(plan: Path, as_json: bool, extract: Path | None) -> None:
 
 
 def _engine(record: Record) -> str:
-    """A TensorRT engine in the plan, in a few words."""
+    """Describe one of the plan's TensorRT engines in a few words."""
     gpu = record.here.gpu or "any GPU"
     by = f"{record.here.flavour} {record.here.version}"
     return f"{record.precision} by {by} for {gpu} of compute capability {record.here.capability}"

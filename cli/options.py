@@ -27,7 +27,7 @@ engine = click.option(
 
 
 class Backend(click.Choice[str]):
-    """Type of --backend: one of BACKENDS, and after a colon a precision."""
+    """Type of --backend: one of BACKENDS, with an optional precision after a colon (torch:bf16)."""
 
     name = "backend"
 
@@ -135,14 +135,14 @@ _DAMAGE = (
 
 
 def damage(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that describe a degradation; the command takes them as one mapping, for `read_damage`."""
+    """Add the options that describe a damage; the command receives them as one mapping, for `read_damage`."""
     for option in reversed(_DAMAGE):
         command = option(command)
     return command
 
 
 def batches(**more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The option --batch, of ascending batch sizes: 1,4 and --batch 1 --batch 4 alike."""
+    """Add the option --batch, parsed to ascending batch sizes. `1,4` and `--batch 1 --batch 4` mean the same."""
 
     def parsed(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
         texts = [text for value in values for text in value.split(",")]

@@ -1,4 +1,4 @@
-"""The options of a restoration kept, and used again: --params, --save-params, and in every result's file."""
+"""Options of a restoration, kept and used again: --params, --save-params, and the record in each result's file."""
 
 import difflib
 import json
@@ -27,15 +27,15 @@ NOT_KEPT = (
 META = "frugal_rt.params"
 BY_METHOD = tuple("steps_" if name == "steps" else name for name in OF_METHODS)
 ALTERNATIVES = ((("noise",), ("sigma",)), (("aim",), BY_METHOD))
-"""Options, by their parameters' names, that cannot be given together: one of the first with one of the second."""
+"""Pairs of alternatives, by parameter names: an option of the first excludes every option of the second."""
 SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP, ParameterSource.ENVIRONMENT)
-"""Sources of options, the first before the others; --params is the second."""
+"""Sources of an option's value, the one that wins first; --params is DEFAULT_MAP."""
 DECIDE = {"backend": "by {}", "tile": "in tiles of {}", "sampler": "by version {} of the sampler"}
-"""Words for a result's settings that the machine and the version decide, by their names."""
+"""Phrases for the settings of a result that the machine and the version decide, by setting."""
 
 
 class Repeating(Grouped):
-    """A command with --params: of two alternatives, that of the nearer source takes the other's place."""
+    """A command with --params. Of two ALTERNATIVES, the one from the earlier of SOURCES replaces the other."""
 
     def invoke(self, ctx: click.Context) -> Any:
         for sides in ALTERNATIVES:
@@ -46,13 +46,13 @@ class Repeating(Grouped):
 
 
 def _rank(ctx: click.Context, names: Sequence[str]) -> int:
-    """The place in SOURCES of the nearest that says one of the options; after all of them where none does."""
+    """Return the index of the first of SOURCES that sets one of the options; len(SOURCES) where none does."""
     said = [ctx.get_parameter_source(name) for name in names if ctx.params.get(name) is not None]
     return min((SOURCES.index(source) for source in said if source in SOURCES), default=len(SOURCES))
 
 
 def _use(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:
-    """The options in a file as the command's defaults: what stands on the command line goes before."""
+    """Use the options in the file `path` as the command's defaults; the command line overrides them."""
     if path is None:
         return
     whole, kept = _read(path)
@@ -67,7 +67,7 @@ def _use(ctx: click.Context, option: click.Parameter, path: Path | None) -> None
     ctx.meta[META] = path, kept, whole
     for parameter in ctx.command.params:
         if parameter.name in kept["options"]:
-            parameter.envvar = None  # FILE goes before the environment, or it would not say what was done
+            parameter.envvar = None  # FILE overrides the environment, so that it repeats what was done
     ctx.default_map = {**(ctx.default_map or {}), **_beside(path.parent, kept["options"])}
 
 
@@ -92,8 +92,8 @@ save_params = click.option(
 def record(ctx: click.Context, plan: Plan) -> dict[str, Any]:
     """Record the running command's options for --params, with the hashes of `plan`'s weights and of every file named.
 
-    Raises InputError where --params was given, and a file it was made with or the plan's weights is another now. A
-    picture from the service was made with files that it does not name: they must be named now.
+    Raises InputError where --params was given, and the plan's weights or a named file are not those it was made with. A
+    picture from the service does not name the files that it was made with: the command line must name them.
     """
     options = {
         name: _plain(value)
@@ -109,9 +109,9 @@ def record(ctx: click.Context, plan: Plan) -> dict[str, Any]:
 
 
 def repeated(ctx: click.Context) -> dict[str, Any]:
-    """The settings of the picture of --params where it is to be repeated: by any backend, from the same picture.
+    """Return the settings of the picture named by --params, where the run is to repeat it pixel for pixel.
 
-    Empty where the command line names a backend or another picture, and where --params is a .json.
+    Empty where the command line names a backend or another picture, and where --params is a .json file.
     """
     _, before, whole = ctx.meta.get(META, (None, {}, {}))
     images = before.get("sha256", {}).get("images")
@@ -122,7 +122,7 @@ def repeated(ctx: click.Context) -> dict[str, Any]:
 
 
 def tile(whole: dict[str, Any]) -> tuple[int, int] | None:
-    """The tiles of the `repeated` settings, height and width, or None. Raises InputError."""
+    """Return the height and width of the tiles in the `repeated` settings, or None. Raises InputError."""
     said = whole.get("tile")
     if said is None:
         return None
@@ -132,11 +132,11 @@ def tile(whole: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def refuse_another_way(whole: dict[str, Any], restorer: Restorer) -> None:
-    """Raise InputError where the `repeated` settings are of another way than `restorer` restores in."""
+    """Raise InputError where `restorer` would compute otherwise than the `repeated` settings say (DECIDE)."""
     tiles = None if restorer.tile is None else [*restorer.tile]
     here: dict[str, Any] = {"backend": restorer.engine.name, "tile": tiles, "sampler": SAMPLER}
     if whole:
-        whole = {"sampler": whole.get("method"), **whole}  # version 1 said it there
+        whole = {"sampler": whole.get("method"), **whole}  # version 1 of the sampler wrote it under "method"
     for name, words in DECIDE.items():
         if name in whole and whole[name] != here[name]:
             was, now = ("whole" if one is None else words.format(_sides(one)) for one in (whole[name], here[name]))
@@ -147,7 +147,7 @@ def refuse_another_way(whole: dict[str, Any], restorer: Restorer) -> None:
 
 
 def _sides(value: Any) -> str:
-    """Tiles as WIDTHxHEIGHT; anything else as it is."""
+    """Write tiles as WIDTHxHEIGHT; return any other value as it is."""
     return "x".join(map(str, reversed(value))) if isinstance(value, list) else str(value)
 
 
@@ -157,7 +157,7 @@ def save(path: Path, kept: dict[str, Any]) -> None:
 
 
 def _refuse_others(ctx: click.Context, path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise InputError where a hash that --params brought is another now, unless the command line named that file."""
+    """Raise InputError where a file's hash differs from the one in --params, unless the command line named the file."""
     for name, digest in before.items():
         if name in settings.FILES and ctx.params.get(name) is None:
             raise InputError(f"{path.name} was made with a {name} that it does not name; give it: --{name} FILE")
@@ -168,7 +168,7 @@ def _refuse_others(ctx: click.Context, path: Path, before: dict[str, Any], now: 
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a file's settings as a picture ({} of a .json) and its record of options. Raises InputError."""
+    """Return a file's settings ({} for a .json file) and its recorded options. Raises InputError."""
     whole: dict[str, Any] = {}
     if path.suffix.lower() in PICTURES:
         whole = read_settings(path) or {}
@@ -187,9 +187,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _translated(options: dict[str, Any]) -> dict[str, Any]:
-    """Return what the options of the sampler's version 1 are called now: its hybrid is frugal, its dmps closed-form.
+    """Translate recorded options of version 1 of the sampler: its hybrid is now frugal, its dmps is closed-form.
 
-    With constants of the papers its two were, and are, the poster's hybrid and DMPS.
+    Where the record sets the papers' constants, they were the poster's hybrid and DMPS, and keep their names.
     """
     constant = options.get("guidance") == "official" or any(options.get(name) is not None for name in ("zeta", "lam"))
     if options.get("method", "hybrid" if constant else None) == "hybrid":
@@ -200,7 +200,7 @@ def _translated(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _beside(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Files looked up in `folder`, and where they are not there, as they are named."""
+    """Resolve the options' file names in `folder`; a name without a file there is kept as it is."""
 
     def found(name: str) -> str:
         return str(folder / name) if is_there(folder / name) else name

@@ -1,6 +1,6 @@
-"""Live progress on standard error, and Ctrl-C that waits for the end of a step, or of a call in tiles.
+"""Progress on standard error, and Ctrl-C that takes effect at the end of a step, or of a network call in tiles.
 
-On a terminal it is a bar with the time left; elsewhere a line a minute; with -q nothing.
+A terminal shows a bar with the time left; elsewhere a line is written each minute; with -q nothing is.
 """
 
 import math
@@ -27,16 +27,16 @@ from ..runtime.sampling.loop import StepEvent
 from .talk import detail, is_quiet, note
 
 EVERY = 60.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines where standard error is no terminal."""
 WORTH_SAYING = 10.0
-"""Seconds from which on it is said beforehand about how long a work takes."""
+"""Seconds. Work that is estimated to take longer is announced with its estimate."""
 TIMED = 3
-"""The report of progress after which that is said; the first pays for memory and compiling, and is not counted."""
+"""The report of progress after which the estimate is announced. The first report is left out: it includes compiling."""
 
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], object]]:
-    """A spinner; call it with a phrase for what is being done. With -v each phrase is told with its seconds."""
+    """Show a spinner; call what it yields with a phrase for each stage. -v prints each stage with its seconds."""
     stage, started = "starting", time.monotonic()
     console = Console(stderr=True)
     status = console.status(stage) if console.is_terminal and not is_quiet() else None
@@ -61,25 +61,26 @@ def stages() -> Iterator[Callable[[str], object]]:
 
 @contextmanager
 def pictures(label: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar for `total` pictures; call what it yields with a few words whenever one is done. Ctrl-C raises at once."""
+    """Show a bar for `total` pictures; call what it yields with a few words for each done. Ctrl-C raises at once."""
     with _bar(label, total) as bar:
         yield lambda words: bar.move(done=bar.done + 1, phase=words)
 
 
 class Watch(NamedTuple):
-    """Callbacks that `steps` yields: for `Restorer.restore`, and for `Restorer.at`."""
+    """Callbacks that `steps` yields for a restoration."""
 
     on_step: Callable[[StepEvent], None]
     on_tiles: Callable[[int, int], None]
     on_more: Callable[[int], None]
-    """Called with steps that have come to the total."""
+    """Called with the number of steps to add to the total; negative to take some away."""
 
 
 @contextmanager
 def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
-    """A bar for `total` steps, or for those of all rows together, and the tiles of the running one where there are any.
+    """Show a bar for `total` steps, and the tiles of the running step where there are any.
 
-    The first Ctrl-C raises KeyboardInterrupt when the Watch is next called, the second at once.
+    `by_row` counts the steps of each row by itself. The first Ctrl-C raises KeyboardInterrupt when a callback is next
+    called, the second at once.
     """
     stop = False
 
@@ -121,7 +122,10 @@ def steps(label: str, total: int, by_row: bool = False) -> Iterator[Watch]:
 
 @contextmanager
 def building() -> Iterator[Callable[[str, int, int], bool]]:
-    """A bar for engines that are being built: for `tensorrt_build.build`. Ctrl-C stops at the builder's next step."""
+    """Show a bar for TensorRT engines being built; yields the `on_progress` of `tensorrt.build.build`.
+
+    Ctrl-C stops at the builder's next step.
+    """
     stop = False
 
     def on_sigint(number: int, frame: FrameType | None) -> None:
@@ -142,7 +146,7 @@ def building() -> Iterator[Callable[[str, int, int], bool]]:
 
 
 def in_words(seconds: float) -> str:
-    """A duration, as coarse as one that is estimated should be said."""
+    """Return an estimated duration in words, rounded."""
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     minutes = math.ceil(seconds / 60)
@@ -150,7 +154,7 @@ def in_words(seconds: float) -> str:
 
 
 class _Bar:
-    """Work of which so much is done, shown by `progress` where that is a terminal's."""
+    """The state of some work: its total and how much is done, shown by `progress` on a terminal."""
 
     def __init__(self, label: str, total: int, progress: Progress):
         self.done = 0.0
@@ -158,7 +162,7 @@ class _Bar:
         self._task = progress.add_task(label, total=total, phase="", tiles="")
         self._reports: int = 0
         self._first = (0.0, 0.0)
-        """Time of the first report, and how much was done then."""
+        """Time of the first report, and the amount done then."""
 
     def move(self, done: float, total: int | None = None, **fields: Any) -> None:
         """Report that `done` of `total` is done, with words for the bar's fields `phase` and `tiles`."""
@@ -172,14 +176,14 @@ class _Bar:
             note(f"{self._label} takes about {in_words(left)}")
 
     def left(self) -> float | None:
-        """The seconds left, at the pace since the first report; None before there is one."""
+        """Return the seconds left, at the rate since the first report; None before there is one."""
         started, at_first = self._first
         if self.done <= at_first:
             return None
         return (time.monotonic() - started) / (self.done - at_first) * (self.total - self.done)
 
     def line(self) -> str:
-        """Say how far it is."""
+        """Return a line of text with the amount done and the time left."""
         left = self.left()
         said = f"{self._label}: {self.done / (self.total or 1):.0%}, {math.floor(self.done)} of {self.total}"
         return said if left is None else f"{said}, about {in_words(left)} left"
@@ -209,7 +213,7 @@ def _bar(label: str, total: int) -> Iterator[_Bar]:
 
 @contextmanager
 def _each_minute(line: Callable[[], str], console: Console) -> Iterator[None]:
-    """Write a line to standard error every EVERY seconds, unless it is a terminal, or with -q."""
+    """Write a line to standard error every EVERY seconds, unless that is a terminal or -q is given."""
     if console.is_terminal or is_quiet():
         yield
         return

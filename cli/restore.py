@@ -274,7 +274,7 @@ def command(
     talk.detail(f"cache: {cache.folder() or 'off'}")
     if output == STREAM:
         stdout: IO[str] | None = sys.stderr
-    else:  # a bar on a terminal wants to know what is written beside it
+    else:  # None: rich keeps lines printed to a terminal above its bar
         stdout = None if sys.stdout.isatty() else sys.stdout
     if not one:
         each = f", {count} steps each" if settings.of_methods else ""  # with an aim, each has its own number
@@ -291,14 +291,14 @@ def command(
             talk.detail(said)
         elif not talk.is_quiet():
             talk.say(said, file=sys.stderr if as_json else stdout)
-        if not advised and (line := run.advice(found)):  # once, for the first of many that it is true of
+        if not advised and (line := run.advice(found)):  # once for all pictures
             advised.append(line)
             talk.note(line if one else f"{name_of(found.source)}: {line}")
 
     outcomes = []
     with ExitStack() as stack:
         if ray and stdout is not None:
-            stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what its nodes say
+            stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints its nodes' output to standard output
         for outcome in _watched(run, stack, count, samples, ready):
             if one and isinstance(outcome, Failed):
                 raise InputError(outcome.why)
@@ -336,7 +336,10 @@ def command(
 def _watched(
     run: Run, stack: ExitStack, count: int, samples: int, on_ready: Callable[[Prepared], None]
 ) -> Iterator[Written | Failed | Elsewhere]:
-    """The outcomes of a run, with a bar of steps, `count` a sample as it is foreseen, or of pictures for workers."""
+    """Yield the outcomes of a run, and show a bar: of steps (`count` expected for each sample), or of pictures.
+
+    `on_ready` is called with each picture before its first step.
+    """
     if not run.resources.spread:
         total = count * len(run.targets.paths) * samples
         watch = stack.enter_context(steps("restoring", total, by_row=True))
@@ -349,7 +352,7 @@ def _watched(
 
         for outcome in run.here(ready, watch.on_step, watch.on_tiles):
             if not isinstance(outcome, Written) or outcome.unchanged:
-                watch.on_more(-count * samples)  # they were foreseen
+                watch.on_more(-count * samples)  # the total already holds the expected number
             yield outcome
         return
     ray = run.resources.ray
@@ -363,14 +366,14 @@ def _watched(
 
 
 def _check_format(kind: str | None, output: Path | None) -> None:
-    """Raise UsageError for a format that the name of the output contradicts."""
+    """Raise UsageError where --format contradicts the suffix of -o."""
     named = None if output is None else PICTURES.get(output.suffix.lower())
     if named not in (None, PICTURES[f".{kind}"]):
         raise click.UsageError(f"--format {kind} is for pictures that -o does not name; {output} says its own")
 
 
 def _intention(found: Prepared, prior: str, guidance: Guidance) -> str:
-    """Say in a few words what a restoration is about to do."""
+    """Return a line that says what a restoration is about to do."""
     measurement, restorer = found.measurement, found.restorer
     height, width = restorer.image_shape[-2:]
     tiles = "whole" if restorer.tile is None else f"in {restorer.tiles} tiles"
@@ -385,7 +388,7 @@ def _steps(restorer: Restorer, measurement: Measurement, guidance: Guidance) -> 
 
 
 def _said(written: Written) -> dict[str, Any]:
-    """A picture's outcome for scripts."""
+    """Return a picture's outcome as --json prints it."""
     return {
         "image": str(written.source),
         "outputs": [str(path) for path in written.paths],

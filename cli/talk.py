@@ -1,4 +1,4 @@
-"""Talk of a command beside its results: with -q errors alone, with -v also its choices and timings."""
+"""Messages of a command beside its results: with -q errors alone, with -v also choices and timings."""
 
 import re
 from typing import Any
@@ -20,26 +20,26 @@ verbose = click.option("-v", "--verbose", help="Print also what was chosen, and 
 
 
 def is_quiet() -> bool:
-    """Whether the running command was asked to say nothing but errors and results."""
+    """Return whether -q was given: print errors and results alone."""
     return _asked(QUIET)
 
 
 def is_verbose() -> bool:
-    """Whether the running command was asked to say more."""
+    """Return whether -v was given."""
     return _asked(VERBOSE)
 
 
 _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Characters that a terminal acts on, or that turn the order of what it shows."""
+"""Control characters of terminals, and the characters that change the direction of text."""
 
 
 def shown(text: str) -> str:
-    """Return a text with what a terminal would obey as it is written in Python: names come from plans and pictures."""
+    """Escape a text's control characters as Python writes them: names in plans and pictures may hold some."""
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def say(text: str, **where: Any) -> None:
-    """Write lines as `shown`, where `click.echo` would."""
+    """Print a text by `click.echo`, its control characters escaped."""
     click.echo(shown(text), **where)
 
 

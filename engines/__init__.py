@@ -1,4 +1,4 @@
-"""Plans, and the backends that run them. Importing it brings in no framework."""
+"""Plans, and the backends that run them. Importing this package imports no framework."""
 
 from .array_api import Array
 from .backends import BACKENDS, NEED_GPU, ON_CPU, gpu_backend, open_engine, parse_backend

@@ -1,4 +1,4 @@
-"""Arrays by what numpy's and torch's have in common: the array API (data-apis.org), as much of it as is used here."""
+"""Types of the array API (data-apis.org) that numpy's and torch's arrays share, as far as this package uses it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
@@ -45,7 +45,7 @@ class Array(Protocol):
 
 
 class Namespace(Protocol):
-    """The functions for one library's arrays; each takes and gives them."""
+    """The functions of one library, which take and return its arrays."""
 
     fft: Any
     float32: Any
@@ -88,5 +88,5 @@ class Namespace(Protocol):
 
 
 def array_namespace(*arrays: Array) -> Namespace:
-    """Return the functions of the library that `arrays` are of."""
+    """Return the functions of the library that the `arrays` belong to."""
     return cast(Namespace, array_api_compat.array_namespace(*cast(Any, arrays)))

@@ -1,4 +1,4 @@
-"""The backends that run plans, by name. Each is imported when one is opened, not before."""
+"""The backends that run plans, by name. A backend is imported when it is opened, not before."""
 
 import contextlib
 import logging
@@ -19,16 +19,16 @@ from .plan import Plan
 
 logger = logging.getLogger(__name__)
 AUTO = "FRUGAL_RT_BACKEND"
-"""Names the variable that says what "auto" means here."""
+"""The environment variable that names the backend which "auto" stands for."""
 
 
 class Wanted(NamedTuple):
-    """Wishes about a backend beyond its name."""
+    """Requests about a backend beyond its name."""
 
     precision: str | None = None
-    """One of PRECISIONS; None leaves it to the backend: TensorRT's engines as they were built, float32 elsewhere."""
+    """One of PRECISIONS. None: TensorRT's engines as they were built, float32 in every other backend."""
     trust_engines: bool = False
-    """Whether engines in the plan, native code that another built, may be loaded."""
+    """Whether TensorRT engines in the plan may be loaded: native code that somebody else built."""
 
     @property
     def in_half(self) -> bool:
@@ -69,8 +69,10 @@ def _tensorrt(plan: Plan, wanted: Wanted, flavour: str) -> Engine:
 
 
 def _auto(plan: Plan, wanted: Wanted) -> Engine:
-    """On a GPU what `_on_gpu` says, and why that is not TensorRT in the log; without one the faster of onnxruntime and
-    OpenVINO on the CPU, as measured. Torch where onnxruntime is missing altogether, or another precision is asked for.
+    """Open the backend that "auto" stands for.
+
+    With a GPU: the backend of `_on_gpu`; the log says why it is not TensorRT. Without: the faster of onnxruntime and
+    OpenVINO as measured on this CPU. Torch where onnxruntime is missing, or where another precision is asked for.
     """
     if nvidia.trouble() is None:
         name, why = _on_gpu(plan, wanted)
@@ -91,8 +93,10 @@ def _auto(plan: Plan, wanted: Wanted) -> Engine:
 
 
 def _on_gpu(plan: Plan, wanted: Wanted) -> tuple[str | None, str]:
-    """The first of TensorRT, where it has an engine for it, onnxruntime and torch that computes on a GPU here, None
-    where none does; and why it is not TensorRT."""
+    """Return the backend that computes on this machine's GPU (None if none does), and why it is not TensorRT.
+
+    TensorRT comes first, where it has an engine for the plan; then onnxruntime, then torch.
+    """
     from .onnxruntime.cuda import cuda_is_usable
     from .tensorrt.engine import usable
 
@@ -137,7 +141,7 @@ def _torch_device() -> str:
 
 
 def parse_backend(backend: str) -> tuple[str, str | None]:
-    """The name, one of BACKENDS, and the precision that "torch:bf16" asks for. Raises InputError."""
+    """Split "torch:bf16" into a name, one of BACKENDS, and a precision or None. Raises InputError."""
     name, colon, precision = backend.partition(":")
     if name not in BACKENDS:
         raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
@@ -147,9 +151,9 @@ def parse_backend(backend: str) -> tuple[str, str | None]:
 
 
 def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
-    """Return the backend on an NVIDIA GPU that `backend` means for this plan: never "auto".
+    """Return the backend on an NVIDIA GPU that `backend` stands for with this plan; never "auto".
 
-    Raises InputError for one that computes on the CPU, MissingExtra or BackendError where it finds no GPU here.
+    Raises InputError for a backend that computes on the CPU, MissingExtra or BackendError where there is no GPU.
     """
     from .extras import installed
     from .onnxruntime.sessions import import_onnxruntime
@@ -168,13 +172,14 @@ def gpu_backend(plan: Plan, backend: str, trust_engines: bool = False) -> str:
 
 
 def open_engine(plan: Plan, backend: str = "auto", *, trust_engines: bool = False) -> Engine:
-    """An engine that runs `plan`. `backend` is one of BACKENDS; "torch:bf16" names a precision too, which TensorRT has
-    where an engine was built in it, and torch always. "auto" is what $FRUGAL_RT_BACKEND names, where that is set.
+    """Open an engine that runs `plan`.
 
-    trust_engines: whether engines in the plan, native code that another built, may be loaded.
+    backend: one of BACKENDS, with an optional precision (torch:bf16). Torch has every precision, TensorRT those that an
+    engine was built in. Where $FRUGAL_RT_BACKEND is set, "auto" stands for the backend it names.
+    trust_engines: whether TensorRT engines in the plan, native code that somebody else built, may be loaded.
 
-    Raises InputError for an unknown backend, or a precision that it does not compute in, MissingExtra or BackendError
-    where it cannot run here, PlanError where the plan is damaged.
+    Raises InputError for an unknown backend, or a precision that it does not compute in; MissingExtra or BackendError
+    where it cannot run here; PlanError where the plan is damaged.
     """
     name, precision = parse_backend(os.environ.get(AUTO) or backend if backend == "auto" else backend)
     return BACKENDS[name](plan, Wanted(precision, trust_engines))

@@ -1,6 +1,6 @@
 """The protocol of an engine: the calls that every backend offers, and nothing more.
 
-Arrays are numpy or torch; results come back in the namespace and on the device of `x`.
+Arrays are numpy's or torch's. Results are arrays of the same library and on the same device as `x`.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from .memory import give_back
 
 
 class Prediction(NamedTuple):
-    """The network's answer for a batch."""
+    """The network's output for a batch."""
 
     out: Array
     """(B, C, H, W): eps, v or x0, as the plan's `prediction_type` says."""
@@ -30,49 +30,49 @@ PRECISIONS = ("fp16", "bf16", "fp32")
 """Precisions of a network's arithmetic, the preferred one first."""
 
 Pull = Callable[[Array], Array]
-"""Takes a cotangent of `Prediction.out`, (B, C, H, W), to the cotangent of `x`, same shape."""
+"""The vector-Jacobian product: takes a cotangent of `Prediction.out`, (B, C, H, W), to that of `x`, same shape."""
 
 
 class Room(NamedTuple):
     """Bounds on the calls of an engine whose plan takes images of any size."""
 
     memory: int
-    """Bytes of the memory that they live in."""
+    """Bytes of the memory that calls compute in: the host's or the device's."""
     grain: int = 1
-    """Pixels that sides should be multiples of, as each size is compiled or recorded anew; 1 for no such cost."""
+    """Pixels that sides should be multiples of, as each size is compiled or captured anew; 1 where they are not."""
     side: int | None = None
-    """The longest side, None for any."""
+    """The longest side in pixels; None for any."""
 
 
 class Closable:
-    """Lets an engine go when it is told to, not when Python finds it; calls after that are refused."""
+    """Base of engines that free their memory in `close`, not when Python collects them; later calls are refused."""
 
     _closed = False
 
     def close(self) -> None:
         """Close as `Engine.close` does."""
-        self._closed = True  # first: a call that finds something gone is to find this
-        held = vars(self)  # the only references there are: calls under way have theirs
+        self._closed = True  # first, so that a call which finds an attribute gone finds out why
+        held = vars(self)  # the only references but those of calls in progress
         for name in [*held]:
             if name != "_closed":
                 held.pop(name, None)
         give_back()
 
     def need_open(self) -> None:
-        """Raises BackendError after `close`."""
+        """Raise BackendError after `close`."""
         if self._closed:
             raise BackendError("this engine has been closed; load the plan again")
 
-    if not TYPE_CHECKING:  # or it would vouch for every name
+    if not TYPE_CHECKING:  # a type checker would take every name to exist
 
         def __getattr__(self, name: str) -> Any:
-            """Asked for what is not there: after `close`, everything."""
+            """Raise BackendError for a missing attribute after `close`, AttributeError before."""
             self.need_open()
-            return object.__getattribute__(self, name)  # raises AttributeError, of a property's own where it did
+            return object.__getattribute__(self, name)  # raises AttributeError, a property's own where it raised one
 
 
 class OnHost(Closable):
-    """Base of engines whose state lives in host memory: they upload nothing and record nothing."""
+    """Base of engines whose state lives in host memory: they upload nothing and capture no graphs."""
 
     can_capture = False
     throttled_seconds = 0.0
@@ -102,41 +102,44 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The engine's name for people: `onnxruntime (cpu)`."""
+        """The engine's name as it is shown, such as `onnxruntime (cpu)`."""
         ...
 
     def prepare(self, gradients: bool, batch: int = 1) -> None:
-        """Load what calls of `batch` rows will need, so that none of them pays; with `gradients`, pullbacks too.
+        """Load what calls of `batch` rows need, so that the first is not slower; with `gradients`, for pullbacks too.
 
         Raises MissingExtra or BackendError where the backend has no gradient.
         """
         ...
 
     def asarray(self, x: Any) -> Array:
-        """Return `x` as a float32 array in the memory where this engine wants its state."""
+        """Return `x` as a float32 array in the memory where this engine keeps its state."""
         ...
 
     @property
     def room(self) -> Room:
-        """Bounds on its calls, where the plan takes images of any size."""
+        """Bounds on the calls, where the plan takes images of any size."""
         ...
 
     @property
     def can_capture(self) -> bool:
-        """Whether `capture` may give something."""
+        """Whether `capture` may return a function."""
         ...
 
     def upload(self, array: np.ndarray) -> Callable[[], Array]:
-        """Begin to upload a host array, and return a function that waits for `asarray`. From any thread."""
+        """Begin to upload a host array; return a function that waits for it and returns it, as `asarray` would.
+
+        Any thread may call it.
+        """
         ...
 
     def throttle(self) -> None:
-        """Throttle the host after a step: wait while it is more than a few steps ahead of the device."""
+        """Wait, after a step, while the host is more than a few steps ahead of the device."""
         ...
 
     @property
     def throttled_seconds(self) -> float:
-        """Seconds that the host has waited in `throttle`, all in all."""
+        """Total seconds that the host has waited in `throttle`."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
@@ -147,19 +150,19 @@ class Engine(Protocol):
         ...
 
     def predict(self, x: Array, t: Array) -> Prediction:
-        """One forward call, no gradient kept."""
+        """Run one forward call; keep no activations."""
         ...
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
-        """One forward call, and the vector-Jacobian product of `out` with respect to `x`, to be called once.
+        """Run one forward call; return its answer and the vector-Jacobian product of `out` in `x`, to be called once.
 
         Raises MissingExtra or BackendError where the backend has no gradient.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the network and of what calls have left, on the host and on a device: the memory is free on return.
+        """Free the network and the buffers of calls, on the host and on the device, before returning.
 
-        Calls after it raise BackendError; closing again does nothing.
+        Later calls raise BackendError; closing again does nothing.
         """
         ...

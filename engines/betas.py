@@ -1,4 +1,4 @@
-"""The schedule that a prior was trained with, as a diffusers scheduler config says it."""
+"""The noise schedule that a prior was trained with, read from a diffusers scheduler config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,15 @@ from .errors import InputError
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
-"""Words that a config may hold."""
+"""The values of `variance_type` that are understood."""
 UNSAID = {"beta_schedule": "linear", "prediction_type": "epsilon", "variance_type": "fixed_small"}
-"""Words that it is taken to hold where it says nothing."""
+"""Values of a config's entries that are absent: diffusers' defaults."""
 
 
 def train_betas(config: Mapping[str, Any]) -> np.ndarray:
-    """The training schedule's betas, (T_train,) float64, from a diffusers scheduler config.
+    """Return the training schedule's betas, (T_train,) float64, from a diffusers scheduler config.
 
-    Raises InputError for a schedule this package does not know.
+    Raises InputError for a schedule that this package does not know.
     """
     count = config.get("num_train_timesteps", 1000)
     if config.get("trained_betas") is not None:

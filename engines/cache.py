@@ -1,8 +1,8 @@
-"""Cache of what is slow to make, kept between processes: optimised graphs of onnxruntime, decompositions of matrices.
+"""Cache, on disk, of results that are slow to compute: onnxruntime's optimised graphs, decompositions of matrices.
 
-In $FRUGAL_RT_CACHE, by default frugal-rt/ in the user's cache folder; "off" keeps none. Anything in there may be
-deleted at any time. An entry is used only if it matches the SHA-256 written beside it. Each kind of entry has bytes of
-its own, so that many of one never push out another's.
+It lies in $FRUGAL_RT_CACHE, by default frugal-rt/ in the user's cache folder; "off" keeps nothing. Its files may be
+deleted at any time. An entry is used only if it matches the SHA-256 written beside it. Each kind of entry has its own
+limit in bytes, so that entries of one kind never displace those of another.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ from .machine import instructions, processor
 
 logger = logging.getLogger(__name__)
 LIMITS = {"graph": 2 << 30, "svd": 1 << 30, "kernels": 1 << 28, "speed": 1 << 20}
-"""Bytes kept of each kind at most; its entries used longest ago go first."""
+"""The most bytes kept of each kind; the entries used longest ago are removed first."""
 LARGEST = LIMITS["graph"] // 4
-"""Bytes of the weights whose graphs are worth an entry: a larger one would soon push out the others, and itself."""
+"""The most bytes of weights whose optimised graph is kept: a larger entry would soon displace all others."""
 
 
 def folder() -> Path | None:
-    """Folder of the entries, or None where caching is off."""
+    """Return the folder of the entries, or None where caching is off."""
     chosen = os.environ.get("FRUGAL_RT_CACHE")
     if chosen is not None:
         return None if chosen in ("", "off") else Path(chosen)
@@ -39,31 +39,34 @@ def folder() -> Path | None:
 
 
 def key(kind: str, *parts: str | Sequence[str]) -> str:
-    """The name of what was made from `parts`, in order, on this kind of CPU: every content, version and setting that
-    decides it, so that nobody's input can stand for another's. `kind` is one of LIMITS."""
+    """Return the name of the entry that was computed from `parts`, in order, on this kind of CPU.
+
+    `parts` are all contents, versions and settings that decide it, so that two inputs never share an entry. `kind` is
+    one of LIMITS.
+    """
     digest = hashlib.sha256(json.dumps([*parts, processor(), instructions()]).encode()).hexdigest()
     return f"{kind}-{digest[:40]}"
 
 
 def find(name: str) -> bytes | None:
-    """The entry, or None where there is none or it is not what was written."""
+    """Return the entry, or None where there is none or its bytes do not match their hash."""
     root = folder()
     if root is None:
         return None
     try:
         data, digest = (root / name).read_bytes(), (root / f"{name}.sha256").read_bytes()
     except OSError:
-        return None  # there is none
+        return None
     if hashlib.sha256(data).hexdigest().encode() != digest:
         logger.warning("the cache entry %s is damaged and is made again", name)
         return None
-    with contextlib.suppress(OSError):  # a cache that may only be read forgets nothing
+    with contextlib.suppress(OSError):  # a read-only cache removes nothing
         os.utime(root / name)
     return data
 
 
 def keep(name: str, write: Callable[[Path], object]) -> None:
-    """Let `write` make the entry's file. A cache that cannot be written is a slower start, not an error."""
+    """Let `write` write the entry's file. A cache that cannot be written is no error: the next start is slower."""
     root = folder()
     if root is None:
         return
@@ -84,14 +87,16 @@ def keep(name: str, write: Callable[[Path], object]) -> None:
 
 
 def _remove(entry: Path) -> None:
-    """Digest first."""
+    """Remove an entry and its digest, the digest first."""
     entry.with_name(f"{entry.name}.sha256").unlink(missing_ok=True)
     entry.unlink(missing_ok=True)
 
 
 def prune(root: Path, entries: Iterable[Path], limit: int, remove: Callable[[Path], object]) -> None:
-    """Entries, files or folders of them, beyond `limit` bytes go, those used longest ago first; and what an interrupted
-    process left in `root` a day ago or more."""
+    """Remove the entries (files or folders) used longest ago until the rest has at most `limit` bytes.
+
+    Remove also what an interrupted process left in `root` a day ago or earlier.
+    """
     for left in root.glob("tmp*"):
         if time.time() - left.stat().st_mtime > 86400:
             shutil.rmtree(left, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""List the backends that this machine can run, and the commands that bring the rest; imports no framework unasked."""
+"""List the backends that this machine can run, and the commands that install the others."""
 
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ class Finding(NamedTuple):
     backend: str
     usable: bool
     detail: str
-    """Versions where usable; else why not."""
+    """Versions where it is usable, otherwise the reason why it is not."""
     remedy: str
-    """The command or step that would bring it; empty where usable."""
+    """The command or step that would make it usable; empty where it is."""
 
 
 _A_GPU = "use a machine with an NVIDIA GPU and its driver"
@@ -27,7 +27,7 @@ _ONE_ONNXRUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 
 
 
 def findings() -> list[Finding]:
-    """The state of each backend of this machine, and of exporting."""
+    """Return the state of each backend on this machine, and of exporting."""
     from .tensorrt.library import FLAVOURS
 
     return [
@@ -97,7 +97,7 @@ def _openvino() -> Finding:
 
 
 def _measured() -> str:
-    """Say in a clause how fast the embedded priors were measured to be, and which backend auto takes for them."""
+    """Return a clause with the measured times of the embedded priors, and the backend that auto takes for them."""
     found = {name: recall(embedded_plan(name)) for name in FOLDERS}
     said = [
         f"{name} in {one.openvino / one.cpu:.2f} of cpu's time, auto takes {one.fastest}"

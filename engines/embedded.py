@@ -1,7 +1,7 @@
-"""Plans of the priors that ship in the package, made from their weights and ready graphs: no torch, nothing to fetch.
+"""Plans of the priors in the package, put together from their weights and their graphs, without torch or a download.
 
-Beside the weights of a prior lies ready.zip: the plan's manifest and graphs, and the header of its weights. The weights
-themselves are stored once, in half precision or in full, by diffusers' names.
+Beside the weights of a prior lies ready.zip (READY): the plan's manifest and graphs, and the header of its weights. The
+weights themselves are stored once, in half or full precision, under diffusers' names.
 """
 
 import json
@@ -19,22 +19,22 @@ from .plan import MANIFEST, WEIGHTS, Plan
 from .weights import read_safetensors
 
 FOLDERS = {name: Path(__file__).parents[1] / "export" / "priors" / name for name in ("photo", "celeba")}
-"""Folders of the embedded priors, by the names that stand for a plan where no file has that name."""
+"""Folders of the embedded priors, by name. A name stands for the plan where no file is called so."""
 READY = "ready.zip"
 HEADER = f"{WEIGHTS}.header"
-"""The member of READY in the weights' place: a safetensors file's first bytes, the header's length and the header."""
+"""The member of READY that stands for the weights: the first bytes of a safetensors file, up to the header's end."""
 STORED = "unet/diffusion_pytorch_model.safetensors"
 PREFIX = "unet."
 
 
 def open_plan(path: str | os.PathLike[str]) -> Plan:
-    """The plan at `path`, or the embedded prior's of that name where no such file exists. Raises PlanError."""
+    """Open the plan at `path`, or the embedded prior of that name where no such file exists. Raises PlanError."""
     name = os.fspath(path)
     return embedded_plan(name) if name in FOLDERS and not is_there(Path(path)) else Plan.open(path)
 
 
 def embedded_plan(name: str) -> Plan:
-    """The plan of an embedded prior, in memory: the bytes that exporting it gives. Raises PlanError."""
+    """Return the plan of an embedded prior, in memory, with the bytes that exporting it gives. Raises PlanError."""
     folder = FOLDERS[name]
     try:
         stored = read_safetensors(memoryview((folder / STORED).read_bytes()), f"the prior {name}")
@@ -46,14 +46,17 @@ def embedded_plan(name: str) -> Plan:
 
 
 def refilled(ready: Path, stored: Mapping[str, np.ndarray], name: str) -> Plan:
-    """The plan, in memory, that `frugal_rt.export.ready` emptied into the file `ready`, with its weights by diffusers'
-    names. Raises PlanError where they are not those it had, or the file is damaged."""
+    """Return the plan, in memory, that `frugal_rt.export.ready` packed into the file `ready` without its weights.
+
+    `stored` holds the weights by diffusers' names. Raises PlanError where they do not match the plan's hash, or the
+    file is damaged.
+    """
     try:
         with zipfile.ZipFile(ready) as archive:
             held = {one: archive.read(one) for one in archive.namelist()}
         manifest = json.loads(held.pop(MANIFEST))
         weights = _weights(held.pop(HEADER), {f"{PREFIX}{key}": array for key, array in stored.items()})
-        plan = Plan(manifest, {WEIGHTS: weights, **held}, name)  # in the order of the exporter
+        plan = Plan(manifest, {WEIGHTS: weights, **held}, name)  # in the exporter's order of members
         for member in plan.members:
             plan.member(member)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, struct.error) as error:
@@ -62,7 +65,7 @@ def refilled(ready: Path, stored: Mapping[str, np.ndarray], name: str) -> Plan:
 
 
 def _weights(header: bytes, stored: dict[str, np.ndarray]) -> bytearray:
-    """A safetensors file with that header, whose tensors are `stored` ones in the header's type."""
+    """Return a safetensors file with this header, whose tensors are the `stored` ones cast to the header's types."""
     tensors = {key: entry for key, entry in json.loads(header[8:]).items() if key != "__metadata__"}
     size = max(end for entry in tensors.values() for end in entry["data_offsets"][1:])
     data = bytearray(header) + bytearray(size)

@@ -8,14 +8,14 @@ from .array_api import Array
 
 
 class Embeddings:
-    """Rows (K,) of the plan's embedding graph by timestep; `compute` takes t (B,) int64 to (B, K)."""
+    """Cache of the plan's timestep embeddings, (K,) for each timestep; `compute` takes t (B,) int64 to (B, K)."""
 
     def __init__(self, compute: Callable[[np.ndarray], np.ndarray]):
         self._compute = compute
         self._rows: dict[int, np.ndarray] = {}
 
     def __call__(self, t: Array) -> np.ndarray:
-        """(B, K) for t (B,)."""
+        """Return the embeddings (B, K) of the timesteps t (B,)."""
         steps = [int(float(t[i])) for i in range(len(t))]
         new = sorted(set(steps) - self._rows.keys())
         if new:

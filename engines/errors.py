@@ -1,19 +1,19 @@
-"""The one family of errors. A message is a sentence or two for the user: what is wrong, and what to do.
+"""The package's errors. A message is a sentence or two for the user: what is wrong, and what to do.
 
-Each is also the error of Python's own that a caller expects: a ValueError, a TypeError, an OSError.
+Each class also derives from the built-in error that a caller expects, such as ValueError, TypeError or OSError.
 """
 
 
 class FrugalError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error that this package raises on purpose."""
 
 
 class InputError(FrugalError, ValueError):
-    """An image, a file or an option does not fit what was asked."""
+    """An image, a file or an option is not valid, or does not fit the others."""
 
 
 class KindError(InputError, TypeError):
-    """A value is of a type that is not taken, or an option of a name that is none."""
+    """A value has a type that is not accepted, or an option has an unknown name."""
 
 
 class FileError(FrugalError, OSError):
@@ -49,7 +49,7 @@ class BackendError(FrugalError):
 
 
 class MissingExtra(BackendError, ImportError):
-    """An optional dependency is not installed; the message carries the command that brings it."""
+    """An optional dependency is not installed; the message holds the command that installs it."""
 
     def __init__(self, what: str, module: str, extra: str):
         super().__init__(f"{what} needs {module}, which is not installed; run: pip install 'frugal-rt[{extra}]'")
@@ -62,11 +62,11 @@ class MissingExtra(BackendError, ImportError):
 
 
 class DivergedError(FrugalError):
-    """A restoration left the numbers (NaN, infinity) or collapsed to a constant image; nothing is returned."""
+    """A restoration became NaN or infinite, or collapsed to a constant image; nothing is returned."""
 
 
 class BusyError(FrugalError):
-    """A pool has as many images as it takes. `retry_after` is when to ask again, in seconds."""
+    """A pool's queue is full. `retry_after` is the number of seconds after which to ask again."""
 
     def __init__(self, message: str, retry_after: float):
         super().__init__(message)
@@ -77,20 +77,20 @@ class BusyError(FrugalError):
 
 
 class DeadlineError(FrugalError, TimeoutError):
-    """A restoration was not done by its deadline, and was stopped."""
+    """A restoration did not end by its deadline, and was stopped."""
 
 
 class Stopped(FrugalError):
-    """A network call was ended before it was done, as nobody waits for it any more."""
+    """A network call was interrupted, as nobody waits for its answer any more."""
 
     def __init__(self, why: str = "the call was stopped, as nobody waits for it"):
         super().__init__(why)
 
 
 class WorkerError(FrugalError):
-    """The process that restored died, and so did the one that tried again."""
+    """A worker process died during a restoration, and so did the one that tried it again."""
 
 
 def one_line(error: Exception) -> str:
-    """Return what an error of somebody else's library says, in one line without a full stop."""
+    """Return the message of another library's error, in one line without a full stop."""
     return " ".join(str(error).split()).rstrip(".")

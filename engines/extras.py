@@ -1,4 +1,4 @@
-"""Optional packages: which are installed, and the errors that name what would bring the others."""
+"""Optional packages: which are installed, and the errors that name the command for the others."""
 
 import importlib.metadata
 import importlib.util
@@ -11,12 +11,12 @@ EXPORT_MODULES = ("torch", "diffusers", "onnx", "onnxruntime")
 
 
 def installed(module: str) -> bool:
-    """Return whether a top-level module can be found here, whichever distribution brings it; it is not imported."""
+    """Return whether a top-level module is installed, by any distribution, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def version(distribution: str) -> str | None:
-    """Return the version of a distribution, or None: what to print, as its module may come from another."""
+    """Return the installed version of a distribution, or None. A module may come from another distribution."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -35,7 +35,7 @@ def require_export() -> None:
 
 
 def import_torch(what: str) -> Any:
-    """Import torch, or raise MissingExtra saying that `what` needs it."""
+    """Import torch, or raise MissingExtra with a message that `what` needs it."""
     try:
         import torch
     except ImportError as error:

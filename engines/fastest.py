@@ -1,6 +1,6 @@
-"""The backend that computes a plan fastest on this machine's CPU: measured once, and kept in the cache.
+"""The backend that runs a plan fastest on this machine's CPU, measured once and kept in the cache.
 
-OpenVINO in bfloat16 against onnxruntime in float32. Which one it is depends on the CPU and on the network.
+The candidates are OpenVINO in bfloat16 and onnxruntime in float32. The CPU and the network decide which is faster.
 """
 
 import contextlib
@@ -21,49 +21,48 @@ from .plan import WEIGHTS, Plan
 
 logger = logging.getLogger(__name__)
 EXACT = 0.05
-"""How far OpenVINO's answers may be from onnxruntime's, root mean square against them, to be exact enough. Those of the
-embedded priors are 0.004 to 0.03 apart, which changes results by less than 0.1 dB (docs/decisions/times.md)."""
+"""The largest relative root mean square difference between OpenVINO's answers and onnxruntime's that is accepted. The
+embedded priors have 0.004 to 0.03, which changes results by less than 0.1 dB (docs/decisions/times.md)."""
 WORTH = 0.9
-"""The share of onnxruntime's time that it may take at most to be taken: a smaller gain is not worth less exact answers.
-"""
+"""OpenVINO is taken if it needs at most this share of onnxruntime's time; a smaller gain is not worth its rounding."""
 SIDE = 128
-"""Height and width of the image that a plan for any size is measured on."""
+"""Height and width of the image on which a plan for any size is measured."""
 TRIALS = 3
 SLOW = 15.0
 """Seconds of a run on a CPU from which on a faster backend is recommended."""
 LOCK = "speed.lock"
 TIMES = (0.03, 0.3, 0.8)
-"""The shares of the training timesteps at which answers are compared."""
+"""Timesteps at which answers are compared, as shares of T_train."""
 
 Openers = Mapping[str, Callable[[], Engine]]
 
 
 class Measured(NamedTuple):
-    """Seconds that both took for a call, and how far apart their answers were."""
+    """Seconds of a call by each backend, and the difference between their answers."""
 
     cpu: float
     openvino: float
     apart: float
-    """Root mean square of the difference, against that of onnxruntime's answers; the largest over TIMES."""
+    """Root mean square of the difference, divided by that of onnxruntime's answer; the largest over TIMES."""
 
     @property
     def fastest(self) -> str:
-        """The name of the backend to take."""
+        """Return the name of the backend to take."""
         return "openvino" if self.openvino <= WORTH * self.cpu and self.apart <= EXACT else "cpu"
 
 
 def open_fastest(plan: Plan, openers: Openers) -> Engine:
-    """Open the faster of the backends "cpu" and "openvino", by `openers`, as measured here once for this plan.
+    """Open the faster of the backends "cpu" and "openvino" for this plan, by `openers`; measure once.
 
-    Without OpenVINO, bfloat16 or a cache to keep the answer in, "cpu" is taken unmeasured: each start would measure
-    again, and processes side by side might not agree.
+    Without OpenVINO, bfloat16 or a cache for the result, "cpu" is taken unmeasured. Without a cache each start would
+    measure again, and processes side by side might choose differently.
     """
     if not installed("openvino"):
         return openers["cpu"]()
     if (known := recall(plan)) is not None:
         return openers[known.fastest]()
     with _alone() as can_keep:
-        if (known := recall(plan)) is not None:  # another process measured it meanwhile
+        if (known := recall(plan)) is not None:  # another process has measured it meanwhile
             return openers[known.fastest]()
         cpu = openers["cpu"]()
         if not can_keep:
@@ -81,13 +80,13 @@ def open_fastest(plan: Plan, openers: Openers) -> Engine:
 
 
 def recall(plan: Plan) -> Measured | None:
-    """Return what was measured for a plan on this machine, None where nothing was."""
+    """Return the stored measurement of a plan on this machine, or None."""
     data = cache.find(_entry(plan))
     return None if data is None else Measured(**json.loads(data))
 
 
 def measure(plan: Plan, cpu: Engine, openvino: Engine) -> Measured:
-    """Time a forward call by both, in turns, and compare their answers."""
+    """Time forward calls by both engines, alternating, and compare their answers."""
     channels, height, width = plan.image_shape
     shape = (1, channels, height, width) if plan.stride is None else (1, channels, SIDE, SIDE)
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -126,14 +125,14 @@ def recommendation(ran_by: str, seconds: float) -> str | None:
 
 
 def _entry(plan: Plan) -> str:
-    """The name of the cache's entry: by the weights, the tools' versions and the cores."""
+    """Return the name of the cache entry, made from the weights, the libraries' versions and the number of cores."""
     tools = [f"{name} {version(name)}" for name in ("onnxruntime", "openvino")]
     return cache.key("speed", plan.manifest["members"][WEIGHTS]["sha256"], tools, str(machine.cores()))
 
 
 @contextlib.contextmanager
 def _alone() -> Iterator[bool]:
-    """Let one process at a time measure, and say whether what it finds can be kept."""
+    """Hold a lock so that one process at a time measures; yield whether the result can be kept."""
     root = cache.folder()
     if root is None:
         yield False
@@ -143,7 +142,7 @@ def _alone() -> Iterator[bool]:
 
         root.mkdir(parents=True, exist_ok=True)
         lock = os.open(root / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-    except (ImportError, OSError):  # a system without such locks, or a cache that may only be read
+    except (ImportError, OSError):  # a system without file locks, or a read-only cache
         yield False
         return
     try:

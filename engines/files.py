@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import contextlib
 import errno
@@ -20,15 +20,14 @@ except ImportError:  # Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
-"""The names of files that are being written."""
+"""Names of files that are being written."""
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a binary file that takes the place of `path` only when the block ends well.
+    """Open a binary file that replaces `path` when the block ends without an exception.
 
-    Whatever stood at `path` survives an exception, Ctrl-C or a full disk. Raises FileError, in one sentence, when
-    the system refuses.
+    After an exception, Ctrl-C or a full disk, the old file is still there. Raises FileError where the system refuses.
     """
     target = Path(path)
     draft, created = target, False
@@ -51,20 +50,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def _open_draft(target: Path) -> tuple[Path, IO[bytes]]:
-    """A new file beside `target`, locked as long as it is open. Raises OSError."""
+    """Make a file beside `target`, locked while it is open. Raises OSError."""
     while True:
-        draft = target.with_name(f".{target.name[:48]}.{secrets.token_hex(4)}.tmp")  # a character has up to 4 bytes
+        draft = target.with_name(f".{target.name[:48]}.{secrets.token_hex(4)}.tmp")  # names have at most 255 bytes
         file = draft.open("xb")
         if _lock(file) and os.fstat(file.fileno()).st_nlink:
             return draft, file
-        file.close()  # another process took it for one that was left, before it was locked
+        file.close()  # another process removed it as abandoned, before it was locked
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder; a file that is still being written is locked."""
+    """Remove the unfinished files of killed processes from a folder; files still being written are locked and stay."""
     if fcntl is None or not is_folder(folder):
         return
-    with contextlib.suppress(OSError):  # what may not be looked at or removed is in nobody's way
+    with contextlib.suppress(OSError):  # a file that may not be read or removed does no harm
         for draft in [one for one in folder.iterdir() if _DRAFT.fullmatch(one.name)]:
             with contextlib.suppress(OSError):
                 if stat.S_ISREG(draft.lstat().st_mode):
@@ -74,7 +73,7 @@ def remove_drafts(folder: Path) -> None:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Whether the file is locked now, or cannot be: other processes that ask are told no until it is closed."""
+    """Lock the file until it is closed; return whether this succeeded, or locks do not exist here."""
     if fcntl is None:
         return True
     try:
@@ -87,22 +86,22 @@ def _lock(file: IO[bytes]) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file or folder of that name; one that the system refuses, being too long, names none."""
+    """Return whether a file or folder has that name; False for a name that the system refuses, such as one too long."""
     return os.path.exists(path)  # noqa: PTH110 (pathlib raises for such a name)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder of that name, as `is_there`."""
+    """Return whether a folder has that name; False for a name that the system refuses."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_pipe(path: Path) -> bool:
-    """Whether a name is of a pipe, a terminal or another thing that can be read once: neither a file nor a folder."""
+    """Return whether the name is of something that can be read only once: a pipe, a terminal or a device."""
     return is_there(path) and not is_folder(path) and not os.path.isfile(path)  # noqa: PTH113
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes, which are never in memory at once. Raises OSError."""
+    """Hash a file in pieces, without reading it whole into memory. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -111,7 +110,7 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder and those above it, where they are not there. Raises FileError."""
+    """Make the folder and its parents, where they do not exist. Raises FileError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

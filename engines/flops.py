@@ -1,4 +1,4 @@
-"""How much arithmetic a prior's network takes."""
+"""The number of floating-point operations of a prior's network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,10 @@ from .torch.network import build_network
 
 
 def network_flops(manifest: Mapping[str, Any]) -> dict[str, int] | None:
-    """Floating-point operations for one image: `forward`, and `gradient`, what the gradient in x adds to it.
+    """Count the floating-point operations for one image: `forward`, and `gradient`, the additional ones of a pullback.
 
-    The image is of the plan's size, or where it takes any, of the size that it is measured with. Counted by torch on
-    shapes alone, a multiply-add as 2; normalisations and activations are left out. None where torch or diffusers is
-    missing.
+    The image has the plan's size, or for a plan of any size the one of `Plan.image_shape`. Torch counts on shapes
+    alone: a multiply-add is 2, normalisations and activations are left out. None where torch or diffusers is missing.
     """
     if not all(installed(name) for name in ("torch", "diffusers")):
         return None

@@ -1,7 +1,7 @@
-"""Check that a plan's graph holds the exporter's operations and the plan's own weights alone, each as it lies there.
+"""Check that a plan's graph holds nothing but the exporter's operations and references to the plan's own weights.
 
-A runtime that finds a tensor missing looks for it in the working directory; one that finds it twice takes either. So
-every initialiser is accounted for before a runtime sees the graph.
+A runtime looks for a missing tensor in the working directory, and takes either of two tensors of one name. So every
+initialiser is checked before a runtime reads the graph.
 """
 
 import math
@@ -21,12 +21,12 @@ _NAMES = (
     "Sqrt Sub Transpose Where"
 )
 OPERATIONS = frozenset(_NAMES.split())
-"""Operations that the exporter writes, or that stand in for half precision while it is measured. None of them holds a
-graph or reads a file."""
+"""Operations that the exporter writes, and those that emulate half precision when its error is measured. None of them
+contains a graph or reads a file."""
 _HELD = re.compile(r"constant:\d+|v:(axes|tiny)|round:[a-z]+")
-"""Names of the small tensors that the exporter writes into a graph; a parameter's has no colon."""
+"""Names of the small tensors that the exporter writes into a graph; the name of a weight has no colon."""
 _SIZES = {FLOAT: 4, INT64: 8}
-"""Bytes of their values."""
+"""Bytes of an element of those tensors, by type."""
 _TYPES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 """Element types of half precision, by their names in the manifest."""
 
@@ -38,10 +38,10 @@ def check_graph(
     file: str,
     label: str,
 ) -> None:
-    """Raise PlanError unless an ONNX graph is what its `entry` in the manifest says: the same inputs and outputs, and
-    the weights listed there, taken from `file`, and no others.
+    """Raise PlanError unless an ONNX graph matches its `entry` in the manifest.
 
-    `weights`: each tensor that lies in `file`, with its offset there. `label` names the graph for people.
+    It must have the inputs and outputs of the entry, and take exactly the listed weights, from `file`. `weights`: each
+    tensor of `file`, with its offset there. `label` is the graph's name in messages.
     """
     graph = read_graph(data, label)
     faults = (
@@ -56,7 +56,7 @@ def check_graph(
 
 
 def _surprises(graph: Graph) -> Iterator[str]:
-    """Yield a sentence's end for each thing in the graph itself that should not be there."""
+    """Yield the predicate of a sentence ("holds ...") for each operation or tensor that should not be in the graph."""
     for node in graph.nodes:
         if node.operation not in OPERATIONS:
             yield f"computes {node.operation!r}, an operation that no plan needs"
@@ -77,7 +77,7 @@ def _is_constant(one: Initialiser) -> bool:
 
 
 def _misplaced(graph: Graph, weights: Mapping[str, tuple[np.ndarray, int]], file: str) -> Iterator[str]:
-    """Initialisers that point elsewhere than at the weight of their name, the whole of it and nothing else."""
+    """Yield a predicate for each initialiser that does not refer to exactly the bytes of the weight of its name."""
     for one in graph.initialisers:
         if one.external is None:
             continue
@@ -95,7 +95,7 @@ def _misplaced(graph: Graph, weights: Mapping[str, tuple[np.ndarray, int]], file
 
 
 def _unlisted(graph: Graph, listed: Sequence[Any]) -> Iterator[str]:
-    """Weights that the graph takes and the manifest does not list, or the other way round."""
+    """Yield a predicate for each weight that only one of the graph and the manifest's list has."""
     taken = sorted(one.name for one in graph.initialisers if one.external is not None)
     names = [name for name in listed if isinstance(name, str)]
     if len(names) != len(listed) or sorted(names) != taken:
@@ -104,7 +104,7 @@ def _unlisted(graph: Graph, listed: Sequence[Any]) -> Iterator[str]:
 
 
 def _unsaid(graph: Graph, entry: Mapping[str, Any]) -> Iterator[str]:
-    """Inputs and outputs that are not those of the manifest, each with its type and shape."""
+    """Yield a predicate for each input or output whose name, type or shape is not the manifest's."""
     types = entry.get("types", {})
     for kind, there in (("inputs", graph.inputs), ("outputs", graph.outputs)):
         said = {

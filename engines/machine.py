@@ -1,6 +1,6 @@
-"""This machine's name, cores and memory, and its speed of multiplying, the scale for other measurements.
+"""This machine's processor, cores and memory, and the FLOP/s of its matrix products, which times are compared with.
 
-Imports torch when called.
+Torch is imported when a function needs it.
 """
 
 import os
@@ -20,22 +20,22 @@ from .extras import import_torch, installed, version
 SIZE = 2048
 """Side of the square fp32 matrices whose product is timed: 17 GFLOP, 17 MB each."""
 DEVICE_SIZE = 8192
-"""On a GPU, which is done with the smaller ones before it is warm: 1.1 TFLOP."""
+"""Side of the matrices on a GPU, where the product takes 1.1 TFLOP: SIZE is too small to reach its full clock."""
 TRIALS = 5
 UNKNOWN_MEMORY = 4 << 30
-"""Bytes that a machine is taken to have where its system does not say."""
+"""Bytes of memory that are assumed where the system does not tell."""
 THREADS = "FRUGAL_RT_THREADS"
-"""Names the variable that bounds `cores`, for those who share a machine without being bound to some of its cores."""
+"""The environment variable that bounds `cores`, for processes that share a machine's cores."""
 
 
 def processor() -> str:
-    """The CPU's model."""
+    """Return the CPU's model."""
     named = (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
 
 
 def instructions() -> str:
-    """The CPU's instruction sets, as the system names them; empty where it does not."""
+    """Return the CPU's instruction sets as the system names them; empty where it does not."""
     return "\n".join(sorted({line for line in _cpuinfo() if line.startswith("flags")}))
 
 
@@ -50,9 +50,9 @@ def _cpuinfo() -> list[str]:
 
 
 def cores() -> int:
-    """How many cores this process computes on: those that it may run on, or $FRUGAL_RT_THREADS where that is fewer.
+    """Return the number of cores to compute on: those this process may use, at most $FRUGAL_RT_THREADS.
 
-    Raises InputError where that is no number.
+    Raises InputError where the variable is no number of threads.
     """
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get(THREADS)
@@ -64,7 +64,7 @@ def cores() -> int:
 
 
 def memory() -> int:
-    """Bytes of memory that this process may have: the machine's, or what its container is limited to."""
+    """Return the bytes of memory that this process may use: the machine's, or its container's limit."""
     there = UNKNOWN_MEMORY
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -72,10 +72,10 @@ def memory() -> int:
 
 
 def memory_limits(listing: Path, root: Path) -> Iterator[int]:
-    """The memory limits of the control groups in `listing`, and of those that they lie in, below `root`.
+    """Yield the memory limits, in bytes, of the control groups in `listing` and of their parents, below `root`.
 
-    Of cgroup v2 (0::/a/b, in memory.max) and v1 (5:memory:/a/b, in memory/.../memory.limit_in_bytes). A container may
-    see its own group as the root, by another name or none.
+    Lines are cgroup v2's (0::/a/b, limit in memory.max) or v1's (5:memory:/a/b, limit in
+    memory/.../memory.limit_in_bytes). A container may see its own group as the root, under another name or none.
     """
     for line in listing.read_text().splitlines() if listing.is_file() else []:
         _, controllers, path = line.split(":", 2)
@@ -90,12 +90,12 @@ def memory_limits(listing: Path, root: Path) -> Iterator[int]:
 
 
 def gpu() -> str | None:
-    """The first CUDA device's name, asked of the driver; None where there is none."""
+    """Return the first CUDA device's name, read from the driver; None where there is none."""
     return next((device.name for device in nvidia.devices()), None)
 
 
 def torch_threads() -> int | None:
-    """How many threads torch computes with; None without torch."""
+    """Return the number of threads that torch computes with; None without torch."""
     return import_torch("Counting threads").get_num_threads() if _has_torch() else None
 
 
@@ -106,11 +106,11 @@ def versions() -> dict[str, str]:
 
 
 def peak_flops() -> dict[str, float]:
-    """The best FLOP/s of TRIALS large matrix products, by library, precision where that is not fp32, and device:
-    numpy (cpu), torch, bf16 (cuda), ...
+    """Measure the best FLOP/s of TRIALS large matrix products, by library, precision and device.
 
-    Several libraries, because numpy's and torch's own may leave half of a CPU's vector width unused where they do not
-    know it; oneDNN's product reached twice theirs on an AMD EPYC with AVX-512.
+    Keys are such as "numpy (cpu)" and "torch, bf16 (cuda)"; fp32 is left out of them. Several libraries are tried, as
+    numpy's and torch's products may use half of the vector width of a CPU that they do not know: oneDNN's product
+    reached twice theirs on an AMD EPYC with AVX-512.
     """
     return {name: 2 * size**3 / _best_seconds(product) for name, size, product in _products()}
 
@@ -127,7 +127,7 @@ def _products() -> Iterator[tuple[str, int, Callable[[], Any]]]:
     torch = import_torch("The peak")
     yield "torch (cpu)", SIZE, partial(_product, torch.from_numpy(a), torch.from_numpy(b))
     if torch.cuda.is_available():
-        random = torch.Generator("cuda")  # not torch's own, which a recording that failed may still hold
+        random = torch.Generator("cuda")  # not torch's default one, which a failed capture may still hold
         c, d = (torch.randn(DEVICE_SIZE, DEVICE_SIZE, device="cuda", generator=random) for _ in range(2))
         yield "torch (cuda)", DEVICE_SIZE, partial(_product, c, d)
         yield "torch, bf16 (cuda)", DEVICE_SIZE, partial(_product, c.bfloat16(), d.bfloat16())
@@ -137,7 +137,7 @@ def _products() -> Iterator[tuple[str, int, Callable[[], Any]]]:
 
 
 def _product(a: Any, b: Any) -> float:
-    return float((a @ b)[0, 0])  # reading one value waits for an asynchronous device
+    return float((a @ b)[0, 0])  # reading a value synchronises with the device
 
 
 def _best_seconds(call: Callable[[], Any]) -> float:

@@ -1,7 +1,7 @@
-"""The manifest of a plan: what it must say, each value within the range that its readers rely on.
+"""The manifest of a plan: its required entries, with the type and range of each.
 
-A plan may come from anybody. Whoever reads a manifest that `fault` finds nothing in computes with its numbers as they
-are: none is of another type, negative where it counts something, or so large that memory or time would end.
+A plan may come from anybody. After `fault` has found nothing, the rest of the code uses the manifest's numbers
+unchecked: no value has a wrong type, no count is negative, and none is so large that memory or time would run out.
 """
 
 import json
@@ -18,23 +18,23 @@ from .shapes import is_shape
 
 FORMAT = "frugal-rt plan"
 ONE_SIZE, ANY_SIZE = 2, 3
-"""Versions of the format: of a plan for images of one size, and of one for any. A plan has the
-lowest version whose readers can open it."""
+"""Versions of the format: a plan for images of one size, and one for images of any size. A plan has the lowest version
+whose readers can open it."""
 WEIGHTS = "weights.safetensors"
 HALVES = {"fp16": "float16", "bf16": "bfloat16"}
-"""The types of values that are not float32, by the precision of their graphs."""
+"""The type of the values that are not float32 in a graph of half precision, by its precision."""
 LONGEST_SIDE = 1 << 14
 MOST_STEPS = 10_000
-"""Training timesteps; the priors that are known have 1000 or 4000."""
+"""The most training timesteps; known priors have 1000 or 4000."""
 LEAST_SIGNAL = 1e-30
-"""abar at the last timestep, below which float32 has no 1 / abar."""
+"""The least abar at the last timestep; below it 1 / abar overflows in float32."""
 
 Check = Callable[[Any], bool]
-"""Says whether a value of parsed JSON is as it must be."""
+"""Returns whether a value of parsed JSON is valid."""
 
 
 def parse(data: bytes) -> Any:
-    """JSON's values. Raises ValueError for what is none, numbers that are none among them, or nested too deeply."""
+    """Parse JSON. Raises ValueError for bytes that are not JSON, for NaN and infinity, and for too deep a nesting."""
     try:
         return json.loads(data, parse_constant=_no_number)
     except RecursionError as error:
@@ -42,14 +42,14 @@ def parse(data: bytes) -> Any:
 
 
 def fault(manifest: Mapping[str, Any]) -> str:
-    """The first place in the manifest of a known version that is not as it must be, "image.height"; or nothing."""
+    """Return the path of the first invalid value in a manifest of a known version, such as "image.height", or ""."""
     version = manifest["format_version"]
     wrong = _mismatch(manifest, {**_MANIFEST, "image": _IMAGE[version]}) or _wrong_mixed(manifest.get("mixed", {}))
     return wrong or next(chain(_unlisted(manifest), _off_schedule(manifest), _misfits(manifest)), "")
 
 
 def graph_entries(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Every graph's entry, by its place in the manifest."""
+    """Return every graph's entry, by its path in the manifest."""
     found = {f"graphs.{name}": entry for name, entry in manifest["graphs"].items()}
     for precision, one in manifest.get("mixed", {}).items():
         for name in () if "refused" in one else _MIXED["graphs"]:
@@ -66,12 +66,12 @@ def _whole(least: int, most: int) -> Check:
 
 
 def _number(least: float, most: float) -> Check:
-    """Between the two, neither of them included."""
+    """Accept numbers between the two, exclusively."""
     return lambda value: type(value) in (int, float) and least < value < most
 
 
 def _text(most: int) -> Check:
-    """A text of so many characters at most, all of which UTF-8 has."""
+    """Accept a text of at most `most` characters that can be encoded in UTF-8."""
 
     def check(value: Any) -> bool:
         if type(value) is not str or len(value) > most:
@@ -86,7 +86,7 @@ def _text(most: int) -> Check:
 
 
 def _line(most: int) -> Check:
-    """A text without ends of lines."""
+    """Accept a text of one line."""
     return lambda value: _text(most)(value) and len(value.splitlines()) <= 1
 
 
@@ -107,7 +107,7 @@ def _is_sha256(value: Any) -> bool:
 
 
 def _is_option(value: Any) -> bool:
-    """Whether a network's config may have the value: what it counts it builds, and diffusers checks the words."""
+    """Return whether a network's config may hold the value. Numbers are bounded here; diffusers checks the words."""
     if type(value) is list:
         return len(value) <= 64 and all(type(one) is not list and _is_option(one) for one in value)
     if type(value) in (int, float):
@@ -116,7 +116,7 @@ def _is_option(value: Any) -> bool:
 
 
 def is_framing(value: Any) -> bool:
-    """Whether parsed JSON is {"centre": [x, y], "side": s} in shares of the image's side, as `--align` frames faces."""
+    """Return whether parsed JSON is a frame of `--align`: {"centre": [x, y], "side": s}, in shares of an image side."""
     if type(value) is not dict:
         return False
     centre = value.get("centre")
@@ -147,9 +147,9 @@ _MANIFEST: dict[str, Any] = {
     "precision": _one_of("float32"),
     "tools": {"*": _text(200)},
     "parity?": {"output?": _number(-1, math.inf), "gradient?": _number(-1, math.inf)},
-    "engines?": lambda value: type(value) is list,  # which `tensorrt.store` reads
+    "engines?": lambda value: type(value) is list,  # `tensorrt.store` checks its entries
 }
-"""Checks of a manifest's values; a key that ends in "?" may be absent, and "*" stands for every key there is."""
+"""Checks of a manifest's values. A key that ends in "?" may be absent, and "*" stands for every key."""
 _IMAGE: dict[int, dict[str, Any]] = {
     ONE_SIZE: {
         "channels": _whole(1, 16),
@@ -167,7 +167,7 @@ _IMAGE: dict[int, dict[str, Any]] = {
         "reach": _whole(1, LONGEST_SIDE),
     },
 }
-"""Checks of its `image`, by the format's version."""
+"""Checks of the manifest's `image`, by the format's version."""
 _MIXED = {
     "graphs": {
         name: {**_GRAPH, "types": {"*": _one_of(*HALVES.values())}, "member": _text(200)}
@@ -176,11 +176,11 @@ _MIXED = {
 }
 _MEASURED = {**_MIXED, "parity": {"output": _number(-1, math.inf), "gradient": _number(-1, math.inf)}}
 _REFUSED = {"refused": _text(1000)}
-"""Checks of a precision's entry under `mixed`, where there is one: it passes one of these."""
+"""Checks of an entry under `mixed` for a precision that was refused at export."""
 
 
 def _mismatch(value: Any, shape: Any, path: str = "") -> str:
-    """The first place where parsed JSON is not of `shape`, a Check or a mapping of keys to shapes; or nothing."""
+    """Return the path of the first value that does not fit `shape`, a Check or a mapping of keys to shapes; or ""."""
     if callable(shape):
         return "" if shape(value) else path
     if not isinstance(value, dict):
@@ -194,7 +194,7 @@ def _mismatch(value: Any, shape: Any, path: str = "") -> str:
 
 
 def _wrong_mixed(mixed: Any) -> str:
-    """The first place in `mixed` that is not as it must be, or nothing."""
+    """Return the path of the first invalid value in `mixed`, or ""."""
     if not isinstance(mixed, dict):
         return "mixed"
     for precision, one in mixed.items():
@@ -208,14 +208,14 @@ def _wrong_mixed(mixed: Any) -> str:
 
 
 def _unlisted(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Places that name a member there is none of."""
+    """Yield the paths of values that name a member which the plan does not list."""
     named = {f"{place}.member": entry["member"] for place, entry in graph_entries(manifest).items()}
     named[f"members.{WEIGHTS}"] = WEIGHTS
     yield from (place for place, member in named.items() if member not in manifest["members"])
 
 
 def _off_schedule(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Places of the schedule that contradict one another, or leave nothing of a picture."""
+    """Yield paths in the schedule whose values contradict others, or reduce abar below LEAST_SIGNAL."""
     schedule = manifest["schedule"]
     betas = schedule.get("trained_betas")
     if betas is not None and len(betas) != schedule["num_train_timesteps"]:
@@ -228,7 +228,7 @@ def _off_schedule(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _misfits(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Places where the image, the network and its graphs do not fit one another."""
+    """Yield paths where the image, the network and its graphs do not fit one another."""
     image, network = manifest["image"], manifest["network"]
     free = manifest["format_version"] == ANY_SIZE
     if free and image["side"] % image["stride"]:

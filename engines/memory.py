@@ -1,4 +1,4 @@
-"""Memory that calls use one after the other, and that the system gets back."""
+"""Memory that is reused from call to call, and memory that is returned to the system."""
 
 import contextlib
 import ctypes
@@ -12,9 +12,9 @@ BYTES_KEPT = 1 << 30
 
 
 class Free(Generic[T]):
-    """Store of objects not in use, by the rows and sides of the calls they serve: the SIZES_KEPT sizes used last.
+    """Pool of free objects, by the rows and sides of the calls that they serve. Thread-safe.
 
-    Beyond BYTES_KEPT only what was used last is kept. Safe between threads.
+    It keeps the SIZES_KEPT sizes used last; where they have more than BYTES_KEPT bytes, the last size alone.
     """
 
     def __init__(self) -> None:
@@ -22,13 +22,13 @@ class Free(Generic[T]):
         self._by_size: dict[Hashable, list[tuple[T, int]]] = {}
 
     def take(self, size: Hashable) -> T | None:
-        """Take one that is free, or None."""
+        """Take a free object of this size out of the pool; None where there is none."""
         with self._lock:
             free = self._by_size.get(size)
             return free.pop()[0] if free else None
 
     def give(self, size: Hashable, one: T, held: int = 0) -> None:
-        """Give `one`, which holds so many bytes, back; sizes not used for long are forgotten."""
+        """Return `one`, which holds `held` bytes, to the pool; the sizes used longest ago are dropped."""
         with self._lock:
             self._by_size[size] = [*self._by_size.pop(size, []), (one, held)]
             while len(self._by_size) > SIZES_KEPT or (len(self._by_size) > 1 and self._bytes() > BYTES_KEPT):
@@ -41,7 +41,9 @@ class Free(Generic[T]):
 
 
 def give_back() -> None:
-    """Let the system have what the C library keeps of freed memory, where that is glibc: opening onnxruntime's sessions
-    of a plan leaves more than twice its weights."""
+    """Return freed memory to the system by glibc's malloc_trim; do nothing with another C library.
+
+    Opening a plan's sessions in onnxruntime leaves more than twice the bytes of its weights.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,4 +1,4 @@
-"""The NVIDIA driver, asked through ctypes: no framework is imported, and none may be started before it answers."""
+"""The NVIDIA driver, called through ctypes, so that GPUs can be listed before any framework is imported."""
 
 import contextlib
 import ctypes
@@ -15,26 +15,28 @@ MAJOR, MINOR = 75, 76
 
 
 class Device(NamedTuple):
-    """One GPU."""
+    """A GPU."""
 
     number: int
-    """Among those this process sees: CUDA_VISIBLE_DEVICES hides others."""
+    """Its index among the devices that this process sees; CUDA_VISIBLE_DEVICES hides others."""
     name: str
     capability: str
     """Its compute capability, such as 9.0."""
     memory: int
-    """Bytes."""
+    """Bytes of its memory."""
 
 
 def devices() -> list[Device]:
-    """The GPUs that this process sees; none where there is no driver."""
+    """Return the GPUs that this process sees; none where there is no driver."""
     driver, _ = _open()
     return [_device(driver, index) for index in range(_count(driver))] if driver else []
 
 
 def visible(number: int) -> str:
-    """$CUDA_VISIBLE_DEVICES of a process that shall see one device alone, this process's `number`, which its own value
-    of it bounds and renumbers. Raises InputError where that has none of the number."""
+    """Return the $CUDA_VISIBLE_DEVICES with which a process sees one device alone, this process's device `number`.
+
+    This process's own value renumbers the devices. Raises InputError where it has no such device.
+    """
     listed = os.environ.get(VISIBLE)
     if listed is None:
         return str(number)
@@ -51,7 +53,7 @@ def trouble() -> str | None:
 
 
 def _open() -> tuple[Any, str | None]:
-    """libcuda, started, or why it is not."""
+    """Load and initialise libcuda; return it and None, or None and the reason."""
     driver = _load()
     if driver is None:
         return None, "no NVIDIA driver (libcuda) on this machine"
@@ -59,7 +61,7 @@ def _open() -> tuple[Any, str | None]:
 
 
 def _load() -> Any:
-    """libcuda, or None. The name that the driver installs comes first: find_library starts ldconfig or a compiler."""
+    """Load libcuda, or return None. The driver's own name comes first: find_library starts ldconfig or a compiler."""
     with contextlib.suppress(OSError):
         return ctypes.CDLL("libcuda.so.1")
     found = find_library("cuda") or find_library("nvcuda")

@@ -1,8 +1,8 @@
-"""A graph's ONNX bytes read without the onnx package, so that what a runtime will do is known before it is asked.
+"""A strict reader of ONNX graphs, without the onnx package: a graph is checked before a runtime loads it.
 
-Protocol buffers: a message is a row of fields, each a tag (number << 3 | wire type) and a varint, 4 or 8 bytes, or a
-length and so many bytes. Where protobuf is lenient this is strict, so that no runtime reads a graph in another way:
-`read_graph` takes the fields that frugal-rt's exporter writes and no others.
+A protocol buffers message is a sequence of fields: a tag (number << 3 | wire type), then a varint, 4 or 8 bytes, or a
+length and that many bytes. Protobuf is lenient where this reader is strict, so that no runtime can read a graph
+differently: `read_graph` takes the fields that frugal-rt's exporter writes and no others.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,18 +11,19 @@ from typing import Any, NamedTuple
 from .errors import PlanError
 
 FLOAT, INT64, FLOAT16, BFLOAT16 = 1, 7, 10, 16
-"""ONNX's numbers of element types."""
+"""ONNX's codes of element types."""
 EXTERNAL = 1
-"""The `data_location` of a tensor whose values lie in a file."""
+"""The `data_location` of a tensor whose values lie in a separate file."""
 DEEPEST = 100
-"""Messages within messages that protobuf takes."""
+"""The deepest nesting of messages that protobuf accepts."""
 LARGEST = 4 << 20
-"""Bytes of a graph without its weights; celeba's largest has 93 kB."""
+"""The most bytes of a graph without its weights; celeba's largest has 93 kB."""
 
 Message = dict[int, tuple[str, Any]]
-"""By number, a field's name and kind: `int`, `float`, `str`, `bytes`, or a Message; in a list where it repeats."""
+"""A field's name and kind by its number. Kinds are `int`, `float`, `str`, `bytes` and Message, in a list if
+repeated."""
 _WIRES = {int: 0, float: 5, str: 2, bytes: 2}
-"""The wire type of each; a Message's is that of bytes."""
+"""The wire type of each kind; a Message has that of bytes."""
 
 _PAIR: Message = {1: ("key", str), 2: ("value", str)}
 _OPSET: Message = {1: ("domain", str), 2: ("version", int)}
@@ -58,7 +59,7 @@ _MODEL: Message = {
     7: ("graph", _GRAPH),
     8: ("opset_import", [_OPSET]),
 }
-"""Fields that the exporter writes: no functions, no graphs or tensors in attributes, no sparse tensors, no domains."""
+"""Fields that the exporter writes: no functions, no graphs or tensors as attributes, no sparse tensors, no domains."""
 
 _ANY_TENSOR: Message = {13: ("external_data", [_PAIR])}
 _ANY_SPARSE: Message = {1: ("values", [_ANY_TENSOR]), 2: ("indices", [_ANY_TENSOR])}
@@ -82,19 +83,19 @@ _ANY_MODEL: Message = {
     20: ("training_info", [{1: ("initialization", [_ANY_GRAPH]), 2: ("algorithm", [_ANY_GRAPH])}]),
     25: ("functions", [{7: ("node", [_ANY_NODE]), 11: ("attribute_proto", [_ANY_ATTRIBUTE])}]),
 }
-"""Every way to a tensor in a model of anybody's; all repeat, as protobuf merges a field that comes twice."""
+"""Every path to a tensor in any ONNX model. All fields are repeated, as protobuf merges a field that comes twice."""
 
 
 class Initialiser(NamedTuple):
-    """A tensor that a graph holds, or says where it lies."""
+    """A tensor of a graph: its values, or the place where they lie."""
 
     name: str
     dims: tuple[int, ...]
     data_type: int
     held: int | None
-    """How many bytes of values the graph itself holds; None where it holds none."""
+    """Bytes of the values in the graph itself; None where it holds none."""
     external: dict[str, str] | None
-    """`location`, `offset` and `length` of its values; None where the graph does not point elsewhere."""
+    """`location`, `offset` and `length` of values outside the graph; None where it refers to none."""
 
 
 class Node(NamedTuple):
@@ -111,7 +112,7 @@ class Value(NamedTuple):
     name: str
     data_type: int
     dims: tuple[int | str, ...]
-    """Sizes, and the names of those that are free."""
+    """Sizes along the axes; a name where the size is free."""
 
 
 class Graph(NamedTuple):
@@ -124,9 +125,9 @@ class Graph(NamedTuple):
 
 
 def read_graph(data: memoryview, label: str) -> Graph:
-    """The graph of an ONNX model that holds nothing but what frugal-rt's exporter writes. `label` names it for people.
+    """Read the graph of an ONNX model in the form that frugal-rt's exporter writes. `label` is its name in messages.
 
-    Raises PlanError, in one sentence, for any other bytes.
+    Raises PlanError for any other bytes.
     """
     if len(data) > LARGEST:
         raise PlanError(f"{label} has {len(data)} bytes, and no graph of frugal-rt's has over {LARGEST}")
@@ -149,7 +150,7 @@ def _graph_value(one: Mapping[str, Any]) -> Value:
 
 
 def external_files(data: memoryview, label: str) -> list[str]:
-    """The files that a model's tensors are read from, wherever in it they stand. Raises PlanError where it is none."""
+    """List the files from which any ONNX model reads tensors. Raises PlanError for bytes that are no model."""
     model = _read(data, _ANY_MODEL, label, strict=False)
     if not model["graph"]:
         raise PlanError(f"{label} holds no graph")
@@ -159,7 +160,7 @@ def external_files(data: memoryview, label: str) -> list[str]:
 def _initialiser(tensor: Mapping[str, Any]) -> Initialiser:
     values, pairs, place = tensor.get("raw_data"), tensor["external_data"], tensor.get("data_location", 0)
     told = {one.get("key", ""): one.get("value", "") for one in pairs}
-    clear = place == EXTERNAL and len(told) == len(pairs)  # of a key that comes twice a runtime may take either
+    clear = place == EXTERNAL and len(told) == len(pairs)  # a runtime may take either value of a doubled key
     return Initialiser(
         name=tensor.get("name", ""),
         dims=tuple(tensor["dims"]),
@@ -170,7 +171,7 @@ def _initialiser(tensor: Mapping[str, Any]) -> Initialiser:
 
 
 def _pairs(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The external data of every tensor below."""
+    """Yield the external data of every tensor in a message."""
     for name, values in message.items():
         if name == "external_data":
             yield from values
@@ -190,11 +191,11 @@ def _read(data: memoryview, message: Message, label: str, strict: bool = True) -
 
 
 class _Unreadable(Exception):
-    """Says what is wrong with the bytes."""
+    """An error whose message says what is wrong with the bytes."""
 
 
 def _decoded(data: memoryview, message: Message, strict: bool, depth: int = 0) -> dict[str, Any]:
-    """The fields of a message by name; those that `message` does not have are refused if `strict`, else passed over."""
+    """Decode a message's fields by name. Fields unknown to `message` are refused if `strict`, otherwise skipped."""
     if depth > DEEPEST:
         raise _Unreadable("it is nested too deeply")
     found: dict[str, Any] = {name: [] for name, kind in message.values() if isinstance(kind, list)}
@@ -230,7 +231,7 @@ def _value(value: Any, kind: Any, strict: bool, depth: int) -> Any:
 
 
 def _packed(data: memoryview) -> list[int]:
-    """Whole numbers one after the other, as protobuf may write those that repeat."""
+    """Decode a packed field: repeated varints in one run of bytes."""
     values, at = [], 0
     while at < len(data):
         value, at = _varint(data, at)
@@ -243,7 +244,7 @@ def _signed(value: int) -> int:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
-    """Number, wire type and value of each field: a whole number, or the bytes."""
+    """Yield the number, wire type and value of each field. A value is a whole number or bytes."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -267,8 +268,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A whole number below 2^64 in groups of 7 bits, the lowest first, and where it ends. Raises IndexError."""
-    if data[at] < 0x80:  # most of them
+    """Decode a varint (below 2^64, groups of 7 bits, the lowest first); return it and its end. Raises IndexError."""
+    if data[at] < 0x80:  # the commonest case
         return data[at], at + 1
     value = shift = 0
     while True:

@@ -1,4 +1,4 @@
-"""The plan's graphs in OpenVINO, in bfloat16, for CPUs that multiply it natively: faster and less exact."""
+"""The plan's graphs in OpenVINO, for CPUs with bfloat16 arithmetic: faster than float32, and less exact."""
 
 import contextlib
 import functools
@@ -21,12 +21,13 @@ from .plan import WEIGHTS, Plan
 
 GRAPHS = ("embedding", "forward", "pullback")
 GRAPHS_KEPT = 15
-"""Compiled graphs kept, three for each batch size of 1, 2, 4, 8, 16: each holds the weights two to four times more."""
+"""Compiled graphs kept: three for each batch size of 1, 2, 4, 8, 16. Each holds two to four further copies of the
+weights."""
 _first_types = threading.Lock()
 
 
 def import_openvino() -> Any:
-    """The openvino module, on a CPU that has bfloat16. Raises MissingExtra or BackendError."""
+    """Import openvino. Raises MissingExtra, or BackendError on a CPU without bfloat16 arithmetic."""
     try:
         import openvino
     except ImportError as error:
@@ -41,17 +42,18 @@ def import_openvino() -> Any:
 class OpenVinoEngine(OnHost):
     """Forward calls and pullbacks with weights and activations in bfloat16. State lives in float32 numpy arrays.
 
-    Graphs are compiled for each batch size when it is first met: a second or two each time. Of a plan for images of any
-    size they are compiled once, for any rows and sides. (Measured on photo: 5% slower than for one size from 256x256
-    on, 20% at 64x64; for each size more it would be a second or two, and 90 to 150 MB a graph.)
+    Graphs are compiled for each batch size at its first call, in a second or two. The graphs of a plan for images of
+    any size are compiled once, for all rows and sides. Measured on photo, such a graph is 5% slower than one for a
+    single size from 256x256 on, and 20% slower at 64x64; graphs for each size would take a second or two and 90 to 150
+    MB each.
     """
 
     def __init__(self, plan: Plan):
         core = import_openvino().Core()
         self._entries = {graph: plan.manifest["graphs"][graph] for graph in GRAPHS}
         self._any_size = plan.stride is not None
-        with tempfile.TemporaryDirectory() as folder:  # OpenVINO takes external weights from files only
-            files = {graph: Path(folder) / f"{graph}.onnx" for graph in GRAPHS}  # named by us, whatever the plan says
+        with tempfile.TemporaryDirectory() as folder:  # OpenVINO reads external weights from files only
+            files = {graph: Path(folder) / f"{graph}.onnx" for graph in GRAPHS}  # our names, not the plan's
             for graph, entry in self._entries.items():
                 files[graph].write_bytes(plan.graph(entry))
             (Path(folder) / WEIGHTS).write_bytes(plan.member(WEIGHTS))
@@ -60,7 +62,7 @@ class OpenVinoEngine(OnHost):
             except RuntimeError as error:
                 raise PlanError(f"{plan.source}: OpenVINO cannot load its graphs: {one_line(error)}") from error
         handed_over = [name for name in self._entries["pullback"]["inputs"] if name.startswith("kept:")]
-        # Both hold what they need and not the engine: a cycle would keep its memory until Python looks for cycles.
+        # Neither refers to the engine: a reference cycle would hold its memory until the next garbage collection.
         self._compiled = functools.lru_cache(GRAPHS_KEPT)(functools.partial(_compile, core, models, handed_over))
         embedding = core.compile_model(models["embedding"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         self._embed = Embeddings(functools.partial(_embed, embedding))
@@ -84,7 +86,7 @@ class OpenVinoEngine(OnHost):
 
     def pullback(self, x: Array, t: Array) -> tuple[Prediction, Pull]:
         embedding = self._embed(t)
-        lent = contextlib.ExitStack()  # what the forward graph wrote is read by the pull, and then free again
+        lent = contextlib.ExitStack()  # the pull reads the forward request's outputs, and then frees the request
         forward = lent.enter_context(self._request("forward", "all", x))
         _infer(forward, x=self.asarray(x), embedding=embedding)
 
@@ -108,7 +110,7 @@ class OpenVinoEngine(OnHost):
 
     @contextlib.contextmanager
     def _request(self, graph: str, outputs: str, x: Array) -> Iterator[Any]:
-        """A request for a call of `x` that nobody else uses meanwhile: it owns the memory of its results."""
+        """Yield an inference request for a call of `x`, for exclusive use: it owns the memory of its results."""
         compiled, free = self._compiled(graph, outputs, self._rows(len(x)))
         size = len(x), *x.shape[2:]
         request = free.take(size) or compiled.create_infer_request()
@@ -123,11 +125,11 @@ def _infer(request: Any, **values: Any) -> None:
             request.infer(values, share_inputs=True)
             return
         stopping.check()
-        request.start_async(values, share_inputs=True)  # one that has not started cannot be ended
+        request.start_async(values, share_inputs=True)  # a request can be cancelled only after its start
         try:
             with stop.ending(request.cancel):
                 request.wait()
-        except Stopped:  # between its start and the line above
+        except Stopped:  # asked for between the start and `ending`
             request.cancel()
             with contextlib.suppress(RuntimeError):
                 request.wait()
@@ -145,17 +147,17 @@ def _embed(compiled: Any, t: np.ndarray) -> np.ndarray:
 
 
 def _copied(request: Any, name: str) -> np.ndarray:
-    """Return a result in memory of its own: the request's is overwritten by its next call."""
+    """Return a copy of a result: the request's next call overwrites its memory."""
     return np.array(request.get_tensor(name).data)
 
 
 def _compile(
     core: Any, models: Mapping[str, Any], handed_over: Sequence[str], graph: str, outputs: str, rows: int | None
 ) -> tuple[Any, Free[Any]]:
-    """A graph for one number of rows, or for any rows and sides; with "all" its outputs or the network's "answers"
-    alone; and its free requests.
+    """Compile a graph for a number of rows, or for any rows and sides (None); return it and the pool of its requests.
 
-    What one graph hands to the other stays in bfloat16.
+    outputs: "all", or "answers" for the network's answers alone. Activations that the forward graph hands to the
+    pullback graph stay in bfloat16.
     """
     import openvino as ov
 

@@ -1,9 +1,11 @@
-"""An engine for images of any size, around one whose plan takes multiples of a stride: reflected up to one at its right
-and lower border, and run whole, or above a number of pixels in large tiles.
+"""An engine for images of any size, around one whose plan takes multiples of a stride.
 
-A pixel depends on no other farther away than the network's reach, but for the mean and variance of its norms. So tiles
-that overlap by twice the reach say of every pixel what the whole image would, where one of them has all that it depends
-on; norms over a large tile differ little from those over the image.
+The image is reflected at its right and lower border up to the next multiple. It is run whole, or, above a number of
+pixels, in large tiles.
+
+An output pixel depends on input pixels within the network's reach, and on the mean and variance in normalisation
+layers. Tiles overlap by twice the reach, so that some tile holds all pixels that an output pixel depends on, and its
+answer there is that of the whole image. The statistics over a large tile differ little from those over the image.
 """
 
 import functools
@@ -21,22 +23,22 @@ from .shapes import sized
 from .tiled import Tiled
 
 SHARE = 0.5
-"""Share of the memory that a call may take."""
+"""The share of `Room.memory` that a call may take."""
 WORK = 5
-"""Times the activations that a pullback reads, in float32, that a call with a gradient takes. Measured on photo, whose
-activations are 0.98 KB a pixel: onnxruntime 4.2, OpenVINO in bfloat16 2.6."""
+"""The memory of a call with a gradient, divided by the float32 activations that its pullback reads. Measured on photo,
+whose activations take 0.98 KB a pixel: 4.2 by onnxruntime, 2.6 by OpenVINO in bfloat16."""
 GRAIN = 64
-"""Pixels that the sides of tiles are multiples of."""
+"""The sides of tiles are multiples of this many pixels."""
 BLEND = 32
-"""Pixels over which neighbouring tiles are blended, outside the reach of their ends."""
+"""Pixels over which neighbouring tiles are blended, beyond the reach of their borders."""
 
 
 class Padded:
-    """`engine`, of a plan for images of any size, on images of `image` (C, H, W). To close one is to close the other.
+    """An engine for images of shape `image` (C, H, W), around the `engine` of a plan for any size; it closes with that.
 
-    most: pixels of a network call at most; None takes as many as the memory allows. tile: height and width of the
-    tiles, to repeat what was run in such. `on_tiles` as of `Tiled`. Raises InputError for an image without pixels or of
-    other channels, and for tiles that cannot be.
+    most: the most pixels of a network call; None: as many as the memory allows. tile: height and width of the tiles, to
+    repeat an earlier run. on_tiles: as in `Tiled`. Raises InputError for an image without pixels or with other
+    channels, and for tiles that do not fit the image or the memory.
     """
 
     def __init__(
@@ -66,9 +68,9 @@ class Padded:
             sides = tile
         tiles = channels, *sides
         self.tile: tuple[int, int] | None = None
-        """Height and width of the tiles; None where images are run whole."""
+        """Height and width of the tiles in pixels; None where images are run whole."""
         self.rows = max(1, most // math.prod(sides))
-        """Images that a call has room for."""
+        """The most images of a call."""
         inner = engine
         if tiles != self._padded:
             self.tile = sides
@@ -88,7 +90,7 @@ class Padded:
 
     @property
     def tiles(self) -> int:
-        """How many there are; 1 where images are run whole."""
+        """The number of tiles of an image; 1 where images are run whole."""
         return self._inner.tiles if isinstance(self._inner, Tiled) else 1
 
     @property
@@ -103,7 +105,7 @@ class Padded:
         return self._cut(prediction), lambda v: self._folded(pull(self._widened(v)))
 
     def _reflected(self, x: Array) -> Array:
-        """(B, C, H, W) up to the engine's size: rows and columns beyond the border mirror those before it."""
+        """Pad (B, C, H, W) to the engine's size by reflection at the right and lower border."""
         xp = array_namespace(x)
         for axis in (2, 3):
             runs = reflections(self._image[axis - 1], self._padded[axis - 1])
@@ -114,7 +116,7 @@ class Padded:
         return x
 
     def _folded(self, v: Array) -> Array:
-        """The transpose of `_reflected`: what came of a mirrored pixel is added to the pixel."""
+        """Apply the transpose of `_reflected`: add the cotangent of a mirrored pixel to that of its source."""
         xp = array_namespace(v)
         for axis in (3, 2):
             length = self._image[axis - 1]
@@ -130,7 +132,7 @@ class Padded:
         return v
 
     def _widened(self, v: Array) -> Array:
-        """The transpose of `_cut`: nothing comes of the pixels beyond the border."""
+        """Apply the transpose of `_cut`: pad with zeros."""
         _, height, width = self._image
         if v.shape[2:] == self._padded[1:]:
             return v
@@ -146,16 +148,16 @@ class Padded:
 
 
 class Run(NamedTuple):
-    """Pixels along an axis that are repeated beyond the border, backwards where they are `turned`."""
+    """A run of pixels along an axis, copied beyond the border; in reverse order where `turned`."""
 
     source: slice
     turned: bool
 
 
 def reflections(length: int, padded: int) -> Iterator[Run]:
-    """Yield the runs that pad `length` pixels to `padded`, as numpy's and torch's "reflect": the last is not repeated.
+    """Yield the runs that pad `length` pixels to `padded`, as numpy's and torch's "reflect" do.
 
-    A single pixel is.
+    The last pixel is not repeated, except where it is the only one.
     """
     missing, turned = padded - length, True
     while missing > 0:
@@ -166,16 +168,17 @@ def reflections(length: int, padded: int) -> Iterator[Run]:
 
 
 def bytes_a_pixel(plan: Plan) -> float:
-    """Memory that a call with a gradient takes for each pixel of its images."""
+    """Return the bytes that a call with a gradient takes for each pixel of its images."""
     side = plan.image_shape[1]
     outputs = plan.manifest["graphs"]["forward"]["outputs"].values()
     return WORK * sum(4 * math.prod(sized(shape, 1, side, side)) for shape in outputs) / side**2
 
 
 def tile_sides(image: tuple[int, int], most: int, longest: int | None, least: int, grain: int) -> tuple[int, int]:
-    """Height and width of tiles of at most so many pixels and so long a side: those of the image itself where it fits.
+    """Return the height and width of tiles of at most `most` pixels, whose sides are at most `longest`.
 
-    Otherwise multiples of `grain`, and of `least` pixels, as smaller tiles would be more overlap than image.
+    An image that fits is one tile. Otherwise sides are multiples of `grain`, at least `least` pixels long, as smaller
+    tiles would consist of overlap.
     """
     height, width = image
     longest = longest or max(image)
@@ -183,7 +186,7 @@ def tile_sides(image: tuple[int, int], most: int, longest: int | None, least: in
         return image
 
     def side(n: int, pixels: int) -> int:
-        """Along a side of `n`, where a tile has room for so many."""
+        """Return a tile's length along an image side of `n`, where it may have `pixels`."""
         return min(n, max(min(pixels, longest) // grain * grain, -(-least // grain) * grain))
 
     square = math.isqrt(most)
@@ -195,14 +198,15 @@ def tile_sides(image: tuple[int, int], most: int, longest: int | None, least: in
 
 
 def is_tile(tile: tuple[int, int], image: tuple[int, int], most: int, stride: int, least: int) -> bool:
-    """Whether an image can be run in such tiles, multiples of the stride, of at most so many pixels."""
+    """Return whether an image can be run in tiles of this size: multiples of the stride, of at most `most` pixels."""
     sides = [side == n or (least <= side < n and side % stride == 0) for side, n in zip(tile, image, strict=True)]
     return all(sides) and math.prod(tile) <= max(most, (least + GRAIN + stride) ** 2)
 
 
 def far_shares(length: int, tile: int, reach: int, stride: int) -> dict[int, np.ndarray]:
-    """The starts of tiles along a side of `length` pixels, multiples of `stride`, and each one's say (tile,) in its
-    pixels, as of `tile_shares`: none in those within `reach` of an end that is not the image's.
+    """Return the starts of tiles along a side of `length` pixels, and each tile's weights (tile,), as `tile_shares`.
+
+    Starts are multiples of `stride`. A tile has weight 0 within `reach` of its borders, where they are not the image's.
     """
     count = 1 + math.ceil((length - tile) / (tile - 2 * reach - BLEND - stride))
     starts = [round(start / stride) * stride for start in np.linspace(0, length - tile, count)]
@@ -217,5 +221,5 @@ def far_shares(length: int, tile: int, reach: int, stride: int) -> dict[int, np.
 
 
 def _at(axis: int, part: slice) -> tuple[slice, ...]:
-    """The index of `part` along an axis."""
+    """Return the index that takes `part` along an axis."""
     return (*[slice(None)] * axis, part)

@@ -1,7 +1,7 @@
 """The plan: one file that holds a prior's weights (once), its graphs, and the manifest that describes them.
 
-A plan is a zip archive of stored members, each starting on a 64-byte boundary, so that any zip tool opens it and this
-module takes it as it lies: weights are views into the file, never unpacked. `docs/plan-format.md` is the specification.
+A plan is a zip archive of uncompressed members, each starting on a 64-byte boundary. Any zip tool opens it, and this
+module maps it: weights are views into the file, never unpacked. `docs/plan-format.md` is the specification.
 """
 
 import hashlib
@@ -32,23 +32,24 @@ __all__ = ["ALIGNMENT", "ANY_SIZE", "FORMAT", "MANIFEST", "ONE_SIZE", "WEIGHTS",
 ALIGNMENT = 64
 MANIFEST = "manifest.json"
 IN_MEMORY = 512 << 20
-"""Bytes of a file up to which it is read; a larger one is mapped, and must not be written over while it is open."""
+"""Bytes up to which a file is read into memory. A larger one is mapped, and must not be overwritten while it is
+open."""
 
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _MANIFEST_LIMIT = 4 << 20
-"""Bytes of a manifest, and of a zip archive's directory."""
+"""The most bytes of a manifest, and of a zip archive's directory."""
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
 _LARGE = 1 << 30
-"""Bytes from which a member's size is written in 64 bits; the classic field ends at 4 GiB, zipfile's use of it at 2."""
+"""Bytes from which a member's size is written in 64 bits. The 32-bit field ends at 4 GiB, zipfile's use of it at 2."""
 _ZIP64_EXTRA = 20
-"""Bytes that such a size adds to the local header (APPNOTE.TXT 4.5.3)."""
+"""Bytes that a 64-bit size adds to the local header (APPNOTE.TXT 4.5.3)."""
 
 _REMEDY = "make a plan with: frugal-rt export --model celeba"
 _DAMAGE: tuple[type[Exception], ...] = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
     *(LookupError, TypeError, ValueError, ArithmeticError, RuntimeError),
 )
-"""Errors of zipfile and struct over bytes that are no archive of ours."""
+"""Errors that zipfile and struct raise for damaged bytes."""
 
 Buffer = memoryview | bytes | bytearray
 
@@ -56,8 +57,8 @@ Buffer = memoryview | bytes | bytearray
 class Plan:
     """A manifest and its members, in memory or mapped from a file.
 
-    `manifest` is the parsed JSON. Members are read by name; each is checked against its SHA-256 the first time it is
-    read. Build one from buffers to save it, or `Plan.open` a file.
+    `manifest` is the parsed JSON. Members are read by name; each is checked against its SHA-256 at its first read. Make
+    a plan from buffers to save it, or open a file by `Plan.open`.
     """
 
     def __init__(self, manifest: Mapping[str, Any], members: Mapping[str, Buffer], source: str = "the plan"):
@@ -75,7 +76,7 @@ class Plan:
     def open(cls, path: str | os.PathLike[str]) -> "Plan":
         """Read the plan at `path`, or map it where it is large.
 
-        Raises PlanError, one sentence that says what the file is or where it is broken.
+        Raises PlanError, which says what the file is or where it is damaged.
         """
         source = Path(path).name
         data = _read(Path(path), source)
@@ -99,20 +100,20 @@ class Plan:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images that the prior makes; a prior of any size has the shape that it is measured with."""
+        """(C, H, W) of the prior's images; for a prior of any size, the shape with which it is measured."""
         image = self.manifest["image"]
         side = image.get("side")
         return image["channels"], image["height"] or side, image["width"] or side
 
     @property
     def stride(self) -> int | None:
-        """Pixels that the sides of its images must be multiples of; None where all images have one size."""
+        """Pixels that the sides of images must be multiples of; None where all images have one size."""
         stride: int | None = self.manifest["image"].get("stride")
         return stride
 
     @property
     def size(self) -> str:
-        """The size of its images, for people."""
+        """The size of the prior's images as it is shown."""
         channels, height, width = self.image_shape
         if self.stride is None:
             return f"{channels}x{height}x{width}"
@@ -120,15 +121,15 @@ class Plan:
 
     @property
     def reach(self) -> int:
-        """Pixels from a pixel of an answer to the farthest one that it depends on, norms left aside.
+        """The network's reach: pixels from an output pixel to the farthest input pixel it depends on.
 
-        Only plans for images of any size have it.
+        Normalisation layers, which depend on all pixels, are left aside. Only plans for images of any size have it.
         """
         reach: int = self.manifest["image"]["reach"]
         return reach
 
     def member(self, name: str) -> memoryview:
-        """The bytes of a member, checked against the manifest's SHA-256. Raises PlanError."""
+        """Return the bytes of a member, checked against the manifest's SHA-256. Raises PlanError."""
         held = self._held()
         if name not in held:
             raise PlanError(f"{self.source} holds no member {name}; it has {', '.join(held)}")
@@ -142,30 +143,27 @@ class Plan:
         return held[name]
 
     def graph(self, entry: Mapping[str, Any]) -> bytes:
-        """The ONNX bytes of a graph, by its entry in the manifest: it takes the plan's weights and reads nothing else.
+        """Return the ONNX bytes of a graph, by its entry in the manifest.
 
-        Raises PlanError where it would, and where `member` does.
+        Raises PlanError where `member` does, and for a graph that would read anything but the plan's weights.
         """
         data, weights = self.member(entry["member"]), read_safetensors(self.member(WEIGHTS), self.source)
         check_graph(data, entry, weights, WEIGHTS, f"{self.source}: {entry['member']}")
         return bytes(data)
 
     def check(self) -> None:
-        """Check every member and every graph, those in half precision too, as they are when they are used.
-
-        Raises PlanError.
-        """
+        """Check every member and every graph, of all precisions. Raises PlanError."""
         for name in self.members:
             self.member(name)
         for entry in graph_entries(self.manifest).values():
             self.graph(entry)
 
     def close(self) -> None:
-        """Let go of the members. A file's mapping goes once no array of `tensors` is left, and the manifest stays."""
+        """Release the members, but not the manifest. A mapped file is unmapped once no array of `tensors` is left."""
         self._members = None
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """The weights by name, as arrays over the plan's own memory. Raises PlanError."""
+        """Return the weights by name, as views of the plan's memory. Raises PlanError."""
         return {name: array for name, (array, _) in read_safetensors(self.member(WEIGHTS), self.source).items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -182,7 +180,10 @@ class Plan:
                     member.write(data)
 
     def extract(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write every member, checked, into `folder` (made if need be; existing files are not touched)."""
+        """Write every member, checked, into `folder`, which is made if needed; return the files.
+
+        Raises FileError where a file of that name exists.
+        """
         root = Path(folder)
         targets = {root / MANIFEST: self.manifest_bytes(), **{root / name: self.member(name) for name in self.members}}
         taken = [str(target) for target in targets if target.exists()]
@@ -203,7 +204,7 @@ class Plan:
         return self._members
 
     def manifest_bytes(self) -> memoryview:
-        """The manifest as it is written."""
+        """Return the manifest as it is written."""
         return memoryview(json.dumps(self.manifest, indent=2, sort_keys=True).encode() + b"\n")
 
 
@@ -212,7 +213,7 @@ def _sha256(data: Buffer) -> str:
 
 
 class _Reader(io.RawIOBase):
-    """A buffer as zipfile reads an archive: no more at once than a directory or a manifest may have."""
+    """A buffer as a file for zipfile, which refuses to read more at once than _MANIFEST_LIMIT."""
 
     def __init__(self, data: memoryview):
         self._data, self._at = data, 0
@@ -238,7 +239,7 @@ class _Reader(io.RawIOBase):
 
 
 def _read(path: Path, source: str) -> memoryview:
-    """The bytes of a plan's file. Raises UnreadablePlan or PlanError, at once where it is no file."""
+    """Read or map a plan's file. Raises UnreadablePlan, or PlanError where it is no file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise PlanError(f"{source} is a folder, a pipe or a device, and a plan is a file; {_REMEDY}")
@@ -248,7 +249,7 @@ def _read(path: Path, source: str) -> memoryview:
                 raise PlanError(f"{source} is empty; {_REMEDY}")
             if size > IN_MEMORY:
                 return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-            held = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)  # as aligned as the file
+            held = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)  # anonymous memory, aligned to a page like the file
             file.readinto(held)
             return memoryview(held)
     except FileNotFoundError:
@@ -261,7 +262,7 @@ def _read(path: Path, source: str) -> memoryview:
 
 
 def _refuse_other_formats(data: memoryview, source: str) -> None:
-    """Name the commonest files that are handed in for a plan."""
+    """Raise PlanError for a file that is no zip archive, naming the commonest kinds."""
     head = bytes(data[:16])
     if head[:4] == b"PK\x03\x04":
         if not zipfile.is_zipfile(_Reader(data)):
@@ -304,7 +305,7 @@ def _read_manifest(archive: zipfile.ZipFile, source: str) -> dict[str, Any]:
 def _locate(
     archive: zipfile.ZipFile, manifest: dict[str, Any], data: memoryview, source: str
 ) -> Iterator[tuple[str, memoryview]]:
-    """Return the place of each member, once names, sizes and storage are found to be as the manifest says."""
+    """Yield the name and bytes of each member, after checking names, sizes and storage against the manifest."""
     entries = archive.infolist()
     names = sorted(entry.filename for entry in entries)
     expected = sorted([MANIFEST, *manifest["members"]])

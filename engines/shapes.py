@@ -1,6 +1,6 @@
-"""Shapes of the inputs and outputs of graphs, as a manifest has them: ["batch", 64, "height/2", "width/2"].
+"""Shapes of the inputs and outputs of graphs, as written in a manifest: ["batch", 64, "height/2", "width/2"].
 
-A size is a number, "batch", or a side of the image divided by a whole number. Only a plan for images of any size has
+A size is a number, "batch", or "height" or "width" divided by a whole number. Only plans for images of any size name
 sides.
 """
 
@@ -13,7 +13,7 @@ MOST_SIZES, LARGEST_SIZE = 8, 1 << 24
 
 
 def is_shape(value: Any, sides: bool) -> bool:
-    """Whether parsed JSON is a shape; with sides of the image where `sides`."""
+    """Return whether parsed JSON is a shape; sides of the image are allowed where `sides` is true."""
     if not isinstance(value, list) or value[:1] != ["batch"] or len(value) > MOST_SIZES:
         return False
     named = [n for n in value[1:] if isinstance(n, str)]
@@ -22,7 +22,7 @@ def is_shape(value: Any, sides: bool) -> bool:
 
 
 def sized(shape: Sequence[Any], rows: int, height: int, width: int) -> tuple[int, ...]:
-    """The numbers that a shape stands for in a call of `rows` images of these sides."""
+    """Return the sizes that a shape stands for in a call of `rows` images of `height` x `width`."""
     names = {"batch": rows, "height": height, "width": width}
 
     def number(n: int | str) -> int:

@@ -1,4 +1,4 @@
-"""Network calls that another thread may end before they are done."""
+"""Network calls that another thread may interrupt."""
 
 import contextlib
 import threading
@@ -9,7 +9,7 @@ from .errors import Stopped
 
 
 class Stop:
-    """Ends the calls that are made under it, the one that runs and those to come, once any thread asks for it."""
+    """A request to interrupt the network calls made under it: the one in progress and all later ones."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -17,7 +17,7 @@ class Stop:
         self.asked = False
 
     def ask(self) -> None:
-        """End them."""
+        """Interrupt the calls. Any thread may ask."""
         with self._lock:
             self.asked = True
             for way in self._ways:
@@ -25,7 +25,10 @@ class Stop:
 
     @contextlib.contextmanager
     def ending(self, way: Callable[[], object]) -> Iterator[None]:
-        """Make a call that `way`, from another thread, ends. Raises Stopped where that was asked before."""
+        """Enclose a call that `way`, called from another thread, interrupts.
+
+        Raises Stopped where that was asked before.
+        """
         with self._lock:
             if self.asked:
                 raise Stopped
@@ -42,10 +45,10 @@ _current: ContextVar[Stop | None] = ContextVar("stop", default=None)
 
 @contextlib.contextmanager
 def stoppable(stop: Stop) -> Iterator[None]:
-    """Let `stop` end the network calls that this thread makes in the block: they raise Stopped then.
+    """Let `stop` interrupt the network calls that this thread makes in the block; they then raise Stopped.
 
-    onnxruntime ends between two operations, OpenVINO likewise, an image in tiles between two of them, and torch and
-    TensorRT not within a call.
+    onnxruntime and OpenVINO stop between two operations, and an image in tiles between two tiles. Calls of torch and
+    TensorRT are not interrupted.
     """
     before = _current.set(stop)
     try:
@@ -55,12 +58,12 @@ def stoppable(stop: Stop) -> Iterator[None]:
 
 
 def current() -> Stop | None:
-    """Return the Stop that may end this thread's calls, if there is one."""
+    """Return the Stop of this thread's calls, or None."""
     return _current.get()
 
 
 def check() -> None:
-    """Raise Stopped where this thread's calls were ended."""
+    """Raise Stopped where this thread's calls were asked to stop."""
     stop = _current.get()
     if stop is not None and stop.asked:
         raise Stopped

@@ -1,7 +1,7 @@
-"""An engine for images larger than the network's: overlapping tiles, their answers blended at every call.
+"""An engine for images larger than the network's: overlapping tiles, whose answers are blended at every call.
 
-Every parametrisation of the answer is linear in the estimate x0hat at a given x and t, so what is blended is x0hat. The
-sampler and the operator see one image, so a mask, a blur or a loss of resolution crosses the borders of tiles.
+At a given x and t the network's answer (eps, v or x0) is affine in the estimate x0hat, so blending answers blends
+x0hat. The sampler and the operator see one image: a mask or a blur crosses the borders of tiles.
 """
 
 import math
@@ -17,11 +17,11 @@ from .base import Engine, OnHost, Prediction, Pull, Room
 from .errors import InputError
 
 OVERLAP = 0.5
-"""Share of a tile's side that it has in common with the next one, at least."""
+"""The least overlap of neighbouring tiles, as a share of a tile's side."""
 
 
 class Place(NamedTuple):
-    """A tile of one image of a batch."""
+    """A tile of an image of a batch."""
 
     row: int
     top: int
@@ -32,15 +32,15 @@ Chunk = list[Place]
 
 
 class Tiled(OnHost):
-    """`engine`, whose images are `tile` (C, h, w), on images of `image` (C, H, W), each side at least the tile's. To
-    close one is to close the other.
+    """An engine for images of shape `image` (C, H, W), around `engine`, whose images have shape `tile` (C, h, w).
 
-    The network takes as many tiles at once as `prepare` was told rows, so its memory does not grow with the image.
-    Where an image takes several calls, a gradient runs the forward graph of each tile a second time.
+    Each side of the image is at least the tile's. Closing this engine closes the other. The network takes as many tiles
+    in a call as `prepare` was told rows, so its memory does not grow with the image. Where an image takes several
+    calls, a gradient runs the forward graph of each tile a second time.
 
-    `on_tiles(done, total)` is told after each of the network's calls how many tiles are done of those that `predict`,
-    or `pullback` and its gradient together, go over. What it raises ends the call there. `shares(length, side)` says
-    where tiles lie along a side, as `tile_shares` does. Raises InputError for an image smaller than a tile.
+    `on_tiles(done, total)` is called after each network call with the tiles done and the tiles in all, of `predict` or
+    of `pullback` with its gradient; an exception from it ends the call. `shares(length, side)` returns the starts and
+    weights of tiles along a side; `tile_shares` by default. Raises InputError for an image smaller than a tile.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Tiled(OnHost):
 
     @property
     def tiles(self) -> int:
-        """Tiles of one image."""
+        """The number of tiles of an image."""
         return len(self._down) * len(self._across)
 
     @property
@@ -106,7 +106,7 @@ class Tiled(OnHost):
             return prediction
 
         def pull(v: Array) -> Array:
-            """The transpose: each tile pulls its share of the cotangent back, and they add up."""
+            """Apply the transpose of cutting, predicting and blending: sum the tiles' vector-Jacobian products."""
             gradient = array_namespace(x).zeros_like(x)
             for chunk in self._counted(chunks, passes=2, gone=1):
                 of_tiles = kept.pop() if kept else self._engine.pullback(*self._cut(x, t, chunk))[1]
@@ -126,12 +126,12 @@ class Tiled(OnHost):
         return Prediction(images["out"], images.get("variance"))
 
     def _chunks(self, x: Array) -> list[Chunk]:
-        """Yield every tile of a batch, as many to a call as `prepare` was told."""
+        """Return every tile of a batch, grouped into calls of as many rows as `prepare` was told."""
         places = [Place(*place) for place in product(range(x.shape[0]), self._down, self._across)]
         return [places[first : first + self._rows] for first in range(0, len(places), self._rows)]
 
     def _counted(self, chunks: list[Chunk], passes: int = 1, gone: int = 0) -> Iterator[Chunk]:
-        """Yield `chunks`, reporting each once done; a call passes over them `passes` times, and `gone` have gone."""
+        """Yield `chunks` and report each when done. The whole call makes `passes` passes, of which `gone` are done."""
         tiles = sum(map(len, chunks))
         done = gone * tiles
         for chunk in chunks:
@@ -150,7 +150,7 @@ class Tiled(OnHost):
         return array_namespace(images).stack(crops)
 
     def _shares(self, like: Array, chunk: Chunk) -> Array:
-        """(tiles, 1, h, w): the say of each tile in its pixels."""
+        """Return the weights of tiles in their pixels, (tiles, 1, h, w)."""
         shares = np.stack([np.outer(self._down[place.top], self._across[place.left]) for place in chunk])[:, None]
         return array_namespace(like).asarray(shares, dtype=like.dtype, device=like.device)
 
@@ -161,14 +161,14 @@ class Tiled(OnHost):
 
 
 def tile_count(length: int, tile: int) -> int:
-    """Tiles along a side of `length` pixels; 1 where one is enough."""
+    """Return the number of tiles along a side of `length` pixels."""
     return 1 + max(0, math.ceil((length - tile) / (tile * (1 - OVERLAP))))
 
 
 def tile_shares(length: int, tile: int) -> dict[int, np.ndarray]:
-    """The starts of tiles along a side of `length` pixels, evenly spaced, and each one's say (tile,) in its pixels.
+    """Return the starts of evenly spaced tiles along a side of `length` pixels, and each tile's weights (tile,).
 
-    The says of the tiles over a pixel add up to 1, and fall off linearly towards a tile's ends.
+    The weights of the tiles over a pixel sum to 1, and fall off linearly towards a tile's ends.
     """
     starts = [round(start) for start in np.linspace(0, length - tile, tile_count(length, tile))]
     say = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1)).astype(np.float64)

@@ -1,3 +1,3 @@
-"""The version of the package; on the ground floor, so that every folder can read it."""
+"""The version of the package, in the lowest layer so that every folder can import it."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The weights of a plan read in place: safetensors at any offset of a file, where its package reads whole files."""
+"""Reader of safetensors in a buffer: a plan's weights are used in place. The safetensors package reads whole files."""
 
 import json
 import math
@@ -9,14 +9,14 @@ import numpy as np
 from .errors import PlanError
 
 LONGEST_HEADER = 16 << 20
-"""Bytes; photo's has 20 kB."""
+"""The most bytes of a header; photo's has 20 kB."""
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 
 
 def read_safetensors(data: memoryview, source: str) -> dict[str, tuple[np.ndarray, int]]:
-    """Tensors of a safetensors buffer by name, as views, each with the offset of its bytes in the buffer.
+    """Return the tensors of a safetensors buffer by name, as views, each with its offset in bytes.
 
-    Raises PlanError where the header does not describe the buffer, or a tensor lies across what its type is aligned to.
+    Raises PlanError where the header does not describe the buffer, or a tensor is not aligned to its type's size.
     """
     try:
         (length,) = struct.unpack_from("<Q", data)

@@ -1,1 +1,1 @@
-"""Plans run by onnxruntime, on the CPU or a CUDA device; and LPIPS by it."""
+"""Plans and LPIPS run by onnxruntime, on the CPU or a CUDA device."""

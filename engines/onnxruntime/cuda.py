@@ -1,4 +1,4 @@
-"""The plan's graphs in onnxruntime on a CUDA device: the state in torch tensors there, or in numpy without torch."""
+"""The plan's graphs in onnxruntime on a CUDA device. The state lives in torch tensors there, without torch in numpy."""
 
 import contextlib
 import functools
@@ -20,7 +20,10 @@ from .sessions import Sessions, import_onnxruntime
 
 
 def open_cuda(plan: Plan) -> Engine:
-    """An engine on the GPU. Without torch its arrays cross the bus at every call. Raises MissingExtra, BackendError."""
+    """Open an engine on the GPU. Without torch its arrays are copied to and from the device at every call.
+
+    Raises MissingExtra or BackendError.
+    """
     ort = import_onnxruntime("cuda")
     missing = nvidia.trouble()
     if missing:
@@ -28,15 +31,18 @@ def open_cuda(plan: Plan) -> Engine:
             f"the cuda backend needs an NVIDIA GPU: {missing}; use --backend cpu, or run: frugal-rt doctor"
         )
     if not installed("torch"):
-        with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
-            ort.preload_dlls()  # CUDA's libraries that pip installed; torch loads its own
+        with contextlib.redirect_stdout(sys.stderr):  # it prints the libraries that it does not find
+            ort.preload_dlls()  # CUDA's libraries as installed by pip; torch loads its own
         return OnnxRuntimeEngine(plan, "cuda")
     return OnnxRuntimeCudaEngine(plan)
 
 
 class OnnxRuntimeCudaEngine(OnTorch):
-    """Forward calls and pullbacks by the plan's graphs; nothing leaves the device. Calls are launches on one stream,
-    which onnxruntime is given and does not wait for, in the order of torch's."""
+    """Forward calls and pullbacks by the plan's graphs, without copies to the host.
+
+    onnxruntime launches its kernels on one stream of ours and does not synchronise with it; events keep them in order
+    with torch's current stream.
+    """
 
     def __init__(self, plan: Plan):
         super().__init__(TorchArrays("The cuda backend", "cuda"))
@@ -85,8 +91,8 @@ class OnnxRuntimeCudaEngine(OnTorch):
             graph,
             "cuda",
             user_compute_stream=stream,
-            arena_extend_strategy="kSameAsRequested",  # torch has the same memory to live in
-            use_tf32="0",  # fp32 is what it says
+            arena_extend_strategy="kSameAsRequested",  # torch allocates from the same memory
+            use_tf32="0",  # fp32 in full precision
         )
 
     def _inputs(self, x: Array, t: Array) -> dict[str, Array]:
@@ -94,7 +100,7 @@ class OnnxRuntimeCudaEngine(OnTorch):
         return {"x": self.asarray(x), "embedding": self._embeddings[steps]}
 
     def _run(self, session: Any, graph: str, wanted: tuple[str, ...] | None, **inputs: Tensor) -> dict[str, Tensor]:
-        """The graph's outputs, all or those `wanted`, for inputs on the device."""
+        """Return the graph's outputs, all or those `wanted`, for inputs on the device."""
         torch, binding = self._arrays.torch, session.io_binding()
         images = inputs["x" if graph == "forward" else "v"]
         size = len(images), *images.shape[2:]

@@ -18,10 +18,10 @@ from .sessions import Sessions, run_bound
 class OnnxRuntimeEngine(OnHost):
     """Forward calls and pullbacks by the plan's compiled graphs; needs no torch. State lives in numpy arrays.
 
-    A pullback runs the forward graph once, keeps the activations it hands over on the device, and feeds them with
-    the cotangent to the pullback graph. What the network makes of a timestep is computed once and kept.
+    A pullback runs the forward graph once, keeps the activations that the pullback graph reads on the device, and runs
+    the pullback graph on them and the cotangent. The embedding of each timestep is computed once and kept.
 
-    Without its `arena` a session returns memory as soon as it can, which is a few percent slower. With `keep` optimised
+    Without an `arena` a session frees memory after each call, which is a few percent slower. With `keep`, optimised
     graphs are kept for the next process.
     """
 
@@ -31,7 +31,7 @@ class OnnxRuntimeEngine(OnHost):
         self._device = device
         self._forward = self._sessions.open("forward", device)
         self._answers = [name for name in ANSWERS if name in self._graphs["forward"]["outputs"]]
-        # It holds the session and not the engine: a cycle would keep its memory until Python looks for cycles.
+        # It refers to the session, not the engine: a reference cycle would hold its memory until the next collection.
         self._embed = Embeddings(self._sessions.embeddings())
         self._free: Free[_Workspace] = Free()
 
@@ -78,10 +78,10 @@ class OnnxRuntimeEngine(OnHost):
 
 
 class _Workspace:
-    """The memory of one pullback, on the engine's device: what the forward graph writes and the pullback graph reads.
+    """The buffers of one pullback on the engine's device: outputs of the forward graph that the pullback graph reads.
 
-    Made once for a number of rows and their sides, and used again; a second pullback begun before the first is pulled
-    gets its own.
+    Made for a number of rows and their sides, and reused. A second pullback that begins before the first has ended gets
+    buffers of its own.
     """
 
     def __init__(self, engine: OnnxRuntimeEngine, rows: int, height: int, width: int):
@@ -101,5 +101,5 @@ class _Workspace:
         self.pullback.bind_ortvalue_output("gradient", self.values["gradient"])
 
     def copy(self, name: str) -> np.ndarray:
-        """Return an output of the last call in memory of its own."""
+        """Return a copy of an output of the last call."""
         return np.array(self.values[name].numpy())

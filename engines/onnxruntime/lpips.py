@@ -12,9 +12,9 @@ from .sessions import PROVIDERS, import_onnxruntime, session_options
 
 INPUTS, OUTPUT = ("image", "reference"), "lpips"
 SMALLEST = 32
-"""Least side of an image: below it AlexNet's layers run out of pixels."""
+"""Least side of an image in pixels; AlexNet's pooling leaves nothing of a smaller one."""
 TOGETHER = 16
-"""Pairs that share a call."""
+"""Pairs of images in a call."""
 
 
 class Lpips:
@@ -36,7 +36,7 @@ class Lpips:
             elsewhere = external_files(memoryview(graph), name)
         except PlanError as error:
             raise InputError(f"{name} is not an ONNX file that onnxruntime can load: {error}") from error
-        if elsewhere:  # the file's digest would not say what was measured with
+        if elsewhere:  # the file's hash would not identify the weights
             raise InputError(
                 f"{name} takes weights from {elsewhere[0]!r}; an LPIPS file holds them all; "
                 "make one with: frugal-rt eval --fetch-lpips FILE"
@@ -58,7 +58,7 @@ class Lpips:
             )
 
     def for_images(self, shape: tuple[int, int, int]) -> "Lpips":
-        """This distance, if it can compare images of `shape` (C, H, W). Raises InputError."""
+        """Return itself if it can compare images of `shape` (C, H, W). Raises InputError."""
         channels, height, width = shape
         if channels != 3 or min(height, width) < SMALLEST:
             raise InputError(
@@ -68,7 +68,7 @@ class Lpips:
         return self
 
     def __call__(self, image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """The distance of each row of two batches (N, 3, H, W) on [-1, 1]: (N,), 0 where equal. Raises BackendError."""
+        """Return the distances (N,) between the rows of two batches (N, 3, H, W) on [-1, 1]. Raises BackendError."""
         try:
             return np.concatenate(
                 [

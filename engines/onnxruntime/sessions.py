@@ -1,6 +1,6 @@
 """Sessions of onnxruntime, on the CPU or a CUDA device.
 
-Sessions read the weights where the plan maps them; a graph that was kept optimised brings its own copy.
+Sessions read the weights from the plan's memory, without a copy; an optimised graph from the cache holds its own copy.
 """
 
 import functools
@@ -18,16 +18,16 @@ from ..memory import give_back
 from ..plan import WEIGHTS, Plan
 
 ROWS = 128
-"""Timesteps whose embeddings are computed at once."""
+"""Timesteps whose embeddings are computed in one call."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 LEVEL = "ORT_ENABLE_ALL"
-"""How far onnxruntime optimises a graph of the plan; one that was kept so is not optimised again."""
+"""onnxruntime's optimisation level for the plan's graphs; a graph from the cache is not optimised again."""
 
 
 def import_onnxruntime(device: str = "cpu") -> Any:
-    """The onnxruntime module with the provider `device` needs. Raises MissingExtra."""
+    """Import onnxruntime with the execution provider that `device` needs. Raises MissingExtra."""
     extra, module = ("cpu", "onnxruntime") if device == "cpu" else ("gpu", "onnxruntime-gpu")
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # newer builds report what they run unless told not to
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # newer builds send telemetry by default
     try:
         import onnxruntime
     except ImportError as error:
@@ -38,19 +38,19 @@ def import_onnxruntime(device: str = "cpu") -> Any:
 
 
 def session_options(ort: Any) -> Any:
-    """The options every session of ours starts from."""
+    """Return the options that every session starts from."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.enable_mem_pattern = False  # for each batch size, a second block as large as what the arena holds
-    # Threads spin within a call and rest between calls: the threads of one session would starve the other's.
+    options.enable_mem_pattern = False  # a pattern allocates, for each batch size, a block as large as the arena's
+    # Threads spin within a call and sleep between calls: spinning threads of one session would starve the other's.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
 class Sessions:
-    """Sessions of a plan's graphs; `arena` and `keep` as of the engine."""
+    """Opener of sessions of a plan's graphs; `arena` and `keep` are OnnxRuntimeEngine's."""
 
     def __init__(self, plan: Plan, device: str, *, arena: bool = True, keep: bool = True):
         self.ort = import_onnxruntime(device)
@@ -58,16 +58,17 @@ class Sessions:
         self._arena, self._keep = arena, keep
 
     def open(self, graph: str, device: str, **provider: str) -> Any:
-        """A session of one of the plan's graphs, with options of the `provider`; on the CPU the optimised graph is kept
-        for the next process, unless its weights are very large: read and checked again they cost more than they spare,
-        and ONNX ends at 2 GiB.
+        """Open a session of one of the plan's graphs, with the `provider`'s options.
+
+        On the CPU the optimised graph is kept for the next process, unless its weights are very large: reading and
+        checking them takes longer than optimising, and an ONNX file has at most 2 GiB.
 
         Raises BackendError or PlanError.
         """
         entry, members = self._plan.manifest["graphs"][graph], self._plan.manifest["members"]
         hashes = members[entry["member"]]["sha256"], members[WEIGHTS]["sha256"]
         library = self.ort.__version__, self.ort.get_build_info()
-        # An entry is only written after `Plan.graph` has found these very contents and this list to belong together.
+        # An entry is written only after `Plan.graph` has checked the graph of this hash against this list of weights.
         name = cache.key("graph", *library, PROVIDERS[device], LEVEL, *hashes, entry["weights"])
         session = None
         if self._keep and device == "cpu" and members[WEIGHTS]["bytes"] <= cache.LARGEST:
@@ -100,13 +101,13 @@ class Sessions:
 
     @functools.cached_property
     def _weights(self) -> dict[str, Any]:
-        """The plan's weights where they are mapped."""
+        """The plan's weights as OrtValues over the plan's memory."""
         return {name: self.ort.OrtValue.ortvalue_from_numpy(a) for name, a in self._plan.tensors().items()}
 
     def _open(
         self, entry: dict[str, Any], device: str, provider: dict[str, str], model: bytes | None = None, **settings: Any
     ) -> Any:
-        """A session of a graph, or of the `model` that it became when it was optimised."""
+        """Open a session of a graph, or of `model`, the same graph optimised."""
         options = session_options(self.ort)
         options.enable_cpu_mem_arena = self._arena
         levels = self.ort.GraphOptimizationLevel
@@ -117,7 +118,7 @@ class Sessions:
         weights = {name: self._weights[name] for name in entry["weights"]} if model is None else {}
         options.add_external_initializers(list(weights), list(weights.values()))
         try:
-            # With its fallback it would print why a provider fails, and run on the CPU.
+            # With onnxruntime's fallback it would print why a provider fails, and run on the CPU.
             session = self.ort.InferenceSession(
                 graph, options, providers=[(PROVIDERS[device], provider)], enable_fallback=0
             )
@@ -129,7 +130,7 @@ class Sessions:
             raise PlanError(
                 f"{self._plan.source}: onnxruntime cannot load {entry['member']}: {one_line(error)}"
             ) from error
-        session.weights = weights  # it points into them, and may be in a call when everybody else has let go of them
+        session.weights = weights  # the session reads this memory, also in a call that outlives the plan
         return session
 
 

@@ -1,4 +1,4 @@
-"""Building a plan's engines with TensorRT, for the GPU of this machine or, with tensorrt-rtx, for one that is not."""
+"""Building a plan's engines with TensorRT, for this machine's GPU or, with tensorrt-rtx, for another one."""
 
 import hashlib
 import logging
@@ -22,12 +22,12 @@ from .store import ENGINES, Built, Here, Record, building, built, keep, plan_has
 logger = logging.getLogger(__name__)
 BATCHES = (1, 4, 16)
 LONGEST, GRAIN = 1024, 64
-"""For images of any size: the longest side of one image alone, and the grain of sides, in pixels. A
+"""For images of any size, in pixels: the longest side of a single image, and the multiple that sides are rounded to. A
 profile takes as much memory as its largest call."""
 LEVEL = 3
 
 OnProgress = Callable[[str, int, int], bool]
-"""Callback with the engine being built, its steps and those done; its False stops the build."""
+"""Callback with the name of the engine being built, its steps done and all its steps. False stops the build."""
 
 
 def build(
@@ -41,15 +41,15 @@ def build(
     force: bool = False,
     on_progress: OnProgress = lambda what, done, of: True,
 ) -> Built:
-    """The plan's engines in the user's cache: those that are there, or new ones.
+    """Return the plan's engines from the user's cache; build those that are missing.
 
-    flavour: of library.FLAVOURS, by default the first that is installed. precision: "fp16", "bf16" or "fp32";
-    by default the first of these that the plan holds. batches: rows of a call that profiles are tuned for. level:
-    TensorRT's optimisation level, 0 (builds fast) to 5 (runs fast). capability: of a GPU that is not here, such as 8.9,
-    for tensorrt-rtx. force: build again what is there.
+    flavour: one of library.FLAVOURS, by default the first that is installed. precision: "fp16", "bf16" or "fp32", by
+    default the first of these that the plan holds. batches: rows of the calls that profiles are tuned for. level:
+    TensorRT's optimisation level, 0 (builds fast) to 5 (runs fast). capability: the compute capability of another GPU,
+    such as 8.9, for tensorrt-rtx. force: build again where the cache holds the engines.
 
-    Raises InputError for what does not fit, MissingExtra, BackendError with TensorRT's own words, FrugalError where the
-    cache cannot be written, KeyboardInterrupt where `on_progress` stops it.
+    Raises InputError for arguments that do not fit, MissingExtra, BackendError with TensorRT's message, FrugalError
+    where the cache cannot be written, KeyboardInterrupt where `on_progress` stops the build.
     """
     flavour = flavour or next(iter(library.installed()), "tensorrt")
     if flavour not in library.FLAVOURS:
@@ -76,12 +76,12 @@ def build(
 
 
 def longest_side(rows: int) -> int:
-    """Return the longest side of images in a call of `rows`: every call has the same number of pixels at most."""
+    """Return the longest side of images in a call of `rows`; the most pixels of a call do not depend on the rows."""
     return max(GRAIN, int(LONGEST / math.sqrt(rows)) // GRAIN * GRAIN)
 
 
 def can_build() -> bool:
-    """Whether there is a GPU here, and a TensorRT to build for it."""
+    """Return whether this machine has a GPU, and a TensorRT that builds for it."""
     return bool(library.installed()) and nvidia.trouble() is None
 
 
@@ -148,7 +148,7 @@ def _build(
                 network.unmark_output(output)
     config = rt.need(rt.builder.create_builder_config(), "make a builder's settings")
     config.builder_optimization_level = level
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is what it says; who wants speed takes fp16 or bf16
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 in full precision; fp16 and bf16 are there for speed
     if rt.flavour.blind:
         config.num_compute_capabilities = 1
         target = trt.ComputeCapability.CURRENT if capability is None else _capabilities(rt)[capability]
@@ -171,7 +171,7 @@ def _build(
 
 
 def _parse(rt: TensorRT, plan: Plan, entry: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """The network of a graph, and what has to live as long: its weights stay where the plan maps them."""
+    """Parse a graph; return TensorRT's network and the objects that must outlive it: weights are not copied."""
     trt = rt.trt
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind since TensorRT 11
     network = rt.need(rt.builder.create_network(0 if typed is None else 1 << int(typed)), "make a network")
@@ -197,9 +197,9 @@ def _parsed(rt: TensorRT, parser: Any, done: bool, entry: dict[str, Any]) -> Non
 
 
 def _profiles(rt: TensorRT, plan: Plan, entry: dict[str, Any], batches: tuple[int, ...]) -> list[Any]:
-    """Make an optimisation profile for each batch size; it takes the sizes down to the next smaller one too.
+    """Make an optimisation profile for each batch size, which also takes calls down to the next smaller batch size.
 
-    Where the plan takes images of any size, sides go from one stride to `longest_side`, best at half of that.
+    For a plan of any size, sides go from one stride to `longest_side`, and the profile is tuned at half of that.
     """
     profiles = []
     for least, rows in zip((1, *(rows + 1 for rows in batches)), batches, strict=False):
@@ -216,7 +216,7 @@ def _profiles(rt: TensorRT, plan: Plan, entry: dict[str, Any], batches: tuple[in
 
 
 def _remember(rt: TensorRT, config: Any, timings: Path) -> None:
-    """Give the build what earlier ones timed on this GPU by this version."""
+    """Give the build the timing cache of earlier builds on this GPU by this version."""
     known = timings.read_bytes() if timings.is_file() else b""
     made = config.create_timing_cache(known)
     if made is None or not config.set_timing_cache(made, False):
@@ -228,7 +228,7 @@ def _remember(rt: TensorRT, config: Any, timings: Path) -> None:
 
 
 def _monitor(trt: Any, name: str, on_progress: OnProgress) -> Any:
-    """Make a monitor that passes on TensorRT's outermost phase; the inner ones follow one another too fast to read."""
+    """Make a monitor that reports TensorRT's outermost phase; the inner ones change too fast to read."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:

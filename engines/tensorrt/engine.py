@@ -1,4 +1,4 @@
-"""The plan's TensorRT engines on this machine's GPU: both phases compiled, the state in torch tensors on the device."""
+"""The plan's TensorRT engines on this machine's GPU, with the state in torch tensors on the device."""
 
 import functools
 import logging
@@ -16,26 +16,26 @@ from .library import TensorRT
 
 logger = logging.getLogger(__name__)
 ALIGNMENT = 256
-"""Bytes, of what TensorRT is given on a device."""
+"""Bytes that device addresses given to TensorRT must be aligned to."""
 TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
-"""TensorRT's names of the types that arrays have here, and torch's."""
+"""Torch's names of the element types, by TensorRT's."""
 
 
 class TensorRTEngine(OnTorch):
     """Forward calls and pullbacks by engines that `frugal-rt build` made; numpy arrays are answered with numpy arrays.
 
-    The forward engine hands the activations that the pullback engine reads over on the device. A call of more rows than
-    the engines were built for is split. Steps are recorded as CUDA graphs where the plan is of one size: a context that
-    takes other sides must not be in a recording.
+    The forward engine writes the activations that the pullback engine reads; they stay on the device. A call of more
+    rows than the engines were built for is split. Steps are captured as CUDA graphs where the plan is of one size: a
+    captured execution context must not change its shapes.
 
-    flavour: of library.FLAVOURS. precision: of store.PRECISIONS, None for the best that is there.
-    trust: whether engines that another built, those in the plan, are loaded. Raises MissingExtra, BackendError where no
-    engine runs here, with the reason and the command that helps, or PlanError.
+    flavour: one of library.FLAVOURS. precision: one of base.PRECISIONS; None: the first that has an engine.
+    trust: whether to load the plan's engines, which somebody else built. Raises MissingExtra, PlanError, or where no
+    engine runs here BackendError, with the reason and the command that helps.
     """
 
     def __init__(self, plan: Plan, flavour: str, precision: str | None = None, *, trust: bool = False):
         rt = self._rt = library.load(flavour)
-        device = rt.need_device()  # before anything of TensorRT is made
+        device = rt.need_device()  # before any object of TensorRT is made
         here = store.Here.of(rt.name, rt.version, device)
         self._built = store.find(plan, here, precision, trust)
         super().__init__(TorchArrays(f"The {flavour} backend", "cuda"))
@@ -96,7 +96,7 @@ class TensorRTEngine(OnTorch):
         return self._embeddings[torch.as_tensor(t, dtype=torch.int64, device=self._arrays.device)]
 
     def _pieces(self, *arrays: Tensor) -> list[tuple[Tensor, ...]]:
-        """The rows of each array, the first of images, as many at once as an engine takes. Raises BackendError."""
+        """Split arrays, the first of images, into pieces of as many rows as an engine takes. Raises BackendError."""
         images = arrays[0]
         height, width = images.shape[2:]
         most = self._built.record.most_rows(height, width)
@@ -116,13 +116,16 @@ class TensorRTEngine(OnTorch):
 
 
 def _aligned(array: Tensor) -> Tensor:
-    """A view of a batch may begin where TensorRT takes no array."""
+    """Return the array, copied where its address is not a multiple of ALIGNMENT, as a view's may be."""
     return array if array.data_ptr() % ALIGNMENT == 0 else array.clone()
 
 
 class _Graph:
-    """One engine, with execution contexts by stream: a context is not two calls' at once. Each is of one batch size, as
-    one whose shapes never change may be recorded; or of one profile, where images are of any size."""
+    """An engine and its execution contexts by stream, as two calls must not share a context.
+
+    A context serves one batch size, so that its shapes never change and it can be captured. For images of any size it
+    serves one profile.
+    """
 
     def __init__(self, rt: TensorRT, arrays: TorchArrays, built: store.Built, name: str):
         self._rt, self._arrays, self._name = rt, arrays, name
@@ -138,12 +141,12 @@ class _Graph:
         """Shapes of each context's inputs."""
         self._new: set[tuple[int, int]] = set()
         """Keys of contexts that have not run yet."""
-        # By its contents: engines in a plan may say of themselves what the user's own ones are.
+        # Named by the engine's hash: a plan's engine may carry the same record as one of the user's own.
         sha256, eager = built.record.files[name]["sha256"], not self._record.sides
         self._kernels = _Kernels(rt, self._engine, sha256, eager) if rt.flavour.blind else None
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
-        """The outputs for these inputs, on the device and in the order of torch's current stream."""
+        """Return the outputs for these inputs, on the device, ordered with torch's current stream."""
         torch = self._arrays.torch
         with self._arrays.memory(), self._arrays.queue() as stream:
             key, context = self._context(arrays, stream)
@@ -166,7 +169,7 @@ class _Graph:
         return found
 
     def _context(self, arrays: dict[str, Array], stream: Any) -> tuple[tuple[int, int], Any]:
-        """A context for a call of these inputs, and what it is kept by."""
+        """Return the key and the context for a call of these inputs."""
         images = arrays["x" if "x" in arrays else "v"]
         rows, _, height, width = images.shape
         profile = self._record.profile(rows, height, width)
@@ -187,7 +190,8 @@ class _Graph:
 
     def _made_context(self) -> Any:
         trt = self._rt.trt
-        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # memory for its own profile alone
+        # Memory for the context's own profile, not for the largest one.
+        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if self._kernels is None:
             return self._engine.create_execution_context(strategy)
         self._kernels.settings.set_execution_context_allocation_strategy(strategy)
@@ -204,17 +208,17 @@ class _Graph:
 
 
 class _Kernels:
-    """The kernels that tensorrt-rtx compiles for this GPU when a context is made, kept for the next process."""
+    """Cache of the kernels that tensorrt-rtx compiles for this GPU when a context is made, for the next process."""
 
     def __init__(self, rt: TensorRT, engine: Any, sha256: str, eager: bool):
         trt, self._rt = rt.trt, rt
         self._name = cache.key("kernels", rt.name, rt.version, rt.need_device().name, sha256)
         self.settings = rt.need(engine.create_runtime_config(), "make a context's settings")
-        # For its very shapes before the first call, rather than others first and these in the background; but of many
-        # sizes each would wait.
+        # Compile for the exact shapes before the first call. For images of any size compile generic kernels first, and
+        # specialised ones in the background: each size would wait otherwise.
         strategy = trt.DynamicShapesKernelSpecializationStrategy
         self.settings.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER if eager else strategy.LAZY
-        self.settings.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # whole steps are recorded
+        self.settings.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # whole steps are captured instead
         self._compiled = rt.need(self.settings.create_runtime_cache(), "make a cache of kernels")
         known = cache.find(self._name)
         if known is not None and not self._compiled.deserialize(known):
@@ -227,7 +231,7 @@ class _Kernels:
 
 
 def usable(plan: Plan, precision: str | None, trust: bool) -> tuple[str | None, str]:
-    """The first flavour that is installed and has an engine of this plan that runs here, or None and why there is none.
+    """Return the first installed flavour with an engine of this plan that runs here, or None; and why there is none.
 
     Raises PlanError.
     """

@@ -1,7 +1,7 @@
-"""TensorRT's two Python packages behind one door: which are here, their log, and their silent failures made errors.
+"""TensorRT's two Python packages: which are installed, their log, and errors for their silent failures.
 
-Failures are None or False and a line in the log. Nothing may be made of a package but a builder of `tensorrt-rtx`
-before the driver has answered: without one it takes the process down.
+TensorRT reports a failure by returning None or False, and by a line in its log. Without a driver, making any of its
+objects but a builder of `tensorrt-rtx` ends the process, so the driver is asked first.
 """
 
 import functools
@@ -18,15 +18,15 @@ LINES_KEPT = 3
 
 
 class Flavour(NamedTuple):
-    """One of the packages."""
+    """One of TensorRT's two Python packages."""
 
     name: str
-    """The distribution that `extra` brings, and the name of the backend."""
+    """The distribution that `extra` installs, and the name of the backend."""
     module: str
     extra: str
-    """The extra of frugal-rt that brings it."""
+    """The extra of frugal-rt that installs it."""
     blind: bool
-    """Whether it builds on a machine without a GPU, for the compute capability that it is told."""
+    """Whether it builds on a machine without a GPU, for a given compute capability."""
 
 
 FLAVOURS = {
@@ -37,12 +37,12 @@ FLAVOURS = {
 
 
 def installed() -> list[str]:
-    """Return the names of the flavours whose modules are here: tensorrt-cu13 or tensorrt-rtx-cu13 alone brings one."""
+    """Return the names of the flavours whose modules are installed. Distributions such as tensorrt-cu13 count too."""
     return [name for name, flavour in FLAVOURS.items() if extras.installed(flavour.module)]
 
 
 class TensorRT:
-    """A flavour, imported. `trt` is the module and `version` exact, as engines are tied to it."""
+    """An imported flavour. `trt` is the module, `version` its full version, as engines run with no other."""
 
     def __init__(self, flavour: Flavour):
         try:
@@ -56,8 +56,8 @@ class TensorRT:
         self.log = _make_log(self.trt, self.errors)
 
     def need(self, result: Any, what: str) -> Any:
-        """`result`, or a BackendError that TensorRT could not do `what`, with its log's last errors, where that is None
-        or False."""
+        """Return `result`. Where it is None or False, raise BackendError: TensorRT could not do `what`, and the last
+        errors of its log."""
         if result is None or result is False:
             said = " ".join("; ".join(self.errors).split()) or "it did not say why"
             self.errors.clear()
@@ -80,7 +80,7 @@ class TensorRT:
         return runtime
 
     def need_device(self) -> nvidia.Device:
-        """The GPU it runs on. Raises BackendError where there is none."""
+        """Return the GPU to run on. Raises BackendError where there is none."""
         missing = nvidia.trouble()
         if missing:
             raise BackendError(
@@ -91,7 +91,7 @@ class TensorRT:
 
 @functools.cache
 def load(name: str) -> TensorRT:
-    """The flavour of that name, imported once: TensorRT wants one log for all. Raises MissingExtra."""
+    """Import the flavour of that name, once: TensorRT has one log for a process. Raises MissingExtra."""
     return TensorRT(FLAVOURS[name])
 
 

@@ -1,7 +1,8 @@
-"""Store of built TensorRT engines; an engine is matched to the plan and the machine before it is read.
+"""Store of built TensorRT engines. An engine is matched to the plan and the machine before it is read.
 
-An engine is native code for one version of TensorRT, one kind of GPU and one system. The user's own lie in the cache,
-in a folder that nobody else may write; a plan may carry some along, which are another's until the user trusts them.
+An engine is native code for one version of TensorRT, one kind of GPU and one system. The user's own engines lie in the
+cache, in a folder that nobody else may write. A plan may hold engines too, which are loaded only where the user trusts
+them.
 """
 
 import contextlib
@@ -30,25 +31,25 @@ from ..plan import Buffer, Plan
 
 logger = logging.getLogger(__name__)
 ENGINES = ("predict", "forward", "pullback")
-"""Engines built of a plan: the forward graph for its answers alone, the same with the activations that the pullback
-reads, and the pullback."""
+"""Engines built from a plan: the forward graph with its answers alone, the forward graph with the activations that the
+pullback reads, and the pullback graph."""
 MEMBERS = "engines"
-"""The folder of a plan's engines among its members, and their key in its manifest."""
+"""The folder of engines among a plan's members, and their key in its manifest."""
 RECORD = "record.json"
 LIMIT = 16 << 30
-"""Bytes of engines kept in the cache; those used longest ago go first."""
+"""The most bytes of engines kept in the cache; those used longest ago are removed first."""
 
 
 @dataclass(frozen=True)
 class Here:
-    """TensorRT, GPU and system that would run an engine here."""
+    """The TensorRT, GPU and system of this machine, or of the one to build for."""
 
     flavour: str
     version: str
-    """TensorRT's version, all four parts."""
+    """TensorRT's version, with all four parts."""
     capability: str
     gpu: str
-    """Its name; empty where an engine is for any of that compute capability."""
+    """The GPU's name; empty for any GPU of that compute capability."""
     system: str
 
     @classmethod
@@ -65,30 +66,30 @@ class Record:
     here: Here
     precision: str
     batches: tuple[int, ...]
-    """Ascending. A call takes the profile of the first that is not smaller; one of more rows than the last is split."""
+    """Batch sizes of the profiles, ascending. A call takes the first that is large enough; a larger call is split."""
     level: int
     """TensorRT's optimisation level, 0..5."""
     files: Mapping[str, Mapping[str, Any]]
     """Bytes and SHA-256 of each of ENGINES."""
     sides: tuple[int, ...] = ()
-    """For images of any size: the longest side for each of `batches`, descending."""
+    """For images of any size: the longest side in pixels for each of `batches`, descending."""
 
     @property
     def key(self) -> str:
-        """The name of its folder."""
+        """The name of the set's folder."""
         here = self.here
         parts = here.flavour, here.version, here.capability, here.gpu, here.system, self.precision, str(self.batches)
         sides = (str(self.sides),) if self.sides else ()
         return hashlib.sha256("\0".join((self.plan, *parts, *sides)).encode()).hexdigest()[:40]
 
     def profile(self, rows: int, height: int, width: int) -> int:
-        """The first profile that takes such a call. Raises StopIteration where none does."""
+        """Return the index of the first profile that takes such a call. Raises StopIteration where none does."""
         longest = self.sides or (max(height, width),) * len(self.batches)
         sizes = enumerate(zip(self.batches, longest, strict=True))
         return next(i for i, (most, side) in sizes if most >= rows and side >= max(height, width))
 
     def most_rows(self, height: int, width: int) -> int:
-        """The rows that a call of images of these sides may have; 0 where the sides are too long."""
+        """Return the most rows of a call with images of these sides; 0 where the sides are too long."""
         longest = self.sides or (max(height, width),) * len(self.batches)
         fit = [most for most, side in zip(self.batches, longest, strict=True) if side >= max(height, width)]
         return max(fit, default=0)
@@ -121,19 +122,19 @@ class Record:
 
 @dataclass(frozen=True)
 class Built:
-    """Engines that are there."""
+    """A set of built engines."""
 
     record: Record
     where: str
-    """A name for people."""
+    """The set's name in messages."""
     own: bool
-    """Whether this user's cache built them."""
+    """Whether the set lies in this user's cache."""
     read: Callable[[str], Buffer]
-    """The bytes of one of ENGINES, once they match their SHA-256. Raises BackendError or PlanError."""
+    """Returns the bytes of one of ENGINES, checked against their SHA-256. Raises BackendError or PlanError."""
 
 
 def plan_hash(plan: Plan) -> str:
-    """Hash all that engines are built from: the members but engines, and which of them is which graph."""
+    """Hash everything that engines are built from: the plan's other members, and which graph each is."""
     held = {name: one["sha256"] for name, one in plan.manifest["members"].items() if not name.startswith(f"{MEMBERS}/")}
     mixed = {precision: one.get("graphs") for precision, one in plan.manifest.get("mixed", {}).items()}
     parts = json.dumps([held, plan.manifest["graphs"], mixed], sort_keys=True)
@@ -145,10 +146,11 @@ def system() -> str:
 
 
 def find(plan: Plan, here: Here, precision: str | None = None, trust: bool = False) -> Built:
-    """The best of the plan's engines that runs `here`: of the user's own before the plan's, for this very GPU before
-    others of its kind, in the order of PRECISIONS unless one is asked for, for the largest batches.
+    """Return the best set of the plan's engines that runs `here`.
 
-    `trust` takes the plan's too. Raises BackendError, with what does not match and the command that helps.
+    The user's own come before the plan's, those for this GPU's name before those for its compute capability, then by
+    the order of PRECISIONS unless one is given, then by the largest batch. The plan's are taken only with `trust`.
+    Raises BackendError, with the value that does not match and the command that helps.
     """
     there = sorted(built(plan), key=lambda one: _rank(one, here))
     reasons = [mismatch(one, here, precision) for one in there]
@@ -168,7 +170,7 @@ def find(plan: Plan, here: Here, precision: str | None = None, trust: bool = Fal
 
 
 def mismatch(built: Built, here: Here, precision: str | None) -> str | None:
-    """Why these engines do not run here, with both values; None where they do."""
+    """Return why these engines do not run here, with both values; None where they do."""
     record, there = built.record, built.record.here
     if precision not in (None, record.precision):
         return f"{built.where} computes in {record.precision}, and {precision} is asked for"
@@ -192,7 +194,7 @@ def command(plan: Plan, here: Here, precision: str | None) -> str:
 
 
 def built(plan: Plan) -> Iterator[Built]:
-    """The engines of this plan that are there, the user's own first. Raises PlanError."""
+    """Yield the built sets of this plan's engines, the user's own first. Raises PlanError."""
     wanted, root = plan_hash(plan), folder()
     for path in sorted(root.glob(f"*/{RECORD}")) if root else ():
         found = _cached(path.parent)
@@ -204,7 +206,7 @@ def built(plan: Plan) -> Iterator[Built]:
 
 
 def bundled(plan: Plan) -> list[Record]:
-    """Return the records of the plan's own engines. Raises PlanError where its manifest lists them badly."""
+    """Return the records of the engines in the plan. Raises PlanError where its manifest's list is invalid."""
     listed = plan.manifest.get(MEMBERS, [])
     try:
         if not isinstance(listed, list):
@@ -217,14 +219,14 @@ def bundled(plan: Plan) -> list[Record]:
 
 
 def folder() -> Path | None:
-    """Folder of the user's engines, or None where caching is off."""
+    """Return the folder of the user's engines, or None where caching is off."""
     root = cache.folder()
     return None if root is None else root / MEMBERS
 
 
 @contextmanager
 def building() -> Iterator[Path]:
-    """The engines' folder, with its lock held: one build at a time, as builds time what they build.
+    """Yield the engines' folder and hold its lock: one build runs at a time, as builds time kernels.
 
     Raises InputError where caching is off, MissingExtra without filelock, FrugalError where the folder cannot be made.
     """
@@ -241,12 +243,12 @@ def building() -> Iterator[Path]:
 
 
 def keep(record: Record, engines: Mapping[str, Buffer], root: Path) -> Built:
-    """Put engines into the cache, whole or not at all. The lock of `building` is held. Raises BackendError."""
+    """Put engines into the cache, whole or not at all; the caller holds the lock of `building`. Raises BackendError."""
     target = root / record.key
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix="tmp") as scratch:
             draft = Path(scratch) / "new"
-            draft.mkdir(0o700)  # nobody else may write what this user will run
+            draft.mkdir(0o700)  # nobody else may write code that this user will run
             for name, data in engines.items():
                 with (draft / f"{name}.engine").open("xb") as file:
                     file.write(data)
@@ -273,7 +275,10 @@ def keep(record: Record, engines: Mapping[str, Buffer], root: Path) -> Built:
 
 
 def bundle(plan: Plan, built: Built) -> Plan:
-    """Add these engines to `plan`'s members, in place of those of their key. Raises BackendError or PlanError."""
+    """Return `plan` with these engines among its members, replacing those of the same key.
+
+    Raises BackendError or PlanError.
+    """
     record = built.record
     others = [one for one in bundled(plan) if one.key != record.key]
     manifest = {**plan.manifest, MEMBERS: [one.data() for one in (*others, record)]}
@@ -299,12 +304,12 @@ def _rank(one: Built, here: Here) -> tuple[Any, ...]:
 
 
 def _forget(new: Path, entry: Path) -> None:
-    if entry != new:  # however large
+    if entry != new:  # the new one stays, however large
         shutil.rmtree(entry, ignore_errors=True)
 
 
 def _cached(path: Path) -> Built | None:
-    """The engines in a folder of the cache; None where their record cannot be read."""
+    """Return the engines in a folder of the cache; None where their record cannot be read."""
     try:
         record = Record.parse(json.loads((path / RECORD).read_bytes()))
     except (OSError, ValueError):
@@ -314,9 +319,9 @@ def _cached(path: Path) -> Built | None:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether the folder is this user's, and nobody else may write into it."""
+    """Return whether the folder is this user's, and nobody else may write into it."""
     if not hasattr(os, "geteuid"):
-        return True  # Windows: a user's cache folder is the user's
+        return True  # Windows: the cache folder belongs to the user
     status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
@@ -327,7 +332,7 @@ def _of_cache(path: Path, record: Record, name: str) -> Buffer:
     try:
         if file.stat().st_size != said["bytes"] or sha256_of(file) != said["sha256"]:
             raise BackendError(f"{file} is damaged: it does not match its SHA-256; {remedy}")
-        with contextlib.suppress(OSError):  # a cache that may only be read forgets nothing
+        with contextlib.suppress(OSError):  # a read-only cache removes nothing
             os.utime(path)
         with file.open("rb") as opened:
             return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
