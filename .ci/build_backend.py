@@ -1,7 +1,7 @@
-"""The build backend: setuptools', but an editable install puts a folder on the path, where type checkers find it.
+"""Build backend: setuptools', except that an editable install puts a folder on the path, where type checkers find it.
 
-The repository's root is the package itself, so setuptools makes its editable install an import hook, behind which mypy
-sees nothing. Here a link named frugal_rt, in .editable/, leads to the root.
+The repository's root is the package itself, so that setuptools' editable install is an import hook, which mypy cannot
+follow. Here .editable/ holds a link named frugal_rt to the root.
 """
 
 import base64
@@ -25,13 +25,13 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
         link.unlink(missing_ok=True)
         link.symlink_to(ROOT, target_is_directory=True)
     except OSError:
-        return name  # a system without links keeps the hook
+        return name  # without symbolic links, keep setuptools' hook
     _rewrite(Path(wheel_directory) / name, {"frugal_rt.pth": f"{FOLDER}\n".encode()})
     return name
 
 
 def _rewrite(wheel, files):
-    """Replace all of a wheel's members but its metadata by `files`, and its RECORD accordingly."""
+    """Replace a wheel's members, except its metadata, by `files`, and update its RECORD."""
     with zipfile.ZipFile(wheel) as old:
         kept = {member: old.read(member) for member in old.namelist() if ".dist-info/" in member}
     record = next(member for member in kept if member.endswith("/RECORD"))

@@ -1,7 +1,7 @@
 """Check the Markdown that readers see: python .ci/check_docs.py
 
-Each row of a table has as many cells as its heading, a link leads to a file and an anchor that are there, and every
-`frugal-rt` command line is one that the command would take. Commands are parsed and not run.
+Each row of a table has as many cells as its heading, each link leads to an existing file and anchor, and the command
+accepts every `frugal-rt` command line. Commands are parsed and not run.
 """
 
 import copy
@@ -23,14 +23,14 @@ ENDS = {"|", "||", "&&", ";", "&", ">", ">>", "<", "2>"}
 """Words of a shell at which a command ends."""
 RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*")
 BEFORE = re.compile(r"([^#]*(&&|[|;(!]))?\s*(\w+=\S*\s+|time\s+|\$\s+)*")
-"""Text of a line before a command."""
+"""Text that may stand in a line before a command."""
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|.*(\.\.\.|…).*|\[.*\]|\{.*\}")
-"""Words such as COMMAND and `...`, which stand for others."""
+"""Placeholders such as COMMAND and `...`."""
 Fault = tuple[int, str]
 
 
 def plain(text: str) -> list[str]:
-    """The lines of a page, those of blocks of code empty."""
+    """Return the lines of a page; lines of code blocks are empty."""
     lines, inside = [], False
     for line in text.splitlines():
         fence = line.lstrip().startswith("```")
@@ -40,12 +40,12 @@ def plain(text: str) -> list[str]:
 
 
 def cells(row: str) -> int:
-    """The number of cells of a table's row."""
+    """Count the cells of a table's row."""
     return len(re.split(r"(?<!\\)\|", row.strip().removeprefix("|").removesuffix("|")))
 
 
 def ragged(text: str, page: Path) -> Iterator[Fault]:
-    """Yield rows of another number of cells than their heading, and rows outside of a table."""
+    """Yield rows whose number of cells differs from their heading's, and rows outside of a table."""
     lines = plain(text)
     width = 0
     for number, line in enumerate(lines, 1):
@@ -60,7 +60,7 @@ def ragged(text: str, page: Path) -> Iterator[Fault]:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     found: set[str] = set()
     for line in plain(text):
         if heading := re.fullmatch(r"#{1,6} (.*?)\s*", line):
@@ -71,7 +71,7 @@ def anchors(text: str) -> set[str]:
 
 
 def dead(text: str, page: Path) -> Iterator[Fault]:
-    """Yield links to files that are not there, and to headings that no page has."""
+    """Yield links to missing files and headings."""
     for number, line in enumerate(plain(text), 1):
         shown = re.sub(r"`[^`]*`", "", line)
         for target in re.findall(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", shown):
@@ -82,13 +82,13 @@ def dead(text: str, page: Path) -> Iterator[Fault]:
             if not file.exists():
                 yield number, f"a link to {path}, which is not there"
             elif anchor.startswith("frugal_rt."):
-                continue  # mkdocstrings makes those, and mkdocs checks them
+                continue  # an anchor by mkdocstrings, which mkdocs checks
             elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text() if path else text):
                 yield number, f"a link to #{anchor}, which {file.name} does not have"
 
 
 def commands(text: str) -> Iterator[tuple[int, str, bool]]:
-    """The command lines of a page, each from `frugal-rt` on, and whether it is whole: in a block, not between words."""
+    """Yield the command lines of a page: its line number, its text, and whether it stands in a code block."""
     fenced, before = False, ""
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("```"):
@@ -106,7 +106,7 @@ def commands(text: str) -> Iterator[tuple[int, str, bool]]:
 
 
 def refused(text: str, page: Path) -> Iterator[Fault]:
-    """Yield command lines that the command does not take, and why."""
+    """Yield command lines that the command refuses, with the reason."""
     for number, line, whole in commands(text):
         try:
             words = shlex.split(line, comments=True)[1:]
@@ -118,9 +118,9 @@ def refused(text: str, page: Path) -> Iterator[Fault]:
 
 
 def why_refused(words: list[str], complete: bool) -> str:
-    """Return why the command does not take these words; empty where it does, or where a word stands for others.
+    """Return why the command refuses these words; empty where it accepts them, or a word is a placeholder.
 
-    Between words, where a line is not `complete`, arguments may be missing.
+    Where the line is not `complete`, being part of a sentence, arguments may be missing.
     """
     if not words or any(PLACEHOLDER.fullmatch(word) for word in words[:1]):
         return ""

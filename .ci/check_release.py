@@ -1,7 +1,7 @@
-"""Check what is about to be released: python .ci/check_release.py dist
+"""Check the files of a release: python .ci/check_release.py dist
 
-The wheel holds every module and file of the package and nothing else, says the version of the code, and is of a size
-that an index takes.
+The wheel holds every module and file of the package and nothing else, has the version of the code, and is small enough
+for a package index.
 """
 
 import ast
@@ -15,18 +15,18 @@ OUTSIDE = (".ci/", ".github/", "docs/", "examples/", "tests/")
 """Folders of the repository that are no part of the package."""
 DATA = (".py", ".typed", ".safetensors", ".json", ".csv", ".zip", ".html", ".css", ".js", ".png", ".md", "LICENSE")
 MOST = 100 << 20
-"""Bytes of a file that an index takes."""
+"""The most bytes of a file on a package index."""
 
 
 def expected() -> set[str]:
-    """The files of the package that git tracks, by their names in a wheel."""
+    """Return the files of the package that git tracks, by their names in a wheel."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     inner = [name for name in tracked if not name.startswith(OUTSIDE) and name.endswith(DATA)]
     return {f"frugal_rt/{name}" for name in inner if "/" in name or name.endswith((".py", ".typed"))}
 
 
 def version() -> str:
-    """The version that the code says."""
+    """Return the version in the code."""
     tree = ast.parse((ROOT / "engines/version.py").read_text())
     values = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"]
     return ast.literal_eval(values[0])

@@ -1,7 +1,7 @@
 """Check the first lines of docstrings: python .ci/check_words.py
 
-A docstring begins with a verb or a named thing. One that begins with a word of WORDS has its subject half a sentence
-later. Docstrings of modules, classes and functions count, and those of attributes: a string below an assignment.
+A docstring begins with a verb or a named thing, and not with a word of WORDS. Docstrings of modules, classes, functions
+and attributes (a string below an assignment) are checked.
 """
 
 import ast
@@ -15,7 +15,7 @@ WORDS = re.compile(r"\s*(What|Those|Of|Who|Whose|Which|And)\b")
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """The line and the text of each docstring of a module."""
+    """Yield the line and the text of each docstring of a module."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):

@@ -1,4 +1,4 @@
-"""The repository's files, for the checks beside this one."""
+"""The repository's files, for the checks in this folder."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def tracked(pattern: str) -> list[str]:
-    """Return the names, below ROOT and in order, of the files that git tracks, or would, and that exist."""
+    """Return the sorted names, relative to ROOT, of existing files that git tracks or does not ignore."""
     names = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", pattern],
         cwd=ROOT,

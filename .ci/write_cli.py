@@ -1,6 +1,6 @@
 """Write docs/cli.md from the command's own help: python .ci/write_cli.py [--check]
 
-With --check nothing is written: the page must be as it would be written, or the exit status is 1.
+With --check nothing is written; the exit status is 1 where the page is not up to date.
 """
 
 import inspect
@@ -26,12 +26,12 @@ the environment. `python -m frugal_rt` is the same command.
 
 
 def prose(text: str) -> str:
-    """A docstring or help text for Markdown: what looks like a tag or a footnote is shown as it stands."""
+    """Escape tags and footnotes in a docstring or help text for Markdown."""
     return inspect.cleandoc(text).replace("\b\n", "").replace("<", "&lt;").replace("*", "\\*").replace("[", "\\[")
 
 
 def of_command(name: str, ctx: click.Context) -> Iterator[str]:
-    """The lines of one command."""
+    """Yield the lines of a command's section."""
     command = ctx.command
     usage = " ".join([NAME, name, *command.collect_usage_pieces(ctx)])
     yield f"\n## {name}\n\n    {usage}\n\n{prose(command.help or '')}"
@@ -51,7 +51,7 @@ def of_command(name: str, ctx: click.Context) -> Iterator[str]:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [HEAD]
     with click.Context(main, info_name=NAME, **main.context_settings) as whole:
         parts.append("\n".join(f"- [`{name}`](#{name}): {said}" for name, said in COMMANDS.items()))

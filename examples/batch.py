@@ -1,6 +1,6 @@
-"""Restore every picture of a folder, each a request of its own: they share network calls, and come as they are done.
+"""Restore every picture of a folder, each as a request of its own. Requests share network calls.
 
-Pictures of another size than the prior's are cut to its shape and scaled; one that fails is told and stops no other.
+Pictures of another size than the prior's are cropped to its shape and scaled. A failure is printed and stops no other.
 
 python examples/batch.py celeba.plan noisy restored
 """
@@ -23,7 +23,7 @@ def main() -> None:
         for path in paths:
             try:
                 y = read(path, size=(width, height))
-            except FrugalError as error:  # of this picture alone
+            except FrugalError as error:  # it concerns this picture alone
                 print(f"{path.name}: {error}", file=sys.stderr)
                 continue
             names[pool.submit(y, operator, sigma=0.25, preset="fast")] = path.name

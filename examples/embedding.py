@@ -1,4 +1,4 @@
-"""A pool inside a web application of your own: all its requests share the network's calls.
+"""Use a pool in a web application of your own: all requests share the network's calls.
 
 pip install '.[cpu,serve]'    # in a checkout
 FRUGAL_RT_PLAN=celeba.plan uvicorn --app-dir examples embedding:app
@@ -17,7 +17,7 @@ from frugal_rt import BusyError, InputError, Pool, operators, read, to_pil
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    with Pool(os.environ["FRUGAL_RT_PLAN"]) as app.state.pool:  # once; at the end it finishes what it took
+    with Pool(os.environ["FRUGAL_RT_PLAN"]) as app.state.pool:  # opened once; closing it finishes the requests taken
         yield
 
 
@@ -26,14 +26,14 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/upscale")
 async def upscale(request: Request) -> Response:
-    """A picture four times as large."""
+    """Return a picture enlarged four times."""
     pool: Pool = request.app.state.pool
     try:
         y = read(io.BytesIO(await request.body()))
         result = await pool.restore(y, operators.SuperResolution(pool.image_shape, 4), sigma=0.01, preset="fast")
     except BusyError as error:
         raise HTTPException(429, str(error), {"Retry-After": str(round(error.retry_after))}) from error
-    except InputError as error:  # it does not fit, or is no picture
+    except InputError as error:  # the body is no picture, or does not fit
         raise HTTPException(422, str(error)) from error
     png = io.BytesIO()
     to_pil(result.image).save(png, "PNG")

@@ -1,8 +1,8 @@
-"""Three degradations that are not linear, each an operator in a few lines, and what DPS makes of them.
+"""Restore from three nonlinear operators, each written in a few lines, by DPS.
 
     python examples/nonlinear.py celeba.plan face.png hdr --steps 100
 
-writes hdr.png: the picture, what was measured of it, and the restoration. There is no A^T, so DPS runs to the end.
+writes hdr.png: the picture, its measurement and the restoration. The operators have no A^T, so DPS takes every step.
 """
 
 import argparse
@@ -25,7 +25,7 @@ YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418
 
 
 def hdr(shape: Shape, gain: float = 2.0) -> operators.Custom:
-    """An exposure `gain` times too long: y = clip(gain x, -1, 1). Nothing comes back from where it clipped."""
+    """Expose `gain` times too long: y = clip(gain x, -1, 1). Clipped pixels have no gradient."""
     return operators.Custom(
         shape,
         shape,
@@ -36,7 +36,7 @@ def hdr(shape: Shape, gain: float = 2.0) -> operators.Custom:
 
 
 def phase(shape: Shape) -> operators.Custom:
-    """Phase retrieval: the modulus of the Fourier transform of the image in a black frame, by autograd."""
+    """Measure the modulus of the Fourier transform of the image in a black frame (phase retrieval); vjp by autograd."""
     import torch
 
     channels, height, width = shape
@@ -50,7 +50,10 @@ def phase(shape: Shape) -> operators.Custom:
 
 
 def jpeg(shape: Shape, quality: int = 10) -> operators.Custom:
-    """JPEG without its entropy coding and chroma subsampling. Rounding has no slope, so its Jacobian is taken as I."""
+    """Quantise as JPEG, without entropy coding and chroma subsampling.
+
+    Rounding's Jacobian is taken to be the identity.
+    """
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     base = np.array([[int(n) for n in table.split()] for table in (LUMA, CHROMA, CHROMA)]).reshape(3, 1, 1, 8, 8)
     steps = np.clip((base * scale + 50) // 100, 1, 255)

@@ -1,4 +1,4 @@
-"""Use it as a pipeline of diffusers: loaded once, called with a picture and its mask, answering with a picture.
+"""Use frugal-rt like a pipeline of diffusers: loaded once, called with a picture and a mask, returning a picture.
 
 python examples/pipeline.py photo.jpg mask.png restored.png
 """

@@ -1,4 +1,4 @@
-"""Use it as a sampler of deepinv: physics, a measurement of tensors (B, C, H, W) on [0, 1], and a model of both.
+"""Use frugal-rt like a sampler of deepinv: a physics, a measurement of tensors (B, C, H, W) on [0, 1], and a model.
 
 python examples/sampler.py photo.jpg restored.png
 """

@@ -1,4 +1,4 @@
-"""From a prior's weights to a verified plan."""
+"""Export of a prior's weights to a verified plan."""
 
 from ..engines.manifest import HALVES
 from .pipeline import build_plan, export_plan, open_prior, verified_plan

@@ -1,4 +1,4 @@
-"""From a traced network to a plan's three ONNX graphs over one set of weights: embedding, forward, pullback."""
+"""A traced network as a plan's three ONNX graphs over one set of weights: embedding, forward and pullback."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,15 +27,16 @@ def graphs_of(
     weights: bytes | bytearray,
     stride: int | None = None,
 ) -> tuple[dict[str, tuple[bytes, dict[str, Any]]], int | None]:
-    """Each graph's ONNX bytes and its entry in the manifest, for any batch; with a `stride` for any sides, multiples of
-    it, too. With them what `reach_of` says then, or else None.
+    """Return each graph's ONNX bytes and its entry in the manifest, by name; and the reach, or None without a `stride`.
 
-    embedding: t (batch,) int64 to `embedding` (batch, K), all that the network needs of t.
+    Graphs take any batch size; with a `stride` also images of any sides, multiples of the stride.
+
+    embedding: t (batch,) int64 to `embedding` (batch, K), everything that the network computes from t alone.
     forward: x (batch, C, H, W) and embedding to `outputs` and the activations that the pullback reads.
-    pullback: those activations, embedding where it reads it, and v, the cotangent of the first output, to `gradient`,
-    that of x.
+    pullback: those activations, embedding where it is read, and v, the cotangent of the first output, to `gradient`,
+    the cotangent of x.
 
-    Every parameter is an external initialiser that points into the member WEIGHTS, whose bytes are `weights`.
+    Every parameter is an external initialiser that refers to the member WEIGHTS, whose bytes are `weights`.
     Raises MissingExtra without onnx, ExportError if the network cannot be exported.
     """
     try:
@@ -62,7 +63,7 @@ Built = tuple[Emitter, dict[str, tuple[str, Shape]], dict[str, tuple[str, Shape]
 
 
 def conditions_of(traced: Trace) -> list[Value]:
-    """The values that depend on t alone and that what depends on x reads."""
+    """Return the values that depend on t alone and are read by values that depend on x."""
     read = (one for value in traced.values if value.active for one in value.inputs)
     return list(dict.fromkeys(one for one in read if one.varies and not one.active))
 
@@ -80,7 +81,7 @@ def _embedding(traced: Trace, conditions: list[Value]) -> Built:
 
 
 def take_conditions(e: Emitter, conditions: list[Value]) -> None:
-    """Cut the input `embedding` into the values it was put together from."""
+    """Split the input `embedding` into the values that it concatenates."""
     start = 0
     for value in conditions:
         stop = start + width([value])
@@ -92,7 +93,7 @@ def _forward(traced: Trace, conditions: list[Value], outputs: list[str], kept: l
     e = Emitter()
     e.names[traced.x] = "x"
     take_conditions(e, conditions)
-    for value in traced.values:  # in order: asked for the outputs at once, a deep network exceeds Python's stack
+    for value in traced.values:  # in order: recursion from the outputs would exceed Python's stack in a deep network
         if value.active:
             e(value)
     results = {name: (e(value), value.shape) for name, value in zip(outputs, traced.outputs, strict=True)}
@@ -151,7 +152,7 @@ def serialise(
         producer_name="frugal-rt",
     )
     checked = onnx.ModelProto.FromString(model.SerializeToString())
-    checked.graph.input.extend(info(name, tensors[name][0].shape) for name in weights)  # the checker opens no weights
+    checked.graph.input.extend(info(name, tensors[name][0].shape) for name in weights)  # the checker reads no weights
     onnx.checker.check_model(checked, full_check=True)
     model.graph.initializer.extend(external(name, *tensors[name]) for name in weights)
     entry = {
@@ -164,7 +165,7 @@ def serialise(
 
 
 def _reachable(nodes: list[Any], wanted: set[str]) -> list[Any]:
-    """The nodes that `wanted` needs, in order."""
+    """Return the nodes that the values `wanted` depend on, in order."""
     kept = []
     for node in reversed(nodes):
         if wanted & set(node.output):
@@ -174,7 +175,7 @@ def _reachable(nodes: list[Any], wanted: set[str]) -> list[Any]:
 
 
 def external(name: str, view: np.ndarray, offset: int) -> Any:
-    """An initialiser that points at its tensor in the safetensors bytes."""
+    """Return an external initialiser that refers to its tensor in the safetensors bytes."""
     import onnx
 
     tensor = onnx.TensorProto(name=name, dims=view.shape, data_type=onnx.TensorProto.FLOAT)

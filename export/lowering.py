@@ -1,4 +1,4 @@
-"""Each traced operation in ONNX. An `Emitter` writes values as nodes of a graph, as they are asked for."""
+"""The ONNX form of each traced operation. An `Emitter` writes a value's nodes when the value is first needed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,18 +15,18 @@ T = TypeVar("T")
 
 
 class Emitter:
-    """Nodes of one ONNX graph, written as they are asked for by value."""
+    """Writer of the nodes of an ONNX graph. A value's nodes are written when its name is first asked for."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self.weights: set[str] = set()
         self.names: dict[Value, str] = {}
-        """Names in the graph of the values already written or given as inputs."""
+        """Names in the graph of values already written or given as inputs."""
         self._memo: dict[Any, Any] = {}
 
     def __call__(self, value: Value) -> str:
-        """The name of `value` in the graph, written if it is not yet."""
+        """Return the name of `value` in the graph; write its nodes if they are missing."""
         if value.weight is not None:
             self.weights.add(value.weight)
             return value.weight
@@ -40,7 +40,7 @@ class Emitter:
         return FORWARD[value.op](self, value)
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node; the name of its output."""
+        """Add a node; return the name of its output."""
         from onnx import helper
 
         name = f"{len(self.nodes)}:{kind}"
@@ -59,7 +59,7 @@ class Emitter:
         return self.constant(values, np.int64)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
-        """Return `make()` the first time `key` is asked for, and the same object again after that."""
+        """Return `make()`, called once for each `key`."""
         if key not in self._memo:
             self._memo[key] = make()
         return cast(T, self._memo[key])
@@ -69,12 +69,12 @@ class Emitter:
         return self.node("Reshape", x, self.ints(0, *map(known, shape[1:])))
 
     def grouped(self, x: str, shape: Shape, groups: int) -> str:
-        """x of `shape` (B, C, ...) as (B, groups, N); or (B, groups, M, W), which takes no numbers of free sides."""
+        """Reshape x of `shape` (B, C, ...) to (B, groups, N), or where sides are free to (B, groups, M, W)."""
         free = is_free(shape)
         return self.node("Reshape", x, self.ints(*((0, groups, -1, 0) if free else (0, groups, -1))))
 
     def ungrouped(self, x: str, shape: Shape) -> str:
-        """Return the result of `grouped` in its earlier `shape`."""
+        """Reshape the result of `grouped` back to `shape`."""
         if is_free(shape):
             return self.node("Reshape", x, self.ints(0, known(shape[1]), -1, 0))
         return self.reshape(x, shape)
@@ -86,7 +86,7 @@ class Emitter:
         return self.node("Slice", x, self.ints(start), self.ints(stop), self.ints(axis))
 
     def each_channel(self, weight: Value, rank: int) -> str:
-        """A vector (C,) shaped to act on (B, C, ...)."""
+        """Reshape a vector (C,) to broadcast over (B, C, ...)."""
         shape = self.ints(-1, *[1] * (rank - 2))
         return self.once((weight, rank), lambda: self.node("Reshape", self(weight), shape))
 
@@ -103,7 +103,7 @@ class Emitter:
         return self.node("Add", scaled, self.each_channel(bias, rank))
 
     def softmax_scores(self, v: Value) -> str:
-        """softmax(q k^T / sqrt(d)), (B, heads, queries, keys)."""
+        """Compute softmax(q k^T / sqrt(d)), (B, heads, queries, keys)."""
         query, key, _ = v.inputs
 
         def make() -> str:
@@ -113,7 +113,10 @@ class Emitter:
         return self.once((v, "scores"), make)
 
     def transposed_weight(self, weight: Value, flipped: bool = False) -> str:
-        """(O, I, ...) to (I, O, ...), turned by 180 degrees if `flipped`. Runtimes fold this when they load."""
+        """Transpose (O, I, ...) to (I, O, ...), rotated by 180 degrees if `flipped`.
+
+        Runtimes fold this when they load.
+        """
 
         def make() -> str:
             rank = len(weight.shape)
@@ -129,9 +132,9 @@ class Emitter:
         return self.node("Slice", kernel, self.ints(-1, -1), self.ints(last, last), self.ints(2, 3), self.ints(-1, -1))
 
     def upsample_kernel(self, weight: Value) -> str:
-        """The 4x4 kernel (I, O, 4, 4) whose transposed convolution of stride 2, padding 1 is upsampling, then conv.
+        """Return the kernel (I, O, 4, 4) whose transposed convolution of stride 2, padding 1 upsamples and convolves.
 
-        Along each axis it is (w2, w1 + w2, w0 + w1, w0): 16 products an output block of 4 where 3x3 takes 36.
+        Along each axis it is (w2, w1 + w2, w0 + w1, w0). A block of 4 output pixels takes 16 products instead of 36.
         """
 
         def make() -> str:
@@ -148,15 +151,15 @@ class Emitter:
         return self.once((weight, "upsample"), make)
 
     def _phase_kernel(self, kernel: str, first: list[int], ends: list[int]) -> str:
-        """Every other row and column of a kernel (I, O, ...), backwards from `first` to before `ends`: (O, I, ...)."""
+        """Take every other row and column of a kernel (I, O, ...), from `first` back to before `ends`: (O, I, ...)."""
         taken = self.node("Slice", kernel, self.ints(*first), self.ints(*ends), self.ints(2, 3), self.ints(-2, -2))
         return self.permute(taken, 1, 0, 2, 3)
 
     def transposed_conv(self, x: str, kernel: str, size: int, pads: list[int], bias: str | None = None) -> str:
-        """Transposed convolution of stride 2, (B, I, H, W) by (I, O, size, size) to (B, O, 2H, 2W).
+        """Write a transposed convolution of stride 2, (B, I, H, W) by (I, O, size, size) to (B, O, 2H, 2W).
 
-        out[n] = sum over m of kernel[m] x[(n + pad - m) / 2], where that is whole: for each parity of row and column
-        a small plain convolution, and the four interleaved.
+        out[n] is the sum over m of kernel[m] x[(n + pad - m) / 2], where that index is whole. Each parity of row and
+        column is a small convolution, and the four results are interleaved.
         """
         if size < 2:
             raise ExportError("the network has 1x1 convolutions of stride 2, which frugal-rt cannot export yet")
@@ -209,7 +212,7 @@ def _silu(e: Emitter, v: Value) -> str:
 
 
 def upsample(e: Emitter, x: str, shape: Shape) -> str:
-    """Nearest, x2, as copies side by side: Resize's gradient would be a scatter in other hands than ours."""
+    """Upsample by 2, nearest neighbour, as copies side by side. Other tools' gradient of Resize is a scatter."""
     if is_free(shape):
         return e.node("DepthToSpace", e.node("Concat", x, x, x, x, axis=1), blocksize=2, mode="DCR")
     _, c, h, w = map(known, shape)
@@ -218,9 +221,10 @@ def upsample(e: Emitter, x: str, shape: Shape) -> str:
 
 
 def unshuffle(e: Emitter, x: str, shape: Shape, r: int) -> str:
-    """torch's channel order: c r^2 + i r + j. ONNX's SpaceToDepth has (i r + j) C + c, the same for a single channel.
+    """Unshuffle pixels into torch's channel order, c r^2 + i r + j.
 
-    (OpenVINO 2026.4 merges a Gather, which would put all channels in order at once, wrongly into the Conv after it.)
+    ONNX's SpaceToDepth has (i r + j) C + c, which is the same for a single channel. A Gather would order all channels
+    at once, but OpenVINO 2026.4 merges it wrongly into the Conv after it.
     """
     if is_free(shape):
         parts = [e.node("SpaceToDepth", e.slice(x, 1, c, c + 1), blocksize=r) for c in range(known(shape[1]))]

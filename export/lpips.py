@@ -1,6 +1,7 @@
 """The LPIPS file: LPIPS v0.1 over AlexNet (Zhang et al., CVPR 2018) as an ONNX graph of the lpips package's weights.
 
-Written node by node: exporters take `norm + 1e-10` for `norm`, and then 0 / 0 where no feature fires.
+The graph is written node by node, as exporters simplify `norm + 1e-10` to `norm`, which gives 0 / 0 where no feature is
+active.
 """
 
 import importlib
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     import onnx
 
 CONVOLUTIONS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
-"""Stride and padding of AlexNet's five; a max pool of 3 pixels, stride 2, stands before the second and the third."""
+"""Stride and padding of AlexNet's five; a max pool of 3 pixels, stride 2, precedes the second and the third."""
 POOLED = (1, 2)
 PACKAGE_NAMES = ("slice1.0", "slice2.3", "slice3.6", "slice4.8", "slice5.10")
-"""The convolutions in the package's state dict."""
+"""Names of the convolutions in the package's state dict."""
 EPS = 1e-10
 OPSET, IR_VERSION = 18, 10
 TOLERANCE = 1e-4
@@ -30,7 +31,7 @@ TOLERANCE = 1e-4
 def fetch_lpips(path: str | os.PathLike[str], on_stage: Callable[[str], object] = lambda stage: None) -> float:
     """Make the LPIPS file at `path` from the lpips package, which downloads AlexNet's weights the first time.
 
-    The graph is compared with the package's own module, and one that differs is not written. Returns the largest error.
+    The graph is compared with the package's module; one that differs is not written. Returns the largest error.
     Raises MissingExtra, ExportError or FrugalError.
     """
     for name in ("torch", "onnx"):
@@ -47,7 +48,7 @@ def fetch_lpips(path: str | os.PathLike[str], on_stage: Callable[[str], object] 
         ) from error
     try:
         module = package.LPIPS(net="alex", verbose=False).eval()
-    except OSError as error:  # URLError is one
+    except OSError as error:  # a URLError too
         raise ExportError(f"the weights of AlexNet cannot be had: {error}; is this machine online?") from error
     model = build_lpips(from_package({name: tensor.numpy() for name, tensor in module.state_dict().items()}))
     on_stage("comparing with the package")
@@ -58,7 +59,10 @@ def fetch_lpips(path: str | os.PathLike[str], on_stage: Callable[[str], object] 
 
 
 def from_package(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The package's state dict under the names that `build_lpips` reads. Raises ExportError where one is missing."""
+    """Rename the package's state dict to the names that `build_lpips` reads.
+
+    Raises ExportError where one is missing.
+    """
     names = {"shift": "scaling_layer.shift", "scale": "scaling_layer.scale"}
     for i, name in enumerate(PACKAGE_NAMES):
         names |= {f"conv{i + 1}_weight": f"net.{name}.weight", f"conv{i + 1}_bias": f"net.{name}.bias"}
@@ -70,10 +74,11 @@ def from_package(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def build_lpips(weights: Mapping[str, np.ndarray]) -> "onnx.ModelProto":
-    """The graph `image`, `reference` (N, 3, H, W) on [-1, 1] -> `lpips` (N,).
+    """Build the graph `image`, `reference` (N, 3, H, W) on [-1, 1] -> `lpips` (N,).
 
-    d = sum_l mean_hw w_l . (f_l / (|f_l| + eps) - g_l / (|g_l| + eps))^2, with f_l and g_l the five ReLU layers'
-    channels. `weights`: shift and scale of 3 values, conv1_weight .. conv5_bias, lin0 .. lin4 of one value a channel.
+    d = sum_l mean_hw w_l . (f_l / (|f_l| + eps) - g_l / (|g_l| + eps))^2, where f_l and g_l are the channels after the
+    l-th of five ReLUs. `weights`: shift and scale of 3 values, conv1_weight .. conv5_bias, lin0 .. lin4 of one value a
+    channel.
     """
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -121,9 +126,9 @@ def build_lpips(weights: Mapping[str, np.ndarray]) -> "onnx.ModelProto":
 
 
 def verify_lpips(graph: bytes, module: Any) -> float:
-    """The largest error of the graph in onnxruntime against a torch module `(image, reference) -> (N, ...)`.
+    """Return the largest error of the graph in onnxruntime against a torch module `(image, reference) -> (N, ...)`.
 
-    Over pairs of noise, of flat pictures and of a picture with itself, at three sizes. Raises ExportError above
+    Pairs are of noise, of constant pictures and of a picture with itself, at three sizes. Raises ExportError above
     TOLERANCE, MissingExtra without onnxruntime.
     """
     import torch

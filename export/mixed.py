@@ -1,11 +1,13 @@
 """The forward and pullback graphs in half precision, over the same float32 weights: from ONNX to ONNX.
 
-For runtimes that take each value's type from the graph (TensorRT). Convolutions, matrix products and the elementwise
-operations between them are in half. Every operation not listed here stays in float32: normalisations, softmax,
-reductions, roots and quotients. So do elementwise operations that elementwise ones alone join to a reduction: a group
-norm's backward, in which a value and its mean cancel, softmax's backward, and values that are summed. Operations on
-shapes keep the type they get. A value that is read in half alone is rounded before them: a weight where it comes in, by
-one cast, which runtimes fold when they load.
+They are for runtimes that take each value's type from the graph (TensorRT).
+
+- In half: convolutions, matrix products, and the elementwise operations between them.
+- In float32: every operation not listed here, such as normalisations, softmax, reductions, roots and quotients.
+- In float32 too: elementwise operations that are connected to a reduction through elementwise operations alone. Such
+  are the backward passes of group norm, where a value and its mean cancel, and of softmax, and values that are summed.
+- Operations on shapes keep the type of their input. A value that is read in half alone is rounded before them. A weight
+  is rounded by one cast, which runtimes fold when they load.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,27 +20,27 @@ from ..engines.manifest import HALVES
 from .lowering import OPSET
 
 OPSETS = {"fp16": OPSET, "bf16": 22}
-"""22 is the first whose convolution takes bfloat16."""
+"""ONNX opsets by precision; 22 is the first whose Conv takes bfloat16."""
 HEAVY = {"AveragePool", "Conv", "Gemm", "MatMul"}
 ELEMENTWISE = {"Add", "Mul", "Sigmoid", "Sub"}
 SHAPE = {"Concat", "DepthToSpace", "Expand", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Transpose"}
 NORMALISED = {"InstanceNormalization", "Softmax"}
 """Operations computed in float32 whose results fit half precision."""
 TINY = 1e-30
-"""Smallest divisor: a row of zeros is divided by it."""
+"""The smallest divisor of a row; a row of zeros is divided by it."""
 
 Graphs = Mapping[str, tuple[bytes, dict[str, Any]]]
 """A graph's ONNX bytes and its entry in the manifest, by name."""
 
 
 def parse_precisions(text: str) -> tuple[str, ...]:
-    """The precisions beside float32 in such text as "fp16,bf16"; "fp32" adds none. Raises InputError."""
+    """Parse "fp16,bf16" to the precisions beside float32; "fp32" adds none. Raises InputError."""
     asked = tuple(dict.fromkeys(one.strip() for one in text.split(",")))
     return check_precisions([one for one in asked if one != "fp32"])
 
 
 def check_precisions(precisions: Iterable[str]) -> tuple[str, ...]:
-    """The same. Raises InputError for one that is not known."""
+    """Return the precisions as a tuple. Raises InputError for an unknown one."""
     for one in precisions:
         if one not in HALVES:
             raise InputError(f"the precision {one!r} is not known; choose among fp32, {', '.join(HALVES)}")
@@ -46,7 +48,7 @@ def check_precisions(precisions: Iterable[str]) -> tuple[str, ...]:
 
 
 def say_mixed(entry: Mapping[str, Any]) -> str:
-    """Say in words what the manifest holds under `mixed` for a precision."""
+    """Describe the manifest's entry under `mixed` for a precision."""
     if "refused" in entry:
         return f"left out, {entry['refused']}"
     errors = ", ".join(f"{what} {error:.1e}" for what, error in entry.get("parity", {}).items())
@@ -54,12 +56,12 @@ def say_mixed(entry: Mapping[str, Any]) -> str:
 
 
 def mixed_graphs(graphs: Graphs, precision: str) -> dict[str, tuple[bytes, dict[str, Any]]]:
-    """The graphs `forward` and `pullback` of `graphs`, as `graphs_of` gives them, at `precision`, "fp16" or "bf16".
+    """Convert the graphs `forward` and `pullback` of `graphs_of` to `precision`, "fp16" or "bf16".
 
-    x, embedding, v, the network's answers and the gradient stay float32; a kept activation has the type that it has in
-    the forward graph, in both. An entry's `types` names the inputs and outputs that are not float32. The weights are
-    the same external initialisers. In "fp16" the pullback divides each row's v by its largest magnitude and multiplies
-    the gradient by it: the pullback is linear, and a small v would end in float16's underflow.
+    x, embedding, v, the network's answers and the gradient stay float32. An activation that the forward graph hands to
+    the pullback has one type in both. An entry's `types` names the inputs and outputs that are not float32. The weights
+    are the same external initialisers. In "fp16" the pullback divides each row's v by its largest magnitude and
+    multiplies the gradient by it: the pullback is linear, and a small v would underflow in float16.
     """
     import onnx
 
@@ -80,14 +82,17 @@ def mixed_graphs(graphs: Graphs, precision: str) -> dict[str, tuple[bytes, dict[
 
 
 def element_type(precision: str) -> int:
-    """ONNX's number for the type of half values."""
+    """Return ONNX's code of the element type of `precision`."""
     from onnx import TensorProto
 
     return int(TensorProto.FLOAT16 if precision == "fp16" else TensorProto.BFLOAT16)
 
 
 def _halve(model: Any, precision: str, held: Collection[str]) -> set[str]:
-    """Turn a graph into half precision, where it lies; its inputs and outputs in half. `held`: kept values in half."""
+    """Convert a model to half precision in place; return its inputs and outputs in half.
+
+    `held`: names of the pullback's inputs that the forward graph writes in half.
+    """
     from onnx import TensorProto, helper
 
     graph, kind = model.graph, element_type(precision)
@@ -107,7 +112,7 @@ def _halve(model: Any, precision: str, held: Collection[str]) -> set[str]:
     for one in graph.input:
         if one.name in public:
             one.type.tensor_type.elem_type = kind
-        else:  # cast as a whole where it comes in, not in each of the pieces it is cut into
+        else:  # cast the whole input once, not each of the pieces it is split into
             source = _unit_rows(graph, nodes) if (one.name, precision) == ("v", "fp16") else one.name
             renamed[one.name] = cast(source, True)
     answers = [one.name for one in graph.output if not one.name.startswith("kept:")]
@@ -131,7 +136,7 @@ def _halve(model: Any, precision: str, held: Collection[str]) -> set[str]:
         if one.name in halves and one.name not in answers:
             one.type.tensor_type.elem_type = kind
             public.add(one.name)
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]  # some lie in the list they replace
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]  # some belong to the list replaced
     del graph.node[:]
     graph.node.extend(copies)
     model.opset_import[0].version = OPSETS[precision]
@@ -139,7 +144,7 @@ def _halve(model: Any, precision: str, held: Collection[str]) -> set[str]:
 
 
 def _halves(graph: Any, held: Collection[str]) -> set[str]:
-    """The values in half, with the float32 inputs, which are rounded where they come in."""
+    """Return the values in half, and the float32 inputs that are rounded at the graph's entry."""
     single = _beside_reductions(graph.node)
 
     def computed_in_half(node: Any) -> bool:
@@ -149,7 +154,7 @@ def _halves(graph: Any, held: Collection[str]) -> set[str]:
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    asked: set[str] = set()  # what operations on shapes give that is read in half alone: they get it rounded before
+    asked: set[str] = set()  # results of operations on shapes that are read in half alone: rounded before them
     for node in reversed(graph.node):
         reading = [one for name in node.output for one in readers.get(name, [])]
         if node.op_type in SHAPE and all(computed_in_half(one) or one.output[0] in asked for one in reading):
@@ -163,7 +168,8 @@ def _halves(graph: Any, held: Collection[str]) -> set[str]:
 
 
 def _beside_reductions(nodes: Iterable[Any]) -> set[str]:
-    """Names of elementwise results that elementwise operations alone join to a reduction, root or quotient."""
+    """Return the names of elementwise results that are connected to a reduction, root or quotient by elementwise
+    operations alone."""
     nodes = list(nodes)
     after: set[str] = set()
     for node in nodes:
@@ -177,13 +183,13 @@ def _beside_reductions(nodes: Iterable[Any]) -> set[str]:
 
 
 def _reduces(node: Any) -> bool:
-    """Not upsampling's backward, which drops the axes it sums over: its sums meet nothing they could cancel with."""
+    """Return whether the node reduces. Upsampling's backward does not count: nothing cancels against its sums."""
     dropped = any(one.name == "keepdims" and one.i == 0 for one in node.attribute)
     return node.op_type not in HEAVY | ELEMENTWISE | SHAPE | NORMALISED and not dropped
 
 
 def _unit_rows(graph: Any, nodes: list[Any]) -> str:
-    """v, each row divided by its largest magnitude, which is `v:scale`, (batch, 1, 1, 1)."""
+    """Divide each row of v by its largest magnitude, which is `v:scale`, (batch, 1, 1, 1); return the result's name."""
     from onnx import helper, numpy_helper
 
     added = {"v:axes": np.array([1, 2, 3]), "v:tiny": np.array(TINY, np.float32)}
@@ -198,7 +204,7 @@ def _unit_rows(graph: Any, nodes: list[Any]) -> str:
 
 
 def _check(model: Any) -> None:
-    """onnx's own check, types and shapes inferred; it opens no weights, so they stand as inputs."""
+    """Check a model by onnx's checker with inferred types and shapes; weights are inputs, as it reads no files."""
     import onnx
     from onnx import helper
 

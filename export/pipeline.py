@@ -1,4 +1,4 @@
-"""From a prior's weights to a verified plan."""
+"""The steps of an export: open a prior, trace it, build its plan, verify it, write it."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from .priors.prior import Prior, read_prior
 
 
 def open_prior(weights: str | os.PathLike[str], arch: str | None = None) -> Prior:
-    """The prior in a diffusers folder, or in a checkpoint of the architecture `arch`, as `AdmOptions.parse` takes it.
+    """Open the prior in a diffusers folder, or in a checkpoint of the architecture `arch` (see `AdmOptions.parse`).
 
     Raises InputError, ExportError or MissingExtra.
     """
@@ -37,8 +37,8 @@ def export_plan(
 ) -> Plan:
     """Export `prior`, check it against torch, and write the plan to `path`; a plan that fails is not written.
 
-    `on_stage` is told what is being done, one short phrase at a time. `precisions`: as of `verified_plan`. Raises
-    MissingExtra, InputError, ExportError or FrugalError.
+    `on_stage` is called with a short phrase for each stage. `precisions`: as in `verified_plan`. Raises MissingExtra,
+    InputError, ExportError or FrugalError.
     """
     plan = verified_plan(prior, on_stage, precisions)
     on_stage("writing")
@@ -51,10 +51,10 @@ def verified_plan(
     on_stage: Callable[[str], object] = lambda stage: None,
     precisions: Sequence[str] = tuple(HALVES),
 ) -> Plan:
-    """The plan of `prior`, in memory, compared with torch. Raises MissingExtra, InputError or ExportError.
+    """Return the plan of `prior`, in memory, compared with torch. Raises MissingExtra, InputError or ExportError.
 
-    `precisions`: of the graphs in half precision that it holds beside those in float32, "fp16" and "bf16"; one that is
-    too far from float32 is left out, and the manifest says why.
+    `precisions`: "fp16" and "bf16", those of the graphs beside float32. A precision whose error against float32 is too
+    large is left out, and the manifest holds the reason.
     """
     plan = build_plan(prior, on_stage, precisions)
     on_stage("comparing with torch")
@@ -79,7 +79,7 @@ def build_plan(
     on_stage: Callable[[str], object] = lambda stage: None,
     precisions: Sequence[str] = tuple(HALVES),
 ) -> Plan:
-    """The plan of `prior`, in memory and not yet verified. `precisions`: as of `verified_plan`."""
+    """Return the plan of `prior`, in memory and not yet verified. `precisions`: as in `verified_plan`."""
     require_export()
     precisions = check_precisions(precisions)
     from safetensors.numpy import save

@@ -1,6 +1,6 @@
 """The vector-Jacobian product of each traced operation in ONNX, and the loop that chains them.
 
-`reverse` is the chain rule of reverse-mode differentiation. No rule emits ScatterND, whose duplicates race in
+`reverse` is reverse-mode differentiation. No rule emits ScatterND: with duplicate indices its threads race in
 onnxruntime.
 """
 
@@ -17,11 +17,12 @@ Cotangents = list[tuple[Value, str]]
 
 
 RECOMPUTED = {"cat", "group_norm", "mul", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "silu", "slice"}
-"""Cheap enough to compute again in the pullback; other values it needs are kept from the forward graph."""
+"""Operations whose results are recomputed in the pullback. Other values that it needs are outputs of the forward graph.
+"""
 
 
 class PullbackEmitter(Emitter):
-    """Writes the pullback: values are computed again where that is cheap, else taken as inputs, listed in `kept`."""
+    """Writer of the pullback graph. It recomputes values of RECOMPUTED; the others are inputs, listed in `kept`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class PullbackEmitter(Emitter):
         return f"kept:{value.name}"
 
     def normalised(self, v: Value) -> tuple[str, str]:
-        """(x - mean) / std of a group norm, `grouped`, and 1 / std, (B, G, 1) or (B, G, 1, 1)."""
+        """Return (x - mean) / std of a group norm in the shape of `grouped`, and 1 / std, (B, G, 1) or (B, G, 1, 1)."""
 
         def make() -> tuple[str, str]:
             grouped = self.grouped(self(v.inputs[0]), v.shape, v.settings["groups"])
@@ -47,7 +48,7 @@ class PullbackEmitter(Emitter):
         return self.once((v, "normalised"), make)
 
     def mean(self, v: Value, grouped: str) -> str:
-        """The mean of each group of a group norm v."""
+        """Return the mean of each group of a group norm v."""
         return self.node("ReduceMean", grouped, self.ints(*((-2, -1) if is_free(v.shape) else (-1,))), keepdims=1)
 
     def group_norm(self, v: Value) -> str:
@@ -55,7 +56,7 @@ class PullbackEmitter(Emitter):
         return self.scale_shift(self.ungrouped(self.normalised(v)[0], v.shape), weight, bias, len(v.shape))
 
     def pull(self, v: Value, g: str) -> Cotangents:
-        """The cotangents of v's active inputs, given that of v."""
+        """Return the cotangents of v's active inputs, given g, the cotangent of v."""
         if v.op not in PULL:
             raise ExportError(f"the gradient of the operation {v.op} is not known")
         return [(one, cotangent) for one, cotangent in PULL[v.op](self, v, g) if one.active]
@@ -180,9 +181,9 @@ PULL: dict[str, Any] = {
 
 
 def reverse(e: PullbackEmitter, traced: Trace, v: str) -> str:
-    """The gradient of x for the cotangent v of the first output: reverse-mode differentiation.
+    """Write the gradient in x for the cotangent v of the first output; return its name.
 
-    From the last operation to the first, the cotangents of one value added up.
+    Reverse-mode differentiation: operations in reverse order; the cotangents of a value are summed.
     """
     cotangents: dict[Value, list[str]] = {traced.outputs[0]: [v]}
     for value in reversed(traced.values):

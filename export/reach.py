@@ -1,4 +1,7 @@
-"""Reach of a network without attention: tiles that overlap by it answer as the whole image does, but for norms."""
+"""The reach of a network without attention: how far an output pixel depends on input pixels.
+
+Tiles that overlap by the reach give the answer of the whole image, except for the statistics of normalisation layers.
+"""
 
 import numpy as np
 
@@ -7,14 +10,15 @@ from .sizes import Side, known
 from .trace import Trace, Value
 
 LOCAL = {"add", "cast", "cat", "group_norm", "mean_pool", "mul", "pixel_unshuffle", "silu", "slice"}
-"""Operations whose elements depend on their own place alone; a larger square has the margins of its parts."""
+"""Operations whose result at a place depends on their inputs at that place alone. Where they join elements into larger
+squares, a square has the largest margins of its parts."""
 
 
 def reach_of(traced: Trace) -> int:
-    """Return the pixels from one of the first output to the farthest one that it depends on, along either axis.
+    """Return the reach: the pixels, along an axis, from one of the first output to the farthest one it depends on.
 
-    The mean and variance of a group norm, which depend on every pixel, are left out. Raises ExportError for an
-    operation that is not local.
+    The mean and variance of group norms, which depend on every pixel, are left out. Raises ExportError for an operation
+    that is not local.
     """
     margins = {traced.x: np.zeros(4, int)}
     for value in traced.values:
@@ -25,16 +29,16 @@ def reach_of(traced: Trace) -> int:
 
 
 def _through(value: Value, margins: np.ndarray) -> np.ndarray:
-    """Return the margins of an operation's result, from those of its inputs.
+    """Return the margins of an operation's result, given those of its inputs.
 
-    An element of a value is a square of pixels. Its margins are the pixels above, left, below and right of the square
-    that it depends on.
+    An element of a value corresponds to a square of pixels of x. Its margins are the numbers of pixels above, left of,
+    below and right of the square that it depends on.
     """
     source, settings = value.inputs[0], value.settings
     if value.op in LOCAL:
         return margins
     square = _square(source)
-    if value.op in ("upsample", "upsample_conv", "pixel_shuffle"):  # a part of an element, at any of its ends
+    if value.op in ("upsample", "upsample_conv", "pixel_shuffle"):  # a part of an element, at any place in it
         part = _square(value)
         margins, square = margins + square - part, part
     if value.op in ("conv", "upsample_conv"):
@@ -51,7 +55,7 @@ def _through(value: Value, margins: np.ndarray) -> np.ndarray:
 
 
 def _square(value: Value) -> int:
-    """The side in pixels of an element. Raises ExportError for what is no picture."""
+    """Return the side of an element in pixels. Raises ExportError for a value that is no image."""
     side = value.shape[2] if len(value.shape) == 4 else None
     if not isinstance(side, Side):
         raise ExportError("the network gives its images another form, and they must be of a fixed size; say --size")

@@ -1,4 +1,4 @@
-"""Write what ships of an embedded prior's plan beside its weights; run when a prior or the exporter has changed.
+"""Write the ready.zip of the embedded priors: their plans without the weights. Run it after a change of the exporter.
 
 python -m frugal_rt.export.ready        # traces both priors, compares them with torch, and writes their ready.zip
 """
@@ -15,11 +15,11 @@ from .pipeline import verified_plan
 from .priors.prior import find_prior
 
 WRITTEN = (1980, 1, 1, 0, 0, 0)
-"""The date of every entry, so that equal plans make equal files."""
+"""The date of every entry; constant, so that equal plans make equal files."""
 
 
 def ready(plan: Plan) -> bytes:
-    """The zip of a plan's manifest, its members but the weights, and the header of those."""
+    """Return a zip of a plan's manifest, its members without the weights, and the header of the weights."""
     weights = plan.member(WEIGHTS)
     (length,) = struct.unpack_from("<Q", weights)
     members = {name: bytes(plan.member(name)) for name in plan.members if name != WEIGHTS}

@@ -1,7 +1,8 @@
-"""Measure how far the graphs in half precision are from those in float32, in float32 rounded like theirs.
+"""The error of the graphs in half precision against those in float32, measured by emulation.
 
-onnxruntime's CPU provider has no bfloat16 and computes float16 in float32. So a stand-in is run: the same graph in
-float32, in which whatever is of half type is rounded to its significand by arithmetic that no optimiser sees through.
+onnxruntime's CPU provider has no bfloat16, and computes float16 in float32. So an emulation is run: the same graph in
+float32, in which every value of half type is rounded to that type's significand, by arithmetic that graph optimisers do
+not remove.
 """
 
 import contextlib
@@ -20,22 +21,21 @@ from .mixed import SHAPE, TINY, element_type
 from .verify import LARGE, evaluate, shapes
 
 DROPPED = {"fp16": 13, "bf16": 16}
-"""Bits of float32's 24 that the format has not."""
+"""Bits of float32's significand of 24 bits that the format lacks."""
 NORMAL, LARGEST = 2.0**-14, 65520.0
-"""float16's: below the first its numbers are multiples of 2^-24; from the second a value is rounded to infinity."""
+"""Limits of float16: below NORMAL its numbers are multiples of 2^-24; from LARGEST on it rounds to infinity."""
 TOLERANCE = {"fp16": 0.04, "bf16": 0.3}
-"""Largest error accepted, twice what was seen. Measured on celeba, largest at t = 0: outputs 7.5e-3 and 5.9e-2,
-gradients 8.8e-4 and 8.0e-3. On a random prior at 256x256: outputs 2.0e-3 and 1.8e-2, gradients 1.5e-2 and 0.14 (of a
-checkerboard; 0.09 at t = 0, 0.02 elsewhere). On tiny random priors: outputs 3.4e-3 and 2.9e-2, gradients 6.6e-3 and
-4.2e-2. A wrong graph is off by about 1."""
+"""The largest relative error accepted, about twice the largest measured; a wrong graph has about 1. Measured in fp16
+and bf16 on celeba (largest at t = 0): outputs 7.5e-3 and 5.9e-2, gradients 8.8e-4 and 8.0e-3. On a random prior at
+256x256: outputs 2.0e-3 and 1.8e-2, gradients 1.5e-2 and 0.14 (of a checkerboard; 0.09 at t = 0, 0.02 elsewhere). On
+tiny random priors: outputs 3.4e-3 and 2.9e-2, gradients 6.6e-3 and 4.2e-2."""
 
 
 def measured(plan: Plan) -> dict[str, Any]:
-    """The manifest's `mixed` of a plan that holds such graphs, each with its `parity`, or `refused` and the reason.
+    """Return the manifest's `mixed` of a plan with graphs in half precision: `parity` or `refused` by precision.
 
-    parity: `output` and `gradient`, the largest root mean square error relative to the root mean square of what the
-    float32 graphs give, over `natural_cases`. A precision is refused where a value is not finite, or an error beyond
-    TOLERANCE.
+    parity: for `output` and `gradient`, the largest relative root mean square error against the float32 graphs over
+    `natural_cases`. refused: the reason, where a value is not finite or an error is beyond TOLERANCE.
     """
     want = _answers(plan, keep=True)
     found: dict[str, Any] = {}
@@ -48,10 +48,11 @@ def measured(plan: Plan) -> dict[str, Any]:
 
 
 def natural_cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Inputs as a sampler gives them: a label, x (1, C, H, W) float32, t (1,) int64, and a normal cotangent v.
+    """Yield inputs like a sampler's: a label, x (1, C, H, W) float32, t (1,) int64, and a normally distributed v.
 
-    x_t = sqrt(abar) x0 + sqrt(1 - abar) noise, of a smooth random x0 in [-1, 1], across the training range; then a few
-    awkward ones of the same scale. Fewer of images larger than LARGE, and of the second size of a plan for any.
+    x_t = sqrt(abar) x0 + sqrt(1 - abar) noise, of a smooth random x0 in [-1, 1], at timesteps across the training
+    range; then a few difficult inputs of the same scale. There are fewer for images larger than LARGE, and for the
+    second size of a plan for any size.
     """
     abar = np.cumprod(1 - train_betas(plan.manifest["schedule"]))
     random = np.random.default_rng(0)
@@ -74,27 +75,27 @@ def natural_cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.
 
 
 def _smooth(shape: tuple[int, int, int], random: np.random.Generator) -> np.ndarray:
-    """A sum of the four lowest cosines along each side, largest magnitude 1."""
+    """Return a random sum of the four lowest cosines along each side, of largest magnitude 1."""
     rows, columns = (np.cos(np.pi * (np.arange(n)[:, None] + 0.5) / n * np.arange(4)) for n in shape[1:])
     picture = np.einsum("hi,cij,wj->chw", rows, random.standard_normal((shape[0], 4, 4)), columns)
     return np.asarray(picture / np.abs(picture).max())
 
 
 def _answers(plan: Plan, keep: bool) -> list[dict[str, np.ndarray]]:
-    """Compute the plan's float32 graphs on each of `natural_cases`."""
+    """Run the plan's float32 graphs on each of `natural_cases`."""
     with contextlib.closing(OnnxRuntimeEngine(plan, arena=False, keep=keep)) as engine:  # one at a time: each holds GBs
         return [evaluate(engine, x, t, v) for _, x, t, v in natural_cases(plan)]
 
 
 def _errors(plan: Plan, precision: str, want: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Raises ExportError, a sentence that says why the precision is refused."""
+    """Return the largest errors of a precision. Raises ExportError with the reason where it is refused."""
     worst = {"output": 0.0, "gradient": 0.0}
     got = _answers(stand_in(plan, precision), keep=False)
     for (label, *_), ours, exact in zip(natural_cases(plan), got, want, strict=True):
         for what in worst:
             if not np.isfinite(ours[what]).all():
                 raise ExportError(f"in {HALVES[precision]} its {what} is not finite on {label}")
-            error = _rms(ours[what] - exact[what]) / max(_rms(exact[what]), TINY)  # an untrained network gives 0
+            error = _rms(ours[what] - exact[what]) / max(_rms(exact[what]), TINY)  # an untrained network may give 0
             if not error <= TOLERANCE[precision]:
                 raise ExportError(
                     f"in {HALVES[precision]} its {what} is {error:.1e} away from float32's on {label}, "
@@ -133,7 +134,7 @@ def stand_in(plan: Plan, precision: str) -> Plan:
 
 
 def _rounded_weight(x: np.ndarray, precision: str) -> np.ndarray:
-    """To the nearest number of the format, to the even one of two."""
+    """Round to the nearest number of the format, ties to even."""
     if precision == "fp16":
         with np.errstate(over="ignore"):
             return x.astype(np.float16).astype(np.float32)

@@ -1,4 +1,4 @@
-"""From a torch module to a short list of operations: torch.export's ATen graph, less what does nothing."""
+"""A torch module as a short list of operations: torch.export's ATen graph without operations that do nothing."""
 
 import contextlib
 import inspect
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 EXAMPLE, OTHERS = (7, 11), ((13, 17), (19, 23))
-"""Sides of the example, in strides, where they are free, and others that tell how a size depends on them: different
-primes, so that none is another's by chance."""
+"""Height and width of the example in strides, where sides are free, and further ones to find how a size depends on
+them. They are different primes, so that no two agree by chance."""
 
 
 @dataclass(eq=False)
 class Value:
-    """A value that flows between operations: an input of the module, a weight, a constant, or the result of `op`."""
+    """A value of the graph: an input of the module, a weight, a constant, or the result of the operation `op`."""
 
     name: str
     shape: Shape
@@ -37,9 +37,9 @@ class Value:
     weight: str | None = None
     """The parameter's name in the plan's weights."""
     varies: bool = False
-    """Whether it depends on an input of the module."""
+    """Whether the value depends on an input of the module."""
     active: bool = False
-    """Whether it depends on x, so that a gradient flows through it."""
+    """Whether the value depends on x, so that a gradient flows through it."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Trace:
 
 
 def trace(module: "torch.nn.Module", shape: tuple[int, int, int], stride: int | None = None) -> Trace:
-    """The operations of `module`, which maps x (batch, C, H, W) float32 and t (batch,) int64 to one output or more.
+    """Trace `module`, which maps x (batch, C, H, W) float32 and t (batch,) int64 to one output or more.
 
-    stride: the sides are free, multiples of it, and `shape` says the channels alone; None takes H and W as they are.
-    Raises ExportError naming the operation where one is not known, or torch's reason where it cannot trace.
+    stride: images may have any sides that are multiples of it, and of `shape` the channels alone are used; None: all
+    images have `shape`. Raises ExportError, naming an unknown operation, or with torch's reason where it cannot trace.
     """
     import torch
 
@@ -67,13 +67,13 @@ def trace(module: "torch.nn.Module", shape: tuple[int, int, int], stride: int | 
         try:
             example = (torch.zeros(2, shape[0], *sides), torch.tensor([3, 500]))
             program = torch.export.export(module, example, dynamic_shapes=(axes, {0: free}))
-        except Exception as error:  # torch's exporter raises many kinds
+        except Exception as error:  # torch's exporter raises errors of many kinds
             raise ExportError(f"torch cannot trace this network: {error}") from error
     return _Reader(program, stride).read()
 
 
 class _Reader:
-    """Walks the ATen graph once, turning each node into a Value, or into the Value it is only another name of."""
+    """Reader of an ATen graph: it turns each node into a Value, or into an existing one where the node is an alias."""
 
     def __init__(self, program: Any, stride: int | None):
         self._program, self._stride = program, stride
@@ -130,10 +130,10 @@ class _Reader:
         return self._seen[value] if hasattr(value, "op") and hasattr(value, "meta") else value
 
     def _fold(self, node: Any) -> Value:
-        """A node that depends on no input and no weight, computed now.
+        """Compute a node that depends on no input and no weight.
 
-        In float64, then rounded: float32's exponential differs by a bit between CPUs, and the same network is to give
-        the same graph on all of them.
+        It is computed in float64 and then rounded: float32's exponential differs by a bit between CPUs, and a network
+        must give the same graph on all of them.
         """
         import torch
 
@@ -155,10 +155,10 @@ class _Reader:
         return tuple(self._size(n) for n in value.shape) if hasattr(value, "shape") else ()
 
     def _size(self, n: Any) -> Size:
-        """A size of torch's: a number, a side or a part of one, or the batch. Raises ExportError.
+        """Translate a size of torch's to a number, a side or a part of one, or the batch. Raises ExportError.
 
-        Torch's expression may be of any form, such as a number of channels worked out from both sides: what it is
-        worth at other sides tells.
+        Torch's expression may have any form, such as a number of channels derived from both sides. So it is evaluated
+        at OTHERS.
         """
         if isinstance(n, int):
             return n
@@ -255,7 +255,7 @@ class _Reader:
 
     def _permute(self, node: Any, self_: Value, dims: list[int]) -> Value:
         dims = [axis % len(dims) for axis in dims]
-        if self_.op == "permute":  # two in a row are one, or none
+        if self_.op == "permute":  # two in a row become one, or none
             dims, self_ = [self_.settings["axes"][axis] for axis in dims], self_.inputs[0]
         return self_ if dims == sorted(dims) else self._new(node, "permute", self_, axes=dims)
 
@@ -354,7 +354,7 @@ class _Reader:
 
 
 def _arguments(node: Any) -> dict[str, Any]:
-    """A node's arguments by their names in ATen's schema; `self` as `self_`."""
+    """Return a node's arguments by their names in ATen's schema; `self` becomes `self_`."""
     names = [argument.name for argument in node.target._schema.arguments]
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     if "self" in given:
@@ -368,7 +368,7 @@ def _pair(value: Any) -> list[int]:
 
 
 def _used(values: list[Value], outputs: list[Value]) -> list[Value]:
-    """Return the values that the outputs need, in order."""
+    """Return the values that the outputs depend on, in order."""
     needed, todo = set(), list(outputs)
     while todo:
         value = todo.pop()
@@ -380,7 +380,7 @@ def _used(values: list[Value], outputs: list[Value]) -> list[Value]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tracer's chatter, which tells a user nothing."""
+    """Suppress the tracer's messages during the block."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

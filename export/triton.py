@@ -1,4 +1,4 @@
-"""A plan's graphs as a model repository of Triton: the network's calls served, the sampler left to a client.
+"""A plan's graphs as a model repository of Triton. The server runs the network's calls, a client runs the sampler.
 
 REPOSITORY/manifest.json                          the plan's: schedule, image, licence
 REPOSITORY/PRIOR_embedding, _forward, _pullback   config.pbtxt, 1/model.onnx, 1/weights.safetensors
@@ -19,15 +19,15 @@ from ..engines.weights import read_safetensors
 from .graph import external
 
 MAX_BATCH = 16
-"""Rows of a call. They are independent, so the server may put several requests into one."""
+"""The most rows of a call. Rows are independent, so the server may put several requests into one call."""
 GRAPHS = ("embedding", "forward", "pullback")
 
 Dims = Mapping[str, list[int]]
-"""Names of tensors and their sizes but for the batch."""
+"""Sizes of tensors without the batch, by name."""
 
 
 def check_repository(folder: Path, force: bool) -> Path:
-    """The folder, if a repository may be written there; with `force`, in place of one. Raises InputError."""
+    """Return the folder if a repository may be written there; with `force` it may replace one. Raises InputError."""
     if not folder.parent.is_dir():
         raise InputError(f"the folder {folder.parent} does not exist")
     if not folder.exists():
@@ -44,7 +44,7 @@ def check_repository(folder: Path, force: bool) -> Path:
 
 
 def write_repository(plan: Plan, folder: Path, force: bool = False) -> list[str]:
-    """The names of the models, written into `folder`, all of them or nothing.
+    """Write the models into `folder`, all or none; return their names.
 
     Raises InputError for a folder that may not be written, MissingExtra without onnx, PlanError or FileError.
     """
@@ -81,14 +81,14 @@ def _write(plan: Plan, root: Path) -> list[str]:
         text = _tensors("input", inputs, reshape=True) + _tensors("output", outputs) + "dynamic_batching { }\n"
         (version.parent / "config.pbtxt").write_text(_head(version.parent.name, 'backend: "onnxruntime"') + text)
     whole = root / f"{prior}_gradient"
-    (whole / "1").mkdir(parents=True)  # a version of an ensemble holds nothing
+    (whole / "1").mkdir(parents=True)  # an ensemble's version is an empty folder
     (whole / "config.pbtxt").write_text(_head(whole.name, 'platform: "ensemble"') + _ensemble(prior, graphs))
     (root / MANIFEST).write_text(json.dumps(plan.manifest, indent=2, sort_keys=True) + "\n")
     return [*(f"{prior}_{graph}" for graph in GRAPHS), whole.name]
 
 
 def _model(plan: Plan, entry: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """A graph, and a safetensors file of the weights that it reads, which it looks for beside itself."""
+    """Return a graph, and a safetensors file of the weights that it reads from the file beside it."""
     try:
         import onnx
     except ImportError as error:
@@ -106,7 +106,7 @@ def _model(plan: Plan, entry: Mapping[str, Any]) -> tuple[bytes, bytes]:
 
 
 def _dims(shapes: Mapping[str, list[Any]]) -> Dims:
-    """Return Triton's `dims`: without the batch, -1 for a side of images of any size, and never empty."""
+    """Return Triton's `dims`: without the batch, -1 for a free side, [1] where nothing else is left."""
     return {name: [n if isinstance(n, int) else -1 for n in shape[1:]] or [1] for name, shape in shapes.items()}
 
 
@@ -115,7 +115,7 @@ def _head(name: str, how: str) -> str:
 
 
 def _tensors(kind: str, dims: Dims, reshape: bool = False) -> str:
-    """The `input` or `output` of a config. `reshape`: a graph takes t as (batch,), and Triton gives (batch, 1)."""
+    """Return the `input` or `output` of a config. `reshape`: Triton's (batch, 1) becomes the graph's t (batch,)."""
 
     def one(name: str, sizes: list[int]) -> str:
         kind = "TYPE_INT64" if name == "t" else "TYPE_FP32"
@@ -127,7 +127,7 @@ def _tensors(kind: str, dims: Dims, reshape: bool = False) -> str:
 
 
 def _ensemble(prior: str, graphs: Mapping[str, Any]) -> str:
-    """x, t and v to the network's answer and the gradient: the three graphs, each tensor under its own name."""
+    """Return the config of the ensemble of the three graphs: x, t and v to the network's answer and the gradient."""
     made = {name: shape for graph in GRAPHS for name, shape in graphs[graph]["outputs"].items()}
     asked = {name: shape for graph in GRAPHS for name, shape in graphs[graph]["inputs"].items() if name not in made}
     read = {name for graph in GRAPHS for name in graphs[graph]["inputs"]}

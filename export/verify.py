@@ -1,4 +1,4 @@
-"""Does the plan compute what the prior computes, and its gradient? Asked before anything is written."""
+"""Comparison of a plan with its prior in torch, outputs and gradients, before the plan is written."""
 
 import contextlib
 import os
@@ -19,27 +19,30 @@ TOLERANCE = 1e-4
 """Largest error accepted, relative to the larger of 1 and the output's magnitude. Measured on celeba: 2e-5."""
 CEILING = 0.1
 ROUNDING = 4
-"""Beyond TOLERANCE, onnxruntime may be this many times as far from float64 as torch's own float32 is, and CEILING at
-most: a constant input leaves a group norm hardly any variance to divide by, and there float32 itself is no better."""
+"""Beyond TOLERANCE, onnxruntime's error against float64 may be this many times torch's own float32 error, and at most
+CEILING. A constant input leaves a group norm hardly any variance to divide by, where float32 itself is inexact."""
 LARGE = 128
-"""Side of the images above which fewer are compared, and torch keeps few activations: they are GBs an image."""
+"""Side of images in pixels above which fewer are compared, and torch recomputes activations, which are GBs an image."""
 OTHER = (3, 10)
-"""Height and width, in strides, at which graphs for any size are compared too: a constant of one size fails there."""
+"""Height and width, in strides, of the second size at which graphs for any size are compared. A constant that holds one
+size fails there."""
 RUNS = 8
-"""Pullbacks on a busy machine that must all agree: a race between threads shows now and then, not at once."""
+"""Pullbacks on a busy machine that must agree bit by bit: a race between threads shows only now and then."""
 
 
 def parity(plan: Plan, runs: int = RUNS) -> dict[str, float]:
-    """The largest relative errors of the plan's graphs in onnxruntime against torch: of outputs, and of gradients.
-    Against its float64 where its float32 is not within TOLERANCE.
+    """Return the largest relative errors of the plan's graphs in onnxruntime against torch, for outputs and gradients.
 
-    Over batches of 1, 2 and 5 (1 and 2 of images larger than LARGE), two sizes where the plan takes any, timesteps
-    across the training range, and inputs chosen to be awkward: constant, huge, tiny, zero, a checkerboard; then `runs`
-    pullbacks with more threads than cores at work. Raises ExportError if a value is not finite, further off than
-    rounding, not the same in each run, or if a graph holds a ScatterND.
+    They are compared with torch in float32, and beyond TOLERANCE with torch in float64. Inputs: batches of 1, 2 and 5
+    (1 and 2 for images larger than LARGE), two sizes where the plan takes any, timesteps across the training range, and
+    difficult images: constant, huge, tiny, zero, a checkerboard. Then `runs` pullbacks are repeated while more threads
+    than cores work.
+
+    Raises ExportError if a value is not finite, an error is larger than rounding explains, two runs differ, or a graph
+    holds a ScatterND.
     """
     _refuse_scatter(plan)
-    answers = in_onnxruntime(plan, runs)  # its sessions are gone before torch begins: each holds GBs at 256x256
+    answers = in_onnxruntime(plan, runs)  # sessions are closed before torch begins: each holds GBs at 256x256
     single = network(plan, "float32")
     worst = {"output": 0.0, "gradient": 0.0}
     for (label, x, t, v), got in zip(cases(plan), answers, strict=True):
@@ -66,16 +69,16 @@ def parity(plan: Plan, runs: int = RUNS) -> dict[str, float]:
 
 
 def shapes(plan: Plan) -> list[tuple[int, int, int]]:
-    """(C, H, W) of the images to compare on: the plan's own; where it takes any size, one of other sides too."""
+    """Return (C, H, W) of the images to compare on: the plan's, and for a plan of any size a second one."""
     own = plan.image_shape
     height, width = OTHER
     return [own] if plan.stride is None else [own, (own[0], height * plan.stride, width * plan.stride)]
 
 
 def cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Inputs to compare on: a label, x (B, C, H, W) float32, t (B,) int64, and the cotangent v, of x's shape.
+    """Yield inputs to compare on: a label, x (B, C, H, W) float32, t (B,) int64, and the cotangent v, of x's shape.
 
-    Of images larger than LARGE, and of a second size, an awkward one is taken at one timestep, not at three.
+    For images larger than LARGE, and for a second size, difficult images are taken at one timestep instead of three.
     """
     last = plan.manifest["schedule"].get("num_train_timesteps", 1000) - 1
     random = np.random.default_rng(0)
@@ -103,21 +106,20 @@ def cases(plan: Plan) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]
 
 
 def in_onnxruntime(plan: Plan, runs: int) -> list[dict[str, np.ndarray]]:
-    """Compute the plan's graphs on each of `cases`, after `repeatable`."""
+    """Run the plan's graphs on each of `cases`, after `repeatable`."""
     with contextlib.closing(OnnxRuntimeEngine(plan, arena=False)) as engine:
         repeatable(plan, engine, runs)
         return [evaluate(engine, x, t, v) for _, x, t, v in cases(plan)]
 
 
 def evaluate(engine: Engine, x: np.ndarray, t: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
-    """An engine's outputs, (B, C or 2C, H, W), and the gradient for the cotangent v."""
+    """Return an engine's outputs, (B, C or 2C, H, W), and the gradient for the cotangent v."""
     (out, variance), pull = engine.pullback(x, t)
     return {"output": _stack((out, variance)), "gradient": np.asarray(pull(v))}
 
 
 def network(plan: Plan, dtype: str) -> "torch.nn.Module":
-    """The prior's network in torch; of images larger than LARGE, one that computes its activations again for a gradient
-    and keeps few of them."""
+    """Build the prior's network in torch; for images larger than LARGE with gradient checkpointing."""
     import torch
 
     module: Any = build_network(plan.manifest["network"])
@@ -130,7 +132,7 @@ def network(plan: Plan, dtype: str) -> "torch.nn.Module":
 
 
 def row_by_row(module: "torch.nn.Module", x: np.ndarray, t: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the same as `evaluate`, by autograd through `module`, each row alone."""
+    """Return the same as `evaluate`, by torch's autograd through `module`, one row at a time."""
     import torch
 
     kind = next(module.parameters()).dtype
@@ -146,7 +148,7 @@ def row_by_row(module: "torch.nn.Module", x: np.ndarray, t: np.ndarray, v: np.nd
 
 
 def repeatable(plan: Plan, engine: Engine, runs: int) -> None:
-    """Raises ExportError unless `runs` pullbacks of one input agree bit by bit while more threads than cores work."""
+    """Raise ExportError unless `runs` pullbacks of one input agree bit by bit while more threads than cores work."""
     x = np.random.default_rng(2).standard_normal((1, *plan.image_shape), dtype=np.float32)
     t = np.array([plan.manifest["schedule"].get("num_train_timesteps", 1000) // 3])
     with _busy((os.cpu_count() or 1) + 1):
@@ -163,7 +165,7 @@ def repeatable(plan: Plan, engine: Engine, runs: int) -> None:
 
 @contextlib.contextmanager
 def _busy(threads: int) -> Iterator[None]:
-    """With so many threads multiplying matrices beside."""
+    """Keep `threads` threads multiplying matrices during the block."""
     done = threading.Event()
     matrix = np.ones((192, 192), np.float32)
 
@@ -196,7 +198,7 @@ def _refuse_scatter(plan: Plan) -> None:
 
 
 def _stack(outputs: Any) -> np.ndarray:
-    """The outputs of a call as one array; a missing variance is left out."""
+    """Concatenate the outputs of a call; a missing variance is left out."""
     return np.concatenate([output for output in outputs if output is not None], axis=1)
 
 

@@ -1,1 +1,1 @@
-"""Priors: found by name or folder, downloaded, read from checkpoints; the embedded ones lie beside."""
+"""Priors: found by name or folder, downloaded, or read from checkpoints. Folders beside hold the embedded ones."""

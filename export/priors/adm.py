@@ -1,7 +1,7 @@
 """Checkpoints of openai/guided-diffusion's UNetModel ("ADM"), mapped onto diffusers' UNet2DModel.
 
-The architecture is read off the tensors' names and shapes: channels, levels, residual blocks a level, the levels with
-attention, how a level's images are resampled, learned variances. Only what leaves no trace there is asked for.
+The architecture is inferred from the tensors' names and shapes: channels, levels, residual blocks a level, levels with
+attention, resampling, learned variances. AdmOptions holds the settings that names and shapes do not tell.
 """
 
 import functools
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import torch
 
 SIZES: dict[tuple[float, ...], int] = {(1, 1, 2, 2, 4, 4): 256, (1, 1, 2, 3, 4): 128, (1, 2, 3, 4): 64}
-"""The images' side by the channel multipliers, as guided-diffusion pairs them."""
+"""The images' side in pixels by the channel multipliers, as guided-diffusion pairs them."""
 FIRST = "input_blocks.0.0.weight"
-"""The tensor that a checkpoint begins with."""
+"""The first tensor of a checkpoint."""
 GROUPS = 32
 """Groups of every group norm."""
 NOISES: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
 }
-"""The betas by guided-diffusion's names of them, as a diffusers scheduler names them."""
+"""A diffusers scheduler's settings of the betas, by guided-diffusion's names of schedules."""
 
 _TOP = {
     "conv_in": "input_blocks.0.0",
@@ -50,7 +50,7 @@ _RESNET = {
 _ATTENTION = {"group_norm": "norm", "to_q": "qkv", "to_k": "qkv", "to_v": "qkv", "to_out.0": "proj_out"}
 _DOWN = {**_RESNET, "conv": "op"}
 _UP = {**_RESNET, "conv": "conv"}
-"""Modules by diffusers' names and guided-diffusion's; a level is resampled by a residual block or a convolution."""
+"""Modules of a level's resampling, guided-diffusion's name by diffusers': a residual block or a convolution."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class AdmOptions:
     qkv: str = "legacy"
     """"legacy": each head's queries, keys and values lie together; "new": all heads' queries come first."""
     noise: str = "linear"
-    """The betas that it was trained with: one of NOISES."""
+    """The betas that the network was trained with: one of NOISES."""
 
     @classmethod
     def parse(cls, text: str) -> "AdmOptions":
@@ -89,14 +89,14 @@ class AdmOptions:
 
 @dataclass(frozen=True)
 class Layout:
-    """The architecture, as the names and shapes of the tensors tell it."""
+    """The architecture, as inferred from the names and shapes of the tensors."""
 
     channels: tuple[int, ...]
     """Channels of each level, the finest first."""
     blocks: int
     """Residual blocks a level on the way down; there is one more on the way up."""
     attends: tuple[bool, ...]
-    """For each level."""
+    """Whether each level has attention."""
     resnet_resampling: bool
     scale_shift: bool
     in_channels: int
@@ -104,10 +104,10 @@ class Layout:
 
 
 def read_adm(path: str | os.PathLike[str], options: AdmOptions = AdmOptions()) -> Prior:
-    """The prior in the checkpoint `path`, a state dict by torch.save; its betas are over 1000 steps.
+    """Read the prior in the checkpoint `path`, a state dict written by torch.save; its schedule has 1000 steps.
 
-    Raises InputError if there is no such file or the options do not fit, ExportError naming the first tensor that does
-    not fit, or what UNet2DModel cannot express.
+    Raises InputError if there is no such file or the options do not fit; ExportError, naming the first tensor that does
+    not fit, or the property that UNet2DModel cannot express.
     """
     file = Path(path)
     if not file.is_file():
@@ -133,9 +133,9 @@ def read_adm(path: str | os.PathLike[str], options: AdmOptions = AdmOptions()) -
 
 
 def _without_prefix(file: str, state: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
-    """The tensors by the network's own names, where a wrapper (DataParallel's "module.") was saved around it.
+    """Remove the prefix that a wrapper adds to the network's tensor names, such as DataParallel's "module.".
 
-    Raises ExportError where tensors of another network lie beside them.
+    Raises ExportError where tensors without the prefix are in the file.
     """
     prefixes = [name.removesuffix(FIRST) for name in state if name.endswith(f".{FIRST}")]
     if FIRST in state or not prefixes:
@@ -198,7 +198,7 @@ def _layout(file: str, state: Mapping[str, "torch.Tensor"]) -> Layout:
 
 
 def _config(file: str, layout: Layout, options: AdmOptions) -> dict[str, Any]:
-    """The UNet2DModel that computes what this ADM UNet does."""
+    """Return the config of the UNet2DModel that computes the same as this ADM UNet."""
     levels = len(layout.channels)
     size = options.size or SIZES.get(tuple(c / layout.channels[0] for c in layout.channels))
     if size is None or size % 2 ** (levels - 1):
@@ -229,7 +229,7 @@ def _config(file: str, layout: Layout, options: AdmOptions) -> dict[str, Any]:
         "resnet_time_scale_shift": "scale_shift" if layout.scale_shift else "default",
         "attention_head_dim": options.head_channels,
         "norm_num_groups": GROUPS,
-        "attn_norm_num_groups": GROUPS,  # or diffusers leaves out the middle attention's norm beside scale_shift
+        "attn_norm_num_groups": GROUPS,  # without it and with scale_shift, diffusers leaves out a norm in the middle
         "norm_eps": 1e-5,
         "flip_sin_to_cos": True,
         "freq_shift": 0,
@@ -237,7 +237,7 @@ def _config(file: str, layout: Layout, options: AdmOptions) -> dict[str, Any]:
 
 
 def _modules(layout: Layout) -> dict[str, str]:
-    """Every module with weights that the layout may have: guided-diffusion's name by diffusers'."""
+    """Return guided-diffusion's name of every module with weights that the layout may have, by diffusers' name."""
     names, levels = dict(_TOP), len(layout.channels)
 
     def add(ours: str, theirs: str, parts: Mapping[str, str]) -> None:
@@ -257,7 +257,7 @@ def _modules(layout: Layout) -> dict[str, str]:
         add(f"down_blocks.{level}.downsamplers.0", f"input_blocks.{first + layout.blocks}.0", _DOWN)
         first = level * (layout.blocks + 1)
         add_level("output_blocks", f"up_blocks.{level}", first, layout.blocks + 1)
-        place = 2 if layout.attends[levels - 1 - level] else 1  # within the level's last block, after its attention
+        place = 2 if layout.attends[levels - 1 - level] else 1  # in the level's last block, after attention if any
         add(f"up_blocks.{level}.upsamplers.0", f"output_blocks.{first + layout.blocks}.{place}", _UP)
     return names
 
@@ -273,7 +273,7 @@ def _sources(
         module, _, kind = name.rpartition(".")
         source = f"{modules[module]}.{kind}"
         want = shape = tuple(parameter.shape)
-        if ".attentions." in module and len(shape) == 2:  # a convolution over the flattened pixels
+        if ".attentions." in module and len(shape) == 2:  # the checkpoint has a 1-d convolution over flattened pixels
             want = (*shape, 1)
         if source.endswith((".qkv.weight", ".qkv.bias")):
             want = (3 * want[0], *want[1:])
@@ -292,7 +292,7 @@ def _sources(
 def _tensors(
     state: Mapping[str, "torch.Tensor"], sources: Mapping[str, tuple[str, tuple[int, ...]]], options: AdmOptions
 ) -> dict[str, "torch.Tensor"]:
-    """The tensors of the UNet2DModel, views of the checkpoint's where possible."""
+    """Return the tensors of the UNet2DModel, as views of the checkpoint's where possible."""
     tensors = {}
     for name, (source, shape) in sources.items():
         tensor = state[source]

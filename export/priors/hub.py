@@ -1,4 +1,4 @@
-"""Published priors that are downloaded when asked for, each pinned to a revision and a hash."""
+"""Published priors that are downloaded by name, each pinned to a revision and a hash."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,15 @@ from ...engines.files import sha256_of
 
 @dataclass(frozen=True)
 class Published:
-    """A repository on the Hugging Face hub: what to take of it, and the SHA-256 of its weights."""
+    """A repository on the Hugging Face hub, the files to download, and the SHA-256 of its weights."""
 
     repository: str
     revision: str
     files: tuple[str, ...]
-    """The weights come last: they are large, and the rest is needed too."""
+    """The files to download; the weights, which are large, come last."""
     sha256: str
     framing: dict[str, Any] | None = None
-    """As in a framing.json."""
+    """The content of its framing.json (see `Prior.framing`)."""
 
 
 PUBLISHED = {
@@ -31,14 +31,14 @@ PUBLISHED = {
         {"centre": [0.502, 0.554], "side": 0.677},  # medians over six pictures of CelebA-HQ and FFHQ
     )
 }
-"""Priors of the hub, by the name that `--model` takes."""
+"""Priors of the hub, by their names for `--model`."""
 
 
 def fetch(name: str) -> Path:
-    """The folder that holds PUBLISHED[name], downloaded where it is not yet; a download that broke off goes on.
+    """Return the folder that holds PUBLISHED[name]; download what is missing, and continue an interrupted download.
 
-    Progress is shown on standard error. Raises MissingExtra before anything is downloaded, where what exports it is not
-    installed; InputError if it cannot be had or is not what was published.
+    Progress is shown on standard error. Raises MissingExtra, before the download, where the packages for exporting are
+    not installed; InputError where the download fails or the weights have another hash.
     """
     require_export()
     try:

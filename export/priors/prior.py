@@ -1,4 +1,4 @@
-"""Priors: a folder in diffusers' layout, checked and read. Needs no framework but for pickled weights."""
+"""Priors in diffusers' layout: a folder, checked and read. Only pickled weights need torch."""
 
 import difflib
 import functools
@@ -21,7 +21,7 @@ from .hub import PUBLISHED, fetch
 from .weights import WEIGHT_FILES, find_weights, read_weights
 
 EMBEDDED = FOLDERS
-"""Priors that ship in the package, by the name `--model` takes; it takes those of `hub.PUBLISHED` too."""
+"""Priors in the package, by their names for `--model`, which takes those of `hub.PUBLISHED` too."""
 
 FRAMING = "framing.json"
 SCHEDULERS = (
@@ -32,12 +32,12 @@ SCHEDULERS = (
     *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
     *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
 )
-"""diffusers' classes that sample a network trained on a schedule of betas: how they step is not asked."""
+"""diffusers' schedulers for a network trained on a schedule of betas. How they take steps does not matter here."""
 OF_LATENTS = (
     *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"),
 )
 LATENT_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
-"""The values they mean where a config does not say its betas: those of latent diffusion."""
+"""Latent diffusion's betas, which some of these schedulers assume where a config has none."""
 UNET_FIELDS = {
     *("sample_size", "in_channels", "out_channels", "center_input_sample", "time_embedding_type", "time_embedding_dim"),
     *("freq_shift", "flip_sin_to_cos", "down_block_types", "mid_block_type", "up_block_types", "block_out_channels"),
@@ -45,13 +45,14 @@ UNET_FIELDS = {
     *("dropout", "act_fn", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups", "norm_eps"),
     *("resnet_time_scale_shift", "add_attention", "class_embed_type", "num_class_embeds", "num_train_timesteps"),
 }
-"""Fields of UNet2DModel's config. All of them shape the exported network, as diffusers builds it."""
+"""Fields of UNet2DModel's config; diffusers builds the exported network from all of them."""
 OTHER_PIPELINES = ("LDMPipeline", "ScoreSdeVePipeline", "KarrasVePipeline", "ConsistencyModelPipeline")
-"""diffusers' pipelines of a UNet2DModel that is no prior of pixels on a schedule of betas."""
+"""diffusers' pipelines whose UNet2DModel is no pixel-space prior with a schedule of betas."""
 AUTOENCODERS = ("vae", "vqvae", "movq")
-"""Names of an autoencoder in a pipeline's folder: where there is one, the UNet works on its latents."""
+"""Folders of an autoencoder in a pipeline's folder; with one of them the UNet works on latents."""
 LARGEST = 4
-"""Times the side it was trained at that a network is run at, at most: attention grows with the square of the pixels."""
+"""The largest side of images, divided by the side that the network was trained at: attention's cost grows with the
+square of the pixels."""
 
 
 @dataclass(frozen=True)
@@ -64,37 +65,38 @@ class Prior:
     unet: dict[str, Any]
     scheduler: dict[str, Any]
     read: Callable[[], Mapping[str, Any]]
-    """The weights by diffusers' names, numpy arrays or torch tensors of any float type. Raises ExportError."""
+    """Returns the weights by diffusers' names: numpy arrays or torch tensors of any float type. Raises ExportError."""
     channels: int
     pixel_unshuffle: int
-    """r: the UNet sees r x r pixel-unshuffled images. Read off the config: in_channels = channels * r^2."""
+    """r, where the UNet works on r x r pixel-unshuffled images, from the config: in_channels = channels * r^2."""
     learned_variance: bool
     framing: dict[str, Any] | None = None
-    """For a prior of framed faces: where the box of `runtime.framing`'s detector lies in its images, see there."""
+    """For a prior of faces: the detector's box in its images, {"centre": [x, y], "side": s}, see
+    runtime/pictures/align.py."""
     sides: tuple[int, int] | None = None
-    """Height and width of the images, where they are not those it was trained on."""
+    """Height and width of the images, where they differ from those that it was trained on."""
 
     @property
     def size(self) -> int:
-        """Side of the square images it was trained on, in pixels."""
+        """Side of the square training images, in pixels."""
         side: int = self.unet["sample_size"]
         return side * self.pixel_unshuffle
 
     @property
     def attends(self) -> bool:
-        """Whether its network sees an image whole at some layer: it is of one size then."""
+        """Whether the network has attention, which ties it to images of one size."""
         kinds = "down_block_types", "up_block_types"
-        blocks = [block for kind in kinds for block in self.unet.get(kind, ["Attn"])]  # diffusers' own attend
+        blocks = [block for kind in kinds for block in self.unet.get(kind, ["Attn"])]  # diffusers' defaults attend
         return bool(self.unet.get("add_attention", True)) or any("Attn" in block for block in blocks)
 
     @property
     def any_size(self) -> bool:
-        """Whether its plan will take images of any size: convolutions do, unless `at` says one."""
+        """Whether its plan will take images of any size: without attention, unless `at` has set a size."""
         return self.sides is None and not self.attends
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images that its plan will make; where they are of any size, of those it was trained on."""
+        """(C, H, W) of its plan's images; where they may have any size, of the training images."""
         return self.channels, *(self.sides or (self.size, self.size))
 
     @property
@@ -104,8 +106,10 @@ class Prior:
         return self.pixel_unshuffle << (levels - 1)
 
     def at(self, height: int, width: int) -> "Prior":
-        """The same network on images of one other size. Where it attends, it sees them whole, and the size is within
-        what it was trained for. Raises InputError for a size out of that, or not a multiple of its stride.
+        """Return the same network for images of another size.
+
+        Raises InputError for sides that are no multiples of its stride, and, for a network with attention, for a size
+        outside the range from the training size to LARGEST times its side.
         """
         if (height, width) == (self.size, self.size) and self.attends:
             return self
@@ -122,12 +126,12 @@ class Prior:
         return replace(self, sides=(height, width), framing=None)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """The weights by diffusers' names, float32. Raises ExportError."""
+        """Return the weights by diffusers' names, in float32. Raises ExportError."""
         return {name: _float32(self.name, name, tensor) for name, tensor in sorted(self.read().items())}
 
 
 def find_prior(name: str) -> Prior:
-    """A prior by name, downloaded unless it ships in the package. Raises InputError naming those there are."""
+    """Return a prior by name, downloaded unless it is in the package. Raises InputError for an unknown name."""
     if name in EMBEDDED:
         return read_prior(EMBEDDED[name], name)
     if name in PUBLISHED:
@@ -141,11 +145,13 @@ def find_prior(name: str) -> Prior:
 
 
 def read_prior(folder: str | os.PathLike[str], name: str | None = None) -> Prior:
-    """The prior in `folder`: unet/config.json and weights, scheduler/scheduler_config.json, README.md, LICENSE; or the
-    same without the folders unet and scheduler, as the first diffusers saved it. Of a prior of framed faces,
-    framing.json too: {"centre": [x, y], "side": s}, of the detector's box in shares of the image's side.
+    """Read the prior in `folder`, in diffusers' layout.
 
-    Raises InputError where the folder is not such a one, ExportError where its prior is of a kind not supported.
+    Files: unet/config.json and weights, scheduler/scheduler_config.json, README.md, LICENSE. Early versions of
+    diffusers had no folders unet and scheduler. A prior of faces also has framing.json, {"centre": [x, y], "side": s}:
+    the detector's box in shares of the image's side.
+
+    Raises InputError where the folder has another layout, ExportError where its prior is of an unsupported kind.
     """
     root = Path(folder)
     flat = not (root / "unet").is_dir() and (root / "config.json").is_file()
@@ -175,7 +181,7 @@ def make_prior(
     card: str,
     licence: str,
 ) -> Prior:
-    """A prior of these configs, checked. Raises ExportError where it is of a kind not supported."""
+    """Make a prior of these configs, after checking them. Raises ExportError where its kind is not supported."""
     if unet.get("_class_name") != "UNet2DModel":
         raise ExportError(f"{name}: the UNet is a {unet.get('_class_name')}, only an unconditional UNet2DModel works")
     unknown = sorted(
@@ -248,7 +254,7 @@ def _config(root: Path, name: str) -> dict[str, Any]:
 
 
 def _refuse_other_pipelines(root: Path) -> None:
-    """Raise ExportError where the folder says that its UNet is part of something else than a prior of pixels."""
+    """Raise ExportError where the folder's model_index.json names another pipeline than a DDPM's."""
     index = _config(root, "model_index.json") if (root / "model_index.json").is_file() else {}
     kind = index.get("_class_name")
     coder = next((name for name in AUTOENCODERS if index.get(name) or (root / name).is_dir()), None)
@@ -270,7 +276,7 @@ def _framing(root: Path) -> dict[str, Any]:
 
 
 def _pixel_layout(name: str, in_channels: int) -> tuple[int, int]:
-    """Image channels and unshuffle factor: 3 r^2 for colour, 1 for grey."""
+    """Return the image channels and the unshuffle factor r, from in_channels: 3 r^2 for colour, 1 for grey."""
     if in_channels == 1:
         return 1, 1
     r = math.isqrt(in_channels // 3)
@@ -284,7 +290,7 @@ def _text(path: Path) -> str:
 
 
 def _licence(root: Path) -> str:
-    """The first line of LICENSE, which names it, or what the card's front matter says."""
+    """Return the licence: the first line of LICENSE, or the entry in the front matter of the card (README.md)."""
     lines = _text(root / "LICENSE").strip().splitlines()
     if lines:
         return lines[0].strip("# ")

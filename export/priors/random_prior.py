@@ -1,4 +1,4 @@
-"""Priors of a known architecture with seeded random weights: for measuring speed where the weights cannot be had."""
+"""Priors of a known architecture with seeded random weights, to measure speed without a download."""
 
 import json
 import math
@@ -63,7 +63,10 @@ def random_prior(name: str, folder: Path, seed: int = 0) -> Prior:
 
 
 def _weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
-    """Normal of deviation 1 / sqrt(3 fan-in), torch's own for these layers; norms are the identity, biases zero."""
+    """Draw weights from a normal distribution of deviation 1 / sqrt(3 fan-in), as torch's default for these layers.
+
+    Norms are the identity, biases are zero.
+    """
     module = build_network({"config": config, "pixel_unshuffle": 1, "learned_variance": False})
     random = np.random.default_rng(seed)
     weights = {}

@@ -2,11 +2,11 @@
 
     python export/priors/train.py export/priors/photo/recipe.json --data DIR --out DIR
 
-trains an unconditional DDPM by v-prediction as the recipe says: on a CUDA device where torch sees one, else the CPU.
-Interrupted, the same command goes on from OUT's checkpoint and arrives at the same weights: what a step draws depends
-on the seed and the step alone. The learning rate stays as it is until --cool-down brings it to zero, from any crop on;
-for a cool-down beside a training that goes on, copy OUT's checkpoint into another folder first. OUT is a prior in
-diffusers' layout at every checkpoint: the average of the weights, in float16.
+trains an unconditional DDPM by v-prediction as the recipe says, on a CUDA device where torch sees one, else on the CPU.
+After an interruption the same command continues from OUT's checkpoint and gives the same weights: the random numbers of
+a step depend on the seed and the step alone. The learning rate is constant until --cool-down lowers it to zero, which
+may begin at any crop. To keep training without a cool-down as well, copy OUT's checkpoint into another folder first. At
+every checkpoint OUT is a prior in diffusers' layout: the average of the weights, in float16.
 """
 
 import json
@@ -45,12 +45,12 @@ class Meter:
         self.loss = torch.zeros((), device=self.device)
 
     def add(self, loss: torch.Tensor, crops: int) -> None:
-        """Count a step; the loss is added up on its device, so that nothing waits for it."""
+        """Count a step. The loss is summed on its device, which avoids a synchronisation."""
         self.loss += loss
         self.steps, self.crops = self.steps + 1, self.crops + crops
 
     def row(self) -> dict[str, float]:
-        """Mean loss and crops a second. Raises FrugalError where the loss is not a finite number."""
+        """Return the mean loss and the crops a second. Raises FrugalError where the loss is not finite."""
         if not torch.isfinite(self.loss):
             raise FrugalError("the loss is not a finite number any more; go on from the checkpoint at a lower rate")
         seconds = time.monotonic() - self.began
@@ -58,7 +58,7 @@ class Meter:
 
 
 def figures(network: Any, recipe: Recipe, held_out: list[np.ndarray], device: str) -> dict[str, float]:
-    """Errors and one-shot denoising of the held-out photographs."""
+    """Measure the errors of the network and its one-shot denoising on the held-out photographs."""
     r = recipe.unshuffle
     return psnr(network, held_out, r, device) | errors(network, held_out, recipe.batches[0].side, r, device)
 
@@ -72,9 +72,9 @@ def run(
     last: int | None,
     every: int,
 ) -> None:
-    """Train until `last` crops are seen, SIGTERM or Ctrl-C; measure every `every` crops and at the last.
+    """Train until `last` crops are seen, SIGTERM or Ctrl-C; measure every `every` crops and at the end.
 
-    Raises FrugalError where the loss is not finite any more; the checkpoint before that stays.
+    Raises FrugalError where the loss is no longer finite; the last checkpoint stays.
     """
     recipe, progress, device = training.recipe, training.progress, training.device
     shadow = build_network(recipe, device).eval().requires_grad_(False)
@@ -106,7 +106,7 @@ def run(
 
 
 def _held_out(path: Path, recipe: Recipe) -> list[np.ndarray]:
-    """The photographs of a folder or tar file, (H, W, 3) uint8, their sides cut to multiples of the stride."""
+    """Read the photographs of a folder or tar file, (H, W, 3) uint8, with sides cropped to multiples of the stride."""
     stride, smallest = recipe.stride, recipe.batches[0].side
     cut = []
     for name, picture in read_pictures(path):
@@ -158,11 +158,11 @@ def main(
     evaluate: Path | None,
     held_out: str | None,
 ) -> None:
-    """Train a prior by RECIPE, or go on where OUT's checkpoint stopped."""
+    """Train a prior by RECIPE, or continue from OUT's checkpoint."""
     if threads:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if bf16 is None:  # measured: without AMX bfloat16 convolutions take longer than float32 ones
+    if bf16 is None:  # measured: without AMX, bfloat16 convolutions are slower than float32 ones
         bf16 = device == "cuda" or torch.cpu._is_amx_tile_supported()
     torch.manual_seed(seed)
     try:

@@ -1,4 +1,4 @@
-"""Weight files: tensors by name, without ever running what a file holds."""
+"""Readers of weight files: tensors by name. Code in a pickled file is never run."""
 
 import json
 import pickle
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-"""Names that diffusers gives a model's weights, the preferred one first."""
+"""diffusers' names of a model's weight file, the preferred one first."""
 
 INDEX = ".index.json"
-"""Behind such a name: the index of the shards that the weights are in."""
+"""Suffix of the index that lists the shards of a weight file."""
 
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(rf"(.*\.attentions\.\d+)\.({'|'.join(_OLD_ATTENTION)})\.(weight|bias)")
 
 
 def find_weights(folder: Path) -> Path | None:
-    """The weights in a folder as diffusers saves them: one file, the index of several, or the only variant (fp16).
+    """Find the weights in a folder as diffusers saves them: a file, the index of shards, or the only variant (fp16).
 
-    None where there are none; raises InputError naming the variants where there are several.
+    Return None where there are none. Raises InputError, naming them, where there are several variants.
     """
     for name in WEIGHT_FILES:
         for path in (folder / name, folder / f"{name}{INDEX}"):
@@ -45,10 +45,10 @@ def find_weights(folder: Path) -> Path | None:
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:
-    """The tensors of a diffusers weight file by today's names: numpy arrays, or torch tensors of a .bin.
+    """Read the tensors of a diffusers weight file under current names: numpy arrays, or torch tensors of a .bin file.
 
-    path: of an index too, whose shards are read. Raises ExportError if a file cannot be read, MissingExtra for a .bin
-    without torch.
+    path: a file, or an index whose shards are read. Raises ExportError if a file cannot be read, MissingExtra for a
+    .bin file without torch.
     """
     if path.suffix == ".json":
         return {name: tensor for shard in _shards(path) for name, tensor in read_weights(shard).items()}
@@ -58,7 +58,7 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
         try:
             loaded: Mapping[str, Any] = load_file(path)
-        except (OSError, SafetensorError, TypeError, KeyError) as error:  # the last two: a type numpy does not have
+        except (OSError, SafetensorError, TypeError, KeyError) as error:  # the last two: a type unknown to numpy
             raise ExportError(f"cannot read {path.name}: {error}; float32 and float16 weights work") from error
     else:
         loaded = read_pickled(path)
@@ -66,7 +66,7 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, all in its folder. Raises ExportError."""
+    """Return the files that an index names, all in its folder. Raises ExportError."""
     try:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         shards = [
@@ -81,7 +81,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_pickled(path: Path) -> dict[str, "torch.Tensor"]:
-    """The tensors of a file that torch.save wrote, mapped where its format allows; code in it is refused, not run.
+    """Read the tensors of a file by torch.save, mapped where its format allows; a file with code is refused.
 
     Raises ExportError unless the file is a mapping of names to tensors, MissingExtra without torch.
     """
@@ -92,7 +92,7 @@ def read_pickled(path: Path) -> dict[str, "torch.Tensor"]:
         raise ExportError(
             f"{path.name} holds more than weights, and pickled code is never run; save its state dict alone"
         ) from error
-    except Exception as error:  # broken bytes lead torch's reader to errors that share no base but Exception
+    except Exception as error:  # torch's errors over damaged bytes share no base but Exception
         raise ExportError(f"{path.name} is damaged or was not written by torch.save; copy it again") from error
     if not isinstance(state, dict) or not state:
         raise ExportError(f"{path.name} holds no tensors by name; save the state dict of the network alone")
@@ -103,6 +103,6 @@ def read_pickled(path: Path) -> dict[str, "torch.Tensor"]:
 
 
 def _today(name: str) -> str:
-    """diffusers' name of a tensor since 0.15: attention layers were called query, key, value and proj_attn before."""
+    """Return a tensor's name since diffusers 0.15; before, attention had query, key, value and proj_attn."""
     old = _OLD_NAME.fullmatch(name)
     return f"{old[1]}.{_OLD_ATTENTION[old[2]]}.{old[3]}" if old else name

@@ -2,9 +2,9 @@
 
 python export/priors/celeba/samples.py --engine celeba.plan --data DIR -o samples.png
 
-The sheet of samples; and distances (root mean square on [-1, 1]) from each sample to the nearest training photograph or
-its mirror image, beside the same for photographs that were never trained on. A prior that has learned photographs by
-heart comes closer to them than other people do.
+It writes a sheet of samples. It prints the distance (root mean square on [-1, 1]) of each sample to the nearest
+training photograph or its mirror image, and the same for photographs that were not trained on. A prior that has
+memorised its training photographs comes closer to them than those do.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,10 @@ COLUMNS = 8
 
 
 def distances(images: np.ndarray, data: Path) -> tuple[np.ndarray, np.ndarray]:
-    """From images (N, 3, H, W) on [-1, 1] to the nearest of DATA's train-*.tar: the RMS, and that photograph."""
+    """Return the distance (N,) of images (N, 3, H, W) on [-1, 1] to the nearest photograph, and that photograph.
+
+    Photographs are those of `data`'s train-*.tar. Distances are root mean squares.
+    """
     flat = images.reshape(len(images), -1).astype(np.float32)
     best, nearest = np.full(len(images), np.inf), np.zeros_like(images)
     for chunk in _photographs(data):
@@ -45,13 +48,13 @@ def _photographs(data: Path) -> Iterator[np.ndarray]:
 
 
 def _shard(path: Path) -> np.ndarray:
-    """The photographs of a tar file, (N, 3, H, W) on [-1, 1]."""
+    """Read the photographs of a tar file, (N, 3, H, W) on [-1, 1]."""
     pictures = np.stack([picture for _, picture in read_pictures(path)])
     return pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
 
 
 def sheet(images: np.ndarray) -> Image.Image:
-    """The images in rows of COLUMNS."""
+    """Place the images in rows of COLUMNS."""
     _, _, height, width = images.shape
     page = Image.new("RGB", (COLUMNS * width, -(-len(images) // COLUMNS) * height))
     for i, image in enumerate(images):

@@ -1,1 +1,1 @@
-"""Training of the embedded priors: recipes, what a step draws, the objective, and the state that is kept."""
+"""Training of the embedded priors: recipes, the data of a step, the objective, and the checkpoint."""

@@ -1,4 +1,4 @@
-"""The objective of the embedded priors, and how well a network denoises photographs that it was not trained on."""
+"""The training objective of the embedded priors, and measures of a network's denoising on held-out photographs."""
 
 import math
 from collections.abc import Sequence
@@ -23,33 +23,33 @@ ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 
 LEVELS = (5, 10, 25, 50, 100)
 """Standard deviations of the noise that `psnr` removes, in grey levels of 255."""
 PAIRS = 400
-"""Crops that `errors` takes, each at a timestep of its own."""
+"""Crops that `errors` measures on, each at its own timestep."""
 ROWS = 20
 """Crops in one call of `errors`."""
 
 
 def as_input(images: np.ndarray, device: str) -> torch.Tensor:
-    """(B, 3, H, W) uint8 as float32 on [-1, 1]."""
+    """Convert (B, 3, H, W) uint8 to float32 on [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).float() / 127.5 - 1
 
 
 def predict_v(network: Any, x: torch.Tensor, t: torch.Tensor, r: int) -> torch.Tensor:
-    """v of images x (B, 3, H, W) at t (B,), float32: the network works on r x r pixel-unshuffled ones."""
+    """Predict v, float32, of images x (B, 3, H, W) at t (B,); the network works on r x r pixel-unshuffled images."""
     out = network(torch.nn.functional.pixel_unshuffle(x, r), t, return_dict=False)[0]
     return torch.nn.functional.pixel_shuffle(out.float(), r)
 
 
 def diffuse(x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """x_t = sqrt(abar) x0 + sqrt(1-abar) eps; v = sqrt(abar) eps - sqrt(1-abar) x0; and abar, (B, 1, 1, 1)."""
+    """Return x_t = sqrt(abar) x0 + sqrt(1-abar) eps, v = sqrt(abar) eps - sqrt(1-abar) x0, and abar (B, 1, 1, 1)."""
     abar = ABAR[t].float().to(x0.device).view(-1, 1, 1, 1)
     return abar.sqrt() * x0 + (1 - abar).sqrt() * noise, abar.sqrt() * noise - (1 - abar).sqrt() * x0, abar
 
 
 def loss_of(network: Any, x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor, r: int, floor: float) -> torch.Tensor:
-    """Mean of max(abar_t, floor) ||v - v_theta||^2; t lies on the CPU.
+    """Return the mean of max(abar_t, floor) ||v - v_theta||^2; t lies on the CPU.
 
-    abar_t ||v - v_theta||^2 is the usual error of eps. Alone it forgets the noisiest steps, where it vanishes with
-    abar_t although all of an image's colour and layout is decided there: hence the floor.
+    abar_t ||v - v_theta||^2 is the usual error of eps. It vanishes with abar_t at the noisiest timesteps, which decide
+    an image's colours and layout; the floor keeps their weight.
     """
     xt, v, abar = diffuse(x0, t, noise)
     return (abar.clamp(min=floor) * (predict_v(network, xt, t.to(x0.device), r) - v) ** 2).mean()
@@ -57,10 +57,10 @@ def loss_of(network: Any, x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
 
 @torch.inference_mode()
 def psnr(network: Any, pictures: Sequence[np.ndarray], r: int, device: str) -> dict[str, float]:
-    """Mean PSNR in dB of one-shot denoising at LEVELS, of pictures (H, W, 3) uint8.
+    """Return the mean PSNR in dB of one-shot denoising of pictures (H, W, 3) uint8, for each of LEVELS.
 
     y = x + sigma n is x_t / sqrt(abar) at the t where (1-abar)/abar = sigma^2, so one call gives x0hat =
-    sqrt(abar) x_t - sqrt(1-abar) v, clipped to [-1, 1]. abar is sigma's own, t the step that is nearest to it.
+    sqrt(abar) x_t - sqrt(1-abar) v, clipped to [-1, 1]. abar is computed from sigma, and t is the nearest timestep.
     """
     result = {}
     for level in LEVELS:
@@ -80,10 +80,10 @@ def psnr(network: Any, pictures: Sequence[np.ndarray], r: int, device: str) -> d
 
 @torch.inference_mode()
 def errors(network: Any, pictures: Sequence[np.ndarray], side: int, r: int, device: str) -> dict[str, float]:
-    """Mean squared errors of eps, and of x0 on [-1, 1] by thirds of t, on fixed crops, timesteps and noise.
+    """Return the mean squared errors of eps, and of x0 on [-1, 1] by thirds of t, on fixed crops, timesteps and noise.
 
-    PAIRS pairs: timesteps evenly spread over the training range, the central squares of the pictures in turn. Tells
-    of the noisiest steps, which are beyond `psnr`'s levels.
+    There are PAIRS pairs of a timestep, evenly spread over the training range, and the central square of a picture. The
+    noisiest timesteps, which `psnr` leaves out, are included.
     """
     crops = np.stack([_central(pictures[i % len(pictures)], side) for i in range(PAIRS)])
     steps = torch.linspace(0, 999, PAIRS).long()
@@ -106,6 +106,6 @@ def errors(network: Any, pictures: Sequence[np.ndarray], side: int, r: int, devi
 
 
 def _central(picture: np.ndarray, side: int) -> np.ndarray:
-    """The central square of (H, W, 3), as (3, side, side)."""
+    """Return the central square of (H, W, 3), as (3, side, side)."""
     y, x = ((length - side) // 2 for length in picture.shape[:2])
     return picture[y : y + side, x : x + side].transpose(2, 0, 1)

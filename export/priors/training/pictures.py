@@ -1,4 +1,4 @@
-"""Training photographs: decoded once into a file that is mapped into memory, and drawn by a recipe."""
+"""Training photographs: decoded once into a memory-mapped file, and drawn from it by a recipe."""
 
 import csv
 import io
@@ -17,15 +17,15 @@ from ....engines.files import atomic_write
 from .recipe import Recipe
 
 PIXELS = "pictures.u8"
-"""The pixels of all photographs, one after the other, (H, W, 3) uint8 each."""
+"""File of the pixels of all photographs, one after the other, (H, W, 3) uint8 each."""
 TABLE = "pictures.json"
-"""Each photograph's name, place in PIXELS in bytes, height and width; and the shards they are from."""
+"""File of each photograph's name, offset in PIXELS in bytes, height and width, and of the names of the shards."""
 ENDINGS = (".jpg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One step's random numbers."""
+    """A step's crops, timesteps and seed of noise."""
 
     crops: np.ndarray
     """(B, 3, side, side) uint8."""
@@ -36,7 +36,7 @@ class Draw:
 
 
 def read_pictures(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and pixels (H, W, 3) uint8 of each photograph of a tar file, in its order, or of a folder, by name.
+    """Yield the name and pixels (H, W, 3) uint8 of each photograph: of a tar file in its order, of a folder by name.
 
     Raises InputError where there is none.
     """
@@ -65,7 +65,7 @@ def _files(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 class Pictures:
-    """The photographs of a recipe's shards, decoded into `folder` unless they are there already.
+    """The photographs of a recipe's shards in `data`, decoded into `folder` where that has not been done.
 
     Raises InputError where `data` lacks what the recipe names.
     """
@@ -89,7 +89,7 @@ class Pictures:
         return len(self.rows)
 
     def draw(self, seed: int, step: int) -> Draw:
-        """Draw what step number `step` trains on: it depends on the two numbers alone."""
+        """Draw the batch of step number `step`, which depends on the two numbers alone."""
         draw = np.random.default_rng((seed, step))
         kinds = self.recipe.batches
         kind = kinds[draw.choice(len(kinds), p=[kind.share for kind in kinds])]
@@ -100,20 +100,23 @@ class Pictures:
         return Draw(crops, t, int(draw.integers(2**62)))
 
     def _epoch(self, seed: int, step: int, count: int) -> np.ndarray:
-        """`count` photographs of an epoch's random order; those left over at its end are not seen in it."""
+        """Return the numbers of the `count` photographs of this step in an epoch's random order.
+
+        Photographs that do not fill a batch at the end of an epoch are skipped in it.
+        """
         epoch, position = divmod(step, len(self) // count)
         order = np.random.default_rng((seed, epoch, 1)).permutation(len(self))
         return order[position * count : (position + 1) * count]
 
     def _weighted(self, draw: np.random.Generator, count: int) -> np.ndarray:
-        """`count` photographs: each a group by its share, then one of that group."""
+        """Draw the numbers of `count` photographs: each time a group by its share, then a photograph of the group."""
         assert self.recipe.groups is not None
         assert self.groups is not None
         names = draw.choice(list(self.groups), count, p=list(self.recipe.groups.values()))
         return np.array([draw.choice(self.groups[name]) for name in names])
 
     def _crop(self, draw: np.random.Generator, i: int, side: int) -> np.ndarray:
-        """A random square of photograph i, (3, side, side), mirrored in half of the cases."""
+        """Draw a square of photograph i, (3, side, side), mirrored with probability 1/2."""
         _, place, height, width = self.rows[i]
         picture = self.pixels[place : place + height * width * 3].reshape(height, width, 3)
         y, x = draw.integers(height - side + 1), draw.integers(width - side + 1)
@@ -121,7 +124,7 @@ class Pictures:
         return crop[..., ::-1] if draw.random() < 0.5 else crop
 
     def _members(self, data: Path) -> dict[str, np.ndarray]:
-        """The photographs' numbers by group, in the recipe's order."""
+        """Return the photographs' numbers by group, in the recipe's order of groups."""
         index = data / str(self.recipe.index)
         try:
             with index.open(newline="", encoding="utf-8") as file:
@@ -138,7 +141,7 @@ class Pictures:
 
 
 def _decoded(shards: list[Path], folder: Path) -> list[tuple[str, int, int, int]]:
-    """The rows of TABLE, with PIXELS beside it; both are written where they are not of these shards."""
+    """Return the rows of TABLE; write TABLE and PIXELS where they are missing or of other shards."""
     table = folder / TABLE
     sources = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in shards}
     if table.exists():

@@ -11,7 +11,7 @@ from ....engines.errors import InputError
 
 @dataclass(frozen=True)
 class Batch:
-    """One kind of batch: `crops` squares of `side` pixels, which a `share` of the steps draws."""
+    """A kind of batch: `crops` squares of `side` pixels, drawn in a `share` of the steps."""
 
     side: int
     crops: int
@@ -25,36 +25,39 @@ class Batch:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights, but for the start, the seed and the number of crops. Raises InputError."""
+    """The settings of a training. Only the first weights, the seed and the number of crops are given elsewhere.
+
+    Raises InputError for a value out of range.
+    """
 
     shards: str
     """Pattern of the tar files of photographs, in the data folder."""
     held_out: str
     """Tar file or folder of photographs that are never trained on, in the data folder."""
     network: dict[str, Any]
-    """Arguments of diffusers' UNet2DModel. With 3 r^2 channels it sees r x r pixel-unshuffled images."""
+    """Arguments of diffusers' UNet2DModel. With 3 r^2 channels it works on r x r pixel-unshuffled images."""
     batches: tuple[Batch, ...]
     rate: float
     """Learning rate after the warm-up."""
     warm_up: int
     """Crops over which the rate rises to `rate`."""
     betas: tuple[float, float]
-    """AdamW's."""
+    """The betas of AdamW."""
     weight_decay: float
     average_part: float
-    """n: the average of the weights spans an n-th of the crops seen."""
+    """n, where the average of the weights spans an n-th of the crops seen."""
     average_limit: int | None = None
-    """Crops that it spans at most."""
+    """The most crops that the average spans."""
     cosine: int | None = None
     """Crops over which the rate falls to zero along a cosine. None: constant, until a cool-down is begun."""
     index: str | None = None
-    """Table, separated by tabs, that tells the `group` of each `file` of the shards."""
+    """Table, separated by tabs, with the `group` of each `file` of the shards."""
     groups: dict[str, float] | None = None
-    """Share of the crops by group, of all groups in the index. None: each photograph once an epoch."""
+    """Share of the crops for each group of the index. None: each photograph once an epoch."""
     t_power: float = 1.0
-    """p: timesteps are 1000 u^p with u uniform on [0, 1), stratified in a batch."""
+    """p, where timesteps are 1000 u^p, with u uniform on [0, 1) and stratified in a batch."""
     loss_floor: float = 0.2
-    """See `denoising.loss_of`."""
+    """The floor of `denoising.loss_of`."""
     clip: float = 1.0
     """Largest norm of the gradient."""
 
@@ -95,17 +98,17 @@ class Recipe:
 
     @property
     def unshuffle(self) -> int:
-        """r: the network sees r x r pixel-unshuffled images."""
+        """r, where the network works on r x r pixel-unshuffled images."""
         return math.isqrt(self.network["in_channels"] // 3)
 
     @property
     def stride(self) -> int:
-        """Pixels that the sides of a picture are multiples of."""
+        """Pixels that the sides of a picture must be multiples of."""
         return self.unshuffle << (len(self.network["down_block_types"]) - 1)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check the recipe at `path`. Raises InputError, in one sentence."""
+    """Read and check the recipe at `path`. Raises InputError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -122,7 +125,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _fields(kind: type, content: Any, what: str) -> dict[str, Any]:
-    """`content`, if its keys are fields of the dataclass `kind`, and none is missing that has no default."""
+    """Return `content` after checking its keys: fields of the dataclass `kind`, all those without a default."""
     if not isinstance(content, dict):
         raise InputError(f"{what} must be an object of fields; it is {content!r}")
     known = {field.name: field.default is MISSING for field in fields(kind)}

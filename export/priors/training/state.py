@@ -1,4 +1,4 @@
-"""The state of a training: weights, their average, AdamW's moments and how far it is, kept in one safetensors file."""
+"""The state of a training in one safetensors file: weights, their average, AdamW's moments, and the progress."""
 
 import json
 import math
@@ -23,35 +23,35 @@ SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 
 @dataclass
 class Progress:
-    """How far a training is, in steps and crops."""
+    """The progress of a training, in steps and crops."""
 
     step: int = 0
     crops: int = 0
-    """Crops seen, those that the first weights had seen included."""
+    """Crops seen, including those that the first weights had seen."""
     start: int = 0
     """Crops that the first weights had seen."""
     cool_from: int | None = None
     """Crops seen when the cool-down began."""
     cool_down: int = 0
-    """Crops over which it lasts."""
+    """Crops that the cool-down lasts."""
 
     def begin_cool_down(self, crops: int) -> None:
-        """Begin a cool-down of `crops` crops, or go on with it. Raises InputError where another has begun."""
+        """Begin a cool-down of `crops` crops, or continue it. Raises InputError where another one has begun."""
         if self.cool_from is None:
             self.cool_from, self.cool_down = self.crops, crops
         elif self.cool_down != crops:
             raise InputError(f"a cool-down of {self.cool_down} crops began at crop {self.cool_from}; go on with that")
 
     def end(self, recipe: Recipe) -> int | None:
-        """Crops after which the learning rate is zero, if it ever is."""
+        """Return the number of crops after which the learning rate is zero, or None."""
         if self.cool_from is not None:
             return self.cool_from + self.cool_down
         return recipe.cosine
 
     def rate(self, recipe: Recipe, batch: int) -> float:
-        """Learning rate of the next step, of `batch` crops.
+        """Return the learning rate of the next step, of `batch` crops.
 
-        A cool-down lets it fall by 1 - sqrt(share of the cool-down), as Hägele et al. (2024) found best.
+        A cool-down multiplies it by 1 - sqrt(share of the cool-down done), which Hägele et al. (2024) found best.
         """
         rate = recipe.rate * min(1.0, (self.crops - self.start + batch) / recipe.warm_up)
         if recipe.cosine is not None:
@@ -61,9 +61,9 @@ class Progress:
         return rate
 
     def average_share(self, recipe: Recipe, batch: int) -> float:
-        """s of the average after a step of `batch` crops, w <- (1 - s) w + s w_now.
+        """Return s of the average after a step of `batch` = B crops, w <- (1 - s) w + s w_now.
 
-        s = n B / (n B + B + crops) spans an n-th of the crops seen, s = B / limit as many as the limit.
+        s = n B / (n B + B + crops) averages over an n-th of the crops seen, and s = B / limit over `limit` crops.
         """
         part = recipe.average_part * batch
         share = part / (part + batch + self.crops)
@@ -85,7 +85,7 @@ class Training:
         self.progress = Progress()
 
     def start_from(self, folder: Path, seen: int) -> None:
-        """Take the weights of a prior in diffusers' layout, which had seen `seen` crops. Raises InputError."""
+        """Load the weights of a prior in diffusers' layout, which has seen `seen` crops. Raises InputError."""
         self._copy(read_prior_weights(folder), self.weights, folder.name)
         self._copy(self.weights, self.average, folder.name)
         self.progress = Progress(crops=seen, start=seen)
@@ -109,7 +109,7 @@ class Training:
         return loss.detach()
 
     def save(self, out: Path) -> None:
-        """Write the checkpoint, and the average beside it as a prior in diffusers' layout."""
+        """Write the checkpoint, and beside it the average as a prior in diffusers' layout."""
         tensors = {}
         for name, weight in self.weights.items():
             kept = self.optimiser.state[weight]
@@ -120,7 +120,7 @@ class Training:
         write_prior(out, self.network, self.average)
 
     def load(self, out: Path) -> None:
-        """Go on from the checkpoint in `out`. Raises InputError where it is of another network or damaged."""
+        """Load the checkpoint in `out`. Raises InputError where it is of another network or damaged."""
         saved = _tensors(out / CHECKPOINT)
         with safe_open(out / CHECKPOINT, "pt") as file:
             self.progress = Progress(**json.loads(file.metadata()["progress"]))
@@ -143,7 +143,7 @@ class Training:
 
 
 def build_network(recipe: Recipe, device: str) -> Any:
-    """The recipe's UNet2DModel with random weights, channels last. Raises InputError where diffusers refuses it."""
+    """Build the recipe's UNet2DModel with random weights, channels last. Raises InputError where diffusers refuses."""
     try:
         network: Any = UNet2DModel(**recipe.network)
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -152,7 +152,7 @@ def build_network(recipe: Recipe, device: str) -> Any:
 
 
 def read_prior_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a prior of v in diffusers' layout. Raises InputError."""
+    """Read the weights of a prior with v-prediction in diffusers' layout. Raises InputError."""
     try:
         prediction = json.loads((folder / SCHEDULER_CONFIG).read_text()).get("prediction_type")
     except (OSError, ValueError) as error:
@@ -177,7 +177,7 @@ def write_prior(out: Path, network: Any, weights: dict[str, torch.Tensor]) -> No
 
 
 def _part(saved: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `name` and a point, without these."""
+    """Return the tensors whose names begin with `name` and a dot, under the rest of their names."""
     return {key.removeprefix(f"{name}."): tensor for key, tensor in saved.items() if key.startswith(f"{name}.")}
 
 
