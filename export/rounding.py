@@ -110,9 +110,9 @@ def _rms(x: np.ndarray) -> float:
 
 
 def stand_in(plan: Plan, precision: str) -> Plan:
-    """A plan of float32 graphs alone that rounds where `precision` of `plan` does.
+    """Return a plan of float32 graphs that round wherever the graphs of `precision` in `plan` do.
 
-    Weights are rounded in it once: onnxruntime, folding the graph's way of it, would hold each of them several times.
+    Its weights are stored rounded: rounded in the graph, onnxruntime would fold them and hold each several times.
     """
     graphs, mixed = plan.manifest["graphs"], plan.manifest["mixed"][precision]["graphs"]
     once = {name for entry in mixed.values() for name in entry["weights"]} - {*graphs["embedding"]["weights"]}
@@ -143,10 +143,10 @@ def _rounded_weight(x: np.ndarray, precision: str) -> np.ndarray:
 
 
 def rounded(data: bytes, precision: str, weights: Collection[str] = ()) -> bytes:
-    """A graph at `precision`, as `mixed_graphs` gives it, in float32 whose values of half type are rounded to it.
+    """Rewrite a graph of `mixed_graphs` in float32, with rounding of every value of half type.
 
-    Operations on shapes make no new values, and are not rounded again, nor are `weights`, which are given rounded.
-    bfloat16 is rounded right below 5e33, beyond which this gives NaN, which is refused as infinity is.
+    Results of operations on shapes are rounded already, and so are `weights`. Rounding to bfloat16 is exact below 5e33;
+    above it gives NaN, which is refused like infinity.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -197,9 +197,9 @@ def _constants(precision: str) -> list[Any]:
 
 
 def _round(x: str, to: str, precision: str) -> list[Any]:
-    """Veltkamp's splitting: p = (2^s + 1) x, (x - p) + p is x less its last s bits, to nearest.
+    """Return nodes that round `x` by Veltkamp's splitting: (x - p) + p, p = (2^s + 1) x, is x without its last s bits.
 
-    For float16, p = x + 0.75 below NORMAL, which leaves multiples of 2^-24; and what is LARGEST or more, infinite.
+    For float16, p = x + 0.75 below NORMAL, which leaves multiples of 2^-24, and values from LARGEST on become infinite.
     """
     from onnx import helper
 

@@ -1,1 +1,1 @@
-"""The sampler, the operators and the loops that drive them. Names no backend and imports no framework."""
+"""The sampler, the operators and the loops around them. No file here names a backend or imports a framework."""

@@ -1,1 +1,1 @@
-"""Restorations compared with clean pictures, with each other and with other libraries."""
+"""Comparison of restorations with clean pictures, with each other and with other libraries."""

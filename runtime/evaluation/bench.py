@@ -1,7 +1,7 @@
-"""How long forward calls, steps and restorations take, by every backend and by torch as others run it.
+"""Times of forward calls, steps and restorations, by every backend and by torch as others run it.
 
-One code drives every contender, in turn within each round, so that ratios are of the same minutes. The report is plain
-data: every sample of every round, and what they were made on. `bench_report` reads it.
+The same code drives every contender. Contenders alternate within each round, so that a ratio compares times of the same
+minutes. The report is plain data: every sample of every round, and the machine. `bench_report` reads it.
 """
 
 import datetime
@@ -47,30 +47,30 @@ from .deepinv import DeepInvDPS
 from .demo import SHOWN, SIGMA, Measured, measure
 
 SAMPLE_SECONDS = 0.5
-"""A sample is the mean of consecutive calls that fill this long."""
+"""Seconds that the consecutive calls of a sample fill at least; the sample is their mean."""
 TORCH = "torch channels_last"
-"""Label of the torch backend: no ratio counts it as ours unless nothing else runs."""
+"""Label of the torch backend. It is the reference of ratios only where nothing else runs."""
 
 
 class Sample(NamedTuple):
-    """One measurement of one contender."""
+    """A measurement of a contender."""
 
     seconds: float
     """Duration of one forward call, one step or one restoration, for the whole batch."""
     network: float | None
-    """How many of them were spent in the engine's calls, where that is known."""
+    """Seconds of it spent in the engine's calls, where that is known."""
     host: float | None = None
-    """How many the host was busy with it, where a device computes: what it waited for that is not counted."""
+    """Seconds of it that the host was busy, without waiting, where a device computes."""
 
 
 T = TypeVar("T")
 Cell = Callable[[bool], Sample]
-"""Takes a sample; told True, it makes the first calls only, as few as warm everything up."""
+"""Takes a sample. Called with True it only makes the few first calls that warm everything up."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report: what is timed, and how to time it by each contender."""
+    """A row of the report: what is timed, and a Cell for each contender."""
 
     kind: str
     """forward, dps step, dmps step, dps, dmps, hybrid or frugal."""
@@ -83,7 +83,7 @@ class Row:
 
 
 class Timed(OnHost):
-    """An engine that adds up the seconds its calls take, until their results are there."""
+    """An engine that sums the seconds of its calls, until their results are computed."""
 
     def __init__(self, engine: Engine):
         self._engine = engine
@@ -110,7 +110,7 @@ class Timed(OnHost):
     def _add(self, call: Callable[[], T], result: Callable[[T], Array]) -> T:
         started = time.perf_counter()
         answer = call()
-        float(result(answer)[0, 0, 0, 0])  # waits for a device that answers before it has computed
+        float(result(answer)[0, 0, 0, 0])  # synchronises with the device
         self.seconds += time.perf_counter() - started
         return answer
 
@@ -127,13 +127,13 @@ def bench(
     only: Sequence[str] = (),
     on_stage: Callable[[str], object] = lambda stage: None,
 ) -> dict[str, Any]:
-    """Measure everything, `rounds` times over; the report as plain data, seconds and FLOP/s.
+    """Measure every row `rounds` times; return the report as plain data, in seconds and FLOP/s.
 
-    Rows: forward calls, DPS steps and DMPS steps at each of `batches`; with `restorations`, DPS, DMPS, and at k =
-    steps / 2 the hybrid and frugal on one image. `compiled` adds torch.compile, `deepinv` that library's DPS; `only`
-    names the backends that take part beside torch as others run it, by default all. `on_stage` is told what is being
-    done.
-    Contenders that cannot run here are left out, with the reason in the report.
+    Rows: forward calls, DPS steps and DMPS steps at each of `batches`; with `restorations`, whole restorations of an
+    image by DPS and DMPS, and by the hybrid and frugal with a switch at k = steps / 2. `compiled` adds torch.compile,
+    `deepinv` that library's DPS. `only` names the backends to measure beside torch as others run it, by default all.
+    `on_stage` is called with a phrase for each stage. Contenders that cannot run here are left out, with the reason in
+    the report.
 
     Raises InputError for settings that do not fit, MissingExtra if nothing runs here, BackendError without deepinv.
     """
@@ -185,13 +185,14 @@ PREFERRED = (
     "ours: cpu",
     TORCH,
 )
-"""Labels in the order in which `auto` would take them, a GPU's first: the reference of ratios."""
+"""Labels in the order in which `auto` would take them, a GPU's first. The first that runs is the reference of
+ratios."""
 
 
 def open_contenders(
     plan: Plan, compiled: bool, only: Sequence[str], on_stage: Callable[[str], object]
 ) -> tuple[dict[str, Engine], dict[str, str], str]:
-    """Every engine that runs here by its label, why the others do not, and the label of what `auto` would take.
+    """Open every engine that runs here; return them by label, the reasons of the others, and the reference's label.
 
     Raises InputError where `only` names no backend, MissingExtra if nothing runs here.
     """
@@ -220,7 +221,7 @@ def open_contenders(
 
 
 def backends(compiled: bool) -> list[str]:
-    """Return the backends to compare, on a machine with a GPU in each precision that they compute in."""
+    """Return the backends to compare; with a GPU, each in all its precisions."""
     found = ["torch-compile:bf16"] * (compiled and gpu() is not None)
     for name in BACKENDS:
         if name in ("auto", "torch-compile"):  # which is among PEERS
@@ -240,9 +241,9 @@ class _Taken(NamedTuple):
 def _measure(
     rows: Sequence[Row], rounds: int, reference: str, left_out: dict[str, str], on_stage: Callable[[str], object]
 ) -> tuple[_Taken, list[dict[str, float]]]:
-    """Every cell once for warmth, then every cell of every row in each round; and the seconds of the first calls.
+    """Run every cell once to warm up, then all cells in each round; return the samples and the first calls' seconds.
 
-    A contender that fails in its first call, but for the reference, is left out of every row, with its reason.
+    A contender that fails in its first call is left out of every row, with its reason; the reference's error is raised.
     """
     first: list[dict[str, float]] = []
     for row in rows:
@@ -292,7 +293,7 @@ def _as_data(row: Row, samples: dict[str, list[Sample]], first: dict[str, float]
 
 
 def _step_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps: int, batch: int) -> list[Row]:
-    """Forward calls, DPS steps and DMPS steps of one batch size."""
+    """Return the rows of forward calls, DPS steps and DMPS steps at a batch size."""
 
     def cells(sample: Callable[..., Sample], *arguments: Any) -> dict[str, Cell]:
         return {label: partial(sample, plan, engine, *arguments, batch) for label, engine in engines.items()}
@@ -305,7 +306,7 @@ def _step_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps
 
 
 def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps: int) -> list[Row]:
-    """Whole restorations of one image: the poster's three methods and ours."""
+    """Return the rows of whole restorations of an image: the poster's three methods and ours."""
     half = steps // 2
 
     def row(kind: Method, name: str, k: int | None, gradients: int) -> Row:
@@ -326,7 +327,7 @@ def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
     timed = _timed(engine)
     x = engine.asarray(np.stack([start_noise(plan.image_shape, 0, i) for i in range(batch)]))
     middle = np.full(batch, plan.manifest["schedule"]["num_train_timesteps"] // 2)
-    t = array_namespace(x).asarray(middle, device=x.device)  # or every call would wait for it to come
+    t = array_namespace(x).asarray(middle, device=x.device)  # uploaded once, not at every call
     engine.prepare(gradients=False, batch=batch)
 
     def forward() -> Array:
@@ -340,7 +341,7 @@ def _forward(plan: Plan, engine: Engine, batch: int, brief: bool) -> Sample:
 def _steps(
     plan: Plan, engine: Engine, measured: Measured, steps: int, method: Method, batch: int, brief: bool
 ) -> Sample:
-    """Consecutive steps from pure noise on."""
+    """Time consecutive steps, from pure noise on."""
     timed = _timed(engine)
     y = np.repeat(measured.y[None], batch, axis=0)
     rows = Restorer(plan, engine)._begin(y, measured.operator, Guidance(sigma=SIGMA, steps=steps, method=method))
@@ -350,16 +351,16 @@ def _steps(
         advance(rows, timed)
         return rows[0].x[None, ...]
 
-    return _paced(step, timed, 1 if brief else steps - 1)  # the last one brings everything to the host
+    return _paced(step, timed, 1 if brief else steps - 1)  # without the last step, which copies results to the host
 
 
 def _timed(engine: Engine) -> Engine:
-    """The engine, its calls timed unless it records them: then there are none."""
+    """Return the engine with its calls timed, unless it captures steps and makes no calls."""
     return engine if engine.can_capture else Timed(engine)
 
 
 def _paced(call: Callable[[], Array], engine: Engine, most: int | None) -> Sample:
-    """The mean of consecutive calls that fill SAMPLE_SECONDS: one at least, and no more than `most`."""
+    """Time consecutive calls for SAMPLE_SECONDS, at least one and at most `most`; return their mean."""
     timed = engine if isinstance(engine, Timed) else None
     before, calls, started = timed.seconds if timed else 0.0, 0, time.perf_counter()
     while True:
@@ -367,10 +368,10 @@ def _paced(call: Callable[[], Array], engine: Engine, most: int | None) -> Sampl
         calls += 1
         now, waited = time.perf_counter(), engine.throttled_seconds
         if calls == 1:
-            since, waited_before = now, waited  # the first call loads what the others work on
+            since, waited_before = now, waited  # leave out the first call, which uploads what the others use
         if now - started >= SAMPLE_SECONDS or calls == most:
             break
-    float(last[0, 0, 0, 0])  # waits for a device that answers before it has computed
+    float(last[0, 0, 0, 0])  # synchronises with the device
     elapsed = time.perf_counter() - started
     if timed:
         return Sample(elapsed / calls, (timed.seconds - before) / calls)
@@ -382,7 +383,7 @@ def _restoration(
     plan: Plan, engine: Engine, measured: Measured, steps: int, method: Method, k: int | None, brief: bool
 ) -> Sample:
     timed = _timed(engine)
-    if brief and not engine.can_capture:  # recordings are of a number of steps
+    if brief and not engine.can_capture:  # captured graphs depend on the number of steps
         steps, k = 2, None if k is None else 1
     started = time.perf_counter()
     Restorer(plan, timed).restore(measured.y, measured.operator, sigma=SIGMA, steps=steps, method=method, switch=k)

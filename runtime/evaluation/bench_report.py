@@ -1,4 +1,4 @@
-"""Sum up a benchmark's samples: ratios round by round, figures, and the Markdown."""
+"""Summary of a benchmark's samples: ratios by round, figures, and Markdown."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,14 +12,15 @@ Report = Mapping[str, Any]
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """above / below, round by round: both of a pair were measured within the same round."""
+    """Return above / below by round; both of a pair were measured in the same round."""
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def figures(report: Report) -> list[dict[str, Any]]:
-    """Sum a report up in figures: name, unit ("x" or "%"), median, least, most, samples. One without rows is left out.
+    """Return a report's figures, each with name, unit ("x" or "%"), median, least, most and samples.
 
-    All at the smallest batch measured. "ours" is the reference, "best torch" the torch contender of the least median.
+    They are of the smallest batch measured; a figure whose rows were not measured is left out. "ours" is the reference,
+    "best torch" the torch contender with the least median.
     """
     ours, rows = report["reference"], _smallest(report)
     found = []
@@ -60,7 +61,7 @@ def figures(report: Report) -> list[dict[str, Any]]:
 
 
 def best_torch(row: Mapping[str, Any]) -> str | None:
-    """The torch contender of the least median in a row; None where torch did not run."""
+    """Return the torch contender with the least median in a row; None where torch did not run."""
     medians = {
         label: float(np.median(taken["seconds"]))
         for label, taken in row["contenders"].items()
@@ -70,7 +71,7 @@ def best_torch(row: Mapping[str, Any]) -> str | None:
 
 
 def flops(report: Report, row: Mapping[str, Any]) -> int | None:
-    """Floating-point operations of the network in one sample of a row; None where they could not be counted."""
+    """Return the network's floating-point operations in a sample of a row; None where they could not be counted."""
     network = report["network_flops"]
     if network is None:
         return None
@@ -79,24 +80,24 @@ def flops(report: Report, row: Mapping[str, Any]) -> int | None:
 
 
 def peak(report: Report, label: str) -> float | None:
-    """The best FLOP/s measured on the device a contender runs on; None where no product was timed there."""
+    """Return the best FLOP/s of matrix products on a contender's device; None where none was timed there."""
     device = _device(report["contenders"][label])
     return max((max(values) for name, values in report["peak_flops"].items() if _device(name) == device), default=None)
 
 
 def peak_shares(report: Report, row: Mapping[str, Any], label: str) -> list[float]:
-    """For each round, the network's FLOP/s over the peak; empty where one of them is not known."""
+    """Return, for each round, the network's FLOP/s divided by the peak; empty where one of them is not known."""
     work, best, taken = flops(report, row), peak(report, label), row["contenders"].get(label)
     return [work / seconds / best for seconds in taken["seconds"]] if work and best and taken else []
 
 
 def markdown(report: Report) -> str:
-    """The report as a page."""
+    """Return the report as a Markdown page."""
     return "\n".join([*_header(report), *_times(report), *_ratios(report), *_arithmetic(report), *_figures(report), ""])
 
 
 def _device(name: str) -> str | None:
-    """cpu of `onnxruntime (cpu)`, as engines are named."""
+    """Return the device in an engine's name: cpu in `onnxruntime (cpu)`."""
     found = re.search(r"\((\w+)", name)
     return found.group(1) if found else None
 
@@ -183,7 +184,7 @@ def _figures(report: Report) -> Iterator[str]:
 
 
 def _table(report: Report, cell: Callable[[Mapping[str, Any], str], str], labels: Sequence[str]) -> Iterator[str]:
-    """A row a measurement, a column a contender; blank where a contender did not take part."""
+    """Yield a table with a row for each measurement and a column for each contender; blank where it has no sample."""
     yield f"| | batch | {' | '.join(labels)} |"
     yield "| --- | ---: |" + " ---: |" * len(labels)
     for row in report["rows"]:
@@ -197,7 +198,7 @@ def _cell(samples: Sequence[float], unit: str) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits or more, no exponent."""
+    """Write a value with at least three significant digits and no exponent."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -206,7 +207,7 @@ def _spread(samples: Sequence[float]) -> dict[str, float]:
 
 
 def _smallest(report: Report) -> dict[str, Mapping[str, Any]]:
-    """By kind, the row of the smallest batch."""
+    """Return the row of the smallest batch, by kind."""
     rows: dict[str, Mapping[str, Any]] = {}
     for row in sorted(report["rows"], key=lambda row: row["batch"]):
         rows.setdefault(row["kind"], row)
@@ -214,6 +215,6 @@ def _smallest(report: Report) -> dict[str, Mapping[str, Any]]:
 
 
 def _seconds(rows: Mapping[str, Mapping[str, Any]], kind: str, label: str | None) -> list[float] | None:
-    """A contender's samples in a row, one a round; None where it took no part."""
+    """Return a contender's samples in a row, one for each round; None where it has none."""
     taken = rows.get(kind, {}).get("contenders", {}).get(label)
     return None if taken is None else taken["seconds"]

@@ -1,4 +1,4 @@
-"""Many samples of one posterior: their mean, their deviation, and how often the truth lies within it."""
+"""Samples of the posterior: their mean, their standard deviation, and how often the clean image lies within it."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from ..operators import Operator
 from .contender import Contender, OnStep, Outcome
 
 EXPECTED = {1: 0.683, 2: 0.954}
-"""Share of a Gaussian's values within so many deviations."""
+"""Share of a Gaussian's values within 1 and 2 standard deviations."""
 STRIDE = 1 << 32
-"""Sample j of image i has the key (seed, j STRIDE + i): its noise depends on neither how many images nor samples."""
+"""Sample j of image i has the key (seed, j STRIDE + i), so that its noise does not depend on the numbers of either."""
 
 
 def draw(
@@ -21,9 +21,10 @@ def draw(
     samples: int,
     on_step: OnStep,
 ) -> tuple[Outcome, np.ndarray]:
-    """The mean of `samples` >= 2 restorations of each image, and their deviation (N, C, H, W), N - 1 below.
+    """Return the mean of `samples` >= 2 restorations of each image, and their standard deviation (N, C, H, W).
 
-    Calls and seconds of the outcome are those of all samples together, k is their mean. Raises InputError, Refused.
+    The deviation has `samples` - 1 in the denominator. The outcome's calls and seconds are the sums over samples, its k
+    is their mean. Raises InputError, Refused.
     """
     if samples < 2:
         raise InputError(f"a deviation takes at least 2 samples; got {samples}")
@@ -32,7 +33,7 @@ def draw(
     taken: list[Outcome] = []
     for j in range(samples):
         taken.append(contender.restore(y, operator, sigma, seed, j * STRIDE, on_step))
-        apart = taken[-1].images - mean  # Welford's update: no sample is kept
+        apart = taken[-1].images - mean  # Welford's update, which keeps no samples
         mean += apart / (j + 1)
         squares += apart * (taken[-1].images - mean)
 
@@ -52,11 +53,11 @@ def draw(
 
 
 def coverage(clean: np.ndarray, mean: np.ndarray, deviation: np.ndarray, samples: int) -> dict[str, np.ndarray]:
-    """How the deviation of `samples` restorations fits their true error; arrays (N, C, H, W), one figure an image.
+    """Compare the deviation of `samples` restorations with their true error; arrays (N, C, H, W), a figure an image.
 
-    coverage1, coverage2: the share of values with |clean - mean| <= 1 and 2 deviations, each inflated by
-    sqrt(1 + 1 / samples), since the mean strays too. correlation: of deviation and absolute error over the values;
-    NaN where either is constant.
+    coverage1, coverage2: the share of values with |clean - mean| <= 1 and 2 deviations. The deviation is multiplied by
+    sqrt(1 + 1 / samples), as the mean has an error too. correlation: between deviation and absolute error over an
+    image's values; NaN where either is constant.
     """
     rows = len(clean)
     error = np.abs(np.asarray(clean, np.float64) - mean).reshape(rows, -1)

@@ -1,4 +1,4 @@
-"""Plain methods in an evaluation: each takes the damages that it is for, and needs no prior."""
+"""Plain methods as contenders of an evaluation; each takes the operators it is made for, and needs no prior."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from . import plain
 from .contender import Contender, OnStep, Outcome
 
 Restore = Callable[[np.ndarray, Any, float], np.ndarray]
-"""Makes the image (C, H, W) of a measurement (c, h, w), its operator and sigma."""
+"""Restores an image (C, H, W) from a measurement (c, h, w), its operator and sigma."""
 BLURS = (Circular, Deblur, Mirrored)
 PLAIN: Mapping[str, tuple[tuple[type[Operator], ...], Restore]] = {
     "BM3D": ((Denoise,), lambda y, operator, sigma: plain.bm3d(y, sigma)),
@@ -25,12 +25,12 @@ PLAIN: Mapping[str, tuple[tuple[type[Operator], ...], Restore]] = {
     "Richardson-Lucy": (BLURS, lambda y, operator, sigma: plain.richardson_lucy(y, operator)),
     "as decoded": ((Jpeg,), lambda y, operator, sigma: operator.decoded(y)),
 }
-"""The plain methods, the operators that each takes, and what it does."""
+"""The operators that each plain method takes, and its function, by name."""
 
 
 @dataclass(frozen=True)
 class PlainMethod:
-    """One of PLAIN as a contender, an image at a time."""
+    """A plain method of PLAIN as a contender, which restores one image at a time."""
 
     name: str
 
@@ -52,7 +52,7 @@ class PlainMethod:
 
 
 def plain_methods(on_note: Callable[[str], object]) -> list[Contender]:
-    """A contender for each of PLAIN; `on_note` is told where BM3D is not installed and left out."""
+    """Return a contender for each of PLAIN; `on_note` is called with a sentence where BM3D is not installed."""
     names = list(PLAIN)
     try:
         plain.load_bm3d()

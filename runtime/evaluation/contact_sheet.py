@@ -1,4 +1,4 @@
-"""Labelled pictures on one sheet."""
+"""Contact sheets: labelled pictures in rows."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]], tile: int = 192) -> Image.Image:
-    """Rows of (title, [(picture, caption), ...]) as one labelled picture; pictures are enlarged by whole pixels."""
+    """Draw rows of (title, [(picture, caption), ...]) as one picture; pictures are enlarged by whole factors."""
     font = ImageFont.load_default(14)
     gap, line = 12, 20
     columns = max(len(cells) for _, cells in rows)

@@ -1,4 +1,4 @@
-"""Contenders of an evaluation: our methods, and whatever else restores a batch of measurements."""
+"""Contenders of an evaluation: our methods, and others that restore a batch of measurements."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,61 +14,61 @@ from ..sampling.loop import StepEvent
 
 OnStep = Callable[[StepEvent], object]
 OURS = (*METHODS, *AIMS, *PRESETS)
-"""Ways of ours that are compared, by name, in the order of tables."""
+"""Names of our methods, aims and presets, in the order of tables."""
 
 
 class Refused(InputError):
-    """A contender cannot take a task; the message is a sentence that says why. The others go on."""
+    """A contender cannot take a task, for the reason in the message. The other contenders go on."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A batch restored. Lists hold one value an image."""
+    """A restored batch. Sequences hold a value for each image."""
 
     images: np.ndarray
     """(N, C, H, W) float32 on [-1, 1]."""
     k: Sequence[float | None]
-    """Steps left at the switch; None where there is no such thing."""
+    """Steps left at the switch from DPS to DMPS; None without a switch."""
     forwards: Sequence[float]
     gradients: Sequence[float]
     seconds: float
-    """Duration of the whole batch, within the sampling loop."""
+    """Duration of the whole batch in the sampling loop."""
 
 
 class Contender(Protocol):
-    """One method of the table."""
+    """A method of the tables."""
 
     @property
     def name(self) -> str: ...
 
     def takes(self, operator: Operator) -> bool:
-        """Whether the method is for what `operator` does; where it is not, nothing is said of it."""
+        """Return whether the method is made for `operator`; where it is not, tables leave it out."""
         ...
 
     def events(self, images: int, operator: Operator) -> int:
-        """How often `restore` will call `on_step` for a batch of so many images."""
+        """Return how often `restore` will call `on_step` for a batch of `images` images."""
         ...
 
     def restore(
         self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
     ) -> Outcome:
-        """The images that `operator` and noise of deviation `sigma` turned into y (N, c, h, w).
+        """Restore images (N, C, H, W) from y (N, c, h, w), measured by `operator` with noise of deviation `sigma`.
 
-        Row i draws from the key (seed, sample + i). Raises Refused where this method cannot take the operator.
+        Row i draws its noise from the key (seed, sample + i). Raises Refused for an operator it cannot take.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Method:
-    """One of our methods, aims or presets. `settings` go to `Restorer.restore` as they are."""
+    """A method, aim or preset of ours as a contender. `settings` are passed to `Restorer.restore`."""
 
     restorer: Restorer
     name: str
     settings: Mapping[str, Any]
 
     def takes(self, operator: Operator) -> bool:
-        """Whether this is a way of its own: a denoising or a JPEG has its aims, and no preset."""
+        """Return whether this name differs from the others: denoising and JPEG have aims, but no presets."""
         return "preset" not in self.settings or not isinstance(operator, Denoise | Jpeg)
 
     def events(self, images: int, operator: Operator) -> int:
@@ -84,7 +84,7 @@ class Method:
 
 
 def our_methods(restorer: Restorer, names: Sequence[str], settings: Mapping[str, Any]) -> list[Contender]:
-    """A contender for each of OURS named; a method has those of `settings` that are its own."""
+    """Return a contender for each name of OURS; a method gets the `settings` that it reads."""
     return [Method(restorer, name, _settings(name, settings)) for name in names]
 
 

@@ -1,8 +1,8 @@
-"""Other people's samplers on the same network and the same measurement: deepinv's DPS, DiffPIR and DDRM.
+"""deepinv's samplers DPS, DiffPIR and DDRM, on the same network and the same measurement as ours.
 
-Their pictures lie on [0, 1] where ours lie on [-1, 1]: x' = (x + 1) / 2. A is linear, so y = A x + sigma n becomes
-(y + A 1) / 2 = A x' + (sigma / 2) n, A 1 being the measurement of a picture of ones. It is all ones for a mean, a blur
-or grey weights that sum to 1, and the mask for inpainting: missing pixels stay 0, as theirs must.
+deepinv's pictures lie on [0, 1], ours on [-1, 1]: x' = (x + 1) / 2. A is linear, so y = A x + sigma n becomes
+(y + A 1) / 2 = A x' + (sigma / 2) n, where A 1 is the measurement of a picture of ones. A 1 is all ones for a mean, a
+blur or grey weights that sum to 1. For inpainting it is the mask, so that missing pixels stay 0, as deepinv requires.
 """
 
 import contextlib
@@ -27,25 +27,24 @@ from ..sampling.noise import Use, generator
 from .contender import Contender, OnStep, Outcome, Refused
 
 SAMPLERS = {"dps": True, "diffpir": False, "ddrm": False}
-"""deepinv's samplers, and whether one takes a gradient through the network at each step."""
+"""Whether each of deepinv's samplers takes a gradient through the network at each step."""
 DPS_WEIGHT = 300.0
-"""deepinv's default of 1 hardly guides in 100 steps (13 to 16 dB: samples that ignore y); its documentation says
-that the weight is typically in the hundreds. 300 and 1000 are within 1 dB of each other on a tuning photograph, and 100
-is below."""
+"""The weight of deepinv's DPS. Its default of 1 hardly guides in 100 steps (13 to 16 dB: samples that ignore y). Its
+documentation calls hundreds typical. On a tuning photograph 300 and 1000 differ by less than 1 dB, and 100 is worse."""
 
 
 def to_unit_range(y: np.ndarray, operator: Decomposable) -> np.ndarray:
-    """A batch of measurements (B, c, h, w) of pictures on [-1, 1] as that of the same pictures on [0, 1]."""
+    """Convert measurements (B, c, h, w) of pictures on [-1, 1] to those of the same pictures on [0, 1]."""
     white = np.asarray(operator.A(np.ones((1, *operator.image_shape), np.float32)))
     return np.asarray((y + white) / 2, np.float32)
 
 
 class Basis:
-    """A linear operator in coefficients (B, m) or (B, m + n) that hold all of an image: A = U diag(values) V^T.
+    """A linear operator A = U diag(values) V^T, whose coefficients, (B, m) or (B, m + n), determine the whole image.
 
-    DDRM wants n right singular vectors where our V may have m < n columns. What stands in for the missing ones is the
-    rest x - V V^T x, with singular values 0: (V^T x, x - V V^T x) keeps lengths, V gives x back, and white noise in it
-    is white noise in the image, so it serves as an orthonormal basis would.
+    DDRM needs n right singular vectors, and our V may have m < n columns. The coefficients (V^T x, x - V V^T x) replace
+    the missing ones, with singular values 0 for the second part. They serve as an orthonormal basis does: they keep
+    lengths, x can be computed from them, and white noise in them is white noise in the image.
     """
 
     def __init__(self, operator: Decomposable):
@@ -55,7 +54,7 @@ class Basis:
         self._rest = 0 if self._m == math.prod(self._image) else math.prod(self._image)
 
     def values(self, like: Array) -> Array:
-        """The singular values (1, m or m + n), where `like`, a measurement of zeros (1, c, h, w), is."""
+        """Return the singular values (1, m or m + n), on the device of `like`, a measurement of zeros (1, c, h, w)."""
         return self._padded(self._operator.spectrum(like) + like)
 
     def U(self, s: Array) -> Array:
@@ -78,14 +77,14 @@ class Basis:
         return x - self._operator.V(self._operator.Vt(x))
 
     def _padded(self, seen: Array) -> Array:
-        """A copy, since DDRM writes into it."""
+        """Append zeros for the second part; a copy, as DDRM writes into it."""
         xp, rows = array_namespace(seen), len(seen)
         nothing = xp.zeros((rows, self._rest), dtype=seen.dtype, device=seen.device)
         return xp.concat([seen.reshape((rows, -1)), nothing], axis=1)
 
 
 class DeepInv:
-    """deepinv's samplers as their documentation sets them up, but for DPS_WEIGHT and the network, which is the plan's.
+    """deepinv's samplers with the settings of its documentation, except DPS_WEIGHT, and with the plan's network.
 
     Raises MissingExtra without torch or diffusers, BackendError where deepinv is missing or cannot be imported.
     """
@@ -98,7 +97,7 @@ class DeepInv:
             self._deepinv: Any = importlib.import_module("deepinv")
         except ImportError as error:
             raise BackendError(f"--vs deepinv needs deepinv ({error}); run: pip install deepinv") from error
-        except RuntimeError as error:  # torchvision, which deepinv imports, was built for another torch
+        except RuntimeError as error:  # torchvision, imported by deepinv, was built for another torch
             raise BackendError(f"deepinv is installed and cannot be imported: {error}") from error
         self.version = importlib.metadata.version("deepinv")
         self._device = "cuda" if self._torch.cuda.is_available() else "cpu"
@@ -125,16 +124,16 @@ class DeepInv:
     def sample(
         self, sampler: str, y: np.ndarray, operator: Operator, sigma: float, steps: int, seed: int
     ) -> np.ndarray:
-        """The image (C, H, W) on [-1, 1] by one of SAMPLERS in `steps` network calls; seed in 1 .. 2^32 - 1.
+        """Restore an image (C, H, W) on [-1, 1] by one of SAMPLERS in `steps` network calls; seed in 1 .. 2^32 - 1.
 
-        y: (c, h, w), with noise of deviation `sigma` on [-1, 1], which DPS does not ask for. Raises Refused where the
-        operator has no SVD.
+        y: (c, h, w), with noise of deviation `sigma` on the [-1, 1] scale, which DPS does not use. Raises Refused where
+        the operator has no SVD.
         """
         if not isinstance(operator, Decomposable):
             raise Refused(f"{operator.name} has no singular value decomposition to hand over")
         torch, sampling = self._torch, self._deepinv.sampling
         measured = torch.from_numpy(to_unit_range(y[None], operator)).to(self._device)
-        if sampler == "dps":  # n + 1 points in time are n steps
+        if sampler == "dps":  # n steps have n + 1 timesteps
             rng = torch.Generator(self._device)
             run = sampling.DPS(self._denoiser, num_steps=steps + 1, weight=DPS_WEIGHT, device=self._device, rng=rng)
             physics = self._deepinv.physics.Physics(A=lambda x, **_: operator.A(x))
@@ -151,7 +150,7 @@ class DeepInv:
         return np.asarray(x[0].detach().cpu(), np.float32) * 2 - 1
 
     def _decomposed(self, operator: Decomposable, sigma: float) -> Any:
-        """`operator` and its noise, both on [0, 1], as deepinv's DecomposablePhysics."""
+        """Return `operator` and its noise, on the [0, 1] scale, as deepinv's DecomposablePhysics."""
         basis = Basis(operator)
         return self._deepinv.physics.DecomposablePhysics(
             U=basis.U,
@@ -166,7 +165,7 @@ class DeepInv:
 
     @contextlib.contextmanager
     def _own_randomness(self) -> Iterator[None]:
-        """DDRM and DiffPIR seed the process; what it had is put back."""
+        """Restore torch's random state after the block: DDRM and DiffPIR seed the whole process."""
         before = np.random.get_state()
         try:
             with self._torch.random.fork_rng():
@@ -176,20 +175,20 @@ class DeepInv:
 
 
 class DeepInvDPS(DeepInv):
-    """deepinv's DPS alone, for `frugal-rt bench --vs`, which measures its time."""
+    """deepinv's DPS, for `frugal-rt bench --vs`, which measures its time."""
 
     @property
     def name(self) -> str:
         return f"torch ({self._device}), deepinv.sampling.DPS"
 
     def restore(self, y: np.ndarray, operator: Operator, steps: int) -> np.ndarray:
-        """The image (C, H, W) on [-1, 1] that `operator` turned into y (c, h, w), after `steps` network calls."""
+        """Restore an image (C, H, W) on [-1, 1] from y (c, h, w), measured by `operator`, in `steps` network calls."""
         return self.sample("dps", y, operator, 0.0, steps, seed=1)
 
 
 @dataclass(frozen=True)
 class DeepInvMethod:
-    """One of SAMPLERS as a contender. One image at a time, each by its own seed, so that none depends on the others."""
+    """A sampler of SAMPLERS as a contender; it restores one image at a time, each with its own seed."""
 
     library: DeepInv
     sampler: str
@@ -223,7 +222,7 @@ class DeepInvMethod:
                 key = int(generator(seed, sample + i, Use.START).integers(1, 2**32))
                 images.append(self.library.sample(self.sampler, one, operator, sigma, self.steps, key))
                 forwards.append(calls - before)
-        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:  # what deepinv and torch raise
+        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:  # errors of deepinv and torch
             if isinstance(error, Refused):
                 raise
             raise Refused(f"deepinv {self.library.version} failed: {(str(error).splitlines() or [''])[0]}") from error
@@ -238,6 +237,6 @@ class DeepInvMethod:
 
 
 def deepinv_methods(plan: Plan, steps: int) -> list[Contender]:
-    """A contender for each of SAMPLERS. Raises InputError, MissingExtra or BackendError where deepinv cannot run."""
+    """Return a contender for each of SAMPLERS. Raises InputError, MissingExtra or BackendError without deepinv."""
     library = DeepInv(plan)
     return [DeepInvMethod(library, sampler, steps) for sampler in SAMPLERS]

@@ -1,4 +1,4 @@
-"""A photograph and a face, damaged and restored, each beside a plain method for its damage."""
+"""The demo: a photograph and a face, damaged and restored, each beside a plain method for its damage."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ from .suite import scratches
 SIGMA = 0.01
 NOISE = sigma_of(25)
 SHOWN = ("super-resolution x4", "box inpainting", "colourise")
-"""Tasks on the portrait that measurements and studies share."""
+"""Tasks on the portrait that benchmarks and studies share."""
 PHOTOGRAPH = ("noise of 25 grey levels", "scratches", "super-resolution x2")
 FACE = ("noise of 25 grey levels", "box inpainting", "super-resolution x4")
-"""Tasks that the demo shows, of each picture."""
+"""Tasks that the demo shows for each picture."""
 
 
 class Measured(NamedTuple):
-    """A task made ready: the clean image (C, H, W), the measurement, what is missing of it, and the operator."""
+    """A measured task: the clean image (C, H, W), the measurement, its missing pixels, and the operator."""
 
     clean: np.ndarray
     y: np.ndarray
@@ -42,22 +42,22 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One restoration of the demo."""
+    """A restoration of the demo."""
 
     picture: str
     task: str
     result: Result
     psnr: float
-    """dB against the clean picture."""
+    """PSNR in dB against the clean picture."""
     method: str
-    """The plain one's name."""
+    """Name of the plain method."""
     plain_psnr: float
     cells: tuple[tuple[Image.Image, str], ...]
     """Pictures and captions, for the sheet."""
 
 
 def damage(task: str, shape: Shape) -> Damage:
-    """Return the damage of a task to an image of `shape`: the hole is 3/8 of a side, 24x24 of 64x64."""
+    """Return the damage of a task for an image of `shape`. A hole has 3/8 of a side: 24x24 in 64x64."""
     return {
         "noise of 25 grey levels": Damage(task="denoise", sigma=NOISE),
         "scratches": Damage(task="inpaint", mask=scratches(shape), sigma=SIGMA),
@@ -69,7 +69,7 @@ def damage(task: str, shape: Shape) -> Damage:
 
 
 def measure(restorer: Restorer, task: str, seed: int, picture: Photo | None = None) -> Measured:
-    """A picture, the portrait at the prior's size by default, damaged."""
+    """Damage a picture, by default the portrait at the prior's size."""
     if picture is None:
         _, height, width = restorer.image_shape
         portrait = read_photo(PORTRAIT)
@@ -80,7 +80,7 @@ def measure(restorer: Restorer, task: str, seed: int, picture: Photo | None = No
 
 
 def photograph() -> Photo:
-    """Chelsea the cat, 256x256 of Stéfan van der Walt's photograph (CC0), by scikit-image. Raises MissingExtra."""
+    """Return 256x256 pixels of "Chelsea" (Stéfan van der Walt, CC0) from scikit-image. Raises MissingExtra."""
     try:
         from skimage.data import chelsea
     except ImportError as error:
@@ -99,10 +99,10 @@ def run(
     aim: Aim | None = None,
     on_step: Callable[[StepEvent], object] | None = None,
 ) -> Iterator[Row]:
-    """Restore a picture, the portrait by default, after each of `tasks`; a Row each, when it is done.
+    """Restore a picture, by default the portrait, from each of `tasks`; yield a Row after each.
 
-    of: what the picture is, for the sheet. aim, steps, on_step: as of `Restorer.restore`; steps leave the aim out.
-    Raises MissingExtra.
+    of: a description of the picture for the sheet. aim, steps, on_step: as in `Restorer.restore`; with steps the aim is
+    not used. Raises MissingExtra.
     """
     for task in tasks:
         clean, y, missing, operator = measure(restorer, task, seed, picture)
@@ -124,12 +124,12 @@ def run(
 
 
 def sheet(rows: list[Row]) -> Image.Image:
-    """The rows as one labelled picture."""
+    """Draw the rows as one labelled picture."""
     return contact_sheet([(f"{row.picture}: {row.task}", row.cells) for row in rows], tile=256)
 
 
 def _by_plain(y: np.ndarray, missing: np.ndarray | None, sigma: float, clean: np.ndarray) -> tuple[str, np.ndarray]:
-    """The plain method for a damage by name, and what it gives."""
+    """Restore by the plain method for a damage; return its name and the image."""
     if missing is not None:
         return "biharmonic", plain.biharmonic(y, missing)
     if y.shape != clean.shape:

@@ -1,4 +1,4 @@
-"""Every task by every method over a set of pictures: the figures of each image."""
+"""Evaluation of every task by every method over a set of pictures: figures of each image."""
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .ssim import load_ssim
 from .suite import KNOWN, measure
 
 Row = dict[str, Any]
-"""One image of one group: task, method, seed, image, then the figures."""
+"""A row of figures: task, method, seed and image, then the figures."""
 Key = tuple[str, str, int]
 """Name of a group of rows: task, method, seed."""
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -25,7 +25,7 @@ Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Group:
-    """One task by one method with one seed: a row for every image, and what was restored."""
+    """The result of a task by a method with a seed: a row for every image, and the restored images."""
 
     key: Key
     rows: list[Row]
@@ -35,18 +35,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation's pictures, methods and seeds. `groups` runs one task by one method with one seed at a time."""
+    """The pictures, tasks, methods and seeds of an evaluation; `groups` runs it group by group."""
 
     pictures: PictureSet
     contenders: Sequence[Contender]
     tasks: Sequence[str]
     """Names of suite.KNOWN."""
     seeds: int = 1
-    """Seeds 0 .. seeds - 1."""
+    """The number of seeds, 0 .. seeds - 1."""
     sigma: float | None = None
-    """The noise of every task; None leaves each its own."""
+    """The noise of every task, on the [-1, 1] scale; None: each task's own."""
     samples: int | None = None
-    """Restorations of every image, their mean in the place of one."""
+    """Restorations of each image, of which the mean is evaluated; None: a single one."""
     lpips: Distance | None = None
 
     @property
@@ -56,11 +56,11 @@ class Evaluation:
 
     @cached_property
     def operators(self) -> dict[str, Operator]:
-        """The operators of the tasks, by name. Raises InputError for pictures of a size that one does not take."""
+        """The operators of the tasks, by name. Raises InputError where one does not take pictures of this size."""
         return {task: KNOWN[task].operator(self.shape) for task in self.tasks}
 
     def due(self, finished: Container[Key]) -> list[tuple[str, int, Contender]]:
-        """The groups that are not `finished`, in their order: each task by the contenders that take it."""
+        """Return the groups that are not `finished`, in order: each task by the contenders that take it."""
         return [
             (task, seed, contender)
             for task, seed, contender in product(self.tasks, range(self.seeds), self.contenders)
@@ -68,7 +68,7 @@ class Evaluation:
         ]
 
     def events(self, finished: Container[Key]) -> int:
-        """How often `groups` will call `on_step`."""
+        """Return how often `groups` will call `on_step`."""
         images, due = len(self.pictures.images), self.due(finished)
         return sum(contender.events(images, self.operators[task]) for task, _, contender in due) * (self.samples or 1)
 
@@ -78,10 +78,10 @@ class Evaluation:
         on_step: OnStep = lambda event: None,
         on_note: Callable[[str], object] = lambda sentence: None,
     ) -> Iterator[Group]:
-        """Every group that is not `finished`; what a contender refuses is left out and said to `on_note`.
+        """Run and yield every group that is not `finished`. A refused group is left out; `on_note` gets the reason.
 
-        Figures: psnr in dB, ssim and lpips (None without a distance); k, forwards, gradients and seconds, an image's
-        share of its batch; with samples also coverage1, coverage2 and correlation. Raises InputError, MissingExtra,
+        Figures: psnr in dB, ssim, lpips (None without an LPIPS file), k, forwards, gradients, and seconds, an image's
+        share of its batch's; with samples also coverage1, coverage2 and correlation. Raises InputError, MissingExtra,
         DivergedError.
         """
         ssim = load_ssim()

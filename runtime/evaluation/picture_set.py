@@ -1,4 +1,4 @@
-"""Many clean pictures at once, out of a folder or a .tar."""
+"""Sets of clean pictures, read from a folder or a .tar."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ class PictureSet:
 
     @property
     def sha256(self) -> str:
-        """Digest of the pixels, whatever files they came in."""
+        """SHA-256 of the pixels; the files' format does not matter."""
         return hashlib.sha256(self.images.tobytes()).hexdigest()
 
 
@@ -36,11 +36,11 @@ def read_pictures(
     fit: str | None = None,
     any_size: bool = False,
 ) -> PictureSet:
-    """The first `count` pictures, by name, of a folder or a plain .tar, for a prior of images of `shape` (C, H, W).
+    """Read the first `count` pictures, by name, of a folder or an uncompressed .tar, for images of `shape` (C, H, W).
 
-    Files of other kinds are passed over; a tar's members are read one at a time and never unpacked. any_size: the
-    prior takes others too, so the first picture's size is that of all. `fit` ("crop" or "resize") brings pictures of
-    other sizes to it. Raises InputError.
+    Other files are skipped. A tar's members are read one at a time and not unpacked to disk. any_size: the prior takes
+    images of any size, and all pictures get the size of the first. fit: "crop" or "resize" pictures of other sizes.
+    Raises InputError.
     """
     source = Path(path)
     try:
@@ -73,7 +73,7 @@ def _in_folder(folder: Path) -> Readers:
 
 
 def _in_tar(path: Path) -> Readers:
-    """Readers of an uncompressed archive's members; links and devices are no pictures."""
+    """Return a reader for each picture in an uncompressed archive; links and devices are skipped."""
     with tarfile.open(path, "r:") as tar:
         members = [member for member in tar.getmembers() if member.isfile() and _is_picture(member.name)]
 
@@ -92,7 +92,7 @@ def _in_tar(path: Path) -> Readers:
 
 
 def _whole(photo: Photo, name: str, shape: Shape, fit: str | None) -> np.ndarray:
-    """A clean picture of the prior's shape."""
+    """Return a photo's pixels in the prior's shape. Raises InputError for a picture that is not whole and clean."""
     channels, height, width = shape
     if photo.missing is not None:
         raise InputError(f"{name} has transparent pixels; what is evaluated starts from whole pictures")

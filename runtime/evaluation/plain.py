@@ -1,4 +1,4 @@
-"""Restorations without a prior, to compare with: the plain methods that do best, by scikit-image, bm3d and Pillow.
+"""Restorations without a prior, to compare with: plain methods by scikit-image, bm3d and Pillow.
 
 Images are (C, h, w) on [-1, 1]. Constants are those of the highest PSNR on tune-20 (tests/studies/plain_settings.py).
 """
@@ -14,21 +14,22 @@ from ..operators import Circular, Deblur, Linear, Mirrored
 from ..pictures.images import resized
 
 STRENGTH, PATCH, DISTANCE = 0.5, 3, 6
-"""Non-local means: its filter's h in deviations of the noise, the side of a patch, and how far patches are sought."""
+"""Non-local means: h in standard deviations of the noise, the side of a patch and the search distance in pixels."""
 BELIEVED = 1.0
-"""BM3D: the deviation that it is told, in those of the noise."""
+"""BM3D: the deviation that it is given, in standard deviations of the noise."""
 BALANCE = 7.0
 """Wiener's filter: the weight of the Laplacian, in variances of the noise."""
 ITERATIONS = 50
-"""Richardson-Lucy: after how many it is stopped, as noise grows with each."""
+"""Richardson-Lucy: the number of iterations; noise grows with each."""
 MARGIN = 4
-"""Kernels of surroundings that a blurred image is given before Richardson-Lucy, which takes them to be black."""
+"""Richardson-Lucy: the width of the border that is added, in sides of the kernel, as it takes pixels outside for
+black."""
 
 
 def non_local_means(
     y: np.ndarray, sigma: float, strength: float = STRENGTH, patch: int = PATCH, distance: int = DISTANCE
 ) -> np.ndarray:
-    """A noisy image, the mean of patches alike (Buades, Coll and Morel, 2005). Raises MissingExtra."""
+    """Denoise an image by the mean of similar patches (Buades, Coll and Morel, 2005). Raises MissingExtra."""
     found = _skimage("restoration").denoise_nl_means(
         _last(y), patch_size=patch, patch_distance=distance, h=strength * sigma, sigma=sigma, channel_axis=-1
     )
@@ -36,9 +37,9 @@ def non_local_means(
 
 
 def bm3d(y: np.ndarray, sigma: float, believed: float = BELIEVED) -> np.ndarray:
-    """A noisy image, by blocks alike filtered together (Dabov and others, 2007). Raises MissingExtra.
+    """Denoise an image by filtering similar blocks jointly (Dabov and others, 2007). Raises MissingExtra.
 
-    The package `bm3d` is its authors' own, for non-commercial use only.
+    The package `bm3d` is by the method's authors, for non-commercial use only.
     """
     library = load_bm3d()
     if len(y) == 3:
@@ -47,21 +48,21 @@ def bm3d(y: np.ndarray, sigma: float, believed: float = BELIEVED) -> np.ndarray:
 
 
 def biharmonic(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """An image with its missing pixels (h, w) filled in smoothly (Damelin and Hoang, 2018). Raises MissingExtra."""
+    """Fill in missing pixels (h, w) by a biharmonic function (Damelin and Hoang, 2018). Raises MissingExtra."""
     known = np.where(missing, np.float32(0), y)
     return _first(_skimage("restoration").inpaint_biharmonic(_last(known), missing, channel_axis=-1))
 
 
 def lanczos(y: np.ndarray, scale: int) -> np.ndarray:
-    """An image enlarged `scale` times a side by Lanczos's window."""
+    """Enlarge an image `scale` times a side by Lanczos's window."""
     size = y.shape[2] * scale, y.shape[1] * scale
     return np.stack([resized(channel, size, Image.Resampling.LANCZOS) for channel in y])
 
 
 def wiener(y: np.ndarray, operator: Linear, sigma: float, balance: float = BALANCE) -> np.ndarray:
-    """A blurred image by Wiener's filter, with a Laplacian in the place of its spectrum (Hunt, 1973).
+    """Deblur an image by Wiener's filter, with a Laplacian in place of the image's spectrum (Hunt, 1973).
 
-    operator: a blur on a torus or over a mirrored border. Raises MissingExtra.
+    operator: a blur with a circular or a mirrored border. Raises MissingExtra.
     """
     height, width = y.shape[1:]
     whole = y if isinstance(operator, Circular) else np.pad(y, ((0, 0), (0, height), (0, width)), "symmetric")
@@ -71,9 +72,9 @@ def wiener(y: np.ndarray, operator: Linear, sigma: float, balance: float = BALAN
 
 
 def richardson_lucy(y: np.ndarray, operator: Linear, iterations: int = ITERATIONS) -> np.ndarray:
-    """A blurred image by Richardson's and Lucy's iteration (1972, 1974), stopped early. Raises MissingExtra.
+    """Deblur an image by Richardson's and Lucy's iteration (1972, 1974), stopped early. Raises MissingExtra.
 
-    operator: a blur on a torus or over a mirrored border.
+    operator: a blur with a circular or a mirrored border.
     """
     kernel = kernel_of(operator)
     rows, columns = (min(MARGIN * side, length) for side, length in zip(kernel.shape, y.shape[1:], strict=True))
@@ -88,7 +89,7 @@ def richardson_lucy(y: np.ndarray, operator: Linear, iterations: int = ITERATION
 
 
 def kernel_of(operator: Linear) -> np.ndarray:
-    """The weights (h, w) of a blur."""
+    """Return the kernel (h, w) of a blur."""
     if isinstance(operator, Deblur):
         return np.outer(operator.taps, operator.taps)
     assert isinstance(operator, Circular | Mirrored)

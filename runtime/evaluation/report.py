@@ -1,4 +1,4 @@
-"""Report of an evaluation's rows: means, standard errors, paired differences; as data, as Markdown, as pictures."""
+"""Report of an evaluation's rows: means, standard errors and paired differences, as data, Markdown and pictures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ COST = ("k", "forwards", "gradients", "seconds")
 
 
 class Estimate(NamedTuple):
-    """A mean over images and its standard error; None where there is none."""
+    """A mean over images and its standard error; None where it is not defined."""
 
     mean: float | None
     se: float | None
@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: np.ndarray) -> Estimate:
-    """Mean and standard error of one value an image; None where not finite, and for the error of a single image."""
+    """Return the mean and standard error of a value for each image; None where not finite, or of a single image."""
     with np.errstate(invalid="ignore"):
         mean = float(values.mean())
         se = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
@@ -45,11 +45,11 @@ def estimate(values: np.ndarray) -> Estimate:
 
 
 def results(rows: Sequence[Row], run: Mapping[str, Any]) -> dict[str, Any]:
-    """{"rows": one for each task and method, "run": run}, in JSON's types.
+    """Return {"rows": one for each task and method, "run": run}, in JSON's types.
 
-    A row's figures are means over images, each image first averaged over its seeds, with their standard errors as
-    psnr_se and so on; lpips is null where it was not measured, k where the method has none. `calls` are network calls
-    an image, as `forwards`; gradients are counted apart. Coverage and correlation are there where samples were drawn.
+    A row's figures are means over images, of which each is first averaged over its seeds. Standard errors are psnr_se
+    and so on. lpips is null where it was not measured, k where the method has no switch. `calls` and `forwards` count
+    forward calls an image; gradients are counted separately. Coverage and correlation are given for samples.
     """
     found = []
     for task, method in _pairs(rows):
@@ -64,9 +64,9 @@ def results(rows: Sequence[Row], run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paired(rows: Sequence[Row], first: str, second: str) -> dict[str, dict[str, Any]]:
-    """For each task that both methods ran: `first` minus `second`, an Estimate by figure, and the ratio of their times.
+    """Return `first` minus `second` for each task of both methods: an Estimate by figure, and the ratio of times.
 
-    An image's difference is the mean over the seeds that both had; the standard error is that of those differences.
+    An image's difference is the mean over the seeds that both have; the standard error is of these differences.
     """
     found: dict[str, dict[str, Any]] = {}
     for task in dict(_pairs(rows)):
@@ -85,7 +85,7 @@ def paired(rows: Sequence[Row], first: str, second: str) -> dict[str, dict[str, 
 
 
 def markdown(rows: Sequence[Row], run: Mapping[str, Any], shape: Shape) -> str:
-    """The tables, and what they were made of."""
+    """Return the tables, after a header with the settings."""
     parts = (
         _header(rows, run),
         [""],
@@ -103,9 +103,9 @@ def sheet(
     restored: Callable[[str, str], Sequence[Image.Image] | None],
     sigma: float | None,
 ) -> Image.Image:
-    """The first images, task by task: clean, measurement, and what each method made of it with seed 0.
+    """Draw the first images for each task: clean, measurement, and restored by each method with seed 0.
 
-    `restored(task, method)` gives the pictures of the first images, or None.
+    `restored(task, method)` returns the restored pictures of the first images, or None.
     """
     channels, height, width = pictures.images.shape[1:]
     shape = (channels, height, width)
@@ -131,14 +131,14 @@ def sheet(
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Every (task, method) there is: tasks in their order, ours before others."""
+    """Return every (task, method) of the rows: tasks in the suite's order, our methods first."""
     methods = [*OURS, *sorted({row["method"] for row in rows} - {*OURS})]
     there = {(row["task"], row["method"]) for row in rows}
     return [(task, method) for task in KNOWN for method in methods if (task, method) in there]
 
 
 def _by_image(rows: Sequence[Row], figure: str) -> np.ndarray:
-    """One value an image, in the order of their names: its mean over seeds. NaN where it was not measured."""
+    """Return the mean over seeds for each image, in the order of names; NaN where it was not measured."""
     names = sorted({row["image"] for row in rows})
     values: dict[str, list[float]] = {name: [] for name in names}
     for row in rows:
@@ -212,7 +212,7 @@ def _paired(rows: Sequence[Row], shape: Shape) -> Iterator[str]:
 
 
 def _beside(rows: Sequence[Row], run: Mapping[str, Any], shape: Shape) -> Iterator[str]:
-    """The plain method of the highest PSNR on each task beside each of ours."""
+    """Yield the table of each of our methods beside the plain method with the highest PSNR, by task."""
     found = {(row["task"], row["method"]): row for row in results(rows, run)["rows"]}
     ours = [method for method in OURS if method in {name for _, name in found}]
     lines = []
@@ -249,7 +249,7 @@ def _figures(row: Mapping[str, Any]) -> str:
 
 
 def _titled(rows: Sequence[Mapping[str, Any]], shape: Shape) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Rows with their task's title, once for each task."""
+    """Yield rows with their task's title; the title is empty after the task's first row."""
     last = None
     for row in rows:
         yield row, KNOWN[row["task"]].title(shape) if row["task"] != last else ""

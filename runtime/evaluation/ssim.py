@@ -1,4 +1,4 @@
-"""Structural similarity, by scikit-image."""
+"""Structural similarity (SSIM) by scikit-image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +9,9 @@ from ...engines import MissingExtra
 
 
 def load_ssim() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The structural similarity of each row of two numpy batches (B, C, H, W) on [-1, 1]: (B,), 1 where equal.
+    """Return a function of two numpy batches (B, C, H, W) on [-1, 1] that gives each row's SSIM (B,), 1 where equal.
 
-    scikit-image's, with its own window of 7 pixels, or the largest odd one that fits a smaller image; images are
+    The window is scikit-image's default of 7 pixels, or the largest odd one that fits a smaller image. Images are
     clipped to [-1, 1]. Raises MissingExtra without scikit-image.
     """
     try:

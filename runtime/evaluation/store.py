@@ -1,4 +1,4 @@
-"""The folder of an evaluation: what was finished is kept, so that the same command goes on where it was stopped."""
+"""The folder of an evaluation. Finished groups are kept, so that the same command continues where it was stopped."""
 
 import csv
 import io
@@ -23,11 +23,11 @@ _TEXT = ("task", "method", "image")
 
 
 class Store:
-    """Rows of finished groups in FOLDER/rows.csv, and the run they belong to in FOLDER/run.json.
+    """Store of finished groups' rows in FOLDER/rows.csv, and of the run's settings in FOLDER/run.json.
 
-    `run` is what figures depend on, in JSON's types; tasks, methods and seeds are no part of it, so that a later
-    command may add some. Nothing is written before the first group. Raises InputError where the folder holds another
-    run or something else, unless `force`, which starts it over.
+    `run` holds the settings that figures depend on, in JSON's types. Tasks, methods and seeds are no part of it, so
+    that a later command may add some. Nothing is written before the first group. Raises InputError where the folder
+    holds another run or other files, unless `force`, which starts over.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], force: bool = False):
@@ -56,11 +56,11 @@ class Store:
 
     @property
     def finished(self) -> set[Key]:
-        """The groups that are there."""
+        """Return the keys of the stored groups."""
         return {(row["task"], row["method"], row["seed"]) for row in self.rows}
 
     def add(self, group: Group) -> None:
-        """Keep a group. Its pictures are written first: rows that are there have theirs. Raises FileError."""
+        """Store a group, its pictures before its rows, so that stored rows have their pictures. Raises FileError."""
         if not self.rows:
             self._make()
         task, method, seed = group.key
@@ -70,7 +70,7 @@ class Store:
         self.write(ROWS, _format(self.rows))
 
     def pictures(self, task: str, method: str) -> list[Image.Image] | None:
-        """The first images as that method restored them with seed 0; None where they are gone."""
+        """Return the first images as the method restored them with seed 0; None where the files are missing."""
         try:
             strip = read_photo(self._strip(task, method)).pixels
         except InputError:
@@ -78,12 +78,12 @@ class Store:
         return [to_picture(one) for one in np.split(strip, strip.shape[2] // strip.shape[1], axis=2)]
 
     def write(self, name: str, text: str) -> None:
-        """FOLDER/name, whole or not at all."""
+        """Write FOLDER/name, whole or not at all."""
         with atomic_write(self.folder / name) as file:
             file.write(text.encode())
 
     def _make(self) -> None:
-        """The folder with its run, and no rows of an earlier one."""
+        """Make the folder, write the run and remove the rows of an earlier one."""
         try:
             (self.folder / PICTURES).mkdir(parents=True, exist_ok=True)
             (self.folder / ROWS).unlink(missing_ok=True)
@@ -96,7 +96,7 @@ class Store:
 
 
 def _format(rows: Sequence[Row]) -> str:
-    """Rows as CSV; what is None is empty, floats lose nothing."""
+    """Write rows as CSV. None is empty; floats keep all digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -117,5 +117,5 @@ def _parse(text: str) -> list[Row]:
 
 
 def _number(text: str) -> float | None:
-    """Whole numbers come back whole, so that what is written again is what was read."""
+    """Parse a number or an empty cell; whole numbers become int, so that rewriting a file does not change it."""
     return None if not text else int(text) if text.isdecimal() else float(text)

@@ -1,4 +1,4 @@
-"""The tasks of an evaluation, and the measurements they make of clean images."""
+"""The tasks of an evaluation, and the measurements that they make of clean images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,32 +29,32 @@ from ..sampling.noise import Use, normal
 
 
 class Task(NamedTuple):
-    """One task at the size of a prior's images."""
+    """A task, for images of any shape."""
 
     title: Callable[[Shape], str]
     operator: Callable[[Shape], Decomposable]
     sigma: float = SIGMA
-    """Noise deviation on the [-1, 1] scale; of a JPEG, in steps of its quantisation."""
+    """Standard deviation of the noise on the [-1, 1] scale; for a JPEG, in quantisation steps."""
     rounds: bool = False
-    """Whether rounding is all the noise there is, so that no other can be asked for."""
+    """Whether rounding is the only noise, so that no other can be set."""
 
     def noise(self, asked: float | None) -> float:
-        """sigma, where `asked` is what every task shall have, None for its own."""
+        """Return the task's sigma, where `asked` is the noise set for every task, or None."""
         return self.sigma if asked is None or self.rounds else asked
 
 
 def _box(shape: Shape) -> tuple[int, int]:
-    """Width and height of the hole: 24x24 of 64x64."""
+    """Return the width and height of the hole: 24x24 in 64x64."""
     return 3 * shape[2] // 8, 3 * shape[1] // 8
 
 
 def _kept(shape: Shape) -> tuple[int, int]:
-    """Width and height of what outpainting keeps: 40x40 of 64x64."""
+    """Return the width and height that outpainting keeps: 40x40 of 64x64."""
     return 5 * shape[2] // 8, 5 * shape[1] // 8
 
 
 def scratches(shape: Shape) -> np.ndarray:
-    """(H, W) bool: a dozen strokes across an image, a fortieth of its side wide."""
+    """Return a mask (H, W) of a dozen strokes across an image, each as wide as a fortieth of its side."""
     _, height, width = shape
     mask = Image.new("L", (width, height))
     draw, random = ImageDraw.Draw(mask), np.random.default_rng(0)
@@ -64,7 +64,7 @@ def scratches(shape: Shape) -> np.ndarray:
 
 
 def lettering(shape: Shape) -> np.ndarray:
-    """(H, W) bool: lines of text over an image, about a sixth of its pixels."""
+    """Return a mask (H, W) of lines of text over an image, about a sixth of its pixels."""
     _, height, width = shape
     mask, size = Image.new("L", (width, height)), max(8, height // 12)
     line = "sphinx of black quartz, judge my vow " * (1 + width // (4 * size))
@@ -74,12 +74,12 @@ def lettering(shape: Shape) -> np.ndarray:
 
 
 def scattered(shape: Shape, share: float) -> np.ndarray:
-    """(H, W) bool: a share of an image's pixels, each by chance."""
+    """Return a mask (H, W) of random pixels, a `share` of the image."""
     return np.random.default_rng(0).random(shape[1:]) < share
 
 
 def jpeg(shape: Shape, quality: int) -> Jpeg:
-    """The JPEG of an image of `shape`, by libjpeg's tables at a quality, chroma at half the resolution (4:2:0)."""
+    """Return the operator of JPEG for images of `shape`: libjpeg's tables at a quality, chroma subsampled 4:2:0."""
     light, chroma = standard_tables(quality)
     if shape[0] == 1:
         return Jpeg(shape, [Component(1, 1, light)], "plain")
@@ -113,7 +113,7 @@ TASKS: dict[str, Task] = {
     "colorize": Task(lambda s: "colourise (Rec. 601)", lambda s: Colorize(s, "rec601")),
     "gaussian": Task(lambda s: f"Gaussian deblur, std {s[1] / 32:g} px", lambda s: Deblur.gaussian(s, s[1] / 32)),
 }
-"""Tasks that show a prior, by the names that `frugal-rt eval --tasks` takes."""
+"""The default tasks of `frugal-rt eval`, by name."""
 
 EVERYDAY: dict[str, Task] = {
     "denoise10": _denoise(10),
@@ -131,14 +131,14 @@ EVERYDAY: dict[str, Task] = {
     "jpeg10": _jpeg(10),
     "jpeg30": _jpeg(30),
 }
-"""Damages that happen to photographs and have a plain method: the tasks of `frugal-rt eval --vs classical`."""
+"""Damages of photographs that have a plain method: the default tasks of `frugal-rt eval --vs classical`."""
 
 KNOWN: Mapping[str, Task] = {**{name: TASKS[name] for name in ("denoise", "box", "outpaint")}, **EVERYDAY, **TASKS}
-"""Every task, in an order that is that of both."""
+"""Every task, in an order that agrees with both."""
 
 
 def choose(text: str, known: Sequence[str], what: str, all_: Sequence[str] | None = None) -> list[str]:
-    """The names of a comma-separated list, in the order of `known`; "all" is `all_`, or every one.
+    """Parse a comma-separated list of names, sorted as in `known`; "all" stands for `all_`, or without it for `known`.
 
     Raises InputError.
     """
@@ -152,9 +152,9 @@ def choose(text: str, known: Sequence[str], what: str, all_: Sequence[str] | Non
 
 
 def measure(operator: Operator, images: np.ndarray, sigma: float, seed: int) -> np.ndarray:
-    """y = A x + sigma n of a batch (N, C, H, W): (N, c, h, w), the noise of image i keyed by (seed, i).
+    """Measure y = A x + sigma n, (N, c, h, w), of a batch (N, C, H, W); the noise of image i has the key (seed, i).
 
-    A JPEG's noise is its rounding, whatever the seed.
+    A JPEG's noise is its rounding, which has no seed.
     """
     if isinstance(operator, Jpeg):
         return np.stack([operator.rounded(image) for image in images])
@@ -163,5 +163,5 @@ def measure(operator: Operator, images: np.ndarray, sigma: float, seed: int) -> 
 
 
 def seen(operator: Operator, y: np.ndarray) -> np.ndarray:
-    """Return how a measurement (c, h, w) looks, (C, h', w'): a JPEG as it is decoded, others as they are."""
+    """Return a measurement (c, h, w) as a picture (C, h', w'): a JPEG decoded, others as they are."""
     return operator.decoded(y) if isinstance(operator, Jpeg) else y

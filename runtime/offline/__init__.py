@@ -1,1 +1,1 @@
-"""Many pictures restored by one command: in one process, on several GPUs, on a Ray cluster."""
+"""Restoration of many pictures by one command: in one process, on several GPUs, or on a Ray cluster."""

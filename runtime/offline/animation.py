@@ -1,4 +1,4 @@
-"""How a restoration came about: its estimate x0hat after every step, as pictures and as a short animation."""
+"""Pictures and animations of a restoration's estimate x0hat after every step."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from ..pictures.images import to_picture, write_png
 from ..sampling.loop import StepEvent
 
 SUFFIXES = (".gif", ".webp", ".png")
-"""Suffixes of animations; .png is an APNG."""
+"""Suffixes of animations; a .png is an APNG."""
 SHORTEST = 256
-"""Frames are enlarged, by whole pixels, until the shorter side has so many."""
+"""Least pixels of a frame's shorter side; smaller frames are enlarged by a whole factor."""
 SECONDS, HOLD = 4.0, 1.5
-"""An animation's length, and how long its last frame stays."""
+"""Seconds of an animation, and those that its last frame stays."""
 MOST = 100
-"""Frames of an animation."""
+"""The most frames of an animation."""
 
 
 def check_folder(folder: Path, force: bool) -> Path:
-    """The folder for the pictures of steps, made if need be. Raises InputError where it holds something already."""
+    """Return the folder for the pictures of steps, made if needed. Raises InputError where it holds files already."""
     make_folder(folder)
     if any(folder.iterdir()) and not force:
         raise InputError(f"{folder} holds files already; name another folder, or --force to add to it")
@@ -29,7 +29,7 @@ def check_folder(folder: Path, force: bool) -> Path:
 
 
 class Recorder:
-    """An `on_step` that writes or keeps the first row's estimates: FOLDER/step-0049.png has 49 steps left."""
+    """Callback for `on_step` that writes or keeps the first row's estimates. FOLDER/step-0049.png has 49 steps left."""
 
     def __init__(self, folder: Path | None = None, keep: bool = False):
         self._folder, self._keep = folder, keep
@@ -43,7 +43,7 @@ class Recorder:
             self._frames.append(picture)
 
     def write(self, path: Path, last: Image.Image) -> None:
-        """The frames kept, or MOST of them, and the result, as an animation of SECONDS. Raises FrugalError."""
+        """Write the kept frames, at most MOST, and the result as an animation of SECONDS. Raises FrugalError."""
         chosen = np.unique(np.linspace(0, len(self._frames) - 1, min(MOST, len(self._frames))).round().astype(int))
         frames = [_enlarged(picture) for picture in [*(self._frames[i] for i in chosen), last]]
         durations = [round(1000 * SECONDS / len(chosen))] * len(chosen) + [round(1000 * HOLD)]

@@ -1,4 +1,4 @@
-"""An output folder that several processes fill: each picture is restored by one of those that run at a time."""
+"""Claims on the pictures of an output folder that several processes fill, so that only one restores each picture."""
 
 import contextlib
 import os
@@ -17,9 +17,9 @@ NAME = ".frugal-rt.lock"
 
 
 class Claims:
-    """Locks on the bytes of one file in the folder, a byte for each name; the system frees them with their process.
+    """Locks on bytes of a file in the folder, a byte for each name; the system frees a process's locks when it ends.
 
-    The folder is made where it is not there. A file system without locks gives every claim. Raises FileError.
+    The folder is made if it is missing. On a file system without locks every claim succeeds. Raises FileError.
     """
 
     def __init__(self, folder: Path):
@@ -27,22 +27,22 @@ class Claims:
         self._made = [one for one in (folder, *folder.parents) if not is_there(one)]
         make_folder(folder)
         self._file: IO[bytes] | None = None
-        with contextlib.suppress(OSError):  # whoever writes into the folder says why not
+        with contextlib.suppress(OSError):  # writing the results will raise the same error
             self._file = (folder / NAME).open("a+b")
         self._lock(0, shared=True)
 
     def take(self, name: str, wait: bool = False) -> bool:
-        """Whether the name is this process's now; with `wait`, once no other process has it."""
+        """Claim a name; return whether that succeeded. With `wait`, wait until no other process holds it."""
         return self._lock(_byte_of(name), wait)
 
     def give_back(self, name: str) -> None:
-        """Let others take the name."""
+        """Release a name."""
         if fcntl is not None and self._file is not None:
             with contextlib.suppress(OSError):
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte_of(name), os.SEEK_SET)
 
     def close(self) -> None:
-        """Give all up. The last process takes the file away, and the folders that this one made for nothing."""
+        """Release all names. The last process removes the file, and empty folders that it made."""
         if self._file is None:
             return
         with contextlib.suppress(OSError):
@@ -50,7 +50,7 @@ class Claims:
                 (self._folder / NAME).unlink()
         self._file.close()
         self._file = None
-        with contextlib.suppress(OSError):  # there is something in it
+        with contextlib.suppress(OSError):  # the folder is not empty
             for folder in self._made:
                 folder.rmdir()
 
@@ -60,7 +60,7 @@ class Claims:
         how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.lockf(self._file, how | (0 if wait else fcntl.LOCK_NB), 1, byte, os.SEEK_SET)
-        except (BlockingIOError, PermissionError):  # POSIX allows either
+        except (BlockingIOError, PermissionError):  # POSIX allows either for a held lock
             return False
         except OSError:
             return True
@@ -68,5 +68,5 @@ class Claims:
 
 
 def _byte_of(name: str) -> int:
-    """The place of a name's lock; the first byte is of all who use the folder."""
+    """Return the byte of a name's lock. Byte 0 is shared by all processes that use the folder."""
     return 1 + int.from_bytes(sha256(name.encode(errors="surrogateescape")).digest()[:6], "big")

@@ -1,4 +1,4 @@
-"""Many pictures from the command line: found, restored a batch at a time, the ones that fail told and passed over."""
+"""Pictures from the command line: found, and restored a portion at a time. A failure is reported and stops no other."""
 
 import glob
 import math
@@ -26,19 +26,19 @@ from ..sampling.loop import StepEvent
 from .streams import STREAM
 
 TOGETHER = 16
-"""Restorations that are in memory, and share network calls, at once."""
+"""The most restorations that share network calls and memory."""
 PIXELS_TOGETHER = 4_000_000
-"""Pixels of theirs, beyond which no more join them."""
+"""The most pixels of the restorations that share network calls."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture that can be restored."""
+    """A picture that has been read and measured."""
 
     source: Path
     ready: Ready
     restorer: Restorer
-    """The one for its size."""
+    """The restorer for the picture's size."""
 
     @property
     def photo(self) -> Photo:
@@ -47,18 +47,18 @@ class Prepared:
 
     @property
     def measurement(self) -> Measurement:
-        """The first one's, of several faces."""
+        """The measurement; of several faces, the first one's."""
         return self.ready.measurement
 
     @property
     def measurements(self) -> list[Measurement]:
-        """The measurement of each face, or of all."""
+        """The measurement of each face, or of the whole picture alone."""
         return self.ready.measurements
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored picture, without what restoring it took; the result has a batch axis, a row for each sample."""
+    """A restored picture. The result has a batch axis, with a row for each sample."""
 
     source: Path
     metadata: Metadata
@@ -66,19 +66,19 @@ class Restored:
     because: str
     sigma: float
     faces: Sequence[Mapping[str, Any]]
-    """`Aligned.settings` of those that were restored; empty where all was."""
+    """`Aligned.settings` of the faces restored; empty where the whole picture was."""
     images: np.ndarray
-    """(N, C, H, W): the result as the picture lay, cut out of its padding or in its place in the photograph."""
+    """(N, C, H, W): the result in the picture's orientation, without padding, faces pasted into the photograph."""
     missing: np.ndarray | None
     """(H, W) bool: pixels that are still missing, outside the frames; None where none are."""
     result: Result
-    """The first face's, where there are several, with the seconds of all."""
+    """The result; of several faces the first one's, with the seconds of all."""
     notes: Sequence[str] = ()
     """`Photo.notes`."""
 
     @classmethod
     def of(cls, one: Prepared, results: Sequence[Result]) -> "Restored":
-        """results: one for each of `one.measurements`."""
+        """Combine the results, one for each of `one.measurements`."""
         photo, measurement, aligned = one.photo, one.measurement, one.ready.aligned
         result = results[0]
         if len(results) > 1:
@@ -100,13 +100,13 @@ class Restored:
 
 @dataclass(frozen=True)
 class Untouched:
-    """A picture that nothing is wrong with, as it came."""
+    """A picture in which nothing wrong was found."""
 
     source: Path
     data: bytes | None
-    """Its file; None where only part of it, or one of its frames, was to be restored, or at another size."""
+    """The picture's file; None where a part, a frame or another size of it was to be restored."""
     pixels: np.ndarray
-    """(C, H, W) on [-1, 1]: what would have been restored."""
+    """(C, H, W) on [-1, 1]: the pixels that would have been restored."""
     metadata: Metadata
     because: str
     sigma: float
@@ -124,7 +124,7 @@ class Untouched:
 
 @dataclass(frozen=True)
 class Failed:
-    """A picture that cannot be read or restored, and why, in one sentence."""
+    """A picture that cannot be read or restored, with the reason in one sentence."""
 
     source: Path
     why: str
@@ -141,18 +141,18 @@ class Order:
     fit: str | None
     align: bool
     guidance: Guidance
-    """Settings with any sigma: a picture has its own."""
+    """Settings of the sampler; each picture has its own sigma."""
     samples: int
     tile: tuple[int, int] | None = None
-    """Height and width of the tiles, to repeat what was run in such."""
+    """Height and width of the tiles, to repeat an earlier run; None: as memory allows."""
     frame: int | None = None
     """The frame or page of each file, from 1; None is the first."""
 
 
 class FolderRestorer:
-    """Restores pictures as ordered, some at a time: those of one size share network calls, a restorer and operators.
+    """Restorer of pictures by an Order, a portion at a time. Pictures of one size share calls, restorer and operators.
 
-    It keeps what they share for the pictures to come. on_tiles: as `Restorer.at` takes it.
+    Restorers and operators are kept for later pictures. on_tiles: as in `Restorer.at`.
     """
 
     def __init__(self, restorer: Restorer, order: Order, on_tiles: Callable[[int, int], object] | None = None):
@@ -167,10 +167,10 @@ class FolderRestorer:
         on_ready: Callable[[Prepared], object] = lambda prepared: None,
         on_step: Callable[[StepEvent], object] | None = None,
     ) -> Iterator[Outcome]:
-        """Restore every picture, one after another, TOGETHER rows at a time; each as it would be alone.
+        """Restore every picture, TOGETHER rows at a time, with the same result as alone.
 
-        One that nothing is wrong with is left untouched. read: gives a picture's file. on_ready: called with each
-        before it is restored. FrugalErrors of one picture, those of `read` among them, become its Failed.
+        A picture in which nothing wrong is found is Untouched. read: returns a picture's file. on_ready: called with
+        each picture before it is restored. A FrugalError of one picture, also from `read`, becomes its Failed.
         """
         size, pixels = together(self._order.samples), 0
         portion: list[Prepared | Untouched | Failed] = []
@@ -195,7 +195,7 @@ class FolderRestorer:
     def _outcomes(
         self, portion: Sequence[Prepared | Untouched | Failed], on_step: Callable[[StepEvent], object] | None
     ) -> Iterator[Outcome]:
-        """Restore a portion and yield its outcomes, in its order."""
+        """Restore a portion and yield its outcomes in order."""
         done: dict[Path, Outcome] = {one.source: one for one in portion if not isinstance(one, Prepared)}
         ready = (one for one in portion if isinstance(one, Prepared))
         for _, same in groupby(ready, lambda one: id(one.restorer)):
@@ -205,7 +205,7 @@ class FolderRestorer:
         yield from (done[one.source] for one in portion)
 
     def _prepare(self, source: Path, data: bytes) -> Prepared:
-        """A picture of that name, from its file. Raises InputError."""
+        """Decode and measure the picture `source` from its file. Raises InputError."""
         order, mine = self._order, self._restorer
         photo = decode_photo(data, name_of(source), LARGEST if order.damage.is_picture else math.inf, frame=order.frame)
         ready = make_ready(photo, mine.plan, order.damage, order.fit, order.align, self._operators)
@@ -220,7 +220,7 @@ class FolderRestorer:
     def _together(
         self, pictures: Sequence[Prepared], on_step: Callable[[StepEvent], object] | None
     ) -> list[Restored | Failed]:
-        """Pictures of one size in shared calls; each alone if one of them diverges, so that the others are kept."""
+        """Restore pictures of one size in shared calls; where one diverges, restore each alone to keep the others."""
         restorer, order = pictures[0].restorer, self._order
         try:
             groups = [
@@ -241,17 +241,17 @@ class FolderRestorer:
 
 
 def name_of(source: Path) -> str:
-    """A picture's name in sentences about it."""
+    """Return a picture's name for messages."""
     return "standard input" if source == STREAM else source.name
 
 
 def together(samples: int) -> int:
-    """Number of pictures that, each restored so often, make TOGETHER rows."""
+    """Return the number of pictures that, with `samples` rows each, make at most TOGETHER rows."""
     return max(1, TOGETHER // samples)
 
 
 def _portions(pictures: Sequence[Prepared], most: int) -> Iterator[list[Prepared]]:
-    """The pictures in portions of `most` measurements, or of one picture that has more."""
+    """Yield the pictures in portions of at most `most` measurements; a picture with more is a portion of its own."""
     few: list[Prepared] = []
     for one in pictures:
         if few and sum(len(each.measurements) for each in [*few, one]) > most:
@@ -263,11 +263,10 @@ def _portions(pictures: Sequence[Prepared], most: int) -> Iterator[list[Prepared
 
 
 def find_pictures(given: Sequence[Path], tell: Callable[[str], object] = lambda line: None) -> list[Path]:
-    """The files named, those that fit a pattern such as 'photos/*.jpg', and the pictures in a folder, once each.
+    """Return the files named, those that match a pattern such as 'photos/*.jpg', and those in a folder, once each.
 
-    Of a folder, files in folders below it and hidden ones are not, nor pictures that this program restored, nor those
-    of a format that is not read; `tell` is called with a sentence that counts the last two. Raises InputError for a
-    name that gives none.
+    In a folder, subfolders and hidden files are skipped. So are pictures that this program restored, and formats that
+    cannot be read; `tell` is called with a sentence that counts them. Raises InputError for a name without a picture.
     """
     found: dict[Path, None] = {}
     for path in given:
@@ -305,5 +304,5 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> list[Path]:
 
 
 def _few(files: Sequence[Path]) -> str:
-    """The names of the first three."""
+    """Return the names of the first three files."""
     return ", ".join(one.name for one in files[:3]) + (", ..." if len(files) > 3 else "")

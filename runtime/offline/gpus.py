@@ -1,4 +1,4 @@
-"""A folder spread over the GPUs of this machine: a process for each, which sees no other."""
+"""Restoration of a folder on the GPUs of this machine: a process for each GPU, which sees no other."""
 
 import contextlib
 import os
@@ -18,9 +18,10 @@ from .spread import Died, Spread, Worker
 
 
 def gpus_named(text: str) -> list[str]:
-    """The devices that "0,1" names, each as its process's $CUDA_VISIBLE_DEVICES; this process's bounds and renumbers.
+    """Parse "0,1"; return each device's $CUDA_VISIBLE_DEVICES for a process of its own.
 
-    Raises InputError where `text` is no such list or one of them is not there, BackendError where no GPU is.
+    Numbers are those that this process sees. Raises InputError where `text` is no such list or names a missing device,
+    BackendError where there is no GPU.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
@@ -38,11 +39,11 @@ def gpus_named(text: str) -> list[str]:
 
 
 class Load(NamedTuple):
-    """The first message to a process."""
+    """The first message to a process: load the plan."""
 
     plan: Path
     manifest: dict[str, Any]
-    """The manifest that the worker must find there."""
+    """The manifest that the plan's file must have."""
     backend: str
     trust_engines: bool
     order: Order
@@ -61,10 +62,10 @@ class _Process(NamedTuple):
 
 
 class Devices(Spread):
-    """A process for each device; a context manager that ends them.
+    """Worker processes, one for each device; a context manager that ends them.
 
-    plan: its path; every process opens it. devices: values of $CUDA_VISIBLE_DEVICES, one a process; they share the
-    cores. on_loss: told in a sentence when a process dies. Processes end with this one, however it ends.
+    plan: path of the plan, which every process opens. devices: $CUDA_VISIBLE_DEVICES of each process; processes divide
+    the cores. on_loss: called with a sentence when a process dies. Processes end with this one, even if it is killed.
 
     Raises PlanError.
     """
@@ -91,14 +92,14 @@ class Devices(Spread):
         device = self._free.pop(0)
         worker = _Process(*launch(__name__, {nvidia.VISIBLE: device, THREADS: self._threads}), device)
         self._send(worker, self._load)
-        return worker, worker  # it answers one call at a time, and is known by itself
+        return worker, worker  # it answers one call at a time, so the worker identifies the call
 
     def _ask(self, worker: _Process, pictures: Mapping[Path, bytes]) -> _Process:
         self._send(worker, pictures)
         return worker
 
     def _send(self, worker: _Process, message: object) -> None:
-        with contextlib.suppress(OSError):  # it has died, which is heard next
+        with contextlib.suppress(OSError):  # it has died, which `_answered` finds
             worker.connection.send(message)
 
     def _answered(self, calls: Sequence[_Process]) -> _Process:
@@ -124,7 +125,7 @@ class Devices(Spread):
 
 
 def main(connection: Connection) -> None:
-    """Answer `Devices` at the other end of a connection until it closes it."""
+    """Answer the calls of `Devices` until it closes the connection."""
     inbox: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     worker, load = Worker(), inbox.get()
@@ -136,7 +137,7 @@ def main(connection: Connection) -> None:
 
 
 def _receive(connection: Connection, inbox: "SimpleQueue[Any]") -> None:
-    """Puts what comes into the inbox, and ends the process where nothing more can come, whatever it is at."""
+    """Put messages into the inbox; end the process when the connection closes, even during a restoration."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             inbox.put(connection.recv())
@@ -148,5 +149,5 @@ def _restored(worker: Worker, pictures: Mapping[Path, bytes]) -> list[Outcome] |
         return worker.restore(pictures)
     except FrugalError as error:
         return error
-    except Exception as error:  # noqa: BLE001 (a backend may raise anything; it is told where the results are read)
+    except Exception as error:  # noqa: BLE001 (a backend may raise anything; the parent process reports it)
         return BackendError(f"a worker failed: {error!r}")

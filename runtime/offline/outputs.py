@@ -1,4 +1,4 @@
-"""Outputs of a run: the names of results, and the files of each, which are more where there are several samples."""
+"""Outputs of a run: the names of results, and the files of each, of which several samples have more."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,22 @@ from .folder import Failed, Restored, Untouched
 
 @dataclass(frozen=True)
 class Targets:
-    """Targets of a run: the names of its pictures' results."""
+    """The names of a run's results."""
 
     paths: Mapping[Path, Path]
-    """The file of each picture that is to be restored, or STREAM, in the pictures' order."""
+    """The output file, or STREAM, of each picture to restore, in the pictures' order."""
     there: Sequence[Path]
-    """Pictures that are left, because theirs is there."""
+    """Pictures that are skipped, because their results exist."""
     folder: Path | None
-    """The one that several go into, whether it is there or not."""
+    """The folder for several results, which may not exist yet."""
     suffix: str
-    """The format of those that are not named by the user, one of PICTURES."""
+    """The format, one of PICTURES, of results whose names the user does not give."""
     unfit: Sequence[Failed] = ()
-    """Pictures whose result would have a name that no file can have."""
+    """Pictures whose result would have an impossible file name."""
     named: bool = False
-    """Whether it was said where they go: what nothing is wrong with goes nowhere else."""
+    """Whether the user named an output; without one, a picture with nothing wrong is not written."""
     replaced: frozenset[Path] = frozenset()
-    """Pictures whose results were there when this was settled, and are made again; any found later are another's."""
+    """Pictures whose existing results are replaced. Results that appear later belong to another process."""
 
     @classmethod
     def settle(
@@ -47,11 +47,11 @@ class Targets:
         force: bool,
         suffix: str = ".png",
     ) -> "Targets":
-        """Settle them for `samples` of each picture.
+        """Determine the targets for `samples` of each picture.
 
-        one: a picture was named, and not several; its result goes beside it where there is no `output`. resume: leave
-        pictures whose files are all there. force: replace files. suffix: of the names that are made here. Raises
-        InputError for what may not be written.
+        one: a single picture was named; without `output` its result goes beside it. resume: skip pictures whose files
+        all exist. force: replace files. suffix: the suffix of names that are made here. Raises InputError for a file
+        that may not be written.
         """
         if output == streams.STREAM:
             return cls({_alone(sources, one, samples): output}, [], None, suffix, named=True)
@@ -79,7 +79,7 @@ class Targets:
 
 
 def output_paths(target: Path, samples: int) -> list[Path]:
-    """The picture and, for 2 samples or more, STEM.sample-1.png .. and STEM.deviation.png beside it, in its format."""
+    """Return the picture's path and, for 2 samples or more, STEM.sample-1.png .. and STEM.deviation.png beside it."""
     if samples == 1:
         return [target]
     more = [f"sample-{i + 1}" for i in range(samples)]
@@ -87,12 +87,12 @@ def output_paths(target: Path, samples: int) -> list[Path]:
 
 
 def is_whole(target: Path, samples: int) -> bool:
-    """Whether all files of a result are there."""
+    """Return whether all files of a result exist."""
     return all(is_there(path) for path in output_paths(target, samples))
 
 
 def _unfit(target: Path, samples: int) -> str:
-    """A sentence where a result of several can have no file of its name, whatever stands there; or nothing."""
+    """Return a sentence where the result's file name is impossible, or ""."""
     for path in output_paths(target, samples):
         if is_name_too_long(path):
             return f"its result cannot be written: the name {path.name[:30]}... is too long for a file"
@@ -102,17 +102,17 @@ def _unfit(target: Path, samples: int) -> str:
 
 
 def check_outputs(target: Path, samples: int, force: bool) -> None:
-    """Raises InputError unless all of them may be written."""
+    """Raise InputError unless all files of a result may be written."""
     for path in output_paths(target, samples):
         check_output(path, force, [*PICTURES])
 
 
 def write_result(target: Path, restored: Restored, settings: Mapping[str, Any], suffix: str = ".png") -> list[Path]:
-    """Write a result's rows, with the metadata of the picture they came from, and `settings`, into their files.
+    """Write a result's rows into their files, with the source's metadata and `settings`; return the files.
 
-    With several samples the picture is their mean, and the deviation's is grey: the root mean square over channels of
-    the deviation of a sample (N - 1 below), white being its largest, which its own settings name. suffix: the format
-    for standard output. Raises FrugalError.
+    With several samples the picture is their mean. The picture of the deviation is grey: the root mean square over
+    channels of the samples' standard deviation (N - 1 in the denominator). White is its largest value, which its
+    settings name. suffix: the format for standard output. Raises FrugalError.
     """
     images, missing, metadata = restored.images, restored.missing, restored.metadata
     paths = output_paths(target, len(images))
@@ -131,7 +131,7 @@ def write_result(target: Path, restored: Restored, settings: Mapping[str, Any], 
 
 
 def write_untouched(target: Path, untouched: Untouched, suffix: str = ".png") -> list[Path]:
-    """Write a picture as it came: its file where the format is the same, its pixels otherwise.
+    """Write an untouched picture: its file where the format is the same, its pixels otherwise.
 
     suffix: the format for standard output. Raises FrugalError.
     """
@@ -143,7 +143,7 @@ def write_untouched(target: Path, untouched: Untouched, suffix: str = ".png") ->
             "frugal_rt": __version__,
             "task": "denoise",
             "unchanged": True,
-        }  # so that no folder takes it for a source
+        }  # so that `find_pictures` does not take it for a source
         data = encode_picture(name, to_picture(untouched.pixels), said, untouched.metadata)
     if to_stream:
         streams.write(data)
@@ -154,7 +154,7 @@ def write_untouched(target: Path, untouched: Untouched, suffix: str = ".png") ->
 
 
 def _alone(sources: Sequence[Path], one: bool, samples: int) -> Path:
-    """The picture whose restoration goes to standard output. Raises InputError."""
+    """Return the picture whose restoration goes to standard output. Raises InputError."""
     if not one:
         raise InputError("standard output takes one picture; several go into a folder: -o FOLDER")
     if samples > 1:

@@ -1,7 +1,8 @@
-"""A folder spread over a Ray cluster: workers that hold an engine each, restoring pictures that travel as bytes.
+"""Restoration of a folder on a Ray cluster, by workers with an engine each.
 
-The driver reads the pictures and writes the results; a worker needs frugal-rt and nothing of the driver's disk. The
-plan's members lie once in the memory of each node, where workers use them in place and check their SHA-256.
+The driver reads the pictures, sends them as bytes and writes the results. A worker needs frugal-rt, and not the
+driver's disk. The plan's members lie once in the memory of each node; workers use them in place, after checking their
+SHA-256.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from .folder import Order
 from .spread import Died, Spread
 
 PATIENCE = 5.0
-"""Seconds that an address has to answer in."""
+"""Seconds within which an address must answer."""
 
 
 class Share(NamedTuple):
@@ -33,7 +34,7 @@ class Share(NamedTuple):
 
 
 class Worker(spread.Worker):
-    """Runs in a process of the cluster."""
+    """The worker in a process of the cluster."""
 
     def load_members(
         self,
@@ -52,10 +53,10 @@ class Worker(spread.Worker):
 class Cluster(Spread):
     """Workers on the cluster at `address`; a context manager that ends them.
 
-    address: "auto" (the cluster that runs on this machine), HOST:PORT of one that this machine is a node of, or "local"
-    (one made of this machine, for this job). workers: how many; None fills the GPUs where there are any and
-    `backend` may use them, else the CPUs, each worker with as many as the smallest node has. on_loss: told in a
-    sentence when a worker dies.
+    address: "auto" (the cluster running on this machine), HOST:PORT of a cluster of which this machine is a node, or
+    "local" (a cluster of this machine for this job). workers: their number; None: one for each GPU where there are
+    any and `backend` may use them, otherwise as many as fit with the CPUs of the smallest node each. on_loss: called
+    with a sentence when a worker dies.
 
     Raises MissingExtra, InputError or BackendError.
     """
@@ -112,14 +113,14 @@ class Cluster(Spread):
             raise Died(_said(error)) from error
 
     def _end(self, worker: Any) -> None:
-        with contextlib.suppress(self._ray.exceptions.RayError):  # it has ended by itself
+        with contextlib.suppress(self._ray.exceptions.RayError):  # it has already ended
             self._ray.kill(worker)
 
 
 def shares(nodes: Sequence[Mapping[str, float]], backend: str, workers: int | None) -> tuple[int, Share]:
-    """Return the number of workers, and each one's share, on nodes of so many "CPU" and "GPU".
+    """Return the number of workers and the share of each, on nodes with so many "CPU" and "GPU".
 
-    Raises InputError for more workers than fit, BackendError where none does.
+    Raises InputError for more workers than fit, BackendError where none fits.
     """
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     gpus = [int(node.get("GPU", 0)) for node in nodes]
@@ -129,7 +130,7 @@ def shares(nodes: Sequence[Mapping[str, float]], backend: str, workers: int | No
     on_gpus = name not in ON_CPU and any(gpus)
 
     def room(each: int) -> int:
-        """How many workers of `each` CPUs the nodes hold."""
+        """Return how many workers of `each` CPUs fit on the nodes."""
         return sum(min(n // each, g if on_gpus else n) for n, g in zip(cpus, gpus, strict=True))
 
     most = room(1)
@@ -144,13 +145,13 @@ def shares(nodes: Sequence[Mapping[str, float]], backend: str, workers: int | No
 
 
 def _connect(address: str) -> Any:
-    """The ray module, connected. Raises MissingExtra or InputError."""
+    """Import ray and connect to the cluster. Raises MissingExtra or InputError."""
     try:
         import ray
     except ImportError as error:
         raise MissingExtra("Running on a cluster", "ray", "ray") from error
     _refuse_silence(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster made for this job reports to nobody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster made for this job sends no usage statistics
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         quiet["include_dashboard"] = False
@@ -167,7 +168,7 @@ def _connect(address: str) -> Any:
 
 
 def _refuse_silence(address: str) -> None:
-    """Ask at HOST:PORT first: Ray waits for minutes, and then ends the process. Raises InputError."""
+    """Raise InputError where nothing answers at HOST:PORT; Ray would wait for minutes and then end the process."""
     host, _, port = address.rpartition(":")
     if address in ("auto", "local"):
         return
@@ -180,6 +181,6 @@ def _refuse_silence(address: str) -> None:
 
 
 def _said(error: BaseException) -> str:
-    """The first sentence of an error's last line, where Ray says what happened; pages on why it may have follow."""
+    """Return the first sentence of the last line of Ray's error, which says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].partition(". ")[0] if lines else "it gives no reason"

@@ -1,4 +1,4 @@
-"""A run over pictures: restored by this process or by workers, and written with what is wanted beside them."""
+"""A run over pictures: restored by this process or by workers, and written with the files wanted beside them."""
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,25 +24,25 @@ from .ray_cluster import Cluster
 from .spread import Spread
 
 REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ELOOP)
-"""Errors of the system that are about the name of one output, and say nothing of the next."""
+"""System errors about the name of one output; other outputs may still be written."""
 Restore = Callable[[Sequence[Path], Callable[[Path], bytes]], Iterator[Outcome]]
-"""Restores pictures, each read by a function that is given."""
+"""Restores pictures, which the given function reads."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """A run's place of computing: this process, or worker processes on GPUs of this machine or on a Ray cluster."""
+    """The place where a run computes: this process, worker processes on this machine's GPUs, or a Ray cluster."""
 
     plan: Path
-    """The plan's file, which a GPU's worker opens itself."""
+    """The plan's file, which each GPU's worker opens."""
     backend: str
     trust_engines: bool
     gpus: Sequence[str] = ()
-    """Values of $CUDA_VISIBLE_DEVICES, a worker each."""
+    """$CUDA_VISIBLE_DEVICES of each worker."""
     ray: str | None = None
-    """A cluster's address, as `Cluster` takes it."""
+    """The address of a cluster, as in `Cluster`."""
     workers: int | None = None
-    """Workers on the cluster; None is as many as it has room for."""
+    """The number of workers on the cluster; None: as many as fit."""
 
     @property
     def spread(self) -> bool:
@@ -52,14 +52,14 @@ class Resources:
 
 @dataclass(frozen=True)
 class Beside:
-    """Files about one picture's restoration, written beside its result."""
+    """Files about the restoration of a single picture, beside its result."""
 
     traces: Sequence[Path] = ()
     steps: Path | None = None
     """A folder for the estimate after every step."""
     video: Path | None = None
     force: bool = False
-    """Whether what is there may be replaced, and the folder added to."""
+    """Whether existing files may be replaced, and files added to the folder."""
 
     def check(self) -> None:
         """Raise InputError for a file that may not be written, MissingExtra for a plot without matplotlib."""
@@ -71,39 +71,39 @@ class Beside:
 
 
 class Written(NamedTuple):
-    """Outcome of a picture that was written, restored or as it was, without its pixels."""
+    """The outcome of a picture that was written, restored or unchanged; without its pixels."""
 
     source: Path
     paths: Sequence[Path]
-    """The picture; of several samples each, and the picture of their deviation."""
+    """The files written: the picture, and with several samples each sample and the deviation."""
     task: str
     because: str
     sigma: float
     aim: str | None
-    """The aim of a restoration that did not start from noise; None of another."""
+    """The aim of the restoration; None where it was by a method."""
     figures: Mapping[str, Any]
-    """Costs of the restoration, as in `Result`; empty for a picture that was left as it was."""
+    """Costs of the restoration, as in `Result`; empty for an unchanged picture."""
     unchanged: bool = False
-    """Whether nothing was wrong with it."""
+    """Whether nothing wrong was found with it."""
     notes: Sequence[str] = ()
-    """Sentences about what its file held and was left out."""
+    """Sentences about contents of its file that were left out."""
 
 
 class Elsewhere(NamedTuple):
-    """A picture that another process restored meanwhile, into the same folder."""
+    """A picture that another process has restored into the same folder."""
 
     source: Path
 
 
 class _Taken(FrugalError):
-    """The picture that was to be read is another process's."""
+    """Another process has claimed the picture that was to be read."""
 
 
 class Run:
-    """Pictures to restore, as ordered.
+    """A run over pictures by an Order.
 
-    record: the request's record, which each picture carries. Opens the engine where this process restores, and makes
-    the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra or BackendError.
+    record: the command's options, which each result carries. Making a Run opens the engine where this process restores,
+    and makes the folder for the pictures of steps. Raises PlanError, InputError, MissingExtra or BackendError.
     """
 
     def __init__(
@@ -130,13 +130,13 @@ class Run:
 
     @property
     def backend(self) -> str:
-        """Name of the engine that runs the network here, or of the backend that workers are asked for."""
+        """Name of the engine that runs the network here, or of the backend that workers will open."""
         return self._backend if self._restorer is None else self._restorer.engine.name
 
     def advice(self, prepared: Prepared | None = None) -> str | None:
-        """Return a line for a prior of faces that restores pictures larger than its images, unaligned; None otherwise.
+        """Return advice where a prior of faces restores unaligned pictures larger than its images; None otherwise.
 
-        prepared: one of the pictures; None where workers read them, so that only the order tells.
+        prepared: one of the pictures; None where workers read them, and only the order is known.
         """
         said = knows_faces(self.plan)
         if said is None or self.order.align:
@@ -154,12 +154,12 @@ class Run:
         on_step: Callable[[StepEvent], object],
         on_tiles: Callable[[int, int], object],
     ) -> Iterator[Written | Failed | Elsewhere]:
-        """Restore and write every picture in this process, in order, but those that another process restores.
+        """Restore and write every picture in this process, in order, except those that another process restores.
 
-        on_ready: called with each picture before it is restored. on_step, on_tiles: as `Restorer.restore` and
-        `Restorer.at` take them. Raises InputError for the trace of a restoration without a switch.
+        on_ready: called with each picture before it is restored. on_step, on_tiles: as in `Restorer.restore` and
+        `Restorer.at`. Raises InputError where a trace is wanted of a restoration without a switch.
         """
-        assert self._restorer is not None  # workers restore otherwise
+        assert self._restorer is not None  # `spread` is for workers
         folder = FolderRestorer(self._restorer, self.order, on_tiles)
 
         def begin(prepared: Prepared) -> None:
@@ -179,9 +179,9 @@ class Run:
         return self._shared(lambda sources, read: folder.restore(sources, read, begin, each), streams.read)
 
     def hire(self, on_loss: Callable[[str], object]) -> Spread:
-        """Join the cluster, or get ready to start a process for each GPU; a context manager that ends the workers.
+        """Join the cluster, or prepare a process for each GPU; return a context manager that ends the workers.
 
-        on_loss: told in a sentence when one dies. Raises PlanError, MissingExtra, InputError or BackendError.
+        on_loss: called with a sentence when one dies. Raises PlanError, MissingExtra, InputError or BackendError.
         """
         by, trust = self.resources, self.resources.trust_engines
         if by.ray is not None:
@@ -189,11 +189,11 @@ class Run:
         return Devices(by.plan, self.order, self._backend, by.gpus, on_loss, trust_engines=trust)
 
     def spread(self, workers: Spread) -> Iterator[Written | Failed | Elsewhere]:
-        """Write every picture that `workers` restore, in the order in which they are done."""
+        """Write every picture that `workers` restore, in the order in which they end."""
         return self._shared(workers.restore, read_bytes)
 
     def apart(self, outcomes: Iterable[Written | Failed | Elsewhere]) -> tuple[list[Written], list[Failed]]:
-        """The pictures written and those that failed, each in the pictures' order, whichever was done first."""
+        """Separate the written pictures from those that failed, each in the pictures' order."""
         sources = [*(one.source for one in self.targets.unfit), *self.targets.paths]
         rank = {source: place for place, source in enumerate(sources)}
         in_order = sorted(outcomes, key=lambda outcome: rank[outcome.source])
@@ -201,7 +201,7 @@ class Run:
         return written, [outcome for outcome in in_order if isinstance(outcome, Failed)]
 
     def _shared(self, restore: Restore, read: Callable[[Path], bytes]) -> Iterator[Written | Failed | Elsewhere]:
-        """Restore the pictures that no other process has, and then those that others had and left undone."""
+        """Restore the pictures that no other process has claimed, and then those that others left undone."""
         yield from self.targets.unfit
         if self.targets.folder is None:
             yield from self._written(restore([*self.targets.paths], read))
@@ -227,7 +227,7 @@ class Run:
         with closing(Claims(self.targets.folder)) as claims:
             yield from told(restore([*self.targets.paths], claimed))
             for source in [one for one in self.targets.paths if one in busy]:
-                busy.discard(source)  # one by one: a process that waits holds nothing that another waits for
+                busy.discard(source)  # one by one: a waiting process then holds no claim, so no two can deadlock
                 yield from told(restore([source], partial(claimed, wait=True)))
 
     def _written(self, outcomes: Iterable[Outcome]) -> Iterator[Written | Failed]:
@@ -240,13 +240,13 @@ class Run:
                 yield Failed(outcome.source, str(error))
 
     def _write(self, outcome: Restored | Untouched) -> Written | Failed:
-        """The files of one picture. Raises FrugalError."""
+        """Write the files of a picture. Raises FrugalError."""
         if self.targets.folder is not None:
-            make_folder(self.targets.folder)  # not before there is something to put into it
+            make_folder(self.targets.folder)  # not before there is a result
         return self._pass_on(outcome) if isinstance(outcome, Untouched) else self._write_result(outcome)
 
     def _pass_on(self, one: Untouched) -> Written | Failed:
-        """The file of a picture that nothing is wrong with, where it was said where that goes."""
+        """Write a picture in which nothing wrong was found, if the user named an output."""
         if not self.targets.named:
             ask = "say what was done to it, such as --noise 5, or where it goes as it is: -o"
             return Failed(one.source, f"{name_of(one.source)}: {one.because}; {ask}")

@@ -1,6 +1,7 @@
-"""A folder spread over workers that hold an engine each: portions handed out as they get free, deaths made good.
+"""Restoration of a folder by workers with an engine each. A free worker gets the next portion of pictures.
 
-Whoever spreads reads the pictures and writes the results; they travel as bytes, and come back as what became of them.
+This process reads the pictures, sends them as bytes, receives Outcomes and writes the results. When a worker dies, its
+pictures go to another one.
 """
 
 from abc import ABC, abstractmethod
@@ -17,18 +18,18 @@ from ..restorer import Restorer
 from .folder import Failed, FolderRestorer, Order, Outcome, together
 
 ROUNDS = 4
-"""Portions that each worker gets of a large folder, at least, so that all end at about the same time."""
+"""The least number of portions for each worker of a large folder, so that all workers end at about the same time."""
 
 
 class Started(NamedTuple):
-    """A worker's first answer, about itself."""
+    """A worker's first answer: its version and engine."""
 
     engine: str
     version: str
 
 
 class Worker:
-    """Runs in a process of its own: a restorer loaded once. What keeps it from loading comes back as a sentence."""
+    """The worker in its own process, with a restorer that is loaded once. Where loading fails, `load` returns why."""
 
     def load(self, opened: Callable[[], Plan], backend: str, trust_engines: bool, order: Order) -> Started | str:
         try:
@@ -44,26 +45,26 @@ class Worker:
 
 
 class Died(Exception):
-    """A worker has ended by itself; says how."""
+    """A worker has died; the message says how."""
 
 
 class _Call(NamedTuple):
-    """A call that a worker has not answered; of no pictures while it loads."""
+    """A call that a worker has not answered; without pictures while it loads."""
 
     worker: Any
     sources: Sequence[Path]
 
 
 class Spread(ABC):
-    """Workers for a folder, at most `workers` of them; a context manager that ends them.
+    """At most `workers` workers for a folder; a context manager that ends them.
 
-    Its children say how a worker is started, asked, heard and ended. on_loss: told in a sentence when one dies.
+    Subclasses implement starting, calling, answering and ending. on_loss: called with a sentence when a worker dies.
     """
 
     tries: ClassVar[int]
-    """Tries of a picture, and of starting a worker, before a worker's death counts as theirs."""
+    """Tries of a picture, or of starting a worker, after which a worker's death is blamed on it."""
     needs: ClassVar[str]
-    """Advice for a user whose workers die as they start."""
+    """Advice where workers die as they start."""
 
     def __init__(self, workers: int, order: Order, on_loss: Callable[[str], object]):
         self.workers, self._order, self._on_loss = workers, order, on_loss
@@ -74,15 +75,15 @@ class Spread(ABC):
 
     @abstractmethod
     def _start(self) -> tuple[Any, Hashable]:
-        """A new worker, and the call by which it loads."""
+        """Start a worker; return it and the call by which it loads."""
 
     @abstractmethod
     def _ask(self, worker: Any, pictures: Mapping[Path, bytes]) -> Hashable:
-        """The call by which a worker restores pictures."""
+        """Send pictures to a worker; return the call."""
 
     @abstractmethod
     def _answered(self, calls: Sequence[Any]) -> Hashable:
-        """The next of the calls to have an answer, waited for."""
+        """Wait until one of the calls has an answer; return it."""
 
     @abstractmethod
     def _answer(self, call: Any) -> Any:
@@ -90,7 +91,7 @@ class Spread(ABC):
 
     @abstractmethod
     def _end(self, worker: Any) -> None:
-        """End a worker, if it has not ended."""
+        """End a worker that has not ended."""
 
     def __enter__(self) -> "Spread":
         return self
@@ -102,10 +103,10 @@ class Spread(ABC):
             self._end(worker)
 
     def restore(self, sources: Sequence[Path], read: Callable[[Path], bytes] = read_bytes) -> Iterator[Outcome]:
-        """Yield every picture once, in the order in which they are done, each as one process would restore it.
+        """Yield every picture's outcome, in the order in which they end, with the same result as in one process.
 
-        A picture whose worker dies goes to another one, alone, `tries` times in all; then it is Failed. read: gives a
-        picture's file; FrugalErrors of it become the picture's Failed.
+        A picture whose worker dies is tried again alone, `tries` times in all; then it is Failed. read: returns a
+        picture's file; its FrugalErrors become the picture's Failed.
         """
         size = min(together(self._order.samples), -(-len(sources) // (self.workers * ROUNDS)))
         due = deque(sources[first : first + size] for first in range(0, len(sources), size or 1))
@@ -116,7 +117,7 @@ class Spread(ABC):
         while due or any(call.sources for call in self._calls.values()):
             while due and self._idle:
                 outcomes += self._give(due.popleft(), read)
-            yield from outcomes  # not before the workers have more to do: they need not wait while these are written
+            yield from outcomes  # after the workers have new portions, so that they work while these are written
             outcomes = self._hear(due, deaths) if self._calls else []
         yield from outcomes
 
@@ -125,7 +126,7 @@ class Spread(ABC):
         self._calls[call] = _Call(worker, ())
 
     def _give(self, sources: Sequence[Path], read: Callable[[Path], bytes]) -> list[Failed]:
-        """A portion to a worker that has nothing to do; what cannot be read comes back."""
+        """Give a portion to a free worker; return the pictures that cannot be read."""
         pictures, failed = {}, []
         for source in sources:
             try:
@@ -138,7 +139,7 @@ class Spread(ABC):
         return failed
 
     def _hear(self, due: deque[Sequence[Path]], deaths: Counter[Path]) -> list[Outcome]:
-        """The next answer, of pictures or of a worker that has loaded; or what a death leaves to be told."""
+        """Wait for an answer; return its outcomes: none from a worker that has loaded, failures after a death."""
         answered = self._answered([*self._calls])
         call = self._calls.pop(answered)
         try:
@@ -156,7 +157,7 @@ class Spread(ABC):
         return []
 
     def _lost(self, call: _Call, died: Died, due: deque[Sequence[Path]], deaths: Counter[Path]) -> list[Outcome]:
-        """Put a dead worker's pictures at the front, one by one, and hire another in its place."""
+        """Put a dead worker's pictures at the front of the queue, one by one, and start another worker."""
         deaths.update(call.sources)
         failed = [source for source in call.sources if deaths[source] == self.tries]
         again = [source for source in call.sources if source not in failed]
@@ -171,7 +172,7 @@ class Spread(ABC):
         return [Failed(source, why) for source in failed]
 
     def _check(self, answer: Started | str) -> None:
-        """Raises BackendError unless the worker runs what the others run."""
+        """Raise BackendError unless the worker has the version and the engine of the others."""
         self._stillborn = 0
         if isinstance(answer, str):
             raise BackendError(f"a worker could not start: {answer}")

@@ -1,4 +1,4 @@
-"""Standard input as a picture, and standard output as the place of its restoration: the name "-"."""
+"""The name "-": standard input as a picture, and standard output for its restoration."""
 
 import sys
 from pathlib import Path
@@ -11,12 +11,12 @@ STREAM = Path("-")
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a picture's name is standard input's, or of a pipe such as the shell makes for <(command)."""
+    """Return whether a picture's name is "-", or a pipe such as the shell makes for <(command)."""
     return path == STREAM or is_pipe(path)
 
 
 def read(path: Path) -> bytes:
-    """A picture's file, or standard input, of no more bytes than one may have. Raises InputError."""
+    """Read a picture's file, or standard input, of at most MAX_BYTES. Raises InputError."""
     if path != STREAM:
         return read_bytes(path)
     if sys.stdin.isatty():
@@ -28,15 +28,15 @@ def read(path: Path) -> bytes:
 
 
 def check_output() -> None:
-    """Raise InputError where standard output is a terminal, which a picture's bytes would garble."""
+    """Raise InputError where standard output is a terminal."""
     if sys.stdout.isatty():
         raise InputError("a picture is not written to a terminal; send it elsewhere: > FILE, or -o FILE")
 
 
 def write(data: bytes) -> None:
-    """Write to standard output. Raises FileError, or BrokenPipeError where nobody reads it any more."""
+    """Write to standard output. Raises FileError, or BrokenPipeError where its reader has closed it."""
     sys.stdout.flush()
-    stream = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)  # raw: what failed is not tried again at the exit
+    stream = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)  # unbuffered: Python does not flush again at exit
     rest = memoryview(data)
     try:
         while rest:

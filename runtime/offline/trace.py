@@ -1,4 +1,4 @@
-"""Why gradients ended when they did: a restoration's trace as a table and as a small plot."""
+"""The trace of a restoration's switch: the figures that ended gradients, as a table and a small plot."""
 
 import csv
 import io
@@ -16,26 +16,26 @@ from ..sampling.schedule import Schedule
 from ..sampling.switch import Switch
 
 SUFFIXES = (".csv", ".png", ".svg")
-"""Suffixes that `write_trace` takes: a table's, and plots'."""
+"""Suffixes that `write_trace` takes: a table, and plots."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One pair of estimates that the switch compared."""
+    """A pair of estimates that the switch compared."""
 
     left: int
-    """Steps left at that moment."""
+    """Steps left after the later estimate."""
     timestep: int
-    """The prior's own t of the later estimate."""
+    """The prior's timestep t of the later estimate."""
     psnr: float
-    """dB between the two."""
+    """PSNR between the two, in dB."""
     phase: str
-    """"gradient" or "forward": whether the steps after it may take gradients."""
+    """"gradient" where the next steps may take gradients, "forward" otherwise."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One row's switch: the figures it saw, the rule it applied, and the k that came of it."""
+    """The switch of a row: the figures that it compared, its rule, and the resulting k."""
 
     seen: Sequence[Seen]
     rule: Switch
@@ -43,7 +43,7 @@ class Explanation:
 
 
 def explain(result: Result, plan: Plan, row: int = 0) -> Explanation:
-    """Explain what the switch of one row of `result`, restored with `plan` by a method, looked at."""
+    """Return the Explanation of a row of `result`, which a method restored with `plan`."""
     steps = result.settings["steps"]
     config, start = plan.manifest["schedule"], result.settings["start"]
     schedule = Schedule.of(config, steps, start, STEEP)
@@ -56,7 +56,7 @@ def explain(result: Result, plan: Plan, row: int = 0) -> Explanation:
 
 
 def load_plots(paths: Sequence[Path]) -> None:
-    """Raises MissingExtra if one of `paths` is to be a plot and matplotlib is not there."""
+    """Raise MissingExtra if one of `paths` is a plot and matplotlib is not installed."""
     if all(path.suffix.lower() == ".csv" for path in paths):
         return
     try:

@@ -1,4 +1,4 @@
-"""Degradations, by the kind of their basis. See base.py for what an operator is."""
+"""Operators of damages, grouped by the basis that diagonalises them. base.py defines an operator."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Raise AttributeError, which says where an earlier name went."""
+    """Raise AttributeError; for an earlier name, with its new one."""
     if name == "Resolvable":
         raise AttributeError("operators.Resolvable is called operators.Linear, and what was that is Decomposable")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

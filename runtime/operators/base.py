@@ -1,10 +1,10 @@
 """Degradations y = A(x) + sigma n. Linear ones through their singular value decomposition A = U S V^T, never a dense A.
 
-An operator acts on an image (C, H, W), or a batch (B, C, H, W), and gives measurements (c, h, w) or (B, c, h, w). Its
-methods are written for batches, and `Operator` makes those of OF_ARRAYS take one alone. Coefficients (of `Vt`, `Ut`
-and the spectrum) are arrays of the measurement's shape: U is square and orthonormal, V has orthonormal columns (or
-columns of zeros, where there are more measurements than pixels), and singular values of zero mark what A does not see.
-Everything is numpy or torch, whatever `x` is.
+An operator maps an image (C, H, W) to a measurement (c, h, w), or a batch (B, C, H, W) to (B, c, h, w). Its methods are
+written for batches; `Operator` lets those of OF_ARRAYS take single arrays too. Coefficients (of `Vt`, `Ut` and the
+spectrum) have the measurement's shape. U is square and orthonormal. V has orthonormal columns, or columns of zeros
+where there are more measured values than pixels. A singular value of zero marks a direction that A does not see. Arrays
+are numpy's or torch's, like `x`.
 """
 
 import math
@@ -21,14 +21,15 @@ from ...engines.array_api import array_namespace
 Shape = tuple[int, int, int]
 """Channels, height, width."""
 SPREAD = 3.0
-"""The variance that `Linear.mean` gives x0hat's error, to x_t's noise beside its signal: what a network gets wrong
-gathers where y was lost, so that y is worth more (Zhang et al., 2021, take 4.3). Chosen on tune-20 (docs/method.md)."""
+"""The variance of x0hat's error that `Linear.mean` assumes, divided by the variance (1 - abar) / abar of x_t's noise
+beside its signal. The network's errors concentrate where y lost information, so y deserves more weight (Zhang et al.,
+2021, take 4.3). Chosen on tune-20 (docs/method.md)."""
 OF_ARRAYS = ("A", "vjp", "AT", "resolvent", "gram", "precondition", "Vt", "V", "Ut", "U")
-"""Methods whose first argument is an image, a measurement or coefficients, alone or in a batch; of vjp, both are."""
+"""Methods whose first argument (of vjp both) is an image, a measurement or coefficients, single or in a batch."""
 
 
 def _alone_too(method: Callable[..., Array]) -> Callable[..., Array]:
-    """`method` of batches (B, c, h, w), for arrays (c, h, w) too, which give one without a batch axis."""
+    """Let a method of batches (B, c, h, w) take single arrays (c, h, w) too, and return a single array for them."""
 
     @wraps(method)
     def either(self: Any, array: Array, *more: Any, **named: Any) -> Array:
@@ -41,7 +42,7 @@ def _alone_too(method: Callable[..., Array]) -> Callable[..., Array]:
 
 
 class Operator(ABC):
-    """A degradation of images of one shape: what it does, and its vector-Jacobian product. Enough for DPS.
+    """A degradation A of images of one shape, with its vector-Jacobian product, which is enough for DPS.
 
     >>> from frugal_rt import operators
     >>> halving = operators.SuperResolution((3, 64, 64), 2)
@@ -53,13 +54,12 @@ class Operator(ABC):
     image_shape: Shape
     """(C, H, W)."""
     measurement_shape: Shape
-    recordable = False
-    """Whether its products and resolvent ask nothing of the host, so that a step with them can be recorded."""
+    capturable = False
+    """Whether its products and resolvent never synchronise with the host, so that a step with them can be captured."""
     peak: float = math.inf
-    """The largest magnitude that A makes of an image on [-1, 1], where a measurement is a picture; infinite elsewhere.
-    """
+    """The largest magnitude of a measurement of an image on [-1, 1], where it is a picture; infinite otherwise."""
     missing: np.ndarray | None = None
-    """(h, w) bool, True where a pixel of the measurement is missing, and 0; None where none is."""
+    """(h, w) bool, True where the measurement lacks a pixel, which is 0 there; None where it lacks none."""
 
     def __init__(self, image_shape: Shape, measurement_shape: Shape):
         self.image_shape = image_shape
@@ -73,53 +73,53 @@ class Operator(ABC):
 
     @abstractmethod
     def A(self, x: Array) -> Array:
-        """The measurement of an image, without noise: (B, C, H, W) -> (B, c, h, w)."""
+        """Return the measurement of an image, without noise: (B, C, H, W) -> (B, c, h, w)."""
 
     @abstractmethod
     def vjp(self, x: Array, r: Array) -> Array:
-        """The transposed Jacobian of A at x, (B, C, H, W), times r, (B, c, h, w): (B, C, H, W)."""
+        """Return the transposed Jacobian of A at x (B, C, H, W), times r (B, c, h, w): (B, C, H, W)."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that tell this operator from others of its class, in JSON's types."""
+        """Return the settings that distinguish this operator from others of its class, in JSON's types."""
         return {}
 
     @property
     def measured(self) -> int:
-        """How many values a measurement holds that are not known beforehand."""
+        """The number of a measurement's values that depend on the image."""
         return math.prod(self.measurement_shape)
 
     @property
     def unseen(self) -> float:
-        """Share of the image's values that no measured one accounts for, 0..1: 0 where as many are measured."""
+        """Share, 0..1, by which the measured values are fewer than the image's; 0 where they are as many."""
         return max(0.0, 1 - self.measured / math.prod(self.image_shape))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that it holds now: given, computed so far, and placed on a device.
 
-        An array that two names share is counted once; what a caller's own functions hold is not seen.
+        An array under two names is counted once. Arrays inside a caller's own functions are not counted.
         """
         return sum(dict(_arrays(self)).values())
 
     def prepare(self) -> None:  # noqa: B027
-        """Compute what takes long and DPS does not need, before it is needed."""
+        """Compute decompositions and the like, which take long and which DPS does not need."""
 
     def observed(self, y: np.ndarray) -> np.ndarray:
-        """`y` with what A cannot see set to 0, so that a caller may leave anything there, NaN included."""
+        """Return `y` with the values that A does not measure set to 0; a caller may leave anything there, also NaN."""
         return y
 
     def finished(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """`x` (C, H, W), a restored image on [-1, 1], brought to what is certain of it from y (c, h, w)."""
+        """Return `x` (C, H, W), a restored image on [-1, 1], with the values that y (c, h, w) determines put in."""
         return x
 
 
 class Custom(Operator):
-    """Any degradation, linear or not, given as functions of a batch: for DPS to the end, as DMPS needs an SVD.
+    """Any degradation, linear or not, given as functions of a batch. DPS takes every step, as DMPS needs an SVD.
 
-    `apply` (B, C, H, W) -> (B, c, h, w) is A, `vjp(x, r)` its transposed Jacobian at x times r. Both get and give
-    arrays of the engine's kind: numpy for onnxruntime, torch tensors for torch. What they give is checked: another
-    shape than the one declared would be broadcast, into another operator. A and vjp raise InputError for it.
+    `apply` (B, C, H, W) -> (B, c, h, w) is A, and `vjp(x, r)` its transposed Jacobian at x times r. Both take and
+    return arrays of the engine's kind: numpy's for onnxruntime, torch's for torch. A and vjp raise InputError where a
+    result has another shape than declared, as broadcasting would turn it into another operator.
     """
 
     def __init__(
@@ -139,9 +139,9 @@ class Custom(Operator):
     def from_torch(
         cls, image_shape: Shape, measurement_shape: Shape, function: Callable[[Any], Any], name: str = "custom"
     ) -> "Custom":
-        """The degradation that a torch function computes, its vector-Jacobian product by autograd.
+        """Make an operator of a torch function, with its vector-Jacobian product by autograd.
 
-        Works with every engine: arrays of other kinds are taken to torch and back.
+        It works with every engine: numpy arrays are converted to torch and back.
         """
         from ...engines.extras import import_torch
 
@@ -183,23 +183,23 @@ class Linear(Operator):
         self._placed: dict[Any, Array] = {}
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Raise TypeError for a subclass with a spectrum and no adjoint, which once was of this name."""
+        """Raise TypeError for a subclass with a spectrum and no adjoint: its base is now called Decomposable."""
         super().__init_subclass__(**more)
         if hasattr(cls, "spectrum") and cls.AT is Linear.AT:
             raise TypeError(f"{cls.__name__} has a spectrum, so it is an operators.Decomposable, once called Linear")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Drop every cached property and placed array: a copy for another process carries only what was given."""
+        """Drop cached properties and placed arrays: a copy for another process holds only what was given."""
         computed = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
         return {**{name: value for name, value in vars(self).items() if name not in computed}, "_placed": {}}
 
     @abstractmethod
     def AT(self, y: Array) -> Array:
-        """The adjoint: (B, c, h, w) -> (B, C, H, W)."""
+        """Apply the adjoint: (B, c, h, w) -> (B, C, H, W)."""
 
     @abstractmethod
     def resolvent(self, r: Array, sigma: Any, scale: Any) -> Array:
-        """(sigma^2 I + scale A A^T)^{-1} r, its pseudo-inverse where that is singular. Shapes of a measurement.
+        """Return (sigma^2 I + scale A A^T)^{-1} r, by the pseudo-inverse where that is singular; shapes (B, c, h, w).
 
         `sigma` and `scale` are numbers or (B, 1, 1, 1).
         """
@@ -208,26 +208,26 @@ class Linear(Operator):
         return self.AT(r)
 
     def mean(self, y: Array, x0hat: Array, sigma: Any, variance: Any) -> Array:
-        """E[x0 | y], (B, C, H, W), of a prior N(x0hat, v I) and noise N(0, sigma^2 I), v = SPREAD `variance`.
+        """Return E[x0 | y], (B, C, H, W), for a prior N(x0hat, v I) and noise N(0, sigma^2 I), v = SPREAD `variance`.
 
-        x0hat + A^T (sigma^2 / v + A A^T)^-1 (y - A x0hat). `sigma` and `variance` are numbers or (B, 1, 1, 1).
+        It is x0hat + A^T (sigma^2 / v + A A^T)^-1 (y - A x0hat). `sigma` and `variance` are numbers or (B, 1, 1, 1).
         """
         variance = SPREAD * variance
         moved: Array = variance * self.AT(self.resolvent(y - self.A(x0hat), sigma, variance))
         return x0hat + moved
 
     def gram(self, r: Array) -> Array:
-        """A A^T r, (B, c, h, w)."""
+        """Return A A^T r, (B, c, h, w)."""
         return self.A(self.AT(r))
 
     def precondition(self, r: Array, sigma: Any, scale: Any) -> Array:
-        """Nearly the resolvent, without iterating; symmetric and not negative. Arguments as of `resolvent`."""
+        """Approximate the resolvent without iterating, by a symmetric positive semidefinite operator."""
         return r
 
     def place(self, key: str, array: np.ndarray | Callable[[], np.ndarray], like: Array) -> Array:
-        """`array` in the namespace, device and (but for whole numbers) type of `like`; made once for each.
+        """Convert `array` to the library, device and (except whole numbers) type of `like`, once for each.
 
-        A function is called for its array, where that takes some computing.
+        `array` may be a function that computes it.
         """
         where = (key, type(like), like.dtype, str(like.device))
         if where not in self._placed:
@@ -240,34 +240,34 @@ class Linear(Operator):
 class Decomposable(Linear):
     """A linear degradation with a singular value decomposition.
 
-    A subclass sets `image_shape`, `measurement_shape` (C, H, W) and `name`, and gives the four bases and the
-    singular values; it may give A and A^T a shorter way.
+    A subclass sets `image_shape`, `measurement_shape` and `name`, and implements Vt, V, Ut, U and the singular values.
+    It may compute A and A^T in a faster way.
     """
 
-    recordable = True
+    capturable = True
 
     @abstractmethod
     def spectrum(self, like: Array) -> Array:
-        """The singular values, broadcastable to coefficients (B, c, h, w), placed as `like` is."""
+        """Return the singular values, broadcastable to (B, c, h, w), in the library and on the device of `like`."""
 
     @abstractmethod
     def Vt(self, x: Array) -> Array:
-        """Coefficients of an image in the right singular vectors: (B, C, H, W) -> (B, c, h, w)."""
+        """Return an image's coefficients in the right singular vectors: (B, C, H, W) -> (B, c, h, w)."""
 
     @abstractmethod
     def V(self, s: Array) -> Array:
-        """The image with coefficients `s`: (B, c, h, w) -> (B, C, H, W)."""
+        """Return the image with coefficients `s`: (B, c, h, w) -> (B, C, H, W)."""
 
     def Ut(self, y: Array) -> Array:
-        """Coefficients of a measurement in the left singular vectors. The identity unless overridden."""
+        """Return a measurement's coefficients in the left singular vectors. The identity unless overridden."""
         return y
 
     def U(self, s: Array) -> Array:
-        """The measurement with coefficients `s`. The identity unless overridden."""
+        """Return the measurement with coefficients `s`. The identity unless overridden."""
         return s
 
     def A(self, x: Array) -> Array:
-        """The measurement of an image, without noise: (B, C, H, W) -> (B, c, h, w)."""
+        """Return the measurement of an image, without noise: (B, C, H, W) -> (B, c, h, w)."""
         return self.U(self.spectrum(x) * self.Vt(x))
 
     def AT(self, y: Array) -> Array:
@@ -283,16 +283,16 @@ class Decomposable(Linear):
         return self.resolvent(r, sigma, scale)
 
     def weighed(self, r: Array, weights: Array) -> Array:
-        """f(A A^T) r = U (f(s^2) * U^T r), (B, c, h, w); `weights` are f(s^2), as the spectrum is ordered."""
+        """Return f(A A^T) r = U (f(s^2) * U^T r), (B, c, h, w); `weights` are f(s^2), in the spectrum's order."""
         return self.U(weights * self.Ut(r))
 
     @staticmethod
     def filter(sigma: Any, scale: Any, s: Array) -> Array:
-        """s / (sigma^2 + scale s^2), 0 where s = 0: A^T times the resolvent, in coefficients."""
+        """Return s / (sigma^2 + scale s^2), 0 where s = 0: A^T times the resolvent, in coefficients."""
         return s * reciprocal(sigma**2 + scale * s**2)
 
     def place_spectrum(self, s: np.ndarray, like: Array) -> Array:
-        """`s` placed, 0 for what the type cannot tell from 0, or sigma = 0 would divide by it."""
+        """Place `s`, with values that are 0 up to rounding set to 0, as sigma = 0 would divide by them."""
 
         def told_apart() -> np.ndarray:
             least = s.max() * max(self.image_shape) * array_namespace(like).finfo(like.dtype).eps
@@ -302,14 +302,14 @@ class Decomposable(Linear):
 
 
 def reciprocal(denominator: Array) -> Array:
-    """1 / denominator, 0 where it is 0."""
+    """Return 1 / denominator, and 0 where that is 0."""
     xp = array_namespace(denominator)
     positive = denominator > 0
     return xp.astype(positive, denominator.dtype) / xp.where(positive, denominator, xp.ones_like(denominator))
 
 
 def reduced(image_shape: Shape, scale: int) -> Shape:
-    """The shape of images `scale` times smaller. Raises InputError where it does not divide both sides."""
+    """Return the shape of images `scale` times smaller. Raises InputError where it does not divide both sides."""
     channels, height, width = image_shape
     if scale < 2 or height % scale or width % scale:
         raise InputError(f"x{scale} does not divide {width}x{height}; choose a whole factor of both sides, 2 or more")
@@ -317,7 +317,7 @@ def reduced(image_shape: Shape, scale: int) -> Shape:
 
 
 def _arrays(value: Any) -> Iterator[tuple[int, int]]:
-    """The identity and bytes of every array that `value` holds; a view counts as the whole that it keeps alive."""
+    """Yield the identity and bytes of every array in `value`; a view counts as the whole array that it keeps alive."""
     if isinstance(value, np.ndarray):
         while isinstance(value.base, np.ndarray):
             value = value.base

@@ -56,7 +56,7 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
     synchronises with the host.
     """
     first = rows[0]
-    if not engine.can_capture or not first.operator.recordable:
+    if not engine.can_capture or not first.operator.capturable:
         return None
     if any(row.operator is not first.operator or row.schedule is not first.schedule for row in rows):
         return None
