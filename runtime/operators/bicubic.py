@@ -1,4 +1,4 @@
-"""Lost resolution by the antialiased bicubic filter (Keys, 1981, a = -0.5), as PIL and torch shrink images."""
+"""Downscaling by the antialiased bicubic filter (Keys, 1981, a = -0.5), as in PIL and torch."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from .iterative import Iterative
 from .separable import Factored, Pair, are_decomposed
 
 REACH = 2
-"""Pixels of the smaller image that the filter reaches to either side."""
+"""The filter's radius in pixels of the smaller image."""
 
 
 def bicubic(image_shape: Shape, scale: int) -> Linear:
-    """The filter by its decomposition, or for a long side, whose decomposition takes long, by conjugate gradients.
+    """Return the filter with its decomposition, or for a long side, where that takes long, by conjugate gradients.
 
     Raises InputError where `scale` does not divide both sides.
     """
@@ -25,9 +25,9 @@ def bicubic(image_shape: Shape, scale: int) -> Linear:
 
 
 class Bicubic(Factored):
-    """The antialiased bicubic filter by the decompositions of two matrices, one for rows and one for columns.
+    """The antialiased bicubic filter, with the decompositions of two matrices, one for rows and one for columns.
 
-    Equal to torch.nn.functional.interpolate(mode="bicubic", antialias=True); PIL's differs by its rounding. Raises
+    It equals torch.nn.functional.interpolate(mode="bicubic", antialias=True); PIL differs by its rounding. Raises
     InputError where `scale` does not divide both sides.
     """
 
@@ -48,9 +48,9 @@ class Bicubic(Factored):
 
 
 class BicubicBlocks(Iterative):
-    """The same filter at any size, without a decomposition: each side is cut into blocks of `scale` pixels.
+    """The antialiased bicubic filter at any size, without a decomposition. A side consists of blocks of `scale` pixels.
 
-    A pixel of the measurement is a weighted sum over the 2 REACH + 1 blocks about it, divided by the weights that lie
+    A pixel of the measurement is a weighted sum over the 2 REACH + 1 nearest blocks, divided by the sum of the weights
     inside the image. Raises InputError where `scale` does not divide both sides.
     """
 
@@ -72,7 +72,7 @@ class BicubicBlocks(Iterative):
         return _turned(self._spread(_turned(self._spread(y))))
 
     def _shrink(self, x: Array) -> Array:
-        """(B, C, h, n scale) -> (B, C, h, n)."""
+        """Filter and downscale the last axis: (B, C, h, n scale) -> (B, C, h, n)."""
         xp, n = array_namespace(x), x.shape[3] // self.scale
         shares = xp.reshape(x, (*x.shape[:3], n, self.scale)) @ self.place("blocks", self._blocks, x).T
         sums = xp.zeros((*x.shape[:3], n + 2 * REACH), dtype=x.dtype, device=x.device)
@@ -81,7 +81,7 @@ class BicubicBlocks(Iterative):
         return self._shares(n, x) * sums[..., REACH : REACH + n]
 
     def _spread(self, y: Array) -> Array:
-        """(B, C, h, n) -> (B, C, h, n scale): the adjoint."""
+        """Apply the adjoint of `_shrink`: (B, C, h, n) -> (B, C, h, n scale)."""
         xp, n = array_namespace(y), y.shape[3]
         sums = xp.zeros((*y.shape[:3], n + 2 * REACH), dtype=y.dtype, device=y.device)
         sums[..., REACH : REACH + n] = self._shares(n, y) * y
@@ -89,12 +89,12 @@ class BicubicBlocks(Iterative):
         return xp.reshape(shares @ self.place("blocks", self._blocks, y), (*y.shape[:3], n * self.scale))
 
     def _blocks(self) -> np.ndarray:
-        """(2 REACH + 1, scale): the weights of the blocks about a pixel of the measurement."""
+        """(2 REACH + 1, scale): the weights of the blocks around a pixel of the measurement."""
         blocks = np.arange(-REACH, REACH + 1)[:, None]
         return _weights(blocks + (np.arange(self.scale) + 0.5) / self.scale - 0.5)
 
     def _shares(self, n: int, like: Array) -> Array:
-        """(n,): 1 over the sum of the weights that lie inside the image."""
+        """Return (n,): 1 divided by the sum of the weights inside the image."""
 
         def shares() -> np.ndarray:
             inside = np.pad(np.ones(n), REACH)
@@ -104,7 +104,7 @@ class BicubicBlocks(Iterative):
 
 
 def _turned(x: Array) -> Array:
-    """Rows for columns."""
+    """Transpose the images."""
     return array_namespace(x).permute_dims(x, (0, 1, 3, 2))
 
 
@@ -113,12 +113,12 @@ def _settings(scale: int) -> dict[str, Any]:
 
 
 def _weights(d: np.ndarray) -> np.ndarray:
-    """The filter at distances `d`, in pixels of the smaller image."""
+    """Evaluate the filter at distances `d`, in pixels of the smaller image."""
     a, d = -0.5, np.abs(d)
     return np.asarray(np.where(d < 1, ((a + 2) * d - (a + 3)) * d**2 + 1, a * (((d - 5) * d + 8) * d - 4)) * (d < 2))
 
 
 def _matrix(n: int, scale: int) -> np.ndarray:
-    """(n, n scale): the weights of n pixels over n scale smaller ones, normalised where the border cuts them."""
+    """Return (n, n scale): the weights of n pixels over n scale smaller ones, normalised where the border cuts them."""
     weights = _weights((np.arange(n * scale) + 0.5 - scale * (np.arange(n)[:, None] + 0.5)) / scale)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))

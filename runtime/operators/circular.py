@@ -1,4 +1,4 @@
-"""Blurs on a torus, with any kernel: Fourier diagonalises them, in real arithmetic."""
+"""Blurs with a circular border and any kernel, diagonalised by Fourier's transform in real arithmetic."""
 
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from .kernels import check_fits, kernel_peak, kernel_settings, normalised
 
 
 class Polar(NamedTuple):
-    """A kernel's transform by its aliases: (1, 1, h, w) singular values; (1, 1, H, W) cosines and sines of phases."""
+    """A kernel's transform: singular values (1, 1, h, w), cosines and sines (1, 1, H, W) of the phases of aliases."""
 
     s: np.ndarray
     cos: np.ndarray
@@ -20,16 +20,16 @@ class Polar(NamedTuple):
 
 
 class Circular(Decomposable):
-    """y = (h * x)[::scale, ::scale]: any kernel, the image wrapping around; then one pixel of scale x scale is kept.
+    """y = (h * x)[::scale, ::scale]: circular convolution with any kernel, then one pixel of scale x scale is kept.
 
     With F the unitary Fourier transform and h^ the kernel's, keeping one pixel of r x r folds r^2 frequencies
     ("aliases") into one: y^_k = 1/r sum_j h^_j x^_j. So A A^T is diagonal in Fourier's basis, with
     s_k^2 = 1/r^2 sum_j |h^_j|^2.
 
     Real coefficients come from Hartley's transform, cas = Re F - Im F, which is real, orthonormal and its own inverse.
-    In it h^ = a + ib acts on the pair (k, -k) as a rotation and a length: (h * x)_k = a_k x_k - b_k x_-k. U is
-    cas of the measurement; V^T is cas of the image, turned by the phases of h^ and folded. Spectra are ordered as
-    np.fft.fftn orders frequencies, the same in every channel.
+    There h^ = a + ib rotates and scales each pair (k, -k): (h * x)_k = a_k x_k - b_k x_-k. U is cas of the measurement.
+    V^T is cas of the image, rotated by the phases of h^ and folded. Spectra have np.fft.fftn's order of frequencies,
+    and are the same in every channel.
 
     `kernel` (height, width) is normalised to sum to 1; its middle pixel is (height // 2, width // 2). Raises
     InputError where it is larger than the image, or `scale` does not divide the sides.
@@ -46,16 +46,16 @@ class Circular(Decomposable):
     def _polar(self) -> Polar:
         transfer, scale = np.fft.fft2(self._centred())[None, None], self.scale
         conjugate = np.conj(np.asarray(opposite(transfer, (2, 3))))
-        transfer = (transfer + conjugate) / 2  # so that V is orthonormal whatever was rounded
+        transfer = (transfer + conjugate) / 2  # exactly symmetric, so that V is orthonormal despite rounding
         lengths = np.sqrt(np.asarray(self._fold(np.abs(transfer) ** 2)))
         s = lengths / scale
         lengths = np.tile(lengths, (1, 1, scale, scale))
-        seen = lengths > 1e-100  # for the others, any unit vector with the symmetry of a real image
+        seen = lengths > 1e-100  # where h^ is 0, take any unit vector with the symmetry of a real image
         turned = np.where(seen, transfer, 1 / scale) / np.where(seen, lengths, 1)
         return Polar(s, turned.real.copy(), turned.imag.copy())
 
     def _centred(self) -> np.ndarray:
-        """(H, W): the kernel, its middle at (0, 0)."""
+        """Return the kernel as (H, W), with its middle at (0, 0)."""
         (_, height, width), (rows, columns) = self.image_shape, self.kernel.shape
         placed = np.zeros((height, width))
         placed[:rows, :columns] = self.kernel
@@ -102,11 +102,11 @@ class Circular(Decomposable):
         return hartley(s, (2, 3))
 
     def weighed(self, r: Array, weights: Array) -> Array:
-        """`weights` are even in the frequency, so half of the frequencies do."""
+        """Override the base: `weights` are even in the frequency, so that half of the frequencies suffice."""
         return _whole(weights[..., : r.shape[3] // 2 + 1] * _half(r), self.measurement_shape)
 
     def _fold(self, c: Array) -> Array:
-        """The sum over the aliases of each frequency of the measurement."""
+        """Sum over the aliases of each frequency of the measurement."""
         xp, (_, height, width) = array_namespace(c), self.measurement_shape
         if self.scale == 1:
             return c
@@ -115,10 +115,10 @@ class Circular(Decomposable):
 
 
 class Tapered(Circular):
-    """`Circular` for a photograph that goes on past its border, once `taper` has blended its edges with its other side.
+    """`Circular` for a photograph of a larger scene, whose opposite edges `taper` blends first.
 
-    So the torus has no seam to ring from: an approximation, at any size and with any kernel. `valid_blur` is exact
-    where it can be had.
+    Without a jump at the border the restoration does not ring there. It is an approximation, at any size and with any
+    kernel; `valid_blur` is exact where it can be used.
     """
 
     def __init__(self, image_shape: Shape, kernel: np.ndarray):
@@ -129,10 +129,10 @@ class Tapered(Circular):
         return kernel_settings(self.kernel, "taper")
 
     def taper(self, y: np.ndarray) -> np.ndarray:
-        """A photograph (C, H, W) with edges that wrap: twice, w y + (1 - w) (h * y).
+        """Blend the edges of a photograph (C, H, W) with those opposite: twice, w y + (1 - w) (h * y).
 
-        w is 1 inside and falls to 0 at the border as 1 minus the kernel's autocorrelation, along rows and columns. A
-        second time takes away most of what once leaves.
+        w is 1 inside and falls to 0 at the border as 1 minus the kernel's autocorrelation, along rows and columns. The
+        second pass removes most of the jump that the first leaves.
         """
         rows, columns = (_inwards(self.kernel.sum(axis=axis), y.shape[2 - axis]) for axis in (1, 0))
         weight = np.outer(rows, columns).astype(y.dtype)
@@ -142,7 +142,7 @@ class Tapered(Circular):
 
 
 def _inwards(taps: np.ndarray, n: int) -> np.ndarray:
-    """(n,): 1 minus the autocorrelation of `taps`, around a border between the last and the first; 1 for one tap."""
+    """Return (n,): 1 minus the autocorrelation of `taps` around the border; ones for a single tap."""
     if len(taps) == 1:
         return np.ones(n)
     falls = np.correlate(taps, taps, "full")[len(taps) - 1 :]
@@ -151,25 +151,25 @@ def _inwards(taps: np.ndarray, n: int) -> np.ndarray:
 
 
 def hartley(x: Array, axes: tuple[int, ...]) -> Array:
-    """Re F x - Im F x over `axes`, F unitary: real, orthonormal, its own inverse."""
+    """Return Hartley's transform over `axes`, Re F x - Im F x with F unitary: real, orthonormal, its own inverse."""
     xp = array_namespace(x)
     f = xp.fft.fftn(x, axes=axes, norm="ortho")
     return xp.real(f) - xp.imag(f)
 
 
 def _half(x: Array) -> Array:
-    """Fourier's transform F x of real x over the last two axes, by the half of it that tells the rest; complex."""
+    """Return the Fourier transform of real x over the last two axes: the half that determines the rest; complex."""
     half: Array = array_namespace(x).fft.rfftn(x, axes=(2, 3))
     return half
 
 
 def _whole(f: Array, shape: Shape) -> Array:
-    """The real array, its last two sides those of `shape`, that `_half` took to f."""
+    """Invert `_half`: return a real array whose last two axes have the sides of `shape`."""
     whole: Array = array_namespace(f).fft.irfftn(f, s=shape[1:], axes=(2, 3))
     return whole
 
 
 def opposite(c: Array, axes: tuple[int, ...]) -> Array:
-    """Coefficients of the frequencies -k in place of those of k, along `axes`."""
+    """Replace the coefficient of each frequency k by that of -k, along `axes`."""
     xp = array_namespace(c)
     return xp.roll(xp.flip(c, axis=axes), (1,) * len(axes), axis=axes)

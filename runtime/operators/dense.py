@@ -1,4 +1,4 @@
-"""Operators that are matrices, and those without a closed form, which become one where they are small enough."""
+"""Operators given by matrices, and operators without a closed form that are small enough for a matrix."""
 
 import hashlib
 import logging
@@ -22,14 +22,14 @@ from .separable import Valid, are_decomposed
 
 logger = logging.getLogger(__name__)
 MAX_VALUES = 1 << 26
-"""Entries of a matrix: half a gigabyte."""
+"""The most entries of a matrix: half a gigabyte in float64."""
 MAX_DERIVED = 1 << 20
-"""Entries of a matrix that a task's blur becomes: 32x32 pixels by as many values. Beyond, conjugate gradients take less
-time than its decomposition (docs/operators.md), and it is a `Partial`."""
+"""The most entries of a matrix that is derived from a task's blur: 32x32 pixels by as many values. A larger blur is a
+`Partial`: conjugate gradients take less time than its decomposition (docs/operators.md)."""
 
 
 class Decomposition(NamedTuple):
-    """matrix (m, n) = U (m, m) diag(s) Vt (m, n); beyond n, s and the rows of Vt are 0."""
+    """The decomposition of a matrix (m, n) = U (m, m) diag(s) Vt (m, n); beyond n, s and the rows of Vt are 0."""
 
     U: np.ndarray
     s: np.ndarray
@@ -45,7 +45,7 @@ class Decomposition(NamedTuple):
 
 
 class Dense(Decomposable):
-    """A matrix (m, C H W), or (m, H W) for every channel, decomposed when DMPS or the hybrid needs it.
+    """A matrix (m, C H W), or (m, H W) for every channel, decomposed when a method first needs it; DPS never does.
 
     Pixels are numbered as numpy flattens (C, H, W), or (H, W). A measurement is (1, h, w), or (C, h, w), with m = h w.
     Rows of zeros measure nothing.
@@ -57,7 +57,7 @@ class Dense(Decomposable):
 
     @abstractmethod
     def make(self) -> np.ndarray:
-        """The matrix, real numbers of any type."""
+        """Return the matrix, real numbers of any type."""
 
     @cached_property
     def matrix(self) -> np.ndarray:
@@ -95,19 +95,19 @@ class Dense(Decomposable):
         return self.place("A", lambda: self.matrix.astype(np.float64, copy=False), like)
 
     def _apply(self, matrix: Array, x: Array, shape: Shape) -> Array:
-        """`matrix` times each channel, or the whole, of every row of `x`, as arrays of `shape`."""
+        """Multiply `matrix` by each channel, or by all channels, of every row of `x`; return arrays of `shape`."""
         xp = array_namespace(x)
         flat = xp.reshape(x, (x.shape[0], self._channels, matrix.shape[1]))
         return xp.reshape(flat @ matrix.T, (x.shape[0], *shape))
 
 
 class Matrix(Dense):
-    """y = A x for a matrix A the caller gives, a row each measured value: (m, C H W), or (m, H W) for every channel.
+    """y = A x for a given matrix A with a row for each measured value: (m, C H W), or (m, H W) for every channel.
 
     Pixels are numbered as numpy flattens (C, H, W), or (H, W). A measurement is (1, 1, m), or (C, 1, m); `measured_as`
     (h, w) arranges the m values as a picture. Rows of zeros measure nothing. The decomposition is kept in frugal-rt's
-    cache folder by a digest of the matrix, and computed only where DMPS or the hybrid needs it. Raises InputError for
-    a matrix that does not fit, is not finite, measures nothing or has over MAX_VALUES entries.
+    cache folder, by the matrix's SHA-256, and is never computed for DPS. Raises InputError for a matrix that does not
+    fit, is not finite, measures nothing or has over MAX_VALUES entries.
     """
 
     name = "matrix"
@@ -134,7 +134,7 @@ class Matrix(Dense):
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the matrix, in float64."""
+        """SHA-256 of the matrix in float64."""
         digest = hashlib.sha256(repr(self.matrix.shape).encode())
         for row in self.matrix:
             digest.update(np.ascontiguousarray(row, np.float64).data)
@@ -157,7 +157,7 @@ class Matrix(Dense):
 
     @cached_property
     def decomposition(self) -> Decomposition:
-        """From the cache folder where it is there."""
+        """The decomposition, read from the cache where it is there."""
         name = cache.key("svd", np.__version__, self.sha256)
         kept = cache.find(name)
         if kept is not None:
@@ -173,10 +173,10 @@ class Matrix(Dense):
 
 
 class MaskedMatrix(Dense):
-    """`Masked` where the two have no common basis (a blur, then missing pixels), by the matrix of one channel.
+    """A mask after an operator with another basis, such as a blur with missing pixels, by the matrix of one channel.
 
     `inner` is the operator before the mask, for images (1, H, W); it is applied to each channel. Raises InputError as
-    `Masked` does, and where the matrix has over MAX_VALUES entries: about 90x90, where `Partial` takes its place.
+    `Masked` does, and where the matrix has over MAX_VALUES entries, above about 90x90 pixels; take `Partial` there.
     """
 
     def __init__(self, image_shape: Shape, inner: Linear, missing: np.ndarray):
@@ -206,7 +206,7 @@ class MaskedMatrix(Dense):
 
 
 class ValidMatrix(Dense):
-    """`valid_blur` with a kernel that is no product of a column and a row, by the matrix of one channel."""
+    """The blur of `valid_blur` with a kernel that is no product of a column and a row, by the matrix of one channel."""
 
     name = "deblur"
 
@@ -231,12 +231,11 @@ class ValidMatrix(Dense):
 
 
 def valid_blur(image_shape: Shape, kernel: np.ndarray) -> Linear:
-    """A blur that is measured only where it saw nothing from outside the image (C, H, W): nothing is assumed there.
+    """Return a blur that is measured only where the kernel lies inside the image, as in a real photograph.
 
-    What a real photograph needs: y is (C, H - h + 1, W - w + 1) for a kernel (h, w). A kernel that is a product of a
-    column and a row takes two small matrices, and any other, having no closed form, the matrix of one channel; where
-    either is too large to decompose, it is a `Partial` of the blur on a torus. Raises InputError for a kernel larger
-    than the image.
+    y is (C, H - h + 1, W - w + 1) for images (C, H, W) and a kernel (h, w). A kernel that is a product of a column and
+    a row takes two small matrices (`Valid`), any other the matrix of one channel (`ValidMatrix`). Where these are too
+    large to decompose, it is a `Partial` of the circular blur. Raises InputError for a kernel larger than the image.
     """
     kernel = normalised(kernel)
     check_fits(kernel, image_shape)
@@ -248,17 +247,17 @@ def valid_blur(image_shape: Shape, kernel: np.ndarray) -> Linear:
 
 
 def is_small(operator: Operator) -> bool:
-    """Whether the matrix of one of its channels has at most MAX_DERIVED entries."""
+    """Return whether the matrix of one channel has at most MAX_DERIVED entries."""
     return _entries(operator) <= MAX_DERIVED
 
 
 def _entries(operator: Operator) -> int:
-    """Number of entries of the matrix of one channel."""
+    """Return the number of entries of the matrix of one channel."""
     return math.prod(operator.image_shape[1:]) * math.prod(operator.measurement_shape[1:])
 
 
 def matrix_of(operator: Linear) -> np.ndarray:
-    """The matrix (h w, H W) of an operator of one channel: a row is A^T of a measurement that is 1 in one place."""
+    """Return the matrix (h w, H W) of an operator of one channel; a row is A^T of a unit vector."""
     columns, rows = (math.prod(shape) for shape in (operator.image_shape, operator.measurement_shape))
     matrix = np.empty((rows, columns))
     for first in range(0, rows, 128):

@@ -1,4 +1,4 @@
-"""Operators whose resolvent has no closed form, and is found by conjugate gradients: no matrix, at any size."""
+"""Operators whose resolvent has no closed form: conjugate gradients compute it, without a matrix, at any size."""
 
 import logging
 from typing import Any
@@ -17,14 +17,14 @@ Part = tuple[slice, slice]
 class Iterative(Linear):
     """A linear degradation given by `A` and `AT` alone.
 
-    `resolvent` runs preconditioned conjugate gradients (Hestenes and Stiefel, 1952), each row by its own step sizes and
-    to its own end, so that a row comes out as it would alone.
+    `resolvent` runs preconditioned conjugate gradients (Hestenes and Stiefel, 1952). Each row has its own step sizes
+    and stops by itself, so that the other rows of a batch do not change it.
     """
 
     tolerance = 1e-2
-    """A row stops where its residual's norm is this share of its right side's (docs/method.md)."""
+    """A row stops where the norm of its residual is this share of the norm of its right-hand side (docs/method.md)."""
     most = 100
-    """Iterations at most: a row that has not converged by then keeps what it has."""
+    """The most iterations; a row that has not converged by then keeps its last iterate."""
 
     def resolvent(self, r: Array, sigma: Any, scale: Any) -> Array:
         xp = array_namespace(r)
@@ -46,12 +46,12 @@ class Iterative(Linear):
 
 
 class Partial(Iterative):
-    """y = M P B x: a part P of what `inner` B measures, pixels M of it missing, and 0.
+    """y = M P B x: B is `inner`, P crops its measurement, and M sets missing pixels to 0.
 
-    A blur and then missing pixels; a blur measured only where it saw nothing from outside, which is a part of the blur
-    on a torus. `part` is the rows and columns kept, `missing` (h, w) bool, True where a pixel of them is lost. The
-    preconditioner is `inner`'s own, its resolvent where it has a basis, between M P and its transpose. Raises
-    InputError for a mask of another size or without a known pixel.
+    Examples are a blur with missing pixels, and a blur measured only where the kernel lies inside the image, which is a
+    crop of the circular blur. `part`: the rows and columns kept. `missing`: (h, w) bool, True where one of the kept
+    pixels is lost. The preconditioner is `inner`'s own between M P and its transpose: its resolvent if it has an SVD.
+    Raises InputError for a mask of another size or without a known pixel.
     """
 
     def __init__(self, inner: Linear, part: Part | None = None, missing: np.ndarray | None = None):
@@ -94,16 +94,16 @@ class Partial(Iterative):
         self.inner.prepare()
 
     def _masked(self, y: Array) -> Array:
-        """M y."""
+        """Return M y."""
         missing = self.missing
         return y if missing is None else self.place("known", lambda: 1.0 - missing, y) * y
 
     def _taken(self, y: Array) -> Array:
-        """M P y."""
+        """Return M P y."""
         return self._masked(y[(..., *self.part)])
 
     def _put_back(self, y: Array) -> Array:
-        """P^T M^T y."""
+        """Return P^T M^T y."""
         xp, shape = array_namespace(y), (y.shape[0], *self.inner.measurement_shape)
         whole = xp.zeros(shape, dtype=y.dtype, device=y.device)
         whole[(..., *self.part)] = self._masked(y)
@@ -111,5 +111,5 @@ class Partial(Iterative):
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """Scalar product of each row, (B, 1, 1, 1)."""
+    """Return the scalar product of each row, (B, 1, 1, 1)."""
     return (a * b).reshape((a.shape[0], -1)).sum(1)[:, None, None, None]

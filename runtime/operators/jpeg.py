@@ -1,4 +1,4 @@
-"""JPEG: the block cosine transform of every component, in the steps of its quantisation table."""
+"""JPEG as a linear operator: the block cosine transform of every component, in units of its quantisation steps."""
 
 import hashlib
 import math
@@ -17,11 +17,11 @@ from .dense import Decomposition
 SIDE = 8
 """Pixels of a block's side."""
 HALF = 127.5
-"""Levels of a unit on the [-1, 1] scale: a level is HALF (x + 1)."""
+"""Grey levels per unit of the [-1, 1] scale: a level is HALF (x + 1)."""
 LEVEL_SHIFT = 128.0
-"""Subtracted from a level before the transform; chroma has it added before (T.81, A.3.1; JFIF)."""
+"""Level subtracted before the transform (T.81, A.3.1); chroma has it added before (JFIF)."""
 ROUNDING = 1 / math.sqrt(12)
-"""Deviation of a coefficient's rounding, in steps: sigma of a measurement."""
+"""Standard deviation of rounding, in quantisation steps: sigma of a measurement."""
 YCBCR = np.array(
     [
         [0.299, 0.587, 0.114],
@@ -29,31 +29,32 @@ YCBCR = np.array(
         [0.5, -0.418687589158345, -0.081312410841655],
     ]
 )
-"""Y, Cb and Cr of R, G and B (JFIF: Rec. 601 of full range)."""
+"""Weights of R, G and B in Y, Cb and Cr (JFIF: Rec. 601, full range)."""
 ROUNDS, EDGE = 12, 0.8
-"""Bounds of `finished`: how often pixels are rounded; and how far from the edge of their cell coefficients stay, in
-levels: an encoder rounds those of components too."""
+"""Constants of `finished`: the rounds, and the distance in grey levels that coefficients keep from the edges of their
+cells, as an encoder also rounds components."""
 SPREAD = 3.0
-"""The deviation of a coefficient about that of x0hat, to the one that a deviation of all pixels would give it: what an
-estimate gets wrong gathers in the coefficients that were rounded away. Chosen on tune-20 (docs/method.md)."""
+"""The standard deviation of a coefficient's error in x0hat, divided by the one that the same error in all pixels would
+give: errors concentrate in the coefficients that were rounded away. Chosen on tune-20 (docs/method.md)."""
 LEAST, NARROW, FAR = 1e-6, 0.05, 30.0
-"""Bounds of `mean_in_cell`: the least deviation; the width of a cell, in the distribution's units, below which a series
-is taken; and how many such units from the mean the tail counts as exponential."""
+"""Constants of `mean_in_cell`: the least deviation; the width of a cell below which a series is used; and the distance
+from the mean beyond which the tail is taken to be exponential. The last two are in units of the distribution's
+scale."""
 FACTORS = (1, 2, 4)
-"""Sampling factors that are read."""
+"""Sampling factors that are supported."""
 MOST_BLOCKS = 10
-"""Blocks of a minimum coded unit (T.81, B.2.3)."""
+"""The most blocks of a minimum coded unit (T.81, B.2.3)."""
 
 
 class Component(NamedTuple):
-    """One component of a file: how it is sampled and quantised."""
+    """The sampling and quantisation of a component of a file."""
 
     across: int
-    """Blocks side by side in a minimum coded unit: H of T.81."""
+    """Horizontal sampling factor, H of T.81: blocks side by side in a minimum coded unit."""
     down: int
-    """V of T.81."""
+    """Vertical sampling factor, V of T.81: blocks one above the other."""
     table: np.ndarray
-    """(8, 8) steps of the coefficients; rows are vertical frequencies."""
+    """(8, 8) quantisation steps of the coefficients; rows are vertical frequencies."""
 
     @property
     def values(self) -> int:
@@ -62,32 +63,32 @@ class Component(NamedTuple):
 
 
 class Coded(Linear):
-    """Coefficients that were rounded: y says in which cell of width 1 each lies, and sigma is in steps."""
+    """Base of operators with rounded coefficients: y is the middle of a cell of width 1, and sigma is in steps."""
 
     hidden: np.ndarray | None = None
-    """(H, W) bool, True where the picture that was encoded is damaged; None where it is whole."""
+    """(H, W) bool, True where the encoded picture is damaged; None where it is whole."""
 
     @abstractmethod
     def decoded(self, y: np.ndarray) -> np.ndarray:
-        """The image (C, H, W) float32 that viewers show of y."""
+        """Decode y to an image (C, H, W) float32, as viewers do."""
 
     @abstractmethod
     def at(self, height: int, width: int) -> "Jpeg":
-        """The same tables for whole images of another size, of whole units."""
+        """Return an operator with the same tables for undamaged images of another size, a multiple of the unit's."""
 
 
 class Jpeg(Coded, Decomposable):
     """The coefficients of a JPEG file before they are rounded, in steps of its quantisation tables.
 
-    A pixel's level HALF (x + 1) becomes components by a colour transform; each loses resolution by the mean over boxes,
-    and every 8x8 block of it takes the orthonormal cosine transform and is divided by its table. All of it happens
-    within minimum coded units (MCUs) of h x w pixels, so one small matrix (m, n) of full row rank and its decomposition
-    serve every one: 384 by 768 for 4:2:0, 192 by 192 for 4:4:4. A measurement is (m, H / h, W / w): for each MCU its
-    coefficients, component by component, block by block, row by row. The level shift's part of them is no part of A x:
-    `measurement` takes it off a file's coefficients. Rounding is noise of deviation ROUNDING.
+    A colour transform maps levels HALF (x + 1) to components. Each component is downscaled by the mean over boxes; each
+    8x8 block of it takes the orthonormal cosine transform and is divided by the quantisation table. A minimum coded
+    unit (MCU) of h x w pixels depends on no other, so one small matrix (m, n) of full row rank and its decomposition
+    serve all: 384 by 768 for 4:2:0, 192 by 192 for 4:4:4. A measurement is (m, H / h, W / w): the coefficients of each
+    MCU, ordered by component, block and row. A x does not include the level shift; `measurement` subtracts it from a
+    file's coefficients. Rounding is noise of deviation ROUNDING.
 
-    colour: "ycbcr", or "plain" where the components are the image's channels. Raises InputError for an image that is
-    not of whole MCUs, and for components that do not fit it or each other.
+    colour: "ycbcr", or "plain" where the components are the image's channels. Raises InputError for an image that does
+    not consist of whole MCUs, and for components that do not fit it or each other.
     """
 
     name = "jpeg"
@@ -107,12 +108,12 @@ class Jpeg(Coded, Decomposable):
 
     @property
     def _weights(self) -> np.ndarray:
-        """The components of the channels, (C, C)."""
+        """The weights (C, C) of channels in components."""
         return YCBCR if self.colour == "ycbcr" else np.eye(len(self.components))
 
     @cached_property
     def matrix(self) -> np.ndarray:
-        """(m, C h w): A on one MCU, whose pixels are numbered as numpy flattens (C, h, w)."""
+        """(m, C h w): A on an MCU, whose pixels are numbered as numpy flattens (C, h, w)."""
         parts = []
         for mixed, one in zip(self._weights, self.components, strict=True):
             rows, columns = (_transform(n, side) for n, side in zip((one.down, one.across), self.unit, strict=True))
@@ -123,7 +124,7 @@ class Jpeg(Coded, Decomposable):
 
     @cached_property
     def shift(self) -> np.ndarray:
-        """(m,): the coefficients of an image of zeros, whose levels are HALF."""
+        """(m,): the coefficients, with the level shift, of an image of zeros, whose levels are HALF."""
         parts = [np.zeros((one.across * one.down, SIDE, SIDE)) for one in self.components]
         for number, (part, one) in enumerate(zip(parts, self.components, strict=True)):
             if self.colour != "ycbcr" or number == 0:  # the weights of Cb and Cr sum to 0
@@ -149,11 +150,11 @@ class Jpeg(Coded, Decomposable):
         }
 
     def at(self, height: int, width: int) -> "Jpeg":
-        """The same tables for images of another size, of whole units."""
+        """Return an operator with the same tables for images of another size, a multiple of the unit's."""
         return Jpeg((self.image_shape[0], height, width), self.components, self.colour)
 
     def measurement(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
-        """y (m, H / h, W / w) float32 of a file's coefficients: (rows, columns, 8, 8) integers of each component."""
+        """Return y (m, H / h, W / w) float32 of a file's coefficients: integers (rows, columns, 8, 8) by component."""
         down, across = self.measurement_shape[1:]
         parts = [
             array.reshape(down, one.down, across, one.across, SIDE * SIDE).transpose(1, 3, 4, 0, 2)
@@ -163,7 +164,7 @@ class Jpeg(Coded, Decomposable):
         return np.asarray(file - self.shift[:, None, None], np.float32)
 
     def blocks(self, y: np.ndarray) -> list[np.ndarray]:
-        """The coefficients of each component, (rows, columns, 8, 8) float64, not rounded: undoes `measurement`."""
+        """Invert `measurement`: return each component's coefficients, (rows, columns, 8, 8) float64, not rounded."""
         (_, down, across), found, start = self.measurement_shape, [], 0
         file = y.astype(np.float64) + self.shift[:, None, None]
         for one in self.components:
@@ -173,12 +174,12 @@ class Jpeg(Coded, Decomposable):
         return found
 
     def rounded(self, x: np.ndarray) -> np.ndarray:
-        """y (m, H / h, W / w) float32 of an image (C, H, W) with its coefficients rounded, as an encoder does."""
+        """Measure an image (C, H, W) with its coefficients rounded, as an encoder does: y (m, H / h, W / w) float32."""
         shift = self.shift[:, None, None]
         return np.asarray(np.rint(np.asarray(self.A(x[None])[0]) + shift) - shift, np.float32)
 
     def decoded(self, y: np.ndarray) -> np.ndarray:
-        """The image (C, H, W) float32 that viewers show of y: chroma enlarged linearly, [-1, 1] not kept to."""
+        """Decode y to an image (C, H, W) float32, as viewers do: chroma upscaled linearly, values not clipped."""
         planes = []
         for blocks, one in zip(self.blocks(y), self.components, strict=True):
             rows, columns = (SIDE * count for count in blocks.shape[:2])
@@ -186,15 +187,15 @@ class Jpeg(Coded, Decomposable):
             for axis, size in enumerate(self.image_shape[1:]):
                 plane = stretched(plane, size // plane.shape[axis], axis)
             planes.append(plane)
-        # `blocks` has the level shift in it, which is HALF - LEVEL_SHIFT of every channel.
+        # The result of `blocks` includes the level shift, which adds HALF - LEVEL_SHIFT to every channel.
         channels = np.tensordot(np.linalg.inv(self._weights), np.stack(planes), 1) - (HALF - LEVEL_SHIFT)
         return np.asarray(channels / HALF, np.float32)
 
     def finished(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """An image near x (C, H, W) of whole levels of 8 bits, whose coefficients round to y's wherever that can be.
+        """Return an image near x (C, H, W) of 8-bit levels, whose coefficients round to y's wherever that is possible.
 
-        Coefficients beyond half a step from y are brought back by the pseudo-inverse, which moves no others; then
-        pixels are rounded, ROUNDS times. Each time, those that rounding brought out again are brought in further.
+        In each of ROUNDS rounds, coefficients more than half a step from y are brought back by the pseudo-inverse,
+        which changes no others; then pixels are rounded. Those that rounding moved out again are brought in further.
         """
         y = np.asarray(y, np.float64)
         steps = np.concatenate(
@@ -215,10 +216,10 @@ class Jpeg(Coded, Decomposable):
         return np.asarray(levels, np.float32)
 
     def mean(self, y: Array, x0hat: Array, sigma: Any, variance: Any) -> Array:
-        """E[x0 | y], (B, C, H, W), where y says in which cell of width 1 each coefficient lies; `sigma` is not used.
+        """Return E[x0 | y], (B, C, H, W), where y gives the cell of width 1 of each coefficient; `sigma` is not used.
 
-        A coefficient is taken to be logistic about x0hat's, of SPREAD times the deviation that `variance` gives it, and
-        is moved to its mean within the cell by the pseudo-inverse, which moves no others.
+        A coefficient is taken to have a logistic distribution around that of x0hat, with SPREAD times the deviation
+        that `variance` gives it. The pseudo-inverse moves it to its mean within the cell, and moves no others.
         """
         expected = self.A(x0hat) - y
         norms = self.place("norms", lambda: np.sqrt((self.matrix**2).sum(1))[None, :, None, None], x0hat)
@@ -226,7 +227,7 @@ class Jpeg(Coded, Decomposable):
         return x0hat + self._pseudo_inverse(within - expected)
 
     def _pseudo_inverse(self, r: Array) -> Array:
-        """The least change of an image, (B, C, H, W), that changes its coefficients by r: A has full row rank."""
+        """Return the smallest image (B, C, H, W) with coefficients r; A has full row rank."""
         return self.V(self.Ut(r) / self.spectrum(r))
 
     def spectrum(self, like: Array) -> Array:
@@ -254,7 +255,7 @@ class Jpeg(Coded, Decomposable):
         return self.place("A", lambda: self.matrix, like)
 
     def _to_units(self, x: Array) -> Array:
-        """(B, C, H, W) as (B, units, C h w)."""
+        """Reshape (B, C, H, W) to (B, units, C h w)."""
         xp, (_, down, across), (h, w) = array_namespace(x), self.measurement_shape, self.unit
         channels = self.image_shape[0]
         cut = xp.reshape(x, (x.shape[0], channels, down, h, across, w))
@@ -266,7 +267,7 @@ class Jpeg(Coded, Decomposable):
         return xp.reshape(xp.permute_dims(cut, (0, 3, 1, 4, 2, 5)), (units.shape[0], *self.image_shape))
 
     def _by_unit(self, y: Array) -> Array:
-        """(B, m, H / h, W / w) as (B, units, m)."""
+        """Reshape (B, m, H / h, W / w) to (B, units, m)."""
         xp, (values, down, across) = array_namespace(y), self.measurement_shape
         return xp.permute_dims(xp.reshape(y, (y.shape[0], values, down * across)), (0, 2, 1))
 
@@ -276,7 +277,7 @@ class Jpeg(Coded, Decomposable):
 
 
 def unit_size(components: Sequence[Component]) -> tuple[int, int]:
-    """Height and width in pixels of a file's minimum coded unit. Raises InputError for sampling that is not read."""
+    """Return the height and width in pixels of the minimum coded unit. Raises InputError for unsupported sampling."""
     down, across = max(one.down for one in components), max(one.across for one in components)
     for one in components:
         if one.down not in FACTORS or one.across not in FACTORS:
@@ -287,14 +288,16 @@ def unit_size(components: Sequence[Component]) -> tuple[int, int]:
 
 
 def mean_in_cell(expected: Array, deviation: Array) -> Array:
-    """The mean, within -1/2 .. 1/2, of a logistic distribution of that mean and deviation; any shape.
+    """Return the mean of a logistic distribution truncated to -1/2 .. 1/2, elementwise.
 
-    Unlike a normal distribution's it takes no error function, which numpy lacks. With S(u) = 1 / (1 + e^u), a and b the
-    cell's edges in the distribution's units from its mean, and w = b - a, the mean is above a by
+    `expected` and `deviation` are those of the whole distribution. It is logistic because a normal one needs the error
+    function, which numpy lacks. With S(u) = 1 / (1 + e^u), a and b the cell's edges minus the mean in units of the
+    distribution's scale, and w = b - a, the truncated mean exceeds a by
 
         (log(1 + e^-a) - log(1 + e^-b) - w S(b)) / (S(a) - S(b)),
 
-    or w/2 - tanh((a + b)/4) w^2/12 where w is small. It is taken for a mean below the cell's middle, and mirrored.
+    or w/2 - tanh((a + b)/4) w^2/12 where w is small. It is computed for means below the cell's middle, and mirrored for
+    the others.
     """
     xp = array_namespace(expected)
     unit = xp.maximum(deviation, LEAST + 0 * deviation) * (math.sqrt(3) / math.pi)
@@ -310,18 +313,18 @@ def mean_in_cell(expected: Array, deviation: Array) -> Array:
 
 
 def _softplus(u: Array, xp: Namespace) -> Array:
-    """log(1 + e^u)."""
+    """Return log(1 + e^u)."""
     return xp.maximum(u, xp.zeros_like(u)) + xp.log1p(xp.exp(-xp.abs(u)))
 
 
 def _transform(blocks: int, side: int) -> np.ndarray:
-    """(blocks, 8, side): the mean over boxes of a line of `side` pixels, and the cosine transform of its blocks."""
+    """Return (blocks, 8, side): means over boxes of a line of `side` pixels, then the cosine transform of blocks."""
     mean = np.repeat(np.eye(SIDE * blocks), side // (SIDE * blocks), axis=1) * (SIDE * blocks / side)
     return np.asarray(np.einsum("vr,brs->bvs", cosines(), mean.reshape(blocks, SIDE, side)))
 
 
 def stretched(plane: np.ndarray, factor: int, axis: int) -> np.ndarray:
-    """`plane` with `factor` times as many values along an axis, between their middles linearly (JFIF's positions)."""
+    """Upscale `plane` by `factor` along an axis, linearly between the middles of pixels (JFIF's positions)."""
     size = plane.shape[axis]
     place = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
     low = np.minimum(place.astype(int), size - 2)
@@ -330,7 +333,7 @@ def stretched(plane: np.ndarray, factor: int, axis: int) -> np.ndarray:
 
 
 def cosines() -> np.ndarray:
-    """The orthonormal cosine transform of 8 values (T.81, A.3.3), (8, 8): a row for each frequency."""
+    """Return the orthonormal cosine transform of 8 values (T.81, A.3.3), (8, 8): a row for each frequency."""
     frequency, place = np.mgrid[:SIDE, :SIDE]
     matrix = np.cos((2 * place + 1) * frequency * np.pi / (2 * SIDE)) / 2
     matrix[0] /= math.sqrt(2)

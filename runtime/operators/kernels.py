@@ -1,6 +1,6 @@
-"""Blur kernels: (height, width) weights that sum to 1, the pixel at (height // 2, width // 2) being the middle.
+"""Blur kernels: weights (height, width) that sum to 1, with the middle at (height // 2, width // 2).
 
-Convolution as in optics: the kernel is the picture of a point of light.
+An image is convolved with a kernel, not correlated: the kernel is the image of a point of light.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ KINDS = {
 }
 """Forms that parse_kernel reads; sizes in pixels, angles in degrees, anticlockwise."""
 LONGEST = 1024
-"""Pixels a side; a larger kernel is a mistake."""
+"""The most pixels of a kernel's side; a larger one is taken for a mistake."""
 
 
 def gaussian_kernel(sx: float, sy: float | None = None, angle: float = 0.0) -> np.ndarray:
-    """A Gaussian of standard deviations `sx` along a line at `angle` and `sy` across it, `sx` if None.
+    """Return a Gaussian with standard deviation `sx` pixels along a line at `angle`, and `sy` (default `sx`) across it.
 
-    Cut at 4 deviations. Raises InputError unless both are above 0.
+    It is cut at 4 deviations. Raises InputError unless both are above 0.
     """
     sy = sx if sy is None else sy
     if not (0 < sx <= LONGEST / 8 and 0 < sy <= LONGEST / 8 and math.isfinite(angle)):
@@ -42,14 +42,14 @@ def gaussian_kernel(sx: float, sy: float | None = None, angle: float = 0.0) -> n
 
 
 def uniform_kernel(size: int) -> np.ndarray:
-    """The mean over size x size pixels. Raises InputError unless `size` is odd and 3 or more."""
+    """Return the mean over size x size pixels. Raises InputError unless `size` is odd and 3 or more."""
     if not 3 <= size <= LONGEST or size % 2 == 0:
         raise InputError(f"a uniform kernel needs an odd size from 3 up to the image's side; got {size}")
     return normalised(np.ones((size, size)))
 
 
 def motion_kernel(length: float, angle: float = 0.0) -> np.ndarray:
-    """A straight movement by `length` pixels at `angle`: each pixel weighs as much of the line as lies in it.
+    """Return a straight motion by `length` pixels at `angle`; a pixel's weight is the length of the line inside it.
 
     Raises InputError unless `length` is above 1.
     """
@@ -71,12 +71,12 @@ def motion_kernel(length: float, angle: float = 0.0) -> np.ndarray:
 
 
 def kernel_peak(kernel: np.ndarray) -> float:
-    """The largest magnitude that a blur makes of values on [-1, 1]: more than 1 where `kernel` has negative weights."""
+    """Return the largest magnitude of a blur of values on [-1, 1]: above 1 where `kernel` has negative weights."""
     return float(np.abs(kernel).sum())
 
 
 def normalised(kernel: np.ndarray) -> np.ndarray:
-    """`kernel` in float64 with weights that sum to 1. Raises InputError where it cannot be one."""
+    """Return `kernel` in float64, with weights that sum to 1. Raises InputError where it is no kernel."""
     kernel = np.asarray(kernel)
     if kernel.ndim != 2 or not kernel.size or kernel.dtype.kind not in "fiub":
         raise InputError(f"a kernel is a real array of (height, width); this one is {kernel.dtype} {kernel.shape}")
@@ -89,7 +89,7 @@ def normalised(kernel: np.ndarray) -> np.ndarray:
 
 
 def parse_kernel(text: str) -> np.ndarray:
-    """The kernel that one of KINDS describes. Raises InputError."""
+    """Parse a description of one of KINDS to a kernel. Raises InputError."""
     kind, _, values = text.partition(":")
     try:
         numbers = [float(value) for value in values.split(",")]
@@ -106,13 +106,13 @@ def parse_kernel(text: str) -> np.ndarray:
 
 
 def kernel_settings(kernel: np.ndarray, border: str) -> dict[str, Any]:
-    """Settings that tell a blur from others: the kernel's size and a digest of its weights, and the border's name."""
+    """Return the settings that distinguish blurs: the kernel's size, the SHA-256 of its weights, the border's name."""
     digest = hashlib.sha256(np.ascontiguousarray(kernel).tobytes()).hexdigest()
     return {"kernel": f"{kernel.shape[1]}x{kernel.shape[0]}", "kernel_sha256": digest, "border": border}
 
 
 def is_product(kernel: np.ndarray) -> bool:
-    """Whether `kernel`, normalised, is the product of a column and a row, up to rounding."""
+    """Return whether `kernel`, normalised, is the product of a column and a row, up to rounding."""
     product = np.outer(kernel.sum(axis=1), kernel.sum(axis=0))
     return bool(np.abs(kernel - product).max() < 1e-9 * np.abs(kernel).max())
 
@@ -125,7 +125,7 @@ def check_fits(kernel: np.ndarray, image_shape: Shape) -> None:
 
 
 def valid_part(kernel: np.ndarray, image_shape: Shape) -> tuple[slice, slice]:
-    """The rows and columns of an image whose blur sees nothing from outside it."""
+    """Return the rows and columns of an image around which the kernel lies inside it."""
     rows, columns = (
         slice(n - 1 - n // 2, side - n // 2) for n, side in zip(kernel.shape, image_shape[1:], strict=True)
     )

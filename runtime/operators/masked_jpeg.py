@@ -1,4 +1,4 @@
-"""A JPEG of a picture of which parts are to be filled in: its coefficients hold the damage there too."""
+"""A JPEG of a damaged picture, whose coefficients hold the damage too."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from .jpeg import HALF, Coded, Jpeg
 from .masks import check_mask, mask_settings
 
 TURNS = 2
-"""How often `MaskedJpeg.mean` asks what the damage is. On tune-20 a second turn gains 0.2 dB, two more 0.04
+"""The number of times that `MaskedJpeg.mean` estimates the damage. On tune-20 a second time gains 0.2 dB, two more 0.04
 (docs/operators.md)."""
 GREY = np.float32(128 / HALF - 1)
-"""A level in the middle."""
+"""The level 128 on the [-1, 1] scale."""
 
 
 class MaskedJpeg(Coded, Iterative):
-    """The coefficients of a JPEG, of whose picture the pixels in `hidden` (H, W) bool are damaged: y = A M x.
+    """The coefficients of a JPEG whose picture is damaged in the pixels of `hidden` (H, W) bool: y = A M x.
 
-    M sets damaged pixels to 0. What was encoded is M x + d, where d is the damage, 0 elsewhere, so that every
-    coefficient of a block that the damage touches still says something of the block's other pixels. `undamaged` takes
-    off a file's coefficients the damage that its decoded picture shows. The resolvent is iterated, with `inner`'s own
-    as its preconditioner. Raises InputError for a mask of another size or without a known pixel.
+    M sets damaged pixels to 0. The encoded picture is M x + d, where the damage d is 0 elsewhere, so the coefficients
+    of a damaged block still carry information about its other pixels. `undamaged` subtracts the damage that the decoded
+    picture shows from a file's coefficients. The resolvent is iterative, with `inner`'s as its preconditioner. Raises
+    InputError for a mask of another size or without a known pixel.
     """
 
     def __init__(self, inner: Jpeg, hidden: np.ndarray):
@@ -45,22 +45,22 @@ class MaskedJpeg(Coded, Iterative):
         return self.inner.at(height, width)
 
     def undamaged(self, y: np.ndarray) -> np.ndarray:
-        """y (m, H / h, W / w) float32 of this operator, by that of the file: what its decoded picture hides is off."""
+        """Subtract the damage in the decoded picture from the file's y (m, H / h, W / w); return this operator's y."""
         levels = np.rint(HALF * (np.clip(self.inner.decoded(y), -1, 1) + 1))
         return np.asarray(y - self._coefficients(levels / HALF - 1), np.float32)
 
     def decoded(self, y: np.ndarray) -> np.ndarray:
-        """The image (C, H, W) float32 that viewers show of y, 0 where it is damaged."""
+        """Decode y to an image (C, H, W) float32, 0 in damaged pixels."""
         return np.where(self.hidden, np.float32(0), self.inner.decoded(y))
 
     def finished(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """`x` (C, H, W) with known pixels as of a damaged picture that encodes to the file, wherever that can be."""
-        grey = np.where(self.hidden, GREY, x)  # a whole level, where 0 is none
+        """Return `x` (C, H, W) with known pixels of a damaged picture that encodes to the file, where possible."""
+        grey = np.where(self.hidden, GREY, x)  # 0 on [-1, 1] is no whole level
         encoded = self.inner.finished(grey, y + self._coefficients(grey))
         return np.where(self.hidden, x, encoded)
 
     def mean(self, y: Array, x0hat: Array, sigma: Any, variance: Any) -> Array:
-        """E[x0 | y], (B, C, H, W), as of `Jpeg.mean`: the damage is estimated with it, TURNS times, and left out."""
+        """Return E[x0 | y], (B, C, H, W), as `Jpeg.mean`; the damage is estimated TURNS times and subtracted."""
         known = self._known(x0hat)
         encoded = moved = known * x0hat
         for _ in range(TURNS):
@@ -78,9 +78,9 @@ class MaskedJpeg(Coded, Iterative):
         return self.inner.resolvent(r, sigma, scale)
 
     def _known(self, like: Array) -> Array:
-        """M: (1, 1, H, W), 0 where the picture is damaged."""
+        """Return M: (1, 1, H, W), 0 in damaged pixels, 1 elsewhere."""
         return self.place("known", lambda: 1.0 - self.hidden[None, None], like)
 
     def _coefficients(self, x: np.ndarray) -> np.ndarray:
-        """Return the coefficients of the damaged pixels of x (C, H, W), the others 0."""
+        """Return the coefficients of x (C, H, W) with its undamaged pixels set to 0."""
         return np.asarray(self.inner.A((self.hidden * x).astype(np.float32)))

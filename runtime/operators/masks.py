@@ -1,4 +1,4 @@
-"""Masks: which pixels of a measurement are missing, and the operators that lose them."""
+"""Masks of missing pixels, and the operators with missing pixels."""
 
 import hashlib
 from typing import Any
@@ -11,11 +11,10 @@ from .pixelwise import Denoise
 
 
 class Masked(Decomposable):
-    """y = M A x: pixels of `inner`'s measurement are missing, and 0. The mask comes last.
+    """y = M A x: M, applied after `inner`'s A, sets missing pixels of the measurement to 0.
 
-    A A^T stays diagonal where `inner`'s is: for noise, block means and grey. `missing` is (h, w) bool, True where the
-    pixel is lost. Raises InputError for a mask of another size or without a known pixel, and where `inner`
-    has another left basis than the measurement's own pixels.
+    `inner`'s A A^T must be diagonal, as for noise, block means and grey. `missing` is (h, w) bool, True where the pixel
+    is lost. Raises InputError for a mask of another size or without a known pixel, and where A A^T is not diagonal.
     """
 
     def __init__(self, inner: Decomposable, missing: np.ndarray):
@@ -49,9 +48,9 @@ class Masked(Decomposable):
 
 
 class Inpaint(Masked):
-    """Pixels are missing: A is a mask, and a measurement is an image that is 0 where a pixel is missing.
+    """A mask: a measurement is an image that is 0 where a pixel is missing.
 
-    `missing` is (H, W) bool, True where the pixel is lost. Outpainting is the same with a border missing.
+    `missing` is (H, W) bool, True where the pixel is lost. In outpainting the border is missing.
     """
 
     def __init__(self, image_shape: Shape, missing: np.ndarray):
@@ -60,8 +59,10 @@ class Inpaint(Masked):
 
 
 def check_mask(missing: np.ndarray, measurement_shape: Shape) -> np.ndarray:
-    """`missing` as bool. Raises InputError where it is of another size than the measurement, or leaves nothing, or has
-    values between 0 and 1 (a mask picture's are cut at a half; whether an array's are is for its maker to say).
+    """Return `missing` as bool.
+
+    Raises InputError where it has another size than the measurement, leaves no pixel, or has values between 0 and 1:
+    the caller must choose the threshold of an array (a mask picture's is a half).
     """
     missing, (_, height, width) = np.asarray(missing), measurement_shape
     if missing.shape != (height, width):
@@ -78,12 +79,12 @@ def check_mask(missing: np.ndarray, measurement_shape: Shape) -> np.ndarray:
 
 
 def mask_settings(missing: np.ndarray) -> dict[str, Any]:
-    """Settings that tell a mask from others: the number of missing pixels, and a digest of which."""
+    """Return the settings that distinguish masks: the number of missing pixels, and the mask's SHA-256."""
     return {"missing": int(missing.sum()), "mask_sha256": hashlib.sha256(missing.tobytes()).hexdigest()}
 
 
 def box_mask(shape: Shape, width: int, height: int) -> np.ndarray:
-    """(H, W) bool, True in the centred box. Raises InputError if the box is not smaller than the image."""
+    """Return (H, W) bool, True in a centred box. Raises InputError if the box is not smaller than the image."""
     _, h, w = shape
     if width > w or height > h or (width, height) == (w, h):
         raise InputError(f"a box of {width}x{height} does not leave anything of an image of {w}x{h}")
@@ -94,5 +95,5 @@ def box_mask(shape: Shape, width: int, height: int) -> np.ndarray:
 
 
 def border_mask(shape: Shape, width: int, height: int) -> np.ndarray:
-    """(H, W) bool, True outside the centred box. Raises InputError if the box is not smaller than the image."""
+    """Return (H, W) bool, True outside a centred box. Raises InputError if the box is not smaller than the image."""
     return ~box_mask(shape, width, height)

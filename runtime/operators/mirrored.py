@@ -1,6 +1,6 @@
-"""Blurs over a mirrored border (d c b a | a b c d | d c b a), by kernels that are their own mirror image both ways.
+"""Blurs over a mirrored border (d c b a | a b c d | d c b a) with kernels symmetric along both axes.
 
-The discrete cosine transform (type II) diagonalises them: no decomposition, at any size.
+The discrete cosine transform (type II) diagonalises them at any size, without a decomposition.
 """
 
 import math
@@ -17,15 +17,15 @@ from .circular import hartley, opposite
 from .kernels import check_fits, kernel_peak, kernel_settings, normalised
 
 MAX_SIDE = 1024
-"""Pixels of a side whose transform is a product with a matrix; about there Fourier's becomes the faster one."""
+"""The longest side in pixels that is transformed by a matrix product; beyond, the fast Fourier transform is faster."""
 
 
 class Cosine(Decomposable):
-    """A blur that the two-dimensional cosine transform diagonalises; the sign of an eigenvalue goes into U.
+    """A blur that the two-dimensional cosine transform diagonalises. Negative eigenvalues put their signs into U.
 
-    A long side is transformed by Hartley's H: with P taking the even places upwards and then the odd ones downwards,
-    X_k = cos(a_k) (H P x)_k + sin(a_k) (H P x)_{n-k}, a_k = pi k / 2n + pi / 4 but for X_0 = (H P x)_0 (Makhoul, 1980).
-    That is a reflection of each pair (k, n - k), so it is its own inverse, as H is.
+    A long side is transformed by Hartley's H. P orders the even places upwards and then the odd ones downwards, and
+    X_k = cos(a_k) (H P x)_k + sin(a_k) (H P x)_{n-k}, a_k = pi k / 2n + pi / 4, X_0 = (H P x)_0 (Makhoul, 1980). This
+    reflects each pair (k, n - k), so it is its own inverse, as H is.
     """
 
     name = "deblur"
@@ -35,7 +35,7 @@ class Cosine(Decomposable):
 
     @abstractmethod
     def make(self) -> np.ndarray:
-        """(H, W): the eigenvalues by vertical and horizontal frequency, of any sign."""
+        """Return the eigenvalues (H, W) by vertical and horizontal frequency, of any sign."""
 
     @cached_property
     def eigenvalues(self) -> np.ndarray:
@@ -92,9 +92,9 @@ class Cosine(Decomposable):
 
 
 class Mirrored(Cosine):
-    """A blur over a mirrored border with any kernel that is its own mirror image both ways.
+    """A blur over a mirrored border with any kernel that is symmetric along both axes.
 
-    At its border a real photograph is more like its mirror image than like its other side. The eigenvalues are
+    A real photograph continues more like its mirror image than like its opposite side. The eigenvalues are
     sum_ij h_ij cos(pi k i / H) cos(pi l j / W). `kernel` (height, width) is normalised to sum to 1. Raises InputError
     where it is larger than the image or not symmetric.
     """
@@ -119,10 +119,9 @@ class Mirrored(Cosine):
 
 
 class Deblur(Cosine):
-    """A blur over a mirrored border whose kernel is the same along rows and columns, of any length.
+    """A blur over a mirrored border with the same one-dimensional kernel along rows and columns.
 
-    `taps` are its one-dimensional weights, odd in number and symmetric; they are normalised to sum to 1. Raises
-    InputError for others.
+    `taps`: its weights, odd in number and symmetric, normalised to sum to 1. Raises InputError for others.
     """
 
     def __init__(self, image_shape: Shape, taps: np.ndarray):
@@ -143,7 +142,7 @@ class Deblur(Cosine):
 
     @classmethod
     def gaussian(cls, image_shape: Shape, std: float) -> "Deblur":
-        """A Gaussian of standard deviation `std` pixels, cut at 4 std."""
+        """Return a Gaussian blur of standard deviation `std` pixels, cut at 4 std."""
         if not 0 < std <= max(image_shape[1:]):
             raise InputError(f"a Gaussian kernel needs a standard deviation in pixels above 0; got {std}")
         radius = max(1, math.ceil(4 * std))
@@ -151,33 +150,33 @@ class Deblur(Cosine):
 
     @classmethod
     def uniform(cls, image_shape: Shape, size: int) -> "Deblur":
-        """The mean over size x size pixels; `size` is odd."""
+        """Return the mean over size x size pixels; `size` is odd."""
         if size < 3 or size % 2 == 0 or size > max(image_shape[1:]):
             raise InputError(f"a uniform kernel needs an odd size from 3 up to the image's side; got {size}")
         return cls(image_shape, np.ones(size))
 
 
 def is_mirrored(kernel: np.ndarray) -> bool:
-    """Whether `kernel`, of odd sides, is its own mirror image in both directions, up to rounding."""
+    """Return whether `kernel` has odd sides and is symmetric along both axes, up to rounding."""
     odd = kernel.shape[0] % 2 == 1 and kernel.shape[1] % 2 == 1
     flips = (kernel[::-1], kernel[:, ::-1])
     return odd and all(np.abs(kernel - flipped).max() < 1e-6 * np.abs(kernel).max() for flipped in flips)
 
 
 def _cosines(n: int) -> np.ndarray:
-    """(n, n): the orthonormal discrete cosine transform of type II, a row each frequency."""
+    """Return the orthonormal discrete cosine transform of type II, (n, n), with a row for each frequency."""
     basis: np.ndarray = np.cos(np.pi / n * np.outer(np.arange(n), np.arange(n) + 0.5)) * np.sqrt(2 / n)
     basis[0] /= np.sqrt(2)
     return basis
 
 
 def _order(n: int) -> np.ndarray:
-    """(n,): the even places upwards, then the odd ones downwards."""
+    """Return (n,): the even places upwards, then the odd ones downwards."""
     return np.concatenate([np.arange(0, n, 2), np.arange(1, n, 2)[::-1]])
 
 
 def _response(weights: np.ndarray, n: int) -> np.ndarray:
-    """(n, ...): sum_i h_i cos(pi k i / n) for k < n, of weights (m, ...) whose middle is i = 0."""
+    """Return (n, ...): sum_i h_i cos(pi k i / n) for k < n, of weights (m, ...) whose middle is i = 0."""
     line = np.zeros((2 * n, *weights.shape[1:]))
     np.add.at(line, (np.arange(len(weights)) - len(weights) // 2) % (2 * n), weights)
     return np.asarray(np.fft.rfft(line, axis=0).real[:n])

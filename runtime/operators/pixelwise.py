@@ -1,4 +1,4 @@
-"""Operators whose left basis is the measurement itself: noise, masks, block means, grey. No matrix anywhere."""
+"""Operators with a diagonal A A^T, U being the identity: noise alone, block means and grey, all without a matrix."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ GREY_WEIGHTS = {
     "rec601": (0.299, 0.587, 0.114),
     "rec709": (0.2126, 0.7152, 0.0722),
 }
-"""Weights of R, G, B: the papers' mean, PIL's mode L (ITU-R 601-2), and sRGB's luminance."""
+"""Weights of R, G and B: the papers' mean, PIL's mode L (ITU-R 601-2), and sRGB's luminance."""
 
 
 class Denoise(Decomposable):
@@ -36,7 +36,7 @@ class Denoise(Decomposable):
 
 
 class SuperResolution(Decomposable):
-    """Lost resolution: the mean over scale x scale blocks. A A^T = I / scale^2: every singular value is 1 / scale."""
+    """The mean over scale x scale blocks. A A^T = I / scale^2, so every singular value is 1 / scale."""
 
     name = "sr"
     peak = 1.0
@@ -64,7 +64,7 @@ class SuperResolution(Decomposable):
 
 
 class Colorize(Decomposable):
-    """Lost colour: y = w . (R, G, B). A A^T = |w|^2. `weights` is a name of GREY_WEIGHTS."""
+    """Conversion to grey, y = w . (R, G, B), with A A^T = |w|^2 I. `weights` is a name of GREY_WEIGHTS."""
 
     name = "colorize"
     peak = 1.0

@@ -12,13 +12,14 @@ from .base import Decomposable, Shape
 
 
 class WalshHadamard(Decomposable):
-    """The first m of the H W Walsh-Hadamard coefficients of each channel, its pixels shuffled before.
+    """The first m of the H W Walsh-Hadamard coefficients of each channel, after a permutation of its pixels.
 
-    As DDRM's (Kawar et al., 2022): y = (H P x)_{1..m}, H orthonormal and P a permutation, so every singular value is 1
-    and every measured value sees the whole image. H is a Kronecker product, H_a x H_b, and so two small matrix
-    products over the pixels as an (a, b) array. A measurement is (C, 1, m), its first value sqrt(H W) times the mean.
+    As in DDRM (Kawar et al., 2022): y = (H P x)_{1..m}, H orthonormal and P a permutation, so that every singular value
+    is 1 and every measured value depends on the whole image. H is a Kronecker product H_a x H_b: two small matrix
+    products over the pixels as an (a, b) array. A measurement is (C, 1, m); its first value is sqrt(H W) times the
+    mean.
 
-    `fraction` of the coefficients is measured; `seed` draws P, the same on any machine and version of numpy. Raises
+    `fraction` of the coefficients is measured. `seed` draws P, the same on any machine and version of numpy. Raises
     InputError unless H W is a power of two and `fraction` lies in (0, 1].
     """
 
@@ -40,9 +41,9 @@ class WalshHadamard(Decomposable):
 
     @cached_property
     def _order(self) -> np.ndarray:
-        """(H W,): the pixels as P shuffles them."""
+        """(H W,): the order of the pixels after P."""
         _, height, width = self.image_shape
-        return np.argsort(np.random.PCG64(self.seed).random_raw(height * width), kind="stable")  # raw bits never change
+        return np.argsort(np.random.PCG64(self.seed).random_raw(height * width), kind="stable")  # raw bits are stable
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class WalshHadamard(Decomposable):
         return xp.reshape(xp.take(mixed, back, axis=2), (s.shape[0], *self.image_shape))
 
     def _transform(self, flat: Array) -> Array:
-        """The orthonormal Walsh-Hadamard transform of (B, C, H W), its own inverse."""
+        """Apply the orthonormal Walsh-Hadamard transform, its own inverse, to (B, C, H W)."""
         xp, (left, right) = array_namespace(flat), self._bits
         H_left = self.place(f"H of {left}", lambda: _hadamard(left), flat)
         H_right = self.place(f"H of {right}", lambda: _hadamard(right), flat)
@@ -77,7 +78,7 @@ class WalshHadamard(Decomposable):
 
 
 def _hadamard(bits: int) -> np.ndarray:
-    """The orthonormal (2^bits, 2^bits) matrix, Sylvester's order."""
+    """Return the orthonormal Hadamard matrix (2^bits, 2^bits) in Sylvester's order."""
     matrix = np.ones((1, 1))
     for _ in range(bits):
         matrix = np.block([[matrix, matrix], [matrix, -matrix]]) / math.sqrt(2)

@@ -1,4 +1,4 @@
-"""Operators that act on rows and columns apart: two small matrices, each with its singular value decomposition."""
+"""Operators that act separately on rows and columns, by two small matrices with their singular value decompositions."""
 
 from abc import abstractmethod
 from functools import cached_property
@@ -11,7 +11,8 @@ from .base import Decomposable, Shape
 from .kernels import kernel_peak, kernel_settings, normalised
 
 MAX_WORK = 1 << 28
-"""m^2 n of an (m, n) matrix that is decomposed for a task: a fifth of a second. Beyond, conjugate gradients."""
+"""The largest m^2 n of an (m, n) matrix that is decomposed for a task, in a fifth of a second. Beyond it conjugate
+gradients are used."""
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -24,7 +25,7 @@ class Factored(Decomposable):
 
     @abstractmethod
     def make(self) -> Pair:
-        """L and R."""
+        """Return L and R."""
 
     @cached_property
     def factors(self) -> Pair:
@@ -32,7 +33,7 @@ class Factored(Decomposable):
 
     @cached_property
     def _bases(self) -> tuple[Pair, Pair, Pair]:
-        """U, s and V^T, of L and of R."""
+        """U, s and V^T, each a pair for L and R."""
         left, right = (np.linalg.svd(matrix, full_matrices=False) for matrix in self.factors)
         U, s, Vt = zip(left, right, strict=True)
         return U, s, Vt
@@ -62,15 +63,15 @@ class Factored(Decomposable):
         return self._between("U", self._bases[0], s)
 
     def _between(self, name: str, pair: Pair, x: Array, adjoint: bool = False) -> Array:
-        """left x right^T on every channel, or left^T x right."""
+        """Return left x right^T, or with `adjoint` left^T x right, for every channel."""
         left, right = (self.place(f"{name} of {side}", one, x) for side, one in zip("LR", pair, strict=True))
         return left.T @ x @ right if adjoint else left @ x @ right.T
 
 
 class Separable(Factored):
-    """A x = L x R^T on every channel, for an L (h, H) and an R (w, W) of the caller's, h <= H and w <= W.
+    """A x = L x R^T on every channel, for given L (h, H) and R (w, W), h <= H and w <= W.
 
-    Their decompositions are taken once. Raises InputError where they do not fit the image.
+    Raises InputError where they do not fit the image.
     """
 
     name = "separable"
@@ -87,7 +88,7 @@ class Separable(Factored):
 
 
 class Valid(Factored):
-    """`valid_blur` with a kernel that is the product of a column and a row: two small matrices."""
+    """The blur of `valid_blur` with a kernel that is the product of a column and a row, by two small matrices."""
 
     name = "deblur"
 
@@ -107,7 +108,7 @@ class Valid(Factored):
 
 
 def _valid(taps: np.ndarray, n: int) -> np.ndarray:
-    """The (n - len(taps) + 1, n) matrix of a convolution with `taps`, which sum to 1, where they lie inside."""
+    """Return the matrix (n - len(taps) + 1, n) of a convolution with `taps`, which sum to 1, where they lie inside."""
     matrix = np.zeros((n - len(taps) + 1, n))
     for offset, tap in enumerate(taps[::-1]):
         matrix[np.arange(len(matrix)), np.arange(len(matrix)) + offset] = tap
@@ -115,5 +116,5 @@ def _valid(taps: np.ndarray, n: int) -> np.ndarray:
 
 
 def are_decomposed(*matrices: tuple[int, int]) -> bool:
-    """Whether matrices of these shapes (m, n), m <= n, are small enough to be decomposed for a task."""
+    """Return whether matrices of these shapes (m, n), m <= n, are small enough to be decomposed for a task."""
     return max(m * m * n for m, n in matrices) <= MAX_WORK
