@@ -41,18 +41,18 @@ from .sampling.schedule import Schedule, check_steps
 
 if TYPE_CHECKING:
     from PIL import Image
-    from typing_extensions import Unpack  # a type checker brings it along
+    from typing_extensions import Unpack  # every type checker has it
 
 ROUNDING = 1e-3
-"""Distance that a picture's value may lie beyond its scale without noise."""
+"""Tolerance, on the [-1, 1] scale, of values out of range in a picture without noise."""
 BEYOND = 1e-6
-"""The share of a picture's values that may lie beyond 6 deviations of its noise: of large ones, a few do by chance."""
+"""The share of a picture's values that may lie beyond 6 deviations of its noise: in a large one a few do by chance."""
 SCHEDULES = 64
-"""Schedules kept, so that what is made for one serves again: each picture may begin at a noise of its own."""
+"""Schedules kept with their tables; each picture may start at its own noise level."""
 
 
 class Restorer:
-    """Restores pictures and measurements with the prior of one plan. Load it once; no call leaves anything to the next.
+    """Restores pictures and measurements with the prior of a plan. Load it once; calls do not affect each other.
 
     >>> from frugal_rt import Restorer
     >>> restorer = Restorer.load("photo")
@@ -67,20 +67,20 @@ class Restorer:
             partial(Schedule.of, plan.manifest["schedule"], flips=plan.stride is not None)
         )
         self._untiled: Restorer | None = None
-        """The one of single tiles, where this one's images are larger."""
+        """The restorer of the plan's own size, where this one's images consist of tiles."""
         self._sized: Restorer | None = None
-        """The one for pictures of another size that was called last."""
+        """The restorer for pictures of another size that was used last."""
         self._owns_plan = False
-        """Whether the plan was opened for this restorer, and ends with it."""
+        """Whether `load` opened the plan, so that `close` closes it."""
         self.image_shape = plan.image_shape
-        """(C, H, W) of the images this restorer makes. A plan for images of any size has others by `at`."""
+        """(C, H, W) of the images that this restorer makes; `at` returns a restorer for another size."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str = "auto", *, trust_engines: bool = False) -> "Restorer":
-        """Open a plan, or an embedded prior's by its name, and the backend that runs it.
+        """Open a plan by its path, or an embedded prior by its name, and the backend that runs it.
 
         - `backend`: one of `engines.BACKENDS`; "torch:bf16" names a precision too.
-        - `trust_engines`: load engines that the plan brings along where none was built here. They are native code that
+        - `trust_engines`: load TensorRT engines in the plan where none was built here. They are native code that
           somebody else built.
 
         Raises PlanError, InputError, MissingExtra or BackendError.
@@ -91,10 +91,10 @@ class Restorer:
         return restorer
 
     def close(self) -> None:
-        """Let go of the network, and of the plan where `load` opened it. A `with` block does it at its end.
+        """Free the network, and the plan where `load` opened it. A `with` block does it at its end.
 
-        The memory is free on return, and `restore` raises BackendError from then on. Restorers made by `at` share the
-        network: to close one is to close all.
+        The memory is free on return, and `restore` raises BackendError afterwards. Restorers made by `at` share the
+        network: closing one closes all.
         """
         self.engine.close()
         if self._owns_plan:
@@ -116,15 +116,15 @@ class Restorer:
     ) -> "Restorer":
         """Return this restorer for images of another size. Nothing is loaded again.
 
-        A plan for images of any size sees them whole where the memory allows, and else in large tiles that overlap by
-        what a pixel depends on. A plan for images of one size sees them in tiles of that size, which overlap by half.
+        A plan for images of any size runs them whole where the memory allows, otherwise in large tiles that overlap by
+        the network's reach. A plan for images of one size runs them in tiles of that size, which overlap by half.
 
-        - `on_tiles`: called after each network call with (done, total), the tiles of the step that is running. An
-          exception that it raises stops the restoration between tiles.
-        - `most`: pixels of a network call at most, in place of what the memory allows, where the plan takes any size.
-        - `tile`: height and width of the tiles, as `Result.settings` has them.
+        - `on_tiles`: called after each network call with (done, total), the tiles of the current step. An exception
+          from it stops the restoration between tiles.
+        - `most`: the most pixels of a network call, where the plan takes any size; None: as many as the memory allows.
+        - `tile`: height and width of the tiles, as in `Result.settings`, to repeat a result.
 
-        Raises InputError for a side that is smaller than the prior's or 0, and for tiles that cannot be.
+        Raises InputError for a side that is 0 or smaller than the prior's, and for tiles that do not fit.
         """
         image_shape = (self.plan.image_shape[0], height, width)
         engine = (
@@ -170,21 +170,22 @@ class Restorer:
         output: Output | None = None,
         **options: "Unpack[Options]",
     ) -> "Result[Any]":
-        """Restore a picture as `frugal-rt restore` does, to the bit. The Result's image is of the picture's kind.
+        """Restore a picture, with the same pixels as `frugal-rt restore`. The Result's image has the picture's type.
 
-        - `picture`: a file's name or a PIL image, for a PIL image; an array, or a tensor on any device, for one of its
-          type there. It is (C, H, W), (H, W, C) or (H, W), of uint8, or of floats on [-1, 1] with NaN where a pixel is
-          missing. Several of one size lie along a first axis; each is restored as it would be alone.
-        - `range`: the values of black and white of floats, such as (0, 1); sigma is on that scale then.
-        - `output`: "pil", "array" or "tensor", in place of the picture's kind.
+        - `picture`: a file's name or a PIL image (the result is a PIL image), an array, or a tensor on any device.
+          Arrays are (C, H, W), (H, W, C) or (H, W), of uint8, or of floats on [-1, 1] with NaN where a pixel is
+          missing. Several pictures of one size lie along a first axis; each is restored as it would be alone.
+        - `range`: the values of black and white of floats, such as (0, 1); sigma is then on that scale.
+        - `output`: "pil", "array" or "tensor", in place of the picture's type.
         - `options`: the damage (task, mask, hole, keep, scale, filter, kernel, border, keep_fraction, matrix, grey),
           its noise (in grey levels of 255, or sigma), fit, align and frame, each as on the command line; and the
           settings of `restore`.
 
-        With no task named the picture tells. One in which nothing is found wrong is given back as it came, and
-        `Result.unchanged` says so.
+        Without a task it is inferred from the picture. A picture in which nothing wrong is found is returned as it is,
+        and `Result.unchanged` is set.
 
-        Raises InputError for what does not fit, KindError for a name or type that is none, MissingFile, DivergedError.
+        Raises InputError for a picture or option that does not fit, KindError for an unknown option or type,
+        MissingFile, DivergedError.
         """
         call = Call.read(self.plan, picture, range, output, options)
         mine = self._of_size(call.image_shape)
@@ -195,7 +196,7 @@ class Restorer:
         return Result.of_pictures(call, results)
 
     def _of_size(self, image_shape: Shape) -> "Restorer":
-        """Return the restorer for images (C, H, W): this one, the plan's own, or one by `at`, which is kept."""
+        """Return the restorer for images (C, H, W): this one, the one of the plan's size, or one by `at`."""
         if image_shape == self.image_shape:
             return self
         base = self._untiled or self
@@ -226,38 +227,36 @@ class Restorer:
         on_step: Callable[[StepEvent], object] | None = None,
         range: Range | None = None,
     ) -> Result[np.ndarray]:
-        """Restore the images that `operator` and noise of deviation `sigma` turned into `y`.
+        """Restore images from the measurement y = A x + sigma n, where A is `operator`.
 
         - `y`: (B, c, h, w) or (c, h, w), the operator's measurement shape, on [-1, 1]: an array, or a tensor on any
-          device. Missing pixels may hold anything. A picture whose values all lie in [0, 1] is warned of.
-        - `sigma`: the noise's deviation on the [-1, 1] scale, 0..2. None estimates it where y is to be denoised, from a
-          batch's mean variance, and assumes 0.01 otherwise, as the command line and the service do.
-        - `aim`: "detail" looks better, "fidelity" is nearer in PSNR. Denoising starts from y itself and draws nothing:
-          8 network calls for detail, its default; for fidelity 4, the mean over flips of the picture, or one by a
-          prior for one size. Any other linear operator starts from a plain estimate of the image: 12 calls for detail,
-          as frugal's fast preset, 8 that draw nothing for fidelity, the default of a JPEG and of thin holes, which take
-          it for detail too. Where a setting of a method is given (method to lam), that method does it.
-        - `method`: "frugal", the default, starts from a plain estimate and some noise, and goes down by the closed
-          form; where the operator leaves pixels unseen it takes sparse gradients until the switch. The others start
-          from noise: "hybrid", the poster's, is DPS and from the switch DMPS; "dps" is the default where the operator
-          is not linear; "dmps"; "closed-form" is DDRM's transition alone.
-        - `preset`: "quality", "balanced", the default, or "fast": 50, 20 and 12 steps of frugal, the last without
-          gradients; 100, 50 and 20 of the others.
-        - `steps`: T itself, in place of a preset's, 2..the prior's training steps.
-        - `switch`: of frugal and hybrid: "auto", the default, or k, the number of steps at the end without a gradient.
-        - `every`: of frugal: a gradient at every M-th step before the switch, 2 or more; None is about 25 in all.
-        - `guidance`: of hybrid, dps and dmps: "own" step sizes, the default, or the papers' "official" constants.
-        - `zeta`, `lam`: constant step sizes of DPS and DMPS; None lets the guidance say.
-        - `seed`, `sample`: row i draws its noise from the key (seed, sample + i), whatever batch it is in.
-        - `batch`: rows that share a network call at most; None takes the number that was fastest for an image,
-          measured once.
-        - `on_step`: called with a StepEvent after each step. An exception that it raises stops the restoration between
-          steps.
-        - `range`: the values of black and white, such as (0, 1), where images are on another scale than [-1, 1]; y,
-          sigma and the result are on it then.
+          device. Missing pixels may hold any value. A warning is given for a picture with all values in [0, 1].
+        - `sigma`: the noise's standard deviation on the [-1, 1] scale, 0..2. None: for denoising it is estimated, as
+          the root of a batch's mean variance; otherwise it is 0.01, as in the command line and the service.
+        - `aim`: "detail" looks better, "fidelity" has the higher PSNR. Denoising starts from y itself and draws no
+          noise: 8 network calls for detail, the default; 4 for fidelity, the mean over flips, or one with a prior of
+          one size. Other linear operators start from a plain estimate of the image: 12 calls for detail, as frugal's
+          fast preset, and 8 calls without noise for fidelity. Fidelity is the default for a JPEG and for thin holes,
+          where detail means the same. A setting of a method (method to lam) selects a method instead of an aim.
+        - `method`: "frugal", the default, starts from a plain estimate with some noise, and takes the closed form at
+          each step; where the operator leaves pixels unseen it adds sparse gradients until the switch. The others start
+          from pure noise: "hybrid", the poster's, is DPS until the switch and then DMPS; "dps" is the default for a
+          nonlinear operator; "dmps"; "closed-form" is DDRM's transition alone.
+        - `preset`: "quality", "balanced" (the default) or "fast": 50, 20 and 12 steps of frugal, the last without
+          gradients; 100, 50 and 20 steps of the others.
+        - `steps`: T, in place of a preset's, from 2 to the prior's training steps.
+        - `switch`: for frugal and hybrid: "auto" (the default), or k, the number of last steps without a gradient.
+        - `every`: for frugal: a gradient at every M-th step before the switch, 2 or more; None: about 25 in all.
+        - `guidance`: for hybrid, dps and dmps: "own" step sizes (the default), or the papers' "official" constants.
+        - `zeta`, `lam`: constant step sizes of DPS and DMPS; None: as `guidance` says.
+        - `seed`, `sample`: row i draws its noise from the key (seed, sample + i), independently of its batch.
+        - `batch`: the most rows of a network call; None: the number with the least time for an image, measured once.
+        - `on_step`: called with a StepEvent after each step. An exception from it stops the restoration.
+        - `range`: the values of black and white, such as (0, 1), where images have another scale than [-1, 1]; y, sigma
+          and the result are then on that scale.
 
-        Raises InputError for a measurement or setting that does not fit: a picture of integers too, or one with values
-        beyond what the operator and 6 sigma make of [-1, 1]. Raises DivergedError rather than return NaN or a constant
+        Raises InputError for a measurement or setting that does not fit, such as a picture of integers, or values
+        further out than the operator and 6 sigma explain. Raises DivergedError instead of returning NaN or a constant
         image.
         """
         if not isinstance(operator, Operator):
@@ -293,9 +292,10 @@ class Restorer:
         batch: int | None = None,
         on_step: Callable[[StepEvent], object] | None = None,
     ) -> list[Result]:
-        """Bring what several calls of `_begin` began to its end together: a Result for each.
+        """Restore the rows of several calls of `_begin` together; return a Result for each call.
 
-        Their images are batches, and seconds a share by rows. Arguments as `restore` takes them. Raises DivergedError.
+        Each Result has a batch axis, and its share of the seconds by rows. `batch` and `on_step` as in `restore`.
+        Raises DivergedError.
         """
         if batch is not None and check_whole("batch", batch) < 1:
             raise InputError(f"batch must be at least 1; got {batch}")
@@ -306,9 +306,9 @@ class Restorer:
         return [self._gather(group, share, together) for group, share in zip(groups, shares, strict=True)]
 
     def _gather(self, rows: Sequence[Restoration], seconds: dict[str, float], batch: int) -> Result:
-        """The Result of rows that one call of `_begin` began and that are at their end, whoever advanced them.
+        """Return the Result of finished rows of one call of `_begin`.
 
-        `seconds` by phase and `batch` are what took and shared the calls. Raises DivergedError for a constant image.
+        `seconds`: wall time by phase. `batch`: rows of the calls. Raises DivergedError for a constant image.
         """
         image = np.clip(np.stack([to_numpy(row.x) for row in rows]), -1, 1)
         if not np.isfinite(image).all():
@@ -355,23 +355,23 @@ class Restorer:
 
     @property
     def tile(self) -> tuple[int, int] | None:
-        """Height and width of the tiles that images are cut into; None where they are seen whole."""
+        """Height and width of the tiles that images are cut into; None where they are run whole."""
         return self.engine.tile if isinstance(self.engine, Tiled | Padded) else None
 
     @property
     def tiles(self) -> int:
-        """How many tiles an image is cut into; 1 where it is seen whole."""
+        """The number of tiles of an image; 1 where it is run whole."""
         return self.engine.tiles if isinstance(self.engine, Tiled | Padded) else 1
 
     @property
     def _weight(self) -> int:
-        """The pixels of an image in those of one of `Plan.image_shape`, rounded up."""
+        """The pixels of an image divided by those of `Plan.image_shape`, rounded up."""
         return -(-math.prod(self.image_shape) // math.prod(self.plan.image_shape))
 
     def _begin(self, y: Any, operator: Operator, asked: Guidance) -> list[Restoration]:
-        """A row for each measurement, not yet begun: for `_finish`, or for whoever drives `advance`.
+        """Make a row for each measurement, for `_finish` or another driver of `advance`.
 
-        `y` and `operator` as `restore` takes them. Raises InputError for a measurement or setting that does not fit.
+        `y` and `operator` as in `restore`. Raises InputError for a measurement or setting that does not fit.
         """
         images = self._measurement(y, operator)
         if asked.sigma is None:
@@ -411,10 +411,10 @@ class Restorer:
     def _start(
         self, y: np.ndarray, operator: Operator, asked: Guidance, settled: Settled, schedule: Schedule, sample: int
     ) -> np.ndarray:
-        """x at the first step, (C, H, W): noise, a plain estimate and some noise, or where that has it, the picture."""
+        """Return x at the first step, (C, H, W): pure noise, a plain estimate with some noise, or the noisy picture."""
         if settled.start is None:
             return start_noise(self.image_shape, asked.seed, sample)
-        assert isinstance(operator, Linear)  # others start from noise
+        assert isinstance(operator, Linear)  # others start from pure noise
         start = plain_estimate(operator, y, asked.noise)
         if settled.noise:
             start = start + settled.noise * start_noise(self.image_shape, asked.seed, sample)
@@ -448,10 +448,10 @@ class Restorer:
         return batch
 
     def _fastest_batch(self, rows: int) -> int:
-        """The batch that takes the least time an image in forward calls on this machine, among 1, 2, 4, .. 16.
+        """Return the batch, among 1, 2, 4, .. 16, whose forward calls take the least time for an image here.
 
-        At most `rows`, and as many as the memory has room for; each size is timed once in a restorer's life, and none
-        beyond the first that is slower. Where images are cut into tiles of the prior's size, it counts those.
+        It is at most `rows`, and fits the memory. Sizes are timed once for a restorer, in ascending order until the
+        first that is slower. Where images are cut into tiles of the prior's size, the batch counts tiles.
         """
         if isinstance(self.engine, Tiled) and self._untiled is not None:
             return self._untiled._fastest_batch(rows * self.engine.tiles)
@@ -467,9 +467,9 @@ class Restorer:
         return best
 
     def _time_step(self, batch: int, gradient: bool = False) -> float:
-        """The seconds of one step of `batch` images on this machine, with a gradient or without.
+        """Return the seconds of a step of `batch` images on this machine, with or without a gradient.
 
-        Measured once in a restorer's life, with the operator that costs least.
+        It is measured once for a restorer, with the cheapest operator.
         """
         if (batch, gradient) not in self._step_seconds:
             y, plain = np.zeros((batch, *self.image_shape), np.float32), Denoise(self.image_shape)
@@ -479,7 +479,7 @@ class Restorer:
 
 
 def _unnamed_sigma(y: np.ndarray, operator: Operator) -> float:
-    """The sigma of a batch (B, c, h, w) where none is named: a mean over its rows, of variances, or a JPEG's own."""
+    """Return the default sigma of a batch (B, c, h, w): the root of the rows' mean variance, a JPEG's own, or SIGMA."""
     if isinstance(operator, Coded):
         return JPEG_SIGMA
     found = [unnamed_sigma(one, isinstance(operator, Denoise))[0] for one in y]
@@ -487,7 +487,7 @@ def _unnamed_sigma(y: np.ndarray, operator: Operator) -> float:
 
 
 def _check_scale(y: np.ndarray, operator: Operator, sigma: float) -> None:
-    """Raise InputError for a picture with values beyond what the operator and noise make of [-1, 1]."""
+    """Raise InputError for a picture with values further out than the operator and the noise explain."""
     most = operator.peak + 6 * sigma + ROUNDING
     if np.mean(np.abs(y) > most) > BEYOND:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The result of a restoration: the image, and how it came about."""
+"""The result of a restoration: the image, its settings and its costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .pictures.calls import Call
 from .sampling.loop import no_seconds
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeVar  # a type checker brings it along
+    from typing_extensions import TypeVar  # every type checker has it
 
     Picture = TypeVar("Picture", default=np.ndarray)
 else:
@@ -22,48 +22,48 @@ else:
 
 @dataclass(frozen=True)
 class Result(Generic[Picture]):
-    """A restored batch and how it came about. Arrays have a batch axis exactly when the measurement had one.
+    """A restored batch, its settings and its costs. Arrays have a batch axis if the measurement had one.
 
-    After `Restorer.__call__` rows are pictures. A picture with several restored faces has the first face's figures; one
-    that is left alone has zeros.
+    For `Restorer.__call__` rows are pictures. A picture with several restored faces has the figures of the first; an
+    unchanged picture has zeros.
     """
 
     image: Picture
-    """By `Restorer.restore` an array (B, C, H, W) or (C, H, W), float32 on [-1, 1] or the range that was named. By a
-    call of a restorer, a picture of the caller's kind."""
+    """From `Restorer.restore` an array (B, C, H, W) or (C, H, W), float32 on [-1, 1] or the given range. From a call of
+    a restorer, a picture of the given type."""
     k: tuple[int, ...]
-    """For each row, the steps that were left at the switch, which took no gradient: 0 with dps, T with dmps."""
+    """For each row, the steps after the switch, which took no gradient: 0 with dps, T with dmps."""
     trace: tuple[tuple[float, ...], ...]
-    """For each row, the PSNR in dB between estimates x0hat a fixed number of steps apart: what the switch looks at."""
+    """For each row, the PSNR in dB between estimates x0hat a fixed number of steps apart, which the switch compares."""
     compared: tuple[int, ...]
-    """Steps that were left when each entry of a trace was taken; the same for every row."""
+    """Steps left at each entry of a trace; the same for every row."""
     seconds: dict[str, float]
-    """Wall time by phase: "gradient", "forward", and "flow" for the steps of an aim."""
+    """Wall time in seconds by phase: "gradient", "forward", and "flow" for the steps of an aim."""
     forwards: tuple[int, ...]
-    """Network evaluations of each row, those of DPS steps included."""
+    """Forward calls of each row, including those of DPS steps."""
     gradients: tuple[int, ...]
-    """Gradients through the network, for each row."""
+    """Gradients through the network of each row."""
     settings: dict[str, Any]
     """Settings that repeat this result: aim, method, steps, switch, sigma, every, zeta, lambda, seed, sample, batch,
     operator, backend, tile, prior. With an aim, those of a method are None. For several pictures they are the first
     one's, with its task and fit."""
     because: tuple[str, ...] = ()
-    """For each picture, a clause that says how its task and noise were settled."""
+    """For each picture, a clause that says how its task and noise were determined."""
     unchanged: tuple[bool, ...] = ()
-    """For each picture, whether nothing was found wrong, so that it is as it came."""
+    """For each picture, whether nothing wrong was found, so that it is returned as it is."""
     notes: tuple[str, ...] = ()
-    """Sentences about what files held and was left out."""
+    """Sentences about contents of files that were left out."""
 
-    if not TYPE_CHECKING:  # or it would vouch for every name
+    if not TYPE_CHECKING:  # a type checker would take every name to exist
 
         def __getattr__(self, name: str) -> Any:
-            """Raise AttributeError, which says what an earlier name is called."""
+            """Raise AttributeError; for an earlier name, with its new one."""
             called = "; it is called gradients" if name == "pullbacks" else ""
             raise AttributeError(f"a Result has no {name!r}{called}")
 
     @property
     def figures(self) -> dict[str, Any]:
-        """The cost, for scripts: k, forwards and gradients of each row, and the seconds of all, in JSON's types."""
+        """Return the costs in JSON's types: k, forwards and gradients of each row, and the seconds of all."""
         return {
             "k": list(self.k),
             "forwards": list(self.forwards),
@@ -73,7 +73,7 @@ class Result(Generic[Picture]):
 
     @classmethod
     def of_pictures(cls, call: Call, results: "Sequence[Result[np.ndarray]]") -> "Result[Any]":
-        """Make the result of a call of a restorer, from a result for each of `Call.due`."""
+        """Make the Result of a call of a restorer, from a Result for each of `Call.due`."""
         left, of_each = iter(results), []
         for one in call.ready:
             of_each.append([] if one.measurement.is_clean else [next(left) for _ in one.measurements])

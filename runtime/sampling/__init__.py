@@ -1,1 +1,1 @@
-"""The equations of a step, and the loops that take rows through them. Knows no picture and no backend."""
+"""The equations of a step, and the loops that apply them to rows, independent of pictures' formats and of backends."""

@@ -1,6 +1,6 @@
 """The call that advances a batch of restorations by one step.
 
-On a device nothing waits for it but the test of the switch: what else the host wants to know it asks for at the end.
+On a device only the test of the switch synchronises; all other values are transferred at the end.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -37,12 +37,12 @@ from .restoration import Group, Move, Restoration
 from .schedule import Coefficients, Schedule, sent
 
 
-@np.errstate(invalid="ignore")  # what is not finite is an error below, not a warning
+@np.errstate(invalid="ignore")  # values that are not finite raise an error below
 def advance(rows: Sequence[Restoration], engine: Engine) -> None:
-    """Advance every row by one step with one network call. All rows share a move; steps and operators may differ.
+    """Advance every row by a step, with one network call for all. Rows share a move; steps and operators may differ.
 
-    Raises DivergedError when a row has left the finite numbers: at once where the host computes, and before anything is
-    done; on a device, at the call after the next one in which estimates are compared.
+    Raises DivergedError where a row is no longer finite: before the step where the host computes; on a device, at the
+    call after the next one in which estimates are compared.
     """
     rows = _by_operator(rows)
     lost = next((row for row in rows if row.diverged), None)
@@ -65,7 +65,7 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
 
 
 def settle(rows: Iterable[Restoration]) -> None:
-    """Bring what rows have compared to the host, all of it in one transfer."""
+    """Transfer the mean squares that rows have compared to the host, all at once."""
     waiting = [row for row in rows if row.pending]
     if not waiting:
         return
@@ -88,13 +88,13 @@ def move(
     constant: Array,
     flips: bool = False,
 ) -> tuple[Array, Array]:
-    """x_{t-1} and the unguided x0hat, (B, C, H, W): one network call, then `kind`'s equation for each operator's rows.
+    """Return x_{t-1} and the unguided x0hat, (B, C, H, W): one network call, then `kind`'s equation for each operator.
 
-    Of a mean, x is that of the estimates before, and what the network sees is y.
+    Where `kind` is MEAN, x is the mean of the estimates so far, and the network sees y.
 
     `c` holds the rows' coefficients, `z` their noise, None where `kind` draws none. `sigma` and `constant` are
-    (B, 1, 1, 1), the latter as of `Restoration.constant`, NaN for None. With `flips` the network sees each image as `c`
-    flips it, where `kind` does so.
+    (B, 1, 1, 1); `constant` is `Restoration.constant`, NaN for None. With `flips` the network sees each image flipped as
+    `c` says, if `kind` allows it.
     """
     noisy = c.abar**0.5 * _joined([one.y for one in groups]) if kind is Move.MEAN else x
     turned = partial(flipped, c=c) if flips and kind.flips else _as_it_is
@@ -135,7 +135,8 @@ def move(
 
 
 def _transition(operator: Linear) -> Callable[..., Array]:
-    """The closed form's draw: around the mean of what was rounded, else by the operator's basis, else without one."""
+    """Return the equation of the closed form's draw: `mean_transition` for rounded coefficients, `ddrm_transition` for
+    an operator with an SVD, `resolvent_transition` for any other."""
     if isinstance(operator, Coded):
         return mean_transition
     return ddrm_transition if isinstance(operator, Decomposable) else resolvent_transition
@@ -155,7 +156,7 @@ def _as_it_is(images: Array) -> Array:
 
 
 def _by_operator(rows: Sequence[Restoration]) -> list[Restoration]:
-    """`rows` with those of one operator side by side, otherwise in their order."""
+    """Return `rows` with those of one operator side by side, otherwise in their order."""
     first: dict[int, int] = {}
     for i, row in enumerate(rows):
         first.setdefault(id(row.operator), i)
@@ -163,7 +164,7 @@ def _by_operator(rows: Sequence[Restoration]) -> list[Restoration]:
 
 
 def _groups(rows: Sequence[Restoration], xp: Namespace) -> list[Group]:
-    """The groups of rows that `_by_operator` has put in order."""
+    """Return the groups of rows with one operator, in the order of `_by_operator`."""
     groups, start = [], 0
     for _, of_one in groupby(rows, key=lambda row: id(row.operator)):
         together = list(of_one)
@@ -174,12 +175,12 @@ def _groups(rows: Sequence[Restoration], xp: Namespace) -> list[Group]:
 
 
 def _joined(parts: Sequence[Array]) -> Array:
-    """Arrays of groups as one of all rows; a single one is not copied."""
+    """Concatenate the arrays of groups; a single one is not copied."""
     return array_namespace(parts[0]).concat(parts, axis=0) if len(parts) > 1 else parts[0]
 
 
 def _compared(rows: Sequence[Restoration], x0hat: Array) -> dict[int, Array]:
-    """By row, the mean square between the estimate and the one it is compared with, of those that compare."""
+    """Return the mean square difference between compared estimates, by row, for rows that compare at this step."""
     compare = [i for i, row in enumerate(rows) if row.compares and row.earlier is not None]
     if not compare:
         return {}
@@ -198,10 +199,10 @@ def _on_host(array: Array) -> bool:
 
 
 def _stack(arrays: Sequence[Array], xp: Namespace) -> Array:
-    """Arrays as the rows of one; a single one is not copied."""
+    """Stack arrays as rows; a single one is not copied."""
     return xp.stack(arrays) if len(arrays) > 1 else arrays[0][None, ...]
 
 
 def _column(values: Sequence[float | None], like: Array, xp: Any) -> Array:
-    """(B, 1, 1, 1), NaN for None."""
+    """Return the values as (B, 1, 1, 1), NaN for None."""
     return sent(tuple(values), np.float64, like.dtype, like.device, xp)[:, None, None, None]

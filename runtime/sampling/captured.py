@@ -1,8 +1,8 @@
-"""Steps recorded once and replayed: on a GPU, one CUDA graph for the network, the operator and the sampler together.
+"""Steps as CUDA graphs: on a GPU, a step's network call, operator and sampler are captured once and replayed.
 
-Rows that share an operator and a number of steps are loaded into arrays that stay where they are; each replay of a
-move takes them a step further in place. All that comes from the host is the noise, in blocks of several steps. What a
-row has while it is loaded are views of those arrays.
+Rows that share an operator and a number of steps are loaded into arrays at fixed addresses. Each replay of a move takes
+them a step further in place. The host uploads the noise alone, in blocks of several steps. While a row is loaded, its
+state consists of views of those arrays.
 """
 
 import math
@@ -27,16 +27,16 @@ from .restoration import Fetch, Group, Move, Restoration
 from .schedule import Coefficients, Schedule
 
 KEPT = 16
-"""Sets of rows that an engine keeps arrays for in a thread."""
+"""The most sets of arrays that an engine keeps in a thread."""
 BYTES_KEPT = 2 << 30
-"""Bytes of the arrays of all sets in a thread, but for the one used last: images of many sizes have a set each."""
+"""The most bytes of all sets of a thread without the one used last. Images of each size have a set of their own."""
 WORTH = 16
-"""Steps that rows have left, at least, for their moves to be recorded: recording runs each a few times."""
+"""The least steps left for which moves are captured; capturing runs each a few times."""
 BLOCK = 8
-"""Steps whose noise is drawn and uploaded at once, while those of the block before are made."""
+"""Steps whose noise is drawn and uploaded together, during the steps of the block before."""
 NAMES = [field.name for field in fields(Coefficients) if field.name != "t"]
 NUMBERS = ("sigma", "zeta", "every", "lam")
-"""A row's numbers that a move may take."""
+"""Attributes of a row that a move may read."""
 _local = threading.local()
 
 MoveOf = Callable[..., tuple[Array, Array]]
@@ -44,16 +44,17 @@ MoveOf = Callable[..., tuple[Array, Array]]
 
 @cache
 def _draws(process: int) -> ThreadPoolExecutor:
-    """Return the threads that draw noise: a GPU steps faster than one core draws. Threads do not outlive a fork."""
+    """Return the threads that draw noise, of this process: threads do not survive a fork. One core is slower than a
+    GPU.
+    """
     return ThreadPoolExecutor(max(1, cores() - 2), "frugal-rt-noise")
 
 
 def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loaded | None":
-    """Return the arrays that replay the next step of these rows, made if need be; None where that cannot be, or does
-    not pay.
+    """Return the arrays that replay the next step of these rows, made if needed; None where it is not captured.
 
-    It cannot be where the engine records nothing, where the rows differ in operator or schedule, and where the operator
-    synchronises with the host.
+    It is not where the engine captures nothing, the rows differ in operator or schedule, the operator synchronises with
+    the host, or too few steps are left.
     """
     first = rows[0]
     if not engine.can_capture or not first.operator.capturable:
@@ -61,7 +62,7 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
     if any(row.operator is not first.operator or row.schedule is not first.schedule for row in rows):
         return None
     kept = _kept(engine)
-    # The operator is held: its id stays its own, and its images have one size.
+    # The set refers to the operator, so that no other one can get its id.
     key = (id(first.operator), len(first.schedule), len(rows))
     if key not in kept:
         if first.step + 1 < WORTH:
@@ -76,7 +77,7 @@ def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loa
 
 
 def _kept(engine: Engine) -> "OrderedDict[Any, Loaded]":
-    """Return this thread's sets of arrays: two threads must never replay on the same ones."""
+    """Return this thread's sets of arrays: two threads must not replay on the same arrays."""
     if not hasattr(_local, "kept"):
         _local.kept = WeakKeyDictionary()
     found: OrderedDict[Any, Loaded] = _local.kept.setdefault(engine, OrderedDict())
@@ -84,9 +85,9 @@ def _kept(engine: Engine) -> "OrderedDict[Any, Loaded]":
 
 
 def _forget(new: "Loaded") -> None:
-    """Let go of the sets used longest ago, whatever engine's, while all of them are more than BYTES_KEPT.
+    """Free the sets used longest ago, of any engine, until the rest has at most BYTES_KEPT.
 
-    Restorers for other sizes of image have engines of their own, around the same network.
+    Restorers for other image sizes have engines of their own around the same network.
     """
     others = [(one, of, key) for of in _local.kept.values() for key, one in of.items() if one is not new]
     held = new.bytes + sum(one.bytes for one, *_ in others)
@@ -99,18 +100,18 @@ def _forget(new: "Loaded") -> None:
 
 
 class Loaded:
-    """Arrays for as many rows as `like` has, of their operator and number of steps, and the moves recorded on them.
+    """Arrays for as many rows as `like`, with their operator and number of steps, and the moves captured on them.
 
-    The engine is not held: it is what this is kept under, and would never go.
+    It does not refer to the engine, which is the key it is kept under and would otherwise never be freed.
     """
 
     def __init__(self, like: Sequence[Restoration], upload: Callable[[np.ndarray], Fetch]):
         first, x = like[0], like[0].x
         xp = self._xp = array_namespace(x)
         self.name = object()
-        """Token that rows hold in place of this object, which must go when its engine does."""
+        """Token that rows hold instead of this object, so that it is freed with its engine."""
         self.used = time.monotonic()
-        """Time when its rows were last asked for."""
+        """Time of its last use."""
         self._upload, self._operator, self._flips = upload, first.operator, first.schedule.flips
         self._rows: list[Restoration] = []
         self._schedule: Schedule | None = None
@@ -123,28 +124,28 @@ class Loaded:
         count, steps = len(like), len(first.schedule)
         self._x, self._x0hat = empty(count, *x.shape), empty(count, *x.shape)
         self._noise = empty(count, BLOCK, *x.shape)
-        """z of step s at s modulo BLOCK."""
+        """Noise z of step s, at index s modulo BLOCK."""
         self._y = empty(count, *first.y.shape)
         self._numbers = empty(len(NUMBERS), count, 1, 1, 1)
-        """Each of NUMBERS, NaN for None."""
+        """The rows' NUMBERS, NaN for None."""
         self._tables, self._timesteps = empty(steps, len(NAMES)), empty(steps, dtype=xp.int64)
         self._step, self._order = empty(count, dtype=xp.int64), xp.arange(count, device=x.device)
         whole = (self._x, self._x0hat, self._noise, self._y)
         self.bytes = sum(math.prod(array.shape) for array in whole) * xp.finfo(x.dtype).bits // 8
 
     def replays(self, kind: Move, engine: Engine, move: MoveOf) -> bool:
-        """Whether a move is recorded, which it is the first time it is asked for, if it can be."""
+        """Return whether a move is captured; capture it at the first call, if that is possible."""
         if kind not in self._replays:
             rows, self._rows = self._rows, []
             for row in rows:
                 self._give_back(row)
-            self._replays[kind] = engine.capture(lambda: self._once(kind, engine, move))  # runs a few steps of anything
+            self._replays[kind] = engine.capture(lambda: self._once(kind, engine, move))  # runs a few steps
         return self._replays[kind] is not None
 
     def step(self, rows: Sequence[Restoration]) -> tuple[Array, Array]:
-        """x_{t-1} and x0hat, (B, C, H, W), of `rows`, which are held from now on.
+        """Return x_{t-1} and x0hat, (B, C, H, W), of `rows`, which stay loaded.
 
-        Both are overwritten by the next replay, but an estimate that is compared.
+        The next replay overwrites both, except estimates that are compared.
         """
         replay = self._replays[rows[0].move]
         assert replay is not None
@@ -158,7 +159,7 @@ class Loaded:
         return self._x, self._xp.asarray(self._x0hat, copy=True) if compared else self._x0hat
 
     def load(self, rows: Sequence[Restoration]) -> None:
-        """Take the state of `rows`; those that were held get arrays of their own."""
+        """Load the state of `rows`; rows that were loaded before get arrays of their own."""
         for row in self._rows:
             self._give_back(row)
         self._rows, self._blocks = list(rows), {}
@@ -194,7 +195,7 @@ class Loaded:
             row.held = None
 
     def _take_blocks(self, due: Sequence[int]) -> None:
-        """The noise of these rows' next steps and of those after them in the same block; the next blocks are begun."""
+        """Copy the noise of these rows' next block of steps into place, and begin to draw the block after it."""
         for ahead in (0, 1):
             for i in due:
                 step = self._rows[i].step
@@ -207,5 +208,5 @@ class Loaded:
             self._noise[i, : last + 1, ...] = self._blocks.pop((i, block)).result()()
 
     def _placed(self, array: np.ndarray) -> Array:
-        """A few numbers where the rows are, without waiting; as floats, which hold every step and timestep exactly."""
+        """Place a few numbers on the rows' device without waiting; as floats, which hold every timestep exactly."""
         return self._xp.astype(self._upload(np.asarray(array, np.float32))(), self._x.dtype)

@@ -1,4 +1,4 @@
-"""The settings of a restoration by name, for type checkers to tell what there is."""
+"""Types of the settings of a restoration, for type checkers."""
 
 import operator
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ StepSizes = Literal["own", "official"]
 Method = Literal["frugal", "hybrid", "dps", "dmps", "closed-form"]
 """The names in `guidance.METHODS`."""
 When = Literal["auto"] | int
-"""End of the gradients, as `Switch.parse` reads it."""
+"""The switch, as `Switch.parse` reads it."""
 
 
 class Settings(TypedDict, total=False):
-    """The settings of `Restorer.restore`, which says what each means."""
+    """The settings of `Restorer.restore`, described there."""
 
     sigma: float | None
     aim: Aim | None
@@ -41,11 +41,11 @@ WORDS, NUMBERS, WHOLE = (
     ("sigma", "every", "zeta", "lam"),
     ("steps", "seed", "sample"),
 )
-"""The settings by what they are; `Switch.parse` reads any value."""
+"""Names of the settings by type; `switch` is left out, as `Switch.parse` checks it."""
 
 
 def check_kinds(settings: Mapping[str, Any]) -> None:
-    """Raise KindError for a setting that is no word, number or whole number where it has to be one."""
+    """Raise KindError for a setting of another type than its own: word, number or whole number."""
     for name, value in settings.items():
         if value is None:
             continue
@@ -58,7 +58,7 @@ def check_kinds(settings: Mapping[str, Any]) -> None:
 
 
 def check_whole(name: str, value: Any) -> int:
-    """The whole number that `value` is. Raises KindError."""
+    """Return `value` as an int. Raises KindError where it is no whole number."""
     try:
         return operator.index(value)
     except TypeError:

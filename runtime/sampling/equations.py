@@ -1,7 +1,8 @@
-"""The equations of one step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's move,
-`frugal`'s, the probability flow (Song et al., 2021), half-quadratic splitting (Zhang et al., 2021), self-ensembles.
+"""The equations of a step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's transition
+(Kawar et al., 2022), `frugal`'s, the probability flow (Song et al., 2021), half-quadratic splitting (Zhang et al.,
+2021), self-ensembles (Timofte et al., 2016).
 
-Pure functions over a batch (B, C, H, W); `c` holds each row's coefficients. Nothing here knows devices or loops.
+They are pure functions of a batch (B, C, H, W), without devices or loops; `c` holds each row's coefficients.
 """
 
 import math
@@ -14,23 +15,24 @@ from .schedule import Coefficients
 
 TINY = 1e-12
 DPS_MAX_STEP = 0.3
-"""DPS's own step never moves x further than this multiple of sqrt(beta), root mean square over the image."""
+"""The largest root mean square change of x by a DPS step of our own size, in units of sqrt(beta)."""
 FRUGAL_MAX_STEP = 0.35
-"""`frugal`'s gradient never moves x further than this multiple of the deviation of the ancestral steps that it stands
-for, root mean square over the image."""
+"""The largest root mean square change of x by `frugal`'s gradient, in units of the standard deviation of the ancestral
+steps that it replaces."""
 DMPS_LAMBDA = 1.75
-"""DMPS's own step, before it is bounded: the official code's."""
+"""lambda of a DMPS step of our own size, before the bound: the official code's."""
 CORRELATION_POWER = 0.5
-"""How the closed form weighs a measurement noisier than x_{t-1}: 1 as Bayes does, 0 as if it were no noisier."""
+"""The exponent in `ddrm_transition` for a measurement noisier than x_{t-1}: 1 is Bayes's rule, 0 ignores the noise."""
 
 MIN_SIGMA_RATIO = 0.01
-"""Where there is no basis, y's deviation is taken for no less than this share of what x0's may still be."""
+"""The least ratio of sigma to sqrt(c), c = 4 (1 - abar') / abar', in `resolvent_transition`: it bounds the condition
+number."""
 
 
 def estimate(x: Array, out: Array, c: Coefficients) -> tuple[Array, Array]:
-    """x0hat = E[x0 | x_t] clipped to [-1, 1], and a mask that is 1 where it was not clipped.
+    """Return x0hat = E[x0 | x_t] clipped to [-1, 1], and a mask that is 1 where it was not clipped.
 
-    An infinity becomes NaN rather than hide behind the clip.
+    An infinity becomes NaN, as clipping would hide it.
     """
     raw = c.x0_x * x - c.x0_out * out
     x0hat = raw.clip(-1.0, 1.0) + 0 * raw
@@ -38,7 +40,7 @@ def estimate(x: Array, out: Array, c: Coefficients) -> tuple[Array, Array]:
 
 
 def ancestral(x: Array, x0hat: Array, variance: Array | None, z: Array, c: Coefficients) -> Array:
-    """A draw from p(x_{t-1} | x_t, x0hat): DDPM, eq. 7; the learned range is Nichol and Dhariwal (2021), eq. 15."""
+    """Draw from p(x_{t-1} | x_t, x0hat): DDPM, eq. 7; a learned variance is Nichol and Dhariwal (2021), eq. 15."""
     xp = array_namespace(x)
     log_var = c.log_var
     if variance is not None:
@@ -48,7 +50,7 @@ def ancestral(x: Array, x0hat: Array, variance: Array | None, z: Array, c: Coeff
 
 
 def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
-    """x_{t-1} without a draw: sqrt(abar') x0hat + sqrt((1 - abar') / (1 - abar)) (x_t - sqrt(abar) x0hat).
+    """Return x_{t-1} = sqrt(abar') x0hat + sqrt((1 - abar') / (1 - abar)) (x_t - sqrt(abar) x0hat), without noise.
 
     It is DDIM (Song et al., 2021), eq. 12 with eta = 0: Euler's step of the probability flow. In z = x_t / sqrt(abar)
     and s = sqrt(1 - abar) / sqrt(abar) it reads z' = x0hat + s'/s (z - x0hat).
@@ -57,10 +59,10 @@ def probability_flow_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
 
 
 def flipped(images: Array, c: Coefficients) -> Array:
-    """Each row mirrored, upside down, both or as it is, by `c`; applied twice it changes nothing.
+    """Return each row flipped left to right, upside down, both or not at all, by `c`. Twice is the identity.
 
-    A denoiser that knows pieces of any picture should give the same, flipped; a trained one does so only nearly. With
-    another flip at each step its errors average out: equivariant plug-and-play, Terris et al. (2024).
+    A denoiser of any picture should commute with flips; a trained one does so only approximately. With another flip at
+    each step its errors average out: equivariant plug-and-play, Terris et al. (2024).
     """
     xp = array_namespace(images)
     images = xp.where(c.mirrored > 0, xp.flip(images, axis=3), images)
@@ -68,28 +70,29 @@ def flipped(images: Array, c: Coefficients) -> Array:
 
 
 def mean_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
-    """The mean of the estimates so far, of which `x` has those before: a self-ensemble, Timofte et al. (2016)."""
+    """Return the mean of the estimates so far; `x` is that of the earlier ones. A self-ensemble, Timofte et al. (2016)."""
     return (1 - c.share) * x + c.share * x0hat
 
 
 def splitting_step(operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Coefficients) -> Array:
-    """x_{t-1} = sqrt(abar') E[x0 | y], of N(x0hat, s^2): half-quadratic splitting, whose denoiser is the network.
+    """Return x_{t-1} = sqrt(abar') E[x0 | y] for the prior N(x0hat, s^2 I): half-quadratic splitting.
 
-    Zhang et al. (2021), eq. 6 and 7. It draws nothing, and of x_t it keeps nothing.
+    Zhang et al. (2021), eq. 6 and 7, with the network as the denoiser. It draws no noise, and uses x_t only through
+    x0hat.
     """
     return c.abar_prev**0.5 * operator.mean(y, x0hat, sigma, x0_variance(c))
 
 
 def x0_variance(c: Coefficients) -> Array:
-    """(1 - abar) / abar, x_t's noise beside its signal: what stands for the variance of x0 given x_t."""
+    """Return (1 - abar) / abar, the variance of x_t's noise beside its signal, used as the variance of x0 given x_t."""
     return (1 - c.abar) / c.abar
 
 
 def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) -> tuple[Array, Array]:
-    """The gradient of || y - A x0hat ||_2 with respect to x0hat, row by row, and how far the norm is above the noise's.
+    """Return the gradient of || y - A x0hat ||_2 in x0hat, and the excess of the norm over the noise's, for each row.
 
-    The noise alone has a norm of about sigma sqrt(m), m the number of values measured (Morozov's discrepancy
-    principle); the excess (B, 1, 1, 1) is 0 below it.
+    The norm of noise alone is about sigma sqrt(m), for m measured values (Morozov's discrepancy principle). The excess
+    (B, 1, 1, 1) is 0 below it.
     """
     xp = array_namespace(x0hat)
     r = y - operator.A(x0hat)
@@ -98,14 +101,14 @@ def residual_gradient(operator: Operator, y: Array, x0hat: Array, sigma: Array) 
 
 
 def likelihood_score(operator: Linear, y: Array, x: Array, sigma: Any, abar: Array, gain: Any = 0.0) -> Array:
-    """The score at x_t of N(y; A x_t / sqrt(abar), sigma^2 I + (1 - abar)/abar A A^T): DMPS, eq. 14, by the SVD.
+    """Return the score in x_t of N(y; A x_t / sqrt(abar), sigma^2 I + (1 - abar)/abar A A^T): DMPS, eq. 14, by the SVD.
 
-    g = 1/sqrt(abar) V S^T (sigma^2 I + (1-abar)/abar S S^T)^{-1} (U^T y - S V^T x_t / sqrt(abar)), or where there is no
-    SVD, 1/sqrt(abar) A^T (sigma^2 I + (1-abar)/abar A A^T)^{-1} (y - A x_t / sqrt(abar)).
+    g = 1/sqrt(abar) V S^T (sigma^2 I + (1-abar)/abar S S^T)^{-1} (U^T y - S V^T x_t / sqrt(abar)), or without an SVD,
+    g = 1/sqrt(abar) A^T (sigma^2 I + (1-abar)/abar A A^T)^{-1} (y - A x_t / sqrt(abar)).
 
-    gain: what a step multiplies the score by, over sqrt(abar), as of `dmps_gain`. The score is made smaller where the
-    step would pass what y says: gain s^2 / (sigma^2 + (1-abar)/abar s^2) is 1 at most in each direction of the SVD,
-    and without an SVD by the one factor that holds for any s. 0 bounds nothing.
+    gain: the factor by which a step multiplies the score, over sqrt(abar), from `dmps_gain`; 0 sets no bound. The score
+    is reduced where the step would overshoot y: gain s^2 / (sigma^2 + (1-abar)/abar s^2) is at most 1 in each direction
+    of the SVD. Without an SVD one factor is used that is small enough for any s.
     """
     xp = array_namespace(x)
     root, scale = abar**0.5, (1 - abar) / abar
@@ -120,9 +123,9 @@ def likelihood_score(operator: Linear, y: Array, x: Array, sigma: Any, abar: Arr
 
 
 def dmps_gain(lam: Array, c: Coefficients) -> tuple[Array, Array]:
-    """lambda, DMPS_LAMBDA where it is NaN; and what bounds a step of that size, lambda beta / (sqrt(alpha) abar).
+    """Return lambda, DMPS_LAMBDA where it is NaN, and the gain lambda beta / (sqrt(alpha) abar) of `likelihood_score`.
 
-    The second is 0, no bound, where lambda was given: the paper's step as it is.
+    The gain is 0, no bound, where lambda was given: that is the paper's step.
     """
     xp = array_namespace(lam)
     own = xp.isnan(lam)
@@ -133,20 +136,21 @@ def dmps_gain(lam: Array, c: Coefficients) -> tuple[Array, Array]:
 def ddrm_transition(
     operator: Decomposable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
 ) -> Array:
-    """A draw of x_{t-1} that knows y, in closed form: DDRM (Kawar et al., 2022, eq. 7 and 8), but for the third line.
+    """Draw x_{t-1} given y in closed form: DDRM (Kawar et al., 2022, eq. 7 and 8), except for the third line.
 
-    With s' = sqrt(1 - abar_{t-1}), kept = sqrt(1 - eta^2), eta = c.fresh, and eps the noise that x0hat leaves in x_t,
-    direction by direction:
+    With s' = sqrt(1 - abar_{t-1}), eta = c.fresh, kept = sqrt(1 - eta^2), and eps = (x_t - sqrt(abar) x0hat) /
+    sqrt(1 - abar), in each direction of the SVD:
 
         not measured (s = 0):     sqrt(abar') x0hat + s' (kept eps + eta z)
         sigma / s below the noise: sqrt(abar') U^T y / s + sqrt(s'^2 - abar' sigma^2 / s^2) z
         sigma / s above it:       sqrt(abar') x0hat + s' (q n + kept (eps - q n) + eta sqrt(1 - q^2) z)
 
-    The noises compared are those of sqrt(abar') y / s and of x_{t-1}; n = (U^T y / s - x0hat) s / sigma is the first,
-    in its deviations. So where y knows more it stands in for x0hat; where it knows less, x_{t-1}'s noise goes on as in
-    the first line, but around q n instead of 0. If y is taken for a noisier x_{t-1}, their noises have a correlation of
-    rho, the ratio of their deviations, and q = rho is the law of x_{t-1} given x0 and y; here q = rho^CORRELATION_POWER
-    (docs/method.md). DDRM's is kept n + eta z, in which y is believed the more, the more steps there are.
+    Compared are the deviations of the noise in sqrt(abar') y / s and in x_{t-1}; n = (U^T y / s - x0hat) s / sigma is
+    the first noise, in units of its deviation. Where y is less noisy, it replaces x0hat. Where it is noisier, the noise
+    of x_{t-1} is as in the first line, but around q n instead of 0. If y is taken for a noisier x_{t-1}, the two noises
+    have a correlation rho, the ratio of their deviations, and q = rho gives the distribution of x_{t-1} given x0 and y.
+    Here q = rho^CORRELATION_POWER (docs/method.md). DDRM has kept n + eta z, which weighs y more, the more steps there
+    are.
     """
     xp = array_namespace(x)
     root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
@@ -155,7 +159,7 @@ def ddrm_transition(
     unseen = root * x0hat + left * (kept * eps + c.fresh * z)
     s = operator.spectrum(x)
     seen = xp.astype(s > 0, x.dtype)
-    s = s + (1 - seen)  # divides by 1 where nothing is seen
+    s = s + (1 - seen)  # avoids a division by 0
     noise = root * sigma / s  # of sqrt(abar') U^T y / s
     estimate, drawn, eps = root * operator.Vt(x0hat), operator.Vt(z), operator.Vt(eps)
     gap = root * operator.Ut(y) / s - estimate
@@ -169,25 +173,25 @@ def ddrm_transition(
 def resolvent_transition(
     operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
 ) -> Array:
-    """`ddrm_transition` without a basis: a draw of x_{t-1} that knows y, by one resolvent.
+    """Draw x_{t-1} given y, for an operator without an SVD, by one resolvent.
 
-    In a direction of singular value s, with s', kept, eta and eps as there, rho = s' s / (sqrt(abar') sigma), and
-    w = 4 rho^2 / (1 + 4 rho^2), from 0 where y is noise to 1 where it is exact:
+    In a direction of singular value s, with s', kept, eta and eps as in `ddrm_transition`, rho = s' s / (sqrt(abar')
+    sigma), and w = 4 rho^2 / (1 + 4 rho^2), which is 0 where y is noise and 1 where it is exact:
 
         sqrt(abar') (x0hat + w (y / s - x0hat)) + s' (kept (eps - q n) + eta (1 - 2 w) z)
 
-    where q n = sqrt(abar / (1 - abar)) w (y / s - x0hat). It is the third line of `ddrm_transition` throughout, with
-    q = 4 rho / (1 + 4 rho^2) for the correlation of the two noises: sqrt(1 - q^2) is then |1 - 2 w|, and w is all that
+    where q n = sqrt(abar / (1 - abar)) w (y / s - x0hat). It is the third line of `ddrm_transition` in all directions,
+    with q = 4 rho / (1 + 4 rho^2) for the correlation of the two noises. Then sqrt(1 - q^2) is |1 - 2 w|, and only w
     has to be computed: w (y / s - x0hat) = c A^T (sigma^2 I + c A A^T)^{-1} (y - A x0hat), c = 4 (1 - abar') / abar'.
-    The two terms in w are one such solution. sigma is MIN_SIGMA_RATIO sqrt(c) at least, so that the system has a
-    condition number of 1 / MIN_SIGMA_RATIO^2 at most, and what A all but loses stays x0hat's.
+    The two terms in w are computed by one such solution. sigma is at least MIN_SIGMA_RATIO sqrt(c), so that the
+    system's condition number is at most 1 / MIN_SIGMA_RATIO^2; directions that A almost loses keep x0hat.
     """
     xp = array_namespace(x)
     root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
     kept = (1 - c.fresh**2) ** 0.5
     eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
     ahead = root - left * kept * (c.abar / (1 - c.abar)) ** 0.5
-    scale = 4 * (1 - c.abar_prev) / c.abar_prev + TINY  # above 0 where there is no noise left, nor any in y
+    scale = 4 * (1 - c.abar_prev) / c.abar_prev + TINY  # above 0 where neither x_{t-1} nor y has noise
     asked = ahead * (y - operator.A(x0hat)) - 2 * left * c.fresh * operator.A(z)
     known = operator.resolvent(asked, xp.maximum(sigma + 0 * scale, MIN_SIGMA_RATIO * scale**0.5 + 0 * sigma), scale)
     return root * x0hat + left * (kept * eps + c.fresh * z) + scale * operator.AT(known)
@@ -196,10 +200,11 @@ def resolvent_transition(
 def mean_transition(
     operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
 ) -> Array:
-    """A draw of x_{t-1} around E[x0 | y], with eps the noise that x0hat leaves in x_t.
+    """Draw x_{t-1} around E[x0 | y].
 
-    sqrt(abar') E[x0 | y] + sqrt(1 - abar') (sqrt(1 - eta^2) eps + eta z): DDIM (Song et al., 2021), eq. 12, with
-    `Linear.mean` in the place of x0hat. It asks no more of y than that mean, so y may be rounded.
+    It is sqrt(abar') E[x0 | y] + sqrt(1 - abar') (sqrt(1 - eta^2) eps + eta z), with eps = (x_t - sqrt(abar) x0hat) /
+    sqrt(1 - abar): DDIM (Song et al., 2021), eq. 12, with `Linear.mean` in place of x0hat. It uses y through that mean
+    alone, so y may be rounded.
     """
     eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
     mean = operator.mean(y, x0hat, sigma, x0_variance(c))
@@ -209,11 +214,11 @@ def mean_transition(
 def gradient_at_x_t(
     gradient: Array, excess: Array, unclipped: Array, pull: Pull, c: Coefficients
 ) -> tuple[Array, Array]:
-    """The residual's gradient at x_t, (B, C, H, W), from the one at x0hat; and Polyak's step along it, (B, 1, 1, 1).
+    """Return the residual's gradient in x_t, (B, C, H, W), given the one in x0hat; and Polyak's step, (B, 1, 1, 1).
 
-    `gradient` and `excess` are `residual_gradient`'s, `unclipped` is `estimate`'s, `pull` the network's
-    vector-Jacobian product. Polyak's step, excess / |grad|^2, would bring the residual down to the noise at once, to
-    first order. It is weighed by the share of the gradient that the clip lets through.
+    `gradient` and `excess` come from `residual_gradient`, `unclipped` from `estimate`; `pull` is the network's
+    vector-Jacobian product. To first order Polyak's step, excess / |grad|^2, reduces the residual to the noise's. It is
+    multiplied by the share of the gradient's square that lies where x0hat was not clipped.
     """
     cotangent = unclipped * gradient
     at_x_t = c.x0_x * cotangent - pull(c.x0_out * cotangent)
@@ -222,10 +227,10 @@ def gradient_at_x_t(
 
 
 def dps_step(x_prime: Array, gradient: Array, polyak: Array, zeta: Array, c: Coefficients) -> Array:
-    """x_{t-1} = x' - zeta grad_{x_t} || y - A(x0hat(x_t)) ||_2: DPS, Algorithm 1; x' is the ancestral draw.
+    """Return x_{t-1} = x' - zeta grad_{x_t} || y - A(x0hat(x_t)) ||_2: DPS, Algorithm 1; x' is the ancestral draw.
 
-    `gradient` and `polyak` are `gradient_at_x_t`'s. zeta (B, 1, 1, 1) is the paper's constant, or NaN for a step of its
-    own: kappa = beta / (1 - abar), the share of x_t's noise that this step removes, of Polyak's.
+    `gradient` and `polyak` come from `gradient_at_x_t`. zeta (B, 1, 1, 1) is the paper's constant, or NaN for our step
+    size: Polyak's step times beta / (1 - abar), the share of x_t's noise that this step removes, limited.
     """
     xp = array_namespace(gradient)
     own = limited_step(c.beta / (1 - c.abar) * polyak, gradient, DPS_MAX_STEP * c.beta**0.5)
@@ -233,31 +238,32 @@ def dps_step(x_prime: Array, gradient: Array, polyak: Array, zeta: Array, c: Coe
 
 
 def dmps_step(x_prime: Array, score: Array, lam: Array, c: Coefficients) -> Array:
-    """x_{t-1} = x' + lambda beta / sqrt(alpha) g(x_t): DMPS, Algorithm 1; x' is the ancestral draw.
+    """Return x_{t-1} = x' + lambda beta / sqrt(alpha) g(x_t): DMPS, Algorithm 1; x' is the ancestral draw.
 
-    `score` is `likelihood_score`, g at x_t; lam is `dmps_gain`'s.
+    `score` is g from `likelihood_score`, `lam` is lambda from `dmps_gain`.
     """
     return x_prime + lam * c.beta / c.alpha**0.5 * score
 
 
 def frugal_step(transition: Array, gradient: Array, polyak: Array, every: Array, c: Coefficients) -> Array:
-    """x_{t-1}: the closed form's draw, moved along DPS's gradient for what the operator does not see.
+    """Return x_{t-1}: the closed form's draw, moved along DPS's gradient for what the operator does not see.
 
-    `transition` is `ddrm_transition` or `resolvent_transition`, `gradient` and `polyak` are `gradient_at_x_t`'s. One
-    such step stands for `every` (B, 1, 1, 1), and takes Polyak's step whole, relaxed by 1 + abar: for a linear residual
-    any factor below 2 converges, and the less noise is left, the more linear it is.
+    `transition` is the result of `ddrm_transition` or `resolvent_transition`; `gradient` and `polyak` come from
+    `gradient_at_x_t`. The gradient replaces those of `every` (B, 1, 1, 1) steps, so it takes Polyak's whole step times
+    1 + abar: for a linear residual any factor below 2 converges, and the residual is the more linear, the less noise is
+    left.
     """
-    deviation = (every * c.beta * (1 - c.abar_prev) / (1 - c.abar)) ** 0.5  # of so many ancestral steps
+    deviation = (every * c.beta * (1 - c.abar_prev) / (1 - c.abar)) ** 0.5  # of `every` ancestral steps
     return transition - limited_step((1 + c.abar) * polyak, gradient, FRUGAL_MAX_STEP * deviation) * gradient
 
 
 def limited_step(step: Array, gradient: Array, longest: Array) -> Array:
-    """`step`, but no more than moves x along `gradient` by `longest`, root mean square over the image."""
+    """Limit `step` so that it changes x along `gradient` by at most `longest`, root mean square over the image."""
     size = math.prod(gradient.shape[1:])
     return array_namespace(gradient).minimum(step, longest * (size / (_square_sum(gradient) + TINY)) ** 0.5)
 
 
 def _square_sum(a: Array) -> Array:
-    """The sum of squares of each row, (B, 1, 1, 1)."""
+    """Return the sum of squares of each row, (B, 1, 1, 1)."""
     flat = a.reshape((a.shape[0], -1))
     return (flat * flat).sum(1)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""The settings of a restoration, in words, and the numbers that its rows carry for them."""
+"""The settings of a restoration by name, and the numbers that rows carry for them."""
 
 import math
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from .schedule import FLIPS
 from .switch import POSTER_THRESHOLD, Switch
 
 PRESETS = {"quality": 50, "balanced": 20, "fast": 12}
-"""Sampling steps T of `frugal` by name: from the most to the least. "fast" takes no gradient."""
+"""Sampling steps T of `frugal` by preset, descending. "fast" takes no gradients."""
 PRESETS_FROM_NOISE = {"quality": 100, "balanced": 50, "fast": 20}
-"""Presets of the other methods."""
+"""Sampling steps T of the other methods by preset."""
 PRESET = "balanced"
-"""The one that is taken where none is named."""
+"""The default preset."""
 GRADIENTS = 25
-"""About how many gradients `frugal` takes if it never switches, and estimates that are compared, whatever T."""
+"""The approximate number of gradients of `frugal` without a switch, and of estimates that are compared, for any T."""
 METHODS = {
     "frugal": ("switch", "every"),
     "hybrid": ("switch", "guidance", "zeta", "lam"),
@@ -26,63 +26,66 @@ METHODS = {
     "dmps": ("guidance", "lam"),
     "closed-form": (),
 }
-"""The samplers, and the settings that each has besides preset and steps.
+"""The methods, and the settings of each besides preset and steps.
 
-`frugal`, the default: from a plain estimate and noise down by the closed form, and until the switch DPS's gradient at
-every M-th step. The others start from noise alone. `hybrid`, the poster's: DPS, and from the switch DMPS. `dps`
-and `dmps`: the papers'. `closed-form`: DDRM's transition.
+`frugal`, the default, starts from a plain estimate with noise and takes the closed form at each step, with DPS's
+gradient at every M-th step until the switch. The others start from pure noise. `hybrid`, the poster's, is DPS until the
+switch and then DMPS. `dps` and `dmps` are the papers'. `closed-form` is DDRM's transition.
 """
 METHOD = next(iter(METHODS))
 OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
-"""DPS's own constants, for 1000 steps, by operator; 1 for the others, its largest."""
+"""The paper's zeta of DPS, for 1000 steps, by operator; 1, its largest, for other operators."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
 SAMPLER = 4
-"""The version of the sampler, in the settings of every result: another gives other pixels for the same settings."""
+"""The version of the sampler, in the settings of every result. Another version gives other pixels."""
 AIMS = {"detail": 8, "fidelity": FLIPS}
-"""Network calls, at most, of a denoising that starts from the picture itself: the probability flow, or its mean."""
+"""The most network calls of denoising by aim: the probability flow from the picture, or the mean over flips."""
 DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity", MaskedJpeg: "fidelity"}
-"""The aim where neither one nor a setting of a method is given; of a JPEG, blocks are what disturbs. See CLOSE, too."""
+"""The aim by operator where neither an aim nor a setting of a method is given. For thin holes see CLOSE."""
 SPLITTING_STEPS = 8
-"""Network calls, at most, of another task for fidelity: a half-quadratic splitting from a plain estimate."""
+"""The most network calls of other tasks for fidelity: half-quadratic splitting from a plain estimate."""
 SPLITTING_NOISE, SPLITTING_ERROR, SPLITTING_MOST, SPLITTING_MOST_OF_HOLES = 0.3, 0.27, 4.0, 0.7
-"""The plain estimate is then taken to have noise of the error expected, and of SPLITTING_NOISE at least; none is drawn.
-Where the operator does not see all, it is at least (error there / SPLITTING_ERROR)^4, but of that SPLITTING_MOST at
-most, or SPLITTING_MOST_OF_HOLES where pixels are missing. Chosen on tune-20 and tune-100 (docs/method.md)."""
+"""The deviation of noise that the splitting assumes in the plain estimate, without drawing any: the expected error, at
+least SPLITTING_NOISE. Where the operator does not see all, it is also at least (error there / SPLITTING_ERROR)^4, of
+which at most SPLITTING_MOST counts, or SPLITTING_MOST_OF_HOLES for missing pixels. Chosen on tune-20 and tune-100
+(docs/method.md)."""
 SIGMA = 0.01
-"""Deviation of the noise on [-1, 1] where none is named, and a picture is not to be denoised."""
+"""The default deviation of the noise on the [-1, 1] scale, for other tasks than denoising."""
 UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
-"""The noise that `frugal` adds to a plain estimate has the deviation (error / UNIT_ERROR)^4, its expected error over
-the image; at least UNSEEN_RATIO times the error where the operator does not see, and MOST_NOISE at most. What of the
-estimate is believed less is made anew. Chosen on tune-20 and tune-100 (docs/method.md)."""
+"""`frugal` adds noise of deviation (error / UNIT_ERROR)^4 to a plain estimate, where error is its expected error over
+the image. The deviation is at least UNSEEN_RATIO times the error where the operator does not see, and at most
+MOST_NOISE. The larger the expected error, the more of the image is sampled anew. Chosen on tune-20 and tune-100
+(docs/method.md)."""
 HOLE_ERROR, HOLE_NOISE, HOLE_MOST, NOISE_RATIO = 0.23, 0.1, 1.5, 3.0
-"""Where pixels are missing that deviation is (error in the holes / HOLE_ERROR)^5, from HOLE_NOISE to HOLE_MOST. It is
-at least NOISE_RATIO times the noise of the known pixels, and unless the holes are thin, at least what another operator
-has, (error / UNIT_ERROR)^4. Chosen on tune-20 (docs/method.md)."""
+"""Where pixels are missing, that deviation is (error in the holes / HOLE_ERROR)^5, between HOLE_NOISE and HOLE_MOST. It
+is at least NOISE_RATIO times the deviation of the known pixels' noise, and unless the holes are thin, at least
+(error / UNIT_ERROR)^4. Chosen on tune-20 (docs/method.md)."""
 CLOSE = 0.16
-"""Holes are thin where the error expected in them is below this. There is no detail to make up there, and both aims are
-the splitting. Chosen on tune-20 (docs/method.md)."""
+"""Holes are thin where the expected error in them is below this. They need no invented detail, so both aims are the
+splitting. Chosen on tune-20 (docs/method.md)."""
 JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
-"""For fidelity, the deviation of the noise that a JPEG's decoded picture is taken to have, with none drawn; and what
-`frugal` draws, to the expected error over the image. Chosen on tune-20 (docs/method.md)."""
+"""JPEG_NOISE: the deviation of noise that fidelity assumes in a JPEG's decoded picture, without drawing any.
+JPEG_RATIO: the deviation of the noise that `frugal` draws, divided by the expected error over the image. Chosen on
+tune-20 (docs/method.md)."""
 DAMAGED_JPEG_NOISE = 0.3
-"""JPEG_NOISE where damage in the picture was filled in. Chosen on tune-20 (docs/operators.md)."""
+"""JPEG_NOISE where damage in the JPEG's picture was filled in. Chosen on tune-20 (docs/operators.md)."""
 STEEP, EVEN = 2.0, 0.5
-"""Powers by which noise levels are spaced, evenly in that root of the noise's deviation. EVEN, which is evenly in the
-variance, is for both aims of a denoising and for the fidelity of a JPEG; STEEP is for anything else."""
+"""Powers p of the spacing of noise levels, which is even in deviation^(1/p). EVEN, even in the variance, is for both
+aims of denoising and for the fidelity of a JPEG; STEEP is for all others."""
 OF_METHODS = ("method", "preset", "steps", "switch", "every", "guidance", "zeta", "lam")
-"""The settings of a method. Where one of them is given, denoising is done by a method too."""
+"""The settings of methods. Where one of them is given, a method restores, also for denoising."""
 SPELLED = {"lam": "lambda"}
-"""Settings as they are spelled where Python cannot take the name."""
+"""Names of settings in messages where they differ from Python's."""
 
 
 def stride_of(steps: int) -> int:
-    """Steps between two gradients of `frugal`, and between the estimates that the switch compares."""
+    """Return the steps between two gradients of `frugal`, and between the estimates that the switch compares."""
     return max(2, round(steps / GRADIENTS))
 
 
 def switch_of(method: str, steps: int, asked: str | int | None) -> Switch:
-    """The rule by which a method stops to take gradients; `asked` as of `Switch.parse`, None for its own."""
+    """Return a method's switch; `asked` as in `Switch.parse`, None for the method's default."""
     if "switch" not in METHODS[method]:
         k = 0 if method == "dps" else steps
         return Switch(k, k)
@@ -91,10 +94,10 @@ def switch_of(method: str, steps: int, asked: str | int | None) -> Switch:
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """Settings of a restoration; `Restorer.restore` says what each means."""
+    """The settings of a restoration, described in `Restorer.restore`."""
 
     sigma: float | None = None
-    """None until `Restorer` settles it for a measurement."""
+    """None until `Restorer` has determined it for a measurement."""
     aim: str | None = None
     method: str | None = None
     preset: str | None = None
@@ -108,9 +111,9 @@ class Guidance:
     sample: int = 0
 
     def __post_init__(self) -> None:
-        """Raise InputError for a method or an aim that is none, and for one beside settings that it does not have.
+        """Raise InputError for an unknown method or aim, and for settings that it does not have.
 
-        KindError for a setting of another type than its own.
+        Raises KindError for a setting of another type than its own.
         """
         check_kinds(vars(self))
         if self.method is not None:
@@ -127,17 +130,17 @@ class Guidance:
 
     @property
     def noise(self) -> float:
-        """sigma, once it is settled."""
+        """sigma, once it is determined."""
         assert self.sigma is not None
         return self.sigma
 
     @property
     def of_methods(self) -> list[str]:
-        """The settings given that only a method has."""
+        """The given settings that only methods have."""
         return [name for name in OF_METHODS if getattr(self, name) is not None]
 
     def aim_with(self, operator: Operator) -> str | None:
-        """The aim that no method serves: any of a denoising, or fidelity; None is a method.
+        """Return the aim where no method restores: an aim of denoising, or fidelity. None stands for a method.
 
         Raises InputError.
         """
@@ -155,13 +158,13 @@ class Guidance:
         return None if aim == "detail" else aim
 
     def most_steps_with(self, operator: Operator) -> int:
-        """`steps_with`, or more: of what was asked alone, no error being estimated. Raises InputError."""
+        """Return an upper bound of `steps_with`, without estimating an error. Raises InputError."""
         if isinstance(operator, Inpaint) and self.aim != "fidelity" and not self.of_methods:
             return PRESETS[self._preset]
         return self.steps_with(operator)
 
     def steps_with(self, operator: Operator) -> int:
-        """The steps of a row with `operator`, at most. Raises InputError."""
+        """Return the most steps of a row with `operator`. Raises InputError."""
         aim = self.aim_with(operator)
         if aim is not None:
             return AIMS[aim] if isinstance(operator, Denoise) else SPLITTING_STEPS
@@ -173,19 +176,19 @@ class Guidance:
 
     @property
     def _preset(self) -> str:
-        """The one named, or that of an aim for detail, or the default."""
+        """The given preset, or that of the aim detail, or the default."""
         return self.preset or ("fast" if self.aim == "detail" else PRESET)
 
     def start_with(self, operator: Operator) -> float | None:
-        """The deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
+        """Return the deviation of the noise at the first step, on the [-1, 1] scale; None for pure noise."""
         aim = self.aim_with(operator)
         if aim is None and self.method_with(operator) != "frugal":
             return None
-        assert isinstance(operator, Linear)  # others have neither an aim nor `frugal`
+        assert isinstance(operator, Linear)  # `frugal` and aims need a linear operator
         return self._start_of_frugal(operator) if aim is None else self._start_of_aim(operator)
 
     def _start_of_aim(self, operator: Linear) -> float:
-        """The deviation of the noise that a plain estimate is taken to have, with none drawn."""
+        """Return the deviation of noise that is assumed in a plain estimate, without drawing any."""
         if isinstance(operator, Denoise):
             return self.noise
         if isinstance(operator, Coded):
@@ -197,7 +200,7 @@ class Guidance:
         return max(least, min(most, (expected_error_unseen(operator, self.noise) / SPLITTING_ERROR) ** 4))
 
     def _start_of_frugal(self, operator: Linear) -> float:
-        """The deviation of the noise that `frugal` adds to a plain estimate."""
+        """Return the deviation of the noise that `frugal` adds to a plain estimate."""
         error = expected_error(operator, self.noise)
         if isinstance(operator, Coded):
             return JPEG_RATIO * error
@@ -208,13 +211,13 @@ class Guidance:
         return min(MOST_NOISE, max(least, min(HOLE_MOST, (there / HOLE_ERROR) ** 5)))
 
     def noise_with(self, operator: Operator) -> float:
-        """The deviation of the noise that is drawn and added to a plain estimate, on [-1, 1]."""
+        """Return the deviation, on the [-1, 1] scale, of the noise that is drawn and added to a plain estimate."""
         return 0.0 if self.aim_with(operator) is not None else self.start_with(operator) or 0.0
 
     def method_with(self, operator: Operator) -> str:
-        """The method that restores `operator`: `frugal`, or DPS where it is not linear, if none is named.
+        """Return the method for `operator`: the given one, else `frugal`, or DPS where the operator is not linear.
 
-        Raises InputError for a method that needs a linear operator, and for settings that it does not have.
+        Raises InputError for a method that needs a linear operator, and for settings that the method does not have.
         """
         linear = isinstance(operator, Linear)
         method = (METHOD if linear else "dps") if self.method is None else self.method
@@ -224,7 +227,7 @@ class Guidance:
         return method
 
     def _check(self, method: str) -> None:
-        """Raise InputError for a method that is none, and for settings that it does not have."""
+        """Raise InputError for an unknown method, and for settings that it does not have."""
         if method not in METHODS:
             raise InputError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
         for name in ("switch", "every", "guidance", "zeta", "lam"):
@@ -233,7 +236,7 @@ class Guidance:
                 raise InputError(f"{SPELLED.get(name, name)} is a setting of {having}, and the method is {method}")
 
     def settle(self, operator: Operator, rows: int = 1) -> "Settled":
-        """The numbers that `rows` rows with `operator` carry. Raises InputError for what cannot be had."""
+        """Return the numbers that `rows` rows with `operator` carry. Raises InputError for invalid settings."""
         if self.sigma is not None and not 0 <= self.sigma <= 2:
             raise InputError(f"sigma is on the [-1, 1] scale and must lie in 0..2; got {self.sigma}")
         for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
@@ -258,9 +261,10 @@ class Guidance:
         return Settled(method, steps, start, STEEP, switch, zeta, lam, sparse, stride, None, noise)
 
     def _takes_gradients(self, operator: Operator) -> bool:
-        """Whether `frugal` does: where it is asked to, and unless for the fastest preset, where A leaves pixels unseen.
+        """Return whether `frugal` takes gradients: if a setting asks for them, or if A leaves values unseen.
 
-        A gradient tells what was not measured what was; with as many values measured as there are, it changes nothing.
+        The preset "fast" takes none. A gradient carries measured information to unmeasured values; where as many values
+        are measured as the image has, it changes nothing.
         """
         if self.switch is not None or self.every is not None:
             return True
@@ -268,7 +272,7 @@ class Guidance:
         return not fastest and operator.unseen > 0
 
     def _constants(self, operator: Operator, method: str) -> tuple[float | None, float | None]:
-        """zeta and lambda, None where the sampler finds the step sizes or takes none."""
+        """Return zeta and lambda, None where the sampler chooses the step size or the method has no such step."""
         if self.guidance not in (None, *GUIDANCE):
             raise InputError(f"there is no guidance {self.guidance!r}; choose one of {', '.join(GUIDANCE)}")
         zeta, lam = self.zeta, self.lam
@@ -282,16 +286,16 @@ class Guidance:
 
 
 class Settled(NamedTuple):
-    """The numbers of a restoration. None leaves a size to the sampler; `every` is `frugal`'s alone."""
+    """The numbers of a restoration. None leaves a step size to the sampler; only `frugal` has `every`."""
 
     method: str | None
     """One of METHODS; None with an aim."""
     steps: int
-    """At most, where they start from less than pure noise."""
+    """The number of steps; below pure noise a schedule may have fewer."""
     start: float | None
-    """Deviation of the noise at the first step, on [-1, 1]; None where it is all there is."""
+    """Deviation of the noise at the first step, on the [-1, 1] scale; None for pure noise."""
     power: float | None
-    """The noise falls evenly in this root of its deviation from `start` down; see `Schedule.below`. None keeps it."""
+    """p: noise levels are even in deviation^(1/p) from `start` down; see `Schedule.below`. None: they stay at `start`."""
     switch: Switch
     zeta: float | None
     lam: float | None
@@ -299,6 +303,6 @@ class Settled(NamedTuple):
     stride: int
     """Steps between the estimates that the switch compares."""
     aim: str | None
-    """One of AIMS, where the steps are the probability flow's or a splitting's; None is a method's."""
+    """One of AIMS, where steps are of the probability flow or the splitting; None with a method."""
     noise: float
-    """Deviation of the noise that is drawn and added to the estimate; 0 where that is taken to have it."""
+    """Deviation of the noise that is drawn and added to the estimate; 0 where the noise is only assumed."""

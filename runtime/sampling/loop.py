@@ -1,4 +1,4 @@
-"""The plain loop that takes rows of one schedule from where they begin to images."""
+"""The loop that takes rows from their first step to images."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,24 +14,24 @@ from .restoration import Move, Phase, Restoration
 
 T = TypeVar("T")
 TRIALS = 3
-"""Steps that are timed for one figure."""
+"""Steps that are timed for a figure."""
 PHASES = (Phase.GRADIENT, Phase.FORWARD, Phase.FLOW)
-"""Phases that have steps."""
+"""The phases of steps, in the order of the seconds reported."""
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """The state of the loop after a step, for `on_step`."""
+    """The state after a step, for `on_step`."""
 
     step: int
     """Steps left, T-1 .. 0."""
     steps: int
     phases: tuple[str, ...]
-    """"gradient", "forward" or "flow" for each row: the phase of the step just made."""
+    """For each row, the phase of the step just made: "gradient", "forward" or "flow"."""
     settled: tuple[float, ...]
-    """PSNR in dB between the last two estimates compared, for each row; -inf before."""
+    """For each row, the PSNR in dB between the last two estimates compared; -inf before there are two."""
     x0hat: np.ndarray
-    """(B, C, H, W) on [-1, 1]: the current estimates, for a preview."""
+    """(B, C, H, W) on [-1, 1]: the current estimates."""
 
 
 def run(
@@ -40,11 +40,10 @@ def run(
     batch: int = 1,
     on_step: Callable[[StepEvent], object] | None = None,
 ) -> dict[str, float]:
-    """Take rows to their end, a step at a time, by network calls of `batch` rows.
+    """Take rows to their end, a step at a time, by network calls of at most `batch` rows.
 
-    `on_step` hears of those that were moved: rows that start from pictures of less noise have fewer steps.
-    Returns the seconds of each phase, "gradient", "forward" and "flow". Raises DivergedError, and what `on_step`
-    raises.
+    `on_step` gets the rows that were moved: rows that start at a lower noise level have fewer steps. Returns the
+    seconds of each phase, "gradient", "forward" and "flow". Raises DivergedError, and any exception of `on_step`.
     """
     engine.prepare(any(row.move.pulls for row in rows), batch)
     seconds = no_seconds()
@@ -57,7 +56,7 @@ def run(
                 started = time.perf_counter()
                 advance(rows_of_a_call, engine)
                 if any(row.phase is not phase for row in rows_of_a_call):
-                    float(rows_of_a_call[0].x[0, 0, 0])  # waits for a device: the seconds are the phase's
+                    float(rows_of_a_call[0].x[0, 0, 0])  # synchronises, so that the seconds are this phase's
                 seconds[phase.value] += time.perf_counter() - started
         if on_step is not None:
             settle(live)
@@ -74,12 +73,12 @@ def run(
 
 
 def no_seconds() -> dict[str, float]:
-    """Return the seconds of each phase before anything was done."""
+    """Return zero seconds for each phase."""
     return {phase.value: 0.0 for phase in PHASES}
 
 
 def step_seconds(rows: Sequence[Restoration], engine: Engine) -> float:
-    """Return the least seconds of one step of `rows` together, of TRIALS; the first pays for memory and compiling.
+    """Return the least seconds, of TRIALS, of a step of `rows` together, after a first one that allocates and compiles.
 
     The rows share a move and have more than TRIALS steps left.
     """
@@ -88,16 +87,16 @@ def step_seconds(rows: Sequence[Restoration], engine: Engine) -> float:
     for _ in range(TRIALS):
         started = time.perf_counter()
         advance(rows, engine)
-        float(rows[0].x[0, 0, 0])  # a device answers late: wait for a value
+        float(rows[0].x[0, 0, 0])  # synchronises with the device
         taken.append(time.perf_counter() - started)
     return min(taken)
 
 
 def halved(rows: Sequence[T], batch: int) -> Iterator[Sequence[T]]:
-    """Yield `rows` in pieces of `batch`, and what is left in pieces of a half of it, a quarter, and so on.
+    """Yield `rows` in pieces of `batch`, then the rest in pieces of a half of it, a quarter, and so on.
 
-    Rows that switch at steps of their own leave groups of any size, and engines compile, or keep memory, for each size
-    of a call.
+    Rows switch at different steps, which leaves groups of any size, and engines compile or keep memory for each batch
+    size.
     """
     while rows:
         while batch > len(rows):
@@ -107,6 +106,6 @@ def halved(rows: Sequence[T], batch: int) -> Iterator[Sequence[T]]:
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """Return a numpy or torch array as numpy, waiting for a device where it must."""
+    """Return a numpy or torch array as numpy; a device array is copied, which synchronises."""
     on_host: Any = array
     return np.asarray(on_host.cpu() if hasattr(array, "cpu") else on_host)

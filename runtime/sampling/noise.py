@@ -1,4 +1,4 @@
-"""Noise keyed by (seed, sample, step): a counter-based stream per key, so no image's noise depends on another's."""
+"""Noise with keys (seed, sample, step): each key has its own counter-based stream, so images do not share noise."""
 
 from enum import IntEnum
 
@@ -9,19 +9,19 @@ class Use(IntEnum):
     """Uses of noise, each with a stream of its own."""
 
     START = 0
-    """The state at step T - 1."""
+    """Noise of the first state."""
     STEP = 1
-    """z of an ancestral step."""
+    """z of a step."""
     MEASUREMENT = 2
     """The noise of a simulated measurement, and the draw of a random mask."""
 
 
 def generator(seed: int, sample: int, use: Use, step: int = 0) -> np.random.Generator:
-    """The stream of one key. `seed` and `sample` are non-negative and below 2**64."""
+    """Return the stream of a key. `seed` and `sample` lie in 0..2^64-1."""
     key = np.array([seed, sample], np.uint64)
     return np.random.Generator(np.random.Philox(counter=np.array([0, 0, step, use], np.uint64), key=key))
 
 
 def normal(shape: tuple[int, ...], seed: int, sample: int, use: Use, step: int = 0) -> np.ndarray:
-    """Standard normal noise, float32, of `shape`."""
+    """Draw standard normal noise, float32, of `shape`."""
     return generator(seed, sample, use, step).standard_normal(shape, dtype=np.float32)

@@ -1,6 +1,6 @@
-"""A plain estimate of the image that was measured, without a prior, and how far off it is expected to be.
+"""A plain estimate of the measured image, without a prior, and its expected error.
 
-`frugal`, and a restoration with an aim, start from it.
+`frugal`, and restorations with an aim, start from it.
 """
 
 from functools import cache
@@ -12,26 +12,26 @@ from PIL import Image
 from ..operators import Coded, Denoise, Inpaint, Jpeg, Linear, Shape
 
 DECAY, CONTRAST, COLOUR = 1.2, 0.45, 0.5
-"""Statistics of what stands for a photograph: its amplitudes fall as 1 / frequency^DECAY, its values have the deviation
-CONTRAST on [-1, 1], and the two axes of its colour COLOUR times that of its lightness. Chosen on tune-20
+"""Statistics of `stand_in`, the model of a photograph: amplitudes fall as 1 / frequency^DECAY, values have the standard
+deviation CONTRAST on [-1, 1], and the two axes of colour have COLOUR times that of lightness. Chosen on tune-20
 (docs/method.md)."""
 KEPT = 64
-"""Values of sigma for which an operator's expected error is kept: each picture may have another."""
+"""The most values of sigma for which an operator's expected errors are kept."""
 SIDE = 256
-"""Pixels after which it repeats itself."""
+"""Pixels of the stand-in's period."""
 RIDGE = 0.05
-"""Deviation that a measurement is taken to have at least, where the operator is inverted."""
+"""The least deviation of noise that is assumed where the operator is inverted."""
 ROUNDS = 10
-"""Steps of conjugate gradients at each level of the pyramid that fills a hole. With more of them large holes overshoot.
+"""Steps of conjugate gradients at each level of the pyramid that fills a hole; with more steps large holes overshoot.
 Chosen on tune-20 (docs/method.md)."""
 TINY = 1e-6
 
 
 def plain_estimate(operator: Linear, y: np.ndarray, sigma: float) -> np.ndarray:
-    """Return an image (C, H, W) that y (c, h, w), of noise `sigma`, may be of.
+    """Return an estimate (C, H, W) of the image measured as y (c, h, w) with noise of deviation `sigma`.
 
-    It is y itself, y with its holes filled, y enlarged, y decoded, or for any other operator least squares with a
-    ridge, A^T (rho^2 I + A A^T)^-1 y with rho = max(sigma, RIDGE).
+    By operator it is y itself, y with its holes filled, y enlarged, y decoded, or otherwise least squares with a ridge,
+    A^T (rho^2 I + A A^T)^-1 y, rho = max(sigma, RIDGE).
     """
     channels, height, width = operator.image_shape
     if isinstance(operator, Denoise):
@@ -52,19 +52,19 @@ def plain_estimate(operator: Linear, y: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def expected_error(operator: Linear, sigma: float) -> float:
-    """Return the root mean square error on [-1, 1] that `plain_estimate` is expected to have of a photograph.
+    """Return the expected root mean square error, on the [-1, 1] scale, of `plain_estimate` for a photograph.
 
-    It is the one that it has of `stand_in`, measured with noise `sigma`; KEPT are kept of an operator.
+    It is the error for `stand_in`, measured with noise of deviation `sigma`. An operator keeps KEPT of them.
     """
     return _expected(operator, sigma)[0]
 
 
 def expected_error_unseen(operator: Linear, sigma: float) -> float:
-    """Return the root mean square error on [-1, 1] that `plain_estimate` is expected to have where `operator` is blind.
+    """Return the expected root mean square error of `plain_estimate` in the values that `operator` does not measure.
 
-    Of missing pixels it is theirs. Of another operator it is what the error over the image leaves for that, where the
-    rest has the noise's: ((error^2 - (1 - u) sigma^2) / u)^(1/2), u the share of values that are not measured; the
-    error itself where all are.
+    For missing pixels it is the error in them. For another operator it is ((error^2 - (1 - u) sigma^2) / u)^(1/2), with
+    u the share of values that are not measured: measured values are taken to have the noise's error. It is the error
+    itself where all values are measured.
     """
     error, missing = _expected(operator, sigma)
     if isinstance(operator, Inpaint):
@@ -74,7 +74,7 @@ def expected_error_unseen(operator: Linear, sigma: float) -> float:
 
 
 def _expected(operator: Linear, sigma: float) -> tuple[float, float]:
-    """`_errors_of_stand_in`, computed once for an operator and sigma."""
+    """Return `_errors_of_stand_in`, computed once for an operator and sigma."""
     known = _errors.setdefault(operator, {})
     if sigma not in known:
         if len(known) == KEPT:
@@ -84,9 +84,9 @@ def _expected(operator: Linear, sigma: float) -> tuple[float, float]:
 
 
 def _errors_of_stand_in(operator: Linear, sigma: float) -> tuple[float, float]:
-    """Root mean square errors over the image, and over its missing pixels: 0 where none are."""
+    """Return the root mean square errors over the stand-in, and over its missing pixels (0 where none are missing)."""
     if isinstance(operator, Coded):
-        operator = operator.at(SIDE, SIDE)  # all that `stand_in` is
+        operator = operator.at(SIDE, SIDE)  # a whole period of `stand_in` is enough
     image = stand_in(operator.image_shape)
     if isinstance(operator, Jpeg):
         y = operator.rounded(image)
@@ -100,10 +100,11 @@ def _errors_of_stand_in(operator: Linear, sigma: float) -> tuple[float, float]:
 
 
 def stand_in(shape: Shape) -> np.ndarray:
-    """Return an image (C, H, W) with the statistics of photographs: Gaussian, of a spectrum that falls with frequency.
+    """Return an image (C, H, W) with the statistics of photographs: Gaussian, with a spectrum that falls with
+    frequency.
 
     The power spectra of natural images fall as 1 / frequency^2 to 1 / frequency^2.5 (Ruderman and Bialek, 1994). Three
-    channels are a lightness and two axes of colour; of another number each is a lightness of its own.
+    channels are made of lightness and two axes of colour; with another number each channel is an independent lightness.
     """
     channels, height, width = shape
     rows, columns = (np.arange(side) % SIDE for side in (height, width))
@@ -112,7 +113,7 @@ def stand_in(shape: Shape) -> np.ndarray:
 
 @cache
 def _texture(channels: int) -> np.ndarray:
-    """A SIDE x SIDE image that goes on where it ends, (channels, SIDE, SIDE)."""
+    """Return a periodic image (channels, SIDE, SIDE)."""
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
     frequency[0, 0] = np.inf
     white = np.random.default_rng(0).standard_normal((channels, SIDE, SIDE))
@@ -130,19 +131,19 @@ _errors: "WeakKeyDictionary[Linear, dict[float, tuple[float, float]]]" = WeakKey
 
 
 def filled(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Return y (C, h, w) with its missing pixels (h, w) smoothly filled in, the others as they are.
+    """Return y (C, h, w) with its missing pixels (h, w) filled in smoothly, and the others unchanged.
 
-    A missing pixel takes the mean of the smallest block of a pyramid that holds a known one, enlarged smoothly (push
-    and pull; Gortler and others, 1996), and at each level is smoothed by `_smoothed`. So thin holes are filled as the
-    biharmonic equation would, and large ones, which that overshoots, hardly more than by the pyramid. Where all are
-    missing they are 0.
+    A missing pixel takes the mean of the smallest block of a pyramid that holds a known pixel, enlarged smoothly (push
+    and pull; Gortler and others, 1996); each level is smoothed by `_smoothed`. This fills thin holes like the
+    biharmonic equation. Large holes, where that overshoots, are filled mostly by the pyramid. Where all pixels are
+    missing the result is 0.
     """
     known = np.where(missing, np.float32(0), np.float32(1))[None]
     return np.asarray(_pushed(y * known, known), np.float32) if known.any() else np.zeros_like(y)
 
 
 def _pushed(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The means (C, h, w) of what has a `weight` (1, h, w) of 1, and of what lies around where it has less."""
+    """Return the means (C, h, w) of pixels with a `weight` (1, h, w) of 1; others take the means of blocks around them."""
     mean: np.ndarray = total / np.maximum(weight, TINY)
     height, width = weight.shape[1:]
     if weight.min() >= 1 or max(height, width) == 1:
@@ -155,10 +156,11 @@ def _pushed(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _smoothed(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """`image` (C, h, w) after ROUNDS steps of conjugate gradients on || Laplacian of image ||^2 over `hole` (h, w).
+    """Return `image` (C, h, w) after ROUNDS steps of conjugate gradients on || Laplacian of image ||^2 in `hole` (h,
+    w).
 
-    Its minimum is biharmonic in the hole. Few steps from the level below smooth what that level could not say
-    (Bornemann and Deuflhard's cascadic multigrid, 1996). Only the hole and the pixels next to it are visited.
+    The minimum is biharmonic in the hole. Starting from the coarser level, few steps smooth the finer details
+    (cascadic multigrid; Bornemann and Deuflhard, 1996). Only the hole and the pixels next to it are visited.
     """
     near = hole.copy()
     near[1:] |= hole[:-1]
@@ -189,9 +191,9 @@ def _smoothed(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def _stencil(mask: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Indices, into an image laid flat, of the pixels in `mask` (h, w) and of their four neighbours, (n,) each.
+    """Return indices into a flattened image of the pixels in `mask` (h, w) and of their four neighbours, (n,) each.
 
-    Over the border a pixel is its own neighbour, so that nothing flows there.
+    At the border a pixel is its own neighbour, so that the flux there is 0.
     """
     (height, width), (rows, columns) = mask.shape, np.nonzero(mask)
     at = rows * width + columns
@@ -200,7 +202,7 @@ def _stencil(mask: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _laplacian(values: np.ndarray, stencil: tuple[np.ndarray, ...]) -> np.ndarray:
-    """The sum of a pixel's differences from its neighbours, (C, n), of an image laid flat, (C, h w)."""
+    """Return the sums of differences between pixels and their neighbours, (C, n), of a flattened image (C, h w)."""
     at, *neighbours = (values.take(indices, axis=1, mode="clip") for indices in stencil)  # "raise" is slower
     found: np.ndarray = -len(neighbours) * at
     for neighbour in neighbours:
@@ -209,13 +211,13 @@ def _laplacian(values: np.ndarray, stencil: tuple[np.ndarray, ...]) -> np.ndarra
 
 
 def _halved(array: np.ndarray) -> np.ndarray:
-    """Sums (C, ceil(h/2), ceil(w/2)) over blocks of 2x2."""
+    """Return the sums (C, ceil(h/2), ceil(w/2)) over blocks of 2x2."""
     count, height, width = array.shape
     even = np.pad(array, ((0, 0), (0, height % 2), (0, width % 2)))
     return np.asarray(even.reshape(count, (height + 1) // 2, 2, (width + 1) // 2, 2).sum((2, 4)))
 
 
 def _enlarged(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) at (height, width), by a bicubic filter."""
+    """Resize a channel (h, w) to (height, width) by a bicubic filter."""
     image = Image.fromarray(np.asarray(channel, np.float32))
     return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))

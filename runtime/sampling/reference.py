@@ -1,9 +1,9 @@
-"""The default methods on one page: one image, float64.
+"""The default methods on one page, for one image in float64.
 
-`restore`, for an operator with an SVD and a switch at a given step: from a plain estimate and noise, DDRM's closed form
-at each step, with DPS's gradient at every M-th until k steps are left. `denoise`, where noise is all there is: the
-probability flow from the picture down.
-Nothing runs this; a test holds `Restorer` equal to it. docs/method.md has the reasons, docs/equations.md the symbols.
+`restore`, for an operator with an SVD and a switch at a given step, starts from a plain estimate with noise. It takes
+DDRM's closed form at each step, and adds DPS's gradient at every M-th step until k steps are left. `denoise`, where the
+only damage is noise, follows the probability flow from the picture down. The runtime does not call them; a test holds
+`Restorer` equal to them. docs/method.md gives the reasons, docs/equations.md the symbols.
 """
 
 from collections.abc import Callable
@@ -30,13 +30,14 @@ def restore(
     start: float,
     seed: int = 0,
 ) -> np.ndarray:
-    """The image x0, (1, C, H, W) on [-1, 1], that y (1, c, h, w) = A x0 + sigma n measures.
+    """Restore the image x0, (1, C, H, W) on [-1, 1], from y (1, c, h, w) = A x0 + sigma n.
 
-    predict(x_t, t) is eps of a network; pullback(x_t, t) is eps and its vector-Jacobian product with respect to x_t.
-    estimate (1, C, H, W): a plain one of x0; start: deviation of the noise that it is given, above 0.
+    predict(x_t, t) returns the network's eps; pullback(x_t, t) returns eps and its vector-Jacobian product in x_t.
+    estimate (1, C, H, W): a plain estimate of x0. start: standard deviation of the noise added to it, above 0. k: the
+    last steps, which take no gradient. every: M.
     """
     trained = np.cumprod(1 - train_betas)
-    levels = np.linspace(start**0.5, min(start, 0.02) ** 0.5, steps) ** 2  # of the noise that x_t / sqrt(abar) has
+    levels = np.linspace(start**0.5, min(start, 0.02) ** 0.5, steps) ** 2  # deviations of the noise in x_t / sqrt(abar)
     nearest = [np.argmin(np.abs((1 - trained) ** 0.5 - (1 + level**-2) ** -0.5)) for level in levels]
     timesteps = sorted({int(t) for t in nearest})
     abars, steps = np.append(trained[timesteps[:-1]], 1 / (1 + start**2)), len(timesteps)
@@ -52,25 +53,25 @@ def restore(
         tweedie = (x - (1 - abar) ** 0.5 * eps) / abar**0.5  # E[x0 | x_t]
         x0hat = np.clip(tweedie, -1, 1)
 
-        # A draw of x_{t-1} that knows y, direction by direction of the SVD: DDRM, eq. 7 and 8 (`ddrm_transition`).
-        root, left = abar_prev**0.5, (1 - abar_prev) ** 0.5  # what x_{t-1} has of x0, and of noise
+        # Draw x_{t-1} given y, in each direction of the SVD: DDRM, eq. 7 and 8 (`ddrm_transition`).
+        root, left = abar_prev**0.5, (1 - abar_prev) ** 0.5  # factors of x0 and of the noise in x_{t-1}
         eta = min(0.85, (1 - (1 - beta / (1 - abar)) ** (1.5 + 6.5 * abar)) ** 0.5)  # the share of noise drawn anew
         old = (x - abar**0.5 * x0hat) / (1 - abar) ** 0.5
         unseen = root * x0hat + left * ((1 - eta**2) ** 0.5 * old + eta * z)
-        noise = root * sigma / s  # of sqrt(abar_prev) y, in x0's units
+        noise = root * sigma / s  # deviation of the noise in sqrt(abar_prev) U^T y / s
         gap = root * (Uty / s - operator.Vt(x0hat))
         near = gap + np.maximum(left**2 - noise**2, 0) ** 0.5 * operator.Vt(z)
-        q = np.minimum(left / (noise + 1e-12), 1) ** 0.5  # how far y's noise and x_{t-1}'s go together
+        q = np.minimum(left / (noise + 1e-12), 1) ** 0.5  # the correlation of y's noise with x_{t-1}'s
         centre = q * gap / (noise + 1e-12)
         kept = (1 - eta**2) ** 0.5 * (operator.Vt(old) - centre)
         far = left * (centre + kept + eta * (1 - q**2) ** 0.5 * operator.Vt(z))
         known = root * operator.Vt(x0hat) + np.where(noise <= left, near, far)
         x_prev = unseen + operator.V(seen * (known - operator.Vt(unseen)))
 
-        if vjp is not None:  # DPS: the gradient of ||y - A x0hat||_2 at x_t, for what the operator does not see
+        if vjp is not None:  # DPS: the gradient of ||y - A x0hat||_2 in x_t, for what the operator does not see
             r = y - operator.A(x0hat)
             norm = np.linalg.norm(r)
-            excess = max(norm - sigma * operator.measured**0.5, 0)  # above the noise's: Morozov's discrepancy
+            excess = max(norm - sigma * operator.measured**0.5, 0)  # over the noise's norm: Morozov's principle
             descent = np.asarray(-operator.AT(r)) / (norm + 1e-12)
             inside = descent * (tweedie == x0hat)
             g = (inside - vjp((1 - abar) ** 0.5 * inside)) / abar**0.5
@@ -84,10 +85,10 @@ def restore(
 def denoise(
     predict: Callable[[np.ndarray, int], np.ndarray], y: np.ndarray, sigma: float, train_betas: np.ndarray, steps: int
 ) -> np.ndarray:
-    """The image x0, (1, C, H, W) on [-1, 1], of which y = x0 + sigma n is a noisy picture; sigma is above 0.
+    """Denoise y = x0 + sigma n, (1, C, H, W) on [-1, 1]; sigma is above 0.
 
-    y is x_t / sqrt(abar_t) itself, where the noise of that is sigma: one step gives E[x0 | y], more the end of the
-    probability flow. `predict` as of `restore`.
+    y is x_t / sqrt(abar_t) at the noise level sigma. One step gives E[x0 | y], more steps follow the probability flow
+    to its end. `predict` as in `restore`.
     """
     abars = np.cumprod(1 - train_betas)
     noises = ((1 - abars) / abars) ** 0.5

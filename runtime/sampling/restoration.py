@@ -1,4 +1,4 @@
-"""One restoration as a small state. `advance.py` advances batches of them; whoever drives it decides which."""
+"""The state of one restoration (a row). `advance.py` advances batches of rows; its caller chooses them."""
 
 import os
 from collections.abc import Callable
@@ -19,24 +19,25 @@ from .switch import Switch
 
 @cache
 def _prefetch(process: int) -> ThreadPoolExecutor:
-    """Draws the noise of the next step while the network runs this one. Threads do not outlive a fork."""
+    """Return the thread, of this process, that draws the next step's noise during a network call. Threads do not
+    survive a fork."""
     return ThreadPoolExecutor(1, "frugal-rt-noise")
 
 
 class Phase(Enum):
-    """Whether the structure of the image is still being found."""
+    """The phase of a step, before or after the switch."""
 
     GRADIENT = "gradient"
     """Steps may take gradients."""
     FORWARD = "forward"
     """Steps are forward calls alone."""
     FLOW = "flow"
-    """The picture itself, or a plain estimate of it, is the state at its noise: there is no structure to find."""
+    """Steps of an aim: they start from the picture, or a plain estimate, taken to be the state at its noise level."""
     DONE = "done"
 
 
 class Move(Enum):
-    """The equation of equations.py that makes a step. Rows of one network call share it."""
+    """The equation of equations.py that makes a step. Rows of a network call share a move."""
 
     DPS = "dps_step"
     DMPS = "dmps_step"
@@ -48,23 +49,23 @@ class Move(Enum):
 
     @property
     def pulls(self) -> bool:
-        """Whether it takes a gradient through the network."""
+        """Whether the step takes a gradient through the network."""
         return self in (Move.DPS, Move.FRUGAL)
 
     @property
     def draws(self) -> bool:
-        """Whether it takes noise."""
+        """Whether the step draws noise."""
         return self not in (Move.FLOW, Move.SPLITTING, Move.MEAN)
 
     @property
     def flips(self) -> bool:
-        """Whether the network may see the image flipped: not in the papers' own methods."""
+        """Whether the network may see the image flipped; not in the papers' own methods."""
         return self not in (Move.DPS, Move.DMPS)
 
 
 @dataclass
 class Restoration:
-    """One image being restored. `x` is (C, H, W); `step` is the index of the next step, T-1 .. 0, then -1."""
+    """An image being restored. `x` is (C, H, W); `step` is the index of the next step, T-1 .. 0, then -1."""
 
     operator: Operator
     y: Array
@@ -72,38 +73,38 @@ class Restoration:
     schedule: Schedule
     switch: Switch
     zeta: float | None
-    """A constant step for DPS, as in the paper; None is its own."""
+    """The paper's constant zeta of DPS; None: the sampler's step size."""
     lam: float | None
-    """A constant step for DMPS, as in the paper; None is its own, bounded."""
+    """The paper's constant lambda of DMPS; None: the sampler's bounded step size."""
     every: int | None
     """M of `frugal`: a gradient at every M-th step, and the closed form at each; None for other methods."""
     stride: int
-    """Estimates so many steps apart are compared, for the switch."""
+    """Steps between the estimates that the switch compares."""
     seed: int
     sample: int
     x: Array
     method: str | None = "frugal"
     """One of guidance.METHODS; None with an aim."""
     aim: str | None = None
-    """One of guidance.AIMS, where steps are the probability flow's, a mean's or a splitting's; None with a method."""
+    """One of guidance.AIMS, where steps are of the probability flow, the mean or the splitting; None with a method."""
     steps: int | None = None
-    """Steps asked for; a schedule that starts at little noise may have fewer."""
+    """The steps asked for; a schedule that starts at a low noise level may have fewer."""
     start: float | None = None
-    """Deviation of the noise that `x` has beyond an estimate at the first step; None where it is all noise."""
+    """Deviation of the noise in `x` at the first step, on the [-1, 1] scale; None where `x` is pure noise."""
     step: int = field(init=False)
     x0hat: Array | None = None
     """The last unguided estimate, (C, H, W)."""
     earlier: Array | None = None
-    """The estimate that the next one compared is compared with."""
+    """The estimate with which the next one is compared."""
     trace: list[float] = field(default_factory=list)
     """PSNR in dB between estimates `stride` steps apart, at the steps in `compared`; the last may be `pending`."""
     pending: list[Array] = field(default_factory=list)
-    """The mean squares, on the engine's device, of comparisons that the trace does not show yet."""
+    """Mean squares, on the engine's device, of comparisons that are not in the trace yet."""
     k: int | None = None
-    """How many steps were left at the switch; None before it."""
+    """Steps left at the switch; None before it."""
     gradients: int = 0
     held: object = None
-    """The name of what replays this row's steps, and owns the memory of `x` and `x0hat`; None where the row does."""
+    """Token of the `captured.Loaded` that owns the memory of `x` and `x0hat`; None where the row owns it."""
     _drawn: "dict[int, Future[Fetch]]" = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +121,7 @@ class Restoration:
 
     @property
     def move(self) -> Move:
-        """The move that makes the next step."""
+        """The move of the next step."""
         if self.aim is not None:
             if not isinstance(self.operator, Denoise):
                 return Move.SPLITTING
@@ -132,34 +133,33 @@ class Restoration:
 
     @property
     def compares(self) -> bool:
-        """Whether the estimate of the next step is one that is compared."""
+        """Whether the next step's estimate is compared with an earlier one."""
         return self.aim is None and (len(self.schedule) - 1 - self.step) % self.stride == 0
 
     @property
     def compared(self) -> tuple[int, ...]:
-        """The step of each entry of a whole trace, which is how many were left when it was taken."""
+        """The step of each entry of a complete trace; it equals the steps left then."""
         if self.aim is not None:
             return ()
         return tuple(range(len(self.schedule) - 1 - self.stride, -1, -self.stride))
 
     @property
     def constant(self) -> float | None:
-        """The number that is the next move's: DPS's zeta, DMPS's lambda, or how many steps a frugal one stands for."""
+        """The next move's number: DPS's zeta, DMPS's lambda, or the steps that a gradient of frugal replaces."""
         return {Move.DPS: self.zeta, Move.FRUGAL: self.every}.get(self.move, self.lam)
 
     @property
     def asks(self) -> bool:
-        """Whether the trace may end the DPS phase before the next step."""
+        """Whether the trace may end the gradients before the next step."""
         return self.k is None and self.switch.asks(self.step + 1)
 
     @property
     def diverged(self) -> bool:
-        """Whether the trace shows that it has left the finite numbers."""
+        """Whether the trace shows that the row is no longer finite."""
         return bool(self.trace) and np.isnan(self.trace[-1])
 
     def noise(self, upload: "Callable[[np.ndarray], Fetch]") -> "Fetch":
-        """z of the next step, (C, H, W) float32, on its way to where `upload` takes it; that of the step after it is
-        drawn meanwhile."""
+        """Return z of the next step, (C, H, W) float32, being uploaded by `upload`; begin to draw the step after it."""
         drawn = self._drawn.pop(self.step, None) or self._draw(self.step, upload)
         self._drawn = {self.step - 1: self._draw(self.step - 1, upload)} if self.step > 0 else {}
         return drawn.result()
@@ -167,8 +167,10 @@ class Restoration:
     def noises(
         self, draws: Executor, step: int, count: int, upload: "Callable[[np.ndarray], Fetch]"
     ) -> "Future[Fetch]":
-        """z of the steps from `step` on, ascending, (count, C, H, W): each is drawn by a task of its own of `draws`,
-        which begins them in order, and all are sent on their way together."""
+        """Return z of the steps from `step` on, ascending, (count, C, H, W), uploaded together.
+
+        Each is drawn by a task of `draws`, which begins tasks in order.
+        """
         seed, sample = self.seed, self.sample
         block = np.empty((count, *self.x.shape), np.float32)
 
@@ -179,7 +181,7 @@ class Restoration:
 
         def last() -> Fetch:
             draw(count - 1)
-            for one in others:  # they have begun, so that they end
+            for one in others:  # they have begun before, so waiting cannot deadlock
                 one.result()
             return upload(block)
 
@@ -189,7 +191,7 @@ class Restoration:
         return self.noises(_prefetch(os.getpid()), step, 1, lambda block: upload(block[0]))
 
     def accept(self, x: Array, x0hat: Array, apart: Array | None) -> None:
-        """Take the outcome of one step; `apart` is the mean square between its estimate and the one compared before."""
+        """Take the result of a step; `apart` is the mean square between its estimate and the one compared before."""
         self.gradients += self.move.pulls
         if self.compares:
             if apart is not None:
@@ -199,26 +201,26 @@ class Restoration:
         self.step -= 1
 
     def switch_if_due(self) -> None:
-        """Take no more gradients where the switch says so."""
+        """End the gradients where the switch is due."""
         left = self.step + 1
         if self.k is None and self.switch.due(left, self.trace[-1] if self.trace else -np.inf):
             self.k = left
 
 
 Fetch = Callable[[], Array]
-"""Waits, where it must, for an array that is on its way."""
+"""Waits for an upload, and returns the array."""
 
 
 def start_noise(shape: tuple[int, ...], seed: int, sample: int) -> np.ndarray:
-    """x at step T-1: standard normal, (C, H, W) float32."""
+    """Draw x at step T-1: standard normal, (C, H, W) float32."""
     return normal(shape, seed, sample, Use.START)
 
 
 class Group(NamedTuple):
-    """Rows of a call that share an operator: the slice `rows` of the call's batch."""
+    """The rows of a call with one operator: the slice `rows` of the call's batch."""
 
     operator: Any
-    """A Linear one but in DPS."""
+    """The operator; Linear, except in DPS."""
     y: Array
-    """(b, c, h, w): their measurements."""
+    """(b, c, h, w): the measurements of the rows."""
     rows: slice

@@ -1,4 +1,4 @@
-"""Noise schedules, and the coefficients a step needs."""
+"""Noise schedules, and the coefficients of a step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,20 +12,21 @@ from ...engines.array_api import Namespace
 from ...engines.betas import UNSAID, train_betas
 
 EARLY_RATE, LATE_RATE, MOST_FRESH = 1.5, 8.0, 0.85
-"""How fast the closed form renews x_t's noise, in units of the ancestral sampler's rate, far above and far below a
-signal-to-noise ratio of 1; and eta at most, DDRM's. Chosen on tune-100 (docs/method.md)."""
+"""Rates at which the closed form renews x_t's noise, in units of the ancestral sampler's rate: EARLY_RATE as abar goes
+to 0, LATE_RATE as it goes to 1. MOST_FRESH is the largest eta, DDRM's. Chosen on tune-100 (docs/method.md)."""
 LEAST_NOISE = 0.02
-"""Deviation of the noise at the last step of a schedule that begins below pure noise, on the [-1, 1] scale."""
+"""Deviation of the noise, on the [-1, 1] scale, at the last step of a schedule that begins below pure noise."""
 TINY = 1e-6
-"""Noise of a picture that is said to have none."""
+"""Deviation that replaces a sigma of 0."""
 FLIPS = 4
-"""Ways to put a picture before a network that knows pieces of any picture: as it is, mirrored, upside down, both."""
+"""The number of ways to flip an image for a network: as it is, left to right, upside down, both."""
 
 
 def fresh_share(abar: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    """eta of each step, (T,): 1 - eta^2 = (1 - beta/(1-abar))^rate is what is kept of the noise.
+    """Return eta of each step, (T,).
 
-    The ancestral step keeps it to the power 1. A power means the same whatever the number of steps.
+    The share of the noise's variance that is kept is 1 - eta^2 = (1 - beta/(1-abar))^rate. The ancestral step has rate
+    1. The meaning of a rate does not depend on the number of steps.
     """
     rate = EARLY_RATE + (LATE_RATE - EARLY_RATE) * abar
     share: np.ndarray = np.minimum(MOST_FRESH, np.sqrt(1 - (1 - beta / (1 - abar)) ** rate))
@@ -33,14 +34,14 @@ def fresh_share(abar: np.ndarray, beta: np.ndarray) -> np.ndarray:
 
 
 def check_steps(steps: int, betas: np.ndarray) -> None:
-    """Raise InputError for a number of steps that a method cannot take with a prior trained with `betas`."""
+    """Raise InputError for a number of steps outside of 2..T_train, with the prior's `betas` (T_train,)."""
     if not 2 <= steps <= len(betas):
         raise InputError(f"steps must lie in 2..{len(betas)}, the prior's training steps; got {steps}")
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Coefficients of one step for a batch of rows: (B, 1, 1, 1), or (1, 1, 1, 1) for all rows; `t` is (B,)."""
+    """Coefficients of a step for a batch of rows: (B, 1, 1, 1), or (1, 1, 1, 1) where rows share them; `t` is (B,)."""
 
     t: Array
     abar: Array
@@ -48,29 +49,30 @@ class Coefficients:
     beta: Array
     alpha: Array
     fresh: Array
-    """eta: the share of x_{t-1}'s noise, in amplitude, that the closed form draws anew."""
+    """eta: the amplitude of new noise in x_{t-1}, divided by that of all its noise, in the closed form."""
     x0_x: Array
-    """x0hat = x0_x * x - x0_out * out, whatever the network predicts."""
+    """x0hat = x0_x * x - x0_out * out, whether the network predicts eps, v or x0."""
     x0_out: Array
     mean_x0: Array
     """Ancestral mean = mean_x0 * x0hat + mean_x * x."""
     mean_x: Array
     log_var: Array
     log_var_max: Array
-    """The learned range goes from log_var (the posterior's) to log_var_max (log beta)."""
+    """A learned variance lies between log_var (the posterior's) and log_var_max (log beta)."""
     noise: Array
-    """1, but 0 at the last step."""
+    """1; 0 at the last step."""
     noise_left: Array
-    """sqrt((1 - abar_{t-1}) / (1 - abar)): the share of x_t's noise, in amplitude, that x_{t-1} has; 0 at the last."""
+    """sqrt((1 - abar_{t-1}) / (1 - abar)): the ratio of the noise's amplitudes in x_{t-1} and x_t; 0 at the last step.
+    """
     mirrored: Array
-    """1 where the network is to see the image mirrored, left and right exchanged, else 0."""
+    """1 where the network sees the image flipped left to right, else 0."""
     inverted: Array
-    """1 where it is to see the image upside down, else 0."""
+    """1 where the network sees the image upside down, else 0."""
     share: Array
-    """1 over the number of steps made, this one included: the weight of this step's x0hat in the mean of all."""
+    """1 over the number of steps so far, this one included: the weight of this step's x0hat in their mean."""
 
     def rows(self, rows: slice) -> "Coefficients":
-        """Select some rows' coefficients; a value that all rows share stays as it is."""
+        """Select some rows' coefficients; values that rows share stay as they are."""
         return Coefficients(
             **{
                 field.name: array if array.shape[0] == 1 else array[rows, ...]
@@ -82,16 +84,16 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training schedule cut down to T steps, indexed T-1 (the most noise) .. 0. Tables in float64."""
+    """A training schedule reduced to T steps, indexed T-1 (the most noise) .. 0. Tables are float64."""
 
     timesteps: np.ndarray
-    """(T,) the original integers the network was trained with, ascending."""
+    """(T,) the timesteps for the network, as in training, ascending."""
     abar: np.ndarray
-    """(T,) cumulative products of alpha at those timesteps."""
+    """(T,) the cumulative products of alpha at the steps."""
     prediction_type: str = "epsilon"
     variance_type: str = "fixed_small"
     flips: bool = False
-    """Whether the network is to see the image in the FLIPS ways, in turn, by the moves that flip it."""
+    """Whether the network sees the image flipped in the FLIPS ways in turn, in the moves that allow it."""
 
     @classmethod
     def of(
@@ -103,7 +105,7 @@ class Schedule:
         *,
         flips: bool = False,
     ) -> "Schedule":
-        """`steps` steps at most: `respaced` where `start` is None, `held` where `power` is, else `below`."""
+        """Return a schedule of at most `steps` steps: `respaced` without `start`, `held` without `power`, else `below`."""
         if start is None:
             made = cls.respaced(config, steps)
         elif power is None:
@@ -114,7 +116,7 @@ class Schedule:
 
     @classmethod
     def respaced(cls, config: Mapping[str, Any], steps: int) -> "Schedule":
-        """The training timesteps round(linspace(0, T_train - 1, steps)), betas recomputed from the kept abar.
+        """Return the training timesteps round(linspace(0, T_train - 1, steps)), betas recomputed from their abar.
 
         Raises InputError if `steps` is not in 2..T_train.
         """
@@ -130,16 +132,16 @@ class Schedule:
 
     @classmethod
     def below(cls, config: Mapping[str, Any], sigma: float, steps: int, power: float = 0.5) -> "Schedule":
-        """`steps` steps at most from a picture y = x0 + sigma n down to x0.
+        """Return a schedule of at most `steps` steps from a picture y = x0 + sigma n down to x0.
 
-        With s^2 = (1 - abar) / abar, sqrt(abar) y is x_t where s = sigma. The first step has that abar, and the trained
-        t of the nearest noise. In the others s^(1 / power) falls evenly to LEAST_NOISE^(1 / power), at a trained t
-        each; there are fewer where so many different t do not lie between, and none where `sigma` is below LEAST_NOISE.
+        With s^2 = (1 - abar) / abar, sqrt(abar) y is x_t where s = sigma. The first step has that abar, and the
+        training timestep t with the nearest noise level. In the others s^(1/power) falls evenly to
+        LEAST_NOISE^(1/power), each at a training timestep. There are fewer steps where fewer different t lie between.
         """
         abar, sigma = np.cumprod(1 - train_betas(config)), max(sigma, TINY)
         variance, last = sigma**2, min(sigma, LEAST_NOISE)
         levels = np.linspace(sigma ** (1 / power), last ** (1 / power), steps) ** (2 * power)
-        noises = (levels / (1 + levels)) ** 0.5  # sqrt(1 - abar), finite whatever the schedule ends in
+        noises = (levels / (1 + levels)) ** 0.5  # sqrt(1 - abar), finite for any schedule
         kept = np.unique(np.abs((1 - abar) ** 0.5 - noises[:, None]).argmin(axis=1))
         return cls(
             kept,
@@ -163,13 +165,13 @@ class Schedule:
 
     @cached_property
     def tables(self) -> dict[str, np.ndarray]:
-        """Every coefficient as a (T,) table, by the name of the Coefficients field."""
+        """Return every coefficient as a table (T,), by its field of Coefficients."""
         abar = self.abar
         abar_prev = np.append(1.0, abar[:-1])
         alpha = abar / abar_prev
         beta = 1 - alpha
         posterior = beta * (1 - abar_prev) / (1 - abar)
-        posterior[0] = (*posterior, *beta)[1]  # only its logarithm's sake: no noise is added at the last step
+        posterior[0] = (*posterior, *beta)[1]  # above 0 for its logarithm; the last step adds no noise
         log_posterior, log_beta = (
             np.log(np.maximum(of, np.finfo(float).tiny)) for of in (posterior, beta)
         )  # 0 where held
@@ -199,8 +201,7 @@ class Schedule:
         }
 
     def at(self, step: int, like: Array, xp: Namespace) -> dict[str, Array]:
-        """Every coefficient of one step, (1, 1, 1, 1) in the namespace, type and device of `like`; the same object for
-        the same step."""
+        """Return every coefficient of a step, (1, 1, 1, 1), in the library, type and device of `like`; cached."""
         key = (step, type(like), like.dtype, str(like.device))
         if key not in self._placed:
             tables = self._tables_at(like, xp)
@@ -208,7 +209,7 @@ class Schedule:
         return self._placed[key]
 
     def _tables_at(self, like: Array, xp: Namespace) -> dict[str, Array]:
-        """The tables where `like` is, and the timesteps; sent there once."""
+        """Return the tables and the timesteps on the device of `like`; they are uploaded once."""
         key = (type(like), like.dtype, str(like.device))
         if key not in self._placed:
             self._placed[key] = {
@@ -218,19 +219,21 @@ class Schedule:
 
     @staticmethod
     def gather(schedules: Sequence["Schedule"], steps: Sequence[int], like: Array, xp: Any) -> Coefficients:
-        """The coefficients of each row's own step, in the namespace, type and device of `like`."""
+        """Return the coefficients of each row's step, in the library, type and device of `like`."""
         pairs = list(zip(schedules, steps, strict=True))
         timesteps = tuple(int(schedule.timesteps[step]) for schedule, step in pairs)
         t = sent(timesteps, np.int64, None, like.device, xp)
         rows = [schedule.at(step, like, xp) for schedule, step in pairs]
         if all(row is rows[0] for row in rows):
-            return Coefficients(t=t, **rows[0])  # one for all, by broadcasting
+            return Coefficients(t=t, **rows[0])  # rows at the same step share coefficients, by broadcasting
         return Coefficients(t=t, **{name: xp.concat([row[name] for row in rows], axis=0) for name in rows[0]})
 
 
 @lru_cache(4096)
 def sent(numbers: tuple[float | None, ...], kind: type, dtype: Any, device: Any, xp: Any) -> Array:
-    """`numbers`, NaN for None, as numpy's `kind` and then as `dtype`: one array for all who ask for the same ones, as a
-    device would be waited for to take them."""
+    """Return `numbers`, NaN for None, rounded to numpy's `kind` and then as `dtype` on a device.
+
+    Equal numbers share an array, as an upload would synchronise.
+    """
     array: Array = xp.asarray(np.array(numbers, kind), dtype=dtype, device=device)
     return array

@@ -1,6 +1,6 @@
 """The switch: the step t_C at which the gradients of `hybrid` and of `frugal` end.
 
-Steps run T-1 .. 0, and k counts those that are left at the switch.
+Steps run T-1 .. 0, and k is the number of steps left at the switch.
 """
 
 import math
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from ...engines import InputError
 
 THRESHOLD = 28.0
-"""dB between two estimates x0hat, a fixed share of the schedule apart, at which the structure counts as settled."""
+"""PSNR in dB between two estimates x0hat, a fixed number of steps apart, from which the structure counts as settled."""
 POSTER_THRESHOLD = 20.0
-"""The poster's, for its own hybrid. It is crossed halfway; sparse gradients pay for longer
+"""The threshold of the poster's hybrid, reached about halfway. Sparse gradients are useful for longer
 (docs/decisions/switch.md)."""
 EARLIEST, LATEST = 0.5, 0.04
-"""The automatic switch is between these shares of all steps: near pure noise estimates are alike too."""
+"""Shares of all steps between which the automatic switch lies. Near pure noise estimates are alike too."""
 EARLIER = {"never": "dps", "always": "closed-form"}
-"""Words that `switch` once took, and the methods that do what they meant."""
+"""Methods that replace earlier values of `switch`."""
 
 
 @dataclass(frozen=True)
 class Switch:
-    """Gradients end when at most `k_max` steps are left and the estimate has settled, at `k_min` in any case."""
+    """A rule: gradients end when at most `k_max` steps are left and the estimate has settled, and at `k_min` anyway."""
 
     k_max: int
     k_min: int
@@ -46,13 +46,13 @@ class Switch:
 
     @property
     def words(self) -> str | int:
-        """The text or number that `parse` makes this rule from."""
+        """The value that `parse` reads as this rule."""
         return "auto" if self.threshold < math.inf else self.k_max
 
     def asks(self, left: int) -> bool:
-        """Whether it takes the estimates to say if it is due with so many steps left."""
+        """Return whether, with `left` steps left, the estimates decide if the switch is due."""
         return self.k_min < left <= self.k_max and self.threshold < math.inf
 
     def due(self, left: int, settled: float) -> bool:
-        """Whether the `left` remaining steps take no gradient; `settled`: PSNR of the last two compared, or -inf."""
+        """Return whether the `left` last steps take no gradient; `settled`: PSNR of the last comparison, or -inf."""
         return left <= self.k_max and (left <= self.k_min or settled >= self.threshold)
