@@ -1,4 +1,4 @@
-"""Processes of our own, each at the other end of a connection; what crosses it is pickled by one for the other."""
+"""Child processes with a connection to their parent, over which both send pickles."""
 
 import contextlib
 import ctypes
@@ -18,18 +18,17 @@ _BOOT = (
     "sys.path[:] = json.loads(sys.argv[1]); "
     "importlib.import_module(sys.argv[2]).main(Connection(int(sys.argv[3])))"
 )
-"""Not multiprocessing's spawn, which runs the caller's own script again in the child, and in the caller's environment.
-Signals that are sent to a whole group of processes are for the one that started them: they are blocked for the child
-from before it is there."""
+"""Code that a child runs. multiprocessing's spawn would run the caller's script again in the child, in the caller's
+environment. Signals to the process group are meant for the parent: they are blocked in the child before it starts."""
 
 _MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of glibc's malloc.h."""
 
 
 def launch(module: str, environment: Mapping[str, str] | None = None) -> tuple["subprocess.Popen[bytes]", Connection]:
-    """A new interpreter that calls `main(connection)` of `module`, and this end of the connection.
+    """Start an interpreter that calls `main(connection)` of `module`; return it and this end of the connection.
 
-    environment: variables that it has from its first moment, before it imports anything, besides those of this process.
+    environment: variables, besides those of this process, that are set before the child imports anything.
     """
     ours, theirs = socket.socketpair()
     with theirs:
@@ -48,22 +47,22 @@ def launch(module: str, environment: Mapping[str, str] | None = None) -> tuple["
 
 
 def socket_of(connection: Connection) -> socket.socket:
-    """The socket under a connection, for who frames messages without waiting. The connection is closed."""
+    """Return the socket of a connection, for messages that are sent without blocking; the connection is closed."""
     with connection:
         return socket.socket(fileno=os.dup(connection.fileno()))
 
 
 def return_large_blocks() -> None:
-    """Have the C library give memory of a picture's size back to the system as soon as it is freed.
+    """Let the C library return blocks of a picture's size to the system as soon as they are freed.
 
-    glibc learns not to once such a block was freed; other libraries have no such setting, and need none.
+    glibc stops doing so after the first such block is freed. Other C libraries have no such setting.
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 17)
 
 
 def how_it_ended(process: "subprocess.Popen[bytes] | None") -> str:
-    """A dying process's status or signal, waited for up to a second."""
+    """Return in words how a process ended, after waiting for it for at most a second."""
     try:
         return ending(0 if process is None else process.wait(1))
     except subprocess.TimeoutExpired:
@@ -71,12 +70,12 @@ def how_it_ended(process: "subprocess.Popen[bytes] | None") -> str:
 
 
 def ending(code: int) -> str:
-    """The words for a process's return code: a status or, where it is negative, a signal."""
+    """Return the words for a process's return code: a status, or if negative a signal."""
     return _signal(-code) if code < 0 else f"status {code}"
 
 
 def overwritten(how: str) -> str:
-    """Add to the words for a worker's end what brings it about, where it is one that an overwritten plan brings."""
+    """Add an explanation to the words for a worker's end, where it is typical of a plan overwritten during its use."""
     why = "a plan of over 512 MiB is mapped, and was written over; replace such a file by renaming another to its name"
     return f"{how} ({why})" if how == "SIGBUS" else how
 

@@ -1,4 +1,4 @@
-"""Many callers, one engine in each worker process: requests are batched step by step."""
+"""Pools for many callers, with an engine in each worker process; requests are batched step by step."""
 
 from .pool import Pool
 

@@ -1,4 +1,4 @@
-"""The cost of a step by the size of its batch, measured."""
+"""Measured costs of a step by batch size."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from ..restorer import Restorer
 
 SIZES = (1, 2, 4, 8, 16, 32)
-"""Batch sizes that calls have; between them memory is made anew, or a graph compiled."""
+"""Batch sizes of calls. They are few, as each one allocates memory or compiles a graph."""
 
 
 GAIN = 0.03
-"""A size is used if it saves this share of an image's time beside the size below it."""
+"""The least share of an image's time that a size must save, compared with the next smaller size, to be used."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of one step of a batch by its size, in calls without and with a gradient; sizes ascend from 1."""
+    """Seconds of a step by batch size, ascending from 1, in calls without and with a gradient."""
 
     forward: Mapping[int, float]
     pullback: Mapping[int, float]
 
     @classmethod
     def measure(cls, restorer: Restorer, most: int = SIZES[-1]) -> "Costs":
-        """Measure them on this machine, up to the size that no longer saves GAIN, or `most`; it warms the engine up."""
+        """Measure on this machine, up to the size that no longer saves GAIN, or `most`. It warms the engine up."""
         return cls(cls._curve(restorer, False, most), cls._curve(restorer, True, most))
 
     @staticmethod
@@ -36,21 +36,21 @@ class Costs:
         return seconds
 
     def of(self, pulls: bool) -> Mapping[int, float]:
-        """The curve of calls with or without a gradient."""
+        """Return the seconds by batch size, of calls with or without a gradient."""
         return self.pullback if pulls else self.forward
 
     def size(self, rows: int, pulls: bool, weight: int = 1) -> int:
-        """The size of the next call where `rows` wait for one, each of so many times the pixels that were measured."""
+        """Return the batch size of the next call where `rows` wait, each with `weight` times the measured pixels."""
         return max(size for size in self._sizes(pulls, weight) if size <= rows)
 
     def room(self, pulls: bool, weight: int = 1) -> int:
-        """The largest size."""
+        """Return the largest batch size."""
         return max(self._sizes(pulls, weight))
 
     def _sizes(self, pulls: bool, weight: int) -> list[int]:
-        """Sizes of calls with no more pixels than the largest measured call: a processor's work goes by pixels.
+        """Return the batch sizes with at most the pixels of the largest measured call, and at least size 1.
 
-        One image is always a call.
+        The cost is taken to be proportional to pixels.
         """
         measured = self.of(pulls)
         return [size for size in measured if size == 1 or size * weight <= max(measured)]

@@ -1,4 +1,4 @@
-"""The operators that a worker keeps for requests that share them."""
+"""Cache of the operators that a worker's requests share."""
 
 import pickle
 import threading
@@ -12,26 +12,26 @@ from ..operators import Operator
 
 class _Key(NamedTuple):
     sha256: bytes
-    """Digest of the pickled operator."""
+    """SHA-256 of the pickled operator."""
     prepared: bool
 
 
 class Kept:
-    """Operators by their pickled bytes: one object for all that ask at a time, and for a while after.
+    """Cache of operators by their pickled bytes: requests with the same operator share an object.
 
-    So one decomposition serves all its requests, and one evaluation all their rows of a call. Those that no request has
-    any more are kept up to `most` of them and `most_bytes` bytes, those asked for last.
+    So one decomposition serves all its requests, and one evaluation serves all their rows in a call. Operators without
+    a request are kept, the ones used last, up to `most` of them and `most_bytes` bytes.
     """
 
     def __init__(self, most: int = 32, most_bytes: int = 64 << 20):
         self._most, self._most_bytes = most, most_bytes
         self._used: WeakValueDictionary[_Key, Operator] = WeakValueDictionary()
         self._last: OrderedDict[_Key, tuple[Operator, int]] = OrderedDict()
-        """Kept operators, and how many bytes each was pickled in."""
+        """Kept operators, and the bytes of their pickles."""
         self._lock = threading.Lock()
 
     def get(self, pickled: bytes, prepared: bool) -> Operator:
-        """The operator; where `prepared`, with what it computes beforehand. Raises what it raises."""
+        """Return the operator, with `prepared` after its `prepare`. Raises what it raises."""
         key = _Key(sha256(pickled).digest(), prepared)
         with self._lock:
             operator = self._used.get(key)
@@ -49,7 +49,7 @@ class Kept:
             self._last[key] = operator, given
             self._last.move_to_end(key)
             sizes = [(one, max(given, operator.nbytes)) for one, (operator, given) in self._last.items()]
-            left = sum(size for _, size in sizes)  # measured anew: they grow as they are used
+            left = sum(size for _, size in sizes)  # measured again, as operators grow in use
             for one, size in sizes:
                 if left <= self._most_bytes and len(self._last) <= self._most:
                     break

@@ -1,4 +1,4 @@
-"""The pool's end of one worker process. Nothing here waits for the process but a coroutine."""
+"""The pool's end of the connection to a worker process. Only coroutines wait for the process."""
 
 import asyncio
 import contextlib
@@ -15,13 +15,13 @@ from .pulse import Hang, Pulse
 from .wire import HEADER, packed
 
 REAP = 5.0
-"""Seconds for a killed process to be gone; one that the system keeps longer is left to it."""
+"""Seconds to wait for a killed process to end; after that it is left to the system."""
 
 
 class Link:
-    """A worker process, what waits to be sent to it, and its pulse. Made in an event loop, and used in no other.
+    """A worker process, the messages that wait to be sent to it, and its Pulse. It belongs to one event loop.
 
-    patience: beats that its start may take.
+    patience: the most beats of its start.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection, patience: float):
@@ -30,7 +30,7 @@ class Link:
         """The worker's first answer."""
         self.pulse = Pulse(patience)
         self.hang: Hang | None = None
-        """The reason why it was killed, if it was for one."""
+        """The reason why it was killed; None where it was not killed for a hang."""
         self._socket = socket_of(connection)
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
@@ -41,27 +41,27 @@ class Link:
 
     @property
     def age(self) -> float:
-        """Seconds since it was started."""
+        """Seconds since the process was started."""
         return self._loop.time() - self._began
 
     def send(self, message: bytes, key: int | None = None) -> None:
-        """Send a packed message, a request's by its key, when the process takes it."""
+        """Queue a packed message, for a request under its key, until the process reads it."""
         self._outbox.append((key, message))
         self._more.set()
 
     def took(self, key: int) -> bool:
-        """Whether a request was sent, or is being sent."""
+        """Return whether a request was sent, or is being sent."""
         return all(waiting != key for waiting, _ in self._outbox)
 
     def forget(self, key: int) -> None:
-        """Tell the process to forget a request, or do not send it: what waits here does not outlive its caller."""
+        """Tell the process to forget a request; remove it from the queue where it has not been sent."""
         if self.took(key):
             self.send(packed(Cancel(key)))
         else:
             self._outbox = deque(one for one in self._outbox if one[0] != key)
 
     def beat(self) -> None:
-        """Ask whether it lives, and kill it where it has not said so for too long."""
+        """Send a ping; kill the process where it has not answered for too long."""
         if self.pulse.beat():
             self.send(packed(Ping()))
         hang = self.pulse.silent()
@@ -69,15 +69,15 @@ class Link:
             self.kill(hang)
 
     def kill(self, hang: Hang | None = None) -> None:
-        """End the process; `receive` gives what it had sent, and then None."""
+        """End the process; `receive` returns the messages that it had sent, and then None."""
         self.hang = self.hang or hang
         self.process.kill()
-        with contextlib.suppress(OSError):  # it was closed from the other side
-            self._socket.shutdown(socket.SHUT_RDWR)  # also where the system does not let it go
+        with contextlib.suppress(OSError):  # the other side has closed it
+            self._socket.shutdown(socket.SHUT_RDWR)  # ends `receive` even where the process does not end
 
     async def receive(self) -> Any:
-        """The next message, once all of it is there; None where the process is gone."""
-        await asyncio.sleep(0)  # where one worker has something to say at any time, others are heard too
+        """Return the next complete message; None where the process has ended."""
+        await asyncio.sleep(0)  # a worker that sends all the time must not keep others from being read
         try:
             (size,) = HEADER.unpack(await self._exactly(HEADER.size))
             return pickle.loads(await self._exactly(size))  # noqa: S301 (our own process pickled it)
@@ -85,7 +85,7 @@ class Link:
             return None
 
     async def end(self) -> str:
-        """Kill the process if it lives, and let go of it. How it ended, in words."""
+        """Kill the process if it runs, and free its resources; return in words how it ended."""
         self.kill()
         self._writing.cancel()
         await asyncio.wait([self._writing])
@@ -96,7 +96,7 @@ class Link:
         return "no status yet" if code is None else ending(code)
 
     async def _write(self) -> None:
-        with contextlib.suppress(OSError):  # it is gone, which `receive` tells
+        with contextlib.suppress(OSError):  # the process has ended; `receive` returns None
             while True:
                 await self._more.wait()
                 self._more.clear()

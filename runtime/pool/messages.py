@@ -18,11 +18,11 @@ class Setup:
     plan: str
     backend: str
     weights_sha256: str | None
-    """The prior that it must find in the plan; None takes any."""
+    """The SHA-256 that the plan's weights must have; None accepts any."""
     trust_engines: bool = False
-    """As of `Restorer.load`."""
+    """As in `Restorer.load`."""
     costs: Costs | None = None
-    """Costs that another worker measured here before; None has the worker measure them."""
+    """Costs that another worker measured on this machine; None: the worker measures them."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Ready:
     backend: str
     image_shape: tuple[int, int, int]
     any_size: bool
-    """Whether the plan takes images of any size, and not that of `image_shape` alone."""
+    """Whether the plan takes images of any size; otherwise only that of `image_shape`."""
     prior: str
     weights_sha256: str
     costs: Costs
@@ -54,25 +54,25 @@ class Submit:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Forget a request."""
+    """A message to forget a request."""
 
     key: int
 
 
 @dataclass(frozen=True)
 class Report:
-    """The account of one network call. `moved` carries estimates only for requests that asked for them."""
+    """The account of a network call. `moved` carries estimates only for requests that want them."""
 
     phase: str
     pulls: bool
     rows: int
     room: int
     seconds: float
-    """Seconds in the network, the sampler and the operators."""
+    """Seconds of the call: network, sampler and operators."""
     own: float
-    """Around them: the scheduler, and the connection."""
+    """Seconds of the scheduler and the connection."""
     active: int
-    """Rows that are not at their end."""
+    """Rows that are not finished."""
     moved: tuple[Moved, ...]
     finished: dict[int, Result]
     failed: dict[int, FrugalError]
@@ -80,7 +80,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Refused:
-    """A request that could not begin."""
+    """A worker's refusal of a request, with the error."""
 
     key: int
     why: FrugalError
@@ -88,7 +88,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ping:
-    """Answer, whatever you are at."""
+    """A message that the worker's reading thread answers at once."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Restorations for many callers at once: a bounded queue before worker processes that share their network calls."""
+"""The public class for many callers: a bounded queue, and worker processes whose requests share network calls."""
 
 import asyncio
 import atexit
@@ -27,31 +27,32 @@ from .wire import packed
 from .workers import Workers
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack  # a type checker brings it along
+    from typing_extensions import Unpack  # every type checker has it
 
 LIMIT = 64
-"""Images that a pool takes at once, those in work and those that wait."""
+"""The most images in a pool, being restored or waiting."""
 SETTINGS = {field.name for field in fields(Guidance)}
 
 
 class Pool:
-    """`Restorer.restore` for many callers at once, by one worker process for each device.
+    """`Restorer.restore` for many callers, by a worker process for each device.
 
         with Pool("celeba.plan") as pool:
             future = pool.submit(y, operator, sigma=0.05)     # from any thread
             result = await pool.restore(y, operator)          # from a coroutine
 
-    Requests at different steps, of different operators and settings, share network calls. Each result is as it would be
-    alone, bit for bit with onnxruntime on the CPU. A worker that dies is started again, and its requests with it.
+    Requests at different steps, with different operators and settings, share network calls. Each result is the same as
+    alone, bit by bit with onnxruntime on the CPU. A worker that dies is started again, and its requests are restored
+    again.
 
     - `plan`: the path of a plan, or an embedded prior's name.
-    - `backend`, `trust_engines`: as of `Restorer.load`.
-    - `devices`: CUDA devices, a worker each; (None,) is one worker that chooses.
-    - `limit`: images that are taken at once; `submit` raises BusyError beyond it. An image counts once for each 262,144
-      pixels of it or of its tiles, and for each 100 steps of so many.
+    - `backend`, `trust_engines`: as in `Restorer.load`.
+    - `devices`: CUDA devices, with a worker each; (None,): one worker, whose backend chooses the device.
+    - `limit`: the most images in the pool; beyond it `submit` raises BusyError. An image counts as several where it, or
+      the sum of its tiles, has more than 262,144 pixels, or takes more than 100 steps.
     - `on_report`: called with a Report of each network call, in the pool's thread.
 
-    It opens once the workers are warm, and raises what `Restorer.load` does.
+    The constructor returns when the workers are warm. It raises what `Restorer.load` raises.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Pool:
 
     @property
     def plan(self) -> str:
-        """The path of the plan that it restores with."""
+        """The path of the plan in use."""
         return os.fspath(self._plan)
 
     @property
@@ -91,7 +92,7 @@ class Pool:
 
     @property
     def any_size(self) -> bool:
-        """Whether images may be of any size, seen whole; others than `image_shape` are cut into tiles otherwise."""
+        """Whether images of any size are run whole; otherwise larger ones than `image_shape` are cut into tiles."""
         return self._workers.facts.any_size
 
     @property
@@ -101,37 +102,37 @@ class Pool:
 
     @property
     def backend(self) -> str:
-        """The backend's name, for people."""
+        """The backend's name as it is shown."""
         return self._workers.facts.backend
 
     @property
     def costs(self) -> Costs:
-        """The cost of steps by the size of their batch, as a worker measured it when it started."""
+        """The costs of a step by batch size, as a worker measured them at its start."""
         return self._workers.facts.costs
 
     @property
     def images(self) -> int:
-        """Images taken and not done; a large one, or one of many steps, counts as several."""
+        """Images in the pool; a large one, or one with many steps, counts as several."""
         return self._places.taken
 
     @property
     def limit(self) -> int:
-        """Images that it takes at once."""
+        """The most images in the pool."""
         return self._places.limit
 
     @property
     def restarts(self) -> int:
-        """Workers that were started again because they died."""
+        """The number of workers that died and were started again."""
         return self._workers.restarts
 
     @property
     def is_ready(self) -> bool:
-        """Whether some worker can restore now, and requests are taken."""
+        """Whether a worker can restore now, and requests are taken."""
         return not self._places.closed and self._workers.is_ready
 
     @property
     def processes(self) -> list[int]:
-        """The process ids of the workers that run."""
+        """The process ids of the running workers."""
         return self._workers.processes
 
     def submit(
@@ -145,28 +146,30 @@ class Pool:
         previews: bool = False,
         **settings: "Unpack[Settings]",
     ) -> "Future[Result]":
-        """Submit a measurement: a future of the Result of `Restorer.restore`. Cancelling it stops at the next step.
+        """Submit a measurement; return a future of the Result of `Restorer.restore`.
 
-        - `y`, `operator`, settings (sigma, steps, switch, seed, ...): as `Restorer.restore` takes them, without `batch`
-          and `on_step`.
-        - `priority`: higher goes first.
+        Cancelling the future stops the restoration at the next step.
+
+        - `y`, `operator`, settings (sigma, steps, switch, seed, ...): as in `Restorer.restore`, without `batch` and
+          `on_step`.
+        - `priority`: requests with a higher one come first.
         - `deadline`: seconds from now.
         - `on_move`: called with a Moved after each step of each image, in the pool's thread, so it must be quick.
         - `previews`: whether a Moved carries the estimate.
 
-        Raises BusyError at the pool's limit, InputError for an operator that cannot go to another process, WorkerError
-        where there is no worker. The future raises what `restore` does, DeadlineError, or WorkerError.
+        Raises BusyError at the pool's limit, InputError for an operator that cannot be pickled, WorkerError where there
+        is no worker. The future raises what `restore` raises, DeadlineError, or WorkerError.
         """
         unknown = sorted(settings.keys() - SETTINGS)
         if unknown:
             raise KindError(f"there is no setting {unknown[0]!r}; there are {', '.join(sorted(SETTINGS))}")
         y = to_array(y, "the measurement")
-        y = y.astype(np.float32) if y.dtype.kind == "f" else y  # others are for the worker to refuse
+        y = y.astype(np.float32) if y.dtype.kind == "f" else y  # the worker refuses other types
         images = len(y) if y.ndim == 4 else 1
         key = next(self._keys)
         try:
             pickled = pickle.dumps(operator)
-        except Exception as error:  # whatever the operator holds raises what it likes
+        except Exception as error:  # pickling a caller's own objects may raise anything
             raise InputError(
                 f"{operator.name} cannot go to the worker's process ({error}); define it, and the functions it is "
                 "made of, in a module"
@@ -185,7 +188,7 @@ class Pool:
         return future
 
     def _pixels(self, operator: Operator) -> int:
-        """The pixels that the network sees of an image, in each step."""
+        """Return the pixels that the network processes for an image in each step."""
         _, height, width = operator.image_shape
         if self.any_size:
             return height * width
@@ -208,17 +211,17 @@ class Pool:
         return await asyncio.wrap_future(self.submit(y, operator, **how, **settings))
 
     def swap(self, plan: str | os.PathLike[str], backend: str | None = None) -> None:
-        """Go over to another plan: load it, warm it up, send it new requests, and let the old one finish its own.
+        """Change to another plan: load it, warm it up, send it new requests, and let the old workers finish theirs.
 
-        Raises what `Restorer.load` does; the old plan stays then.
+        Raises what `Restorer.load` raises; the old plan then stays in use.
         """
         self._workers.open(self._devices, self._setup(plan, backend or self._backend))
         self._plan, self._backend = plan, backend or self._backend
 
     def close(self, drain: bool = True, timeout: float | None = None) -> None:
-        """Take nothing more; with `drain` finish what was taken, for `timeout` seconds at most; stop the workers.
+        """Stop taking requests; with `drain` finish those taken, for at most `timeout` seconds; stop the workers.
 
-        What is not finished fails with WorkerError. May be called twice.
+        Unfinished requests fail with WorkerError. It may be called twice.
         """
         self._places.close()
         if drain:
@@ -234,7 +237,7 @@ class Pool:
 
 
 def _steps(asked: Guidance, operator: Operator) -> int:
-    """The most steps of a request, or one where they are nothing that a worker will take."""
+    """Return the most steps of a request, or 1 where its settings are invalid, which a worker will report."""
     try:
         steps = asked.most_steps_with(operator)
     except (TypeError, ValueError):  # which the worker tells

@@ -1,4 +1,4 @@
-"""Requests on their way from the pool to the scheduler: each has its operator prepared and its rows begun."""
+"""Preparation of requests before the scheduler gets them: their operators are prepared and their rows made."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +15,12 @@ from .messages import Refused, Submit
 
 THREADS = 2
 SIZES_KEPT = 32
-"""Sizes of images, others than the prior's, that requests may share."""
+"""Image sizes, other than the prior's, whose restorers are kept for further requests."""
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A request that can begin."""
+    """A prepared request."""
 
     key: int
     restorer: Restorer
@@ -28,10 +28,10 @@ class Begun:
 
 
 class Preparation:
-    """Puts a Begun, or Refused, into `inbox` for each request, from threads of its own.
+    """Threads that prepare requests, and put a Begun or a Refused for each into `inbox`.
 
-    What runs in a thread cannot be ended but with the process. So the pool is told which requests are in preparation,
-    and kills a process that goes on with one for long after it was given up.
+    A thread can only be ended with its process. So the pool is told which requests are in preparation, and kills a
+    process that continues with one long after it was given up.
     """
 
     def __init__(self, restorer: Restorer, inbox: "SimpleQueue[Any]"):
@@ -43,7 +43,7 @@ class Preparation:
 
     @property
     def running(self) -> tuple[int, ...]:
-        """The keys of the requests that are in preparation now."""
+        """The keys of the requests in preparation."""
         return tuple(key for key, future in list(self._pending.items()) if future.running())
 
     def begin(self, submit: Submit) -> None:
@@ -52,7 +52,7 @@ class Preparation:
         future.add_done_callback(lambda future: self._pending.pop(submit.key))
 
     def cancel(self, key: int) -> None:
-        """Prepare a request no more, if that has not begun."""
+        """Do not prepare a request, if that has not begun."""
         future = self._pending.get(key)
         if future is not None:
             future.cancel()

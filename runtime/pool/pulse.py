@@ -1,6 +1,6 @@
-"""Whether a worker hangs, judged by what it answers to a ping a second.
+"""Detection of hanging workers by their answers to a ping each second.
 
-Time is counted in beats, each of which the pool itself lived through: a machine that was suspended has counted none.
+Time is counted in beats, which advance only while the pool itself runs, and not while the machine is suspended.
 """
 
 from collections.abc import Container
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from .messages import Pong
 
 BEAT = 1.0
-"""Seconds between pings at least."""
+"""The least seconds between pings."""
 LATE = 3
-"""Beats without an answer after which a worker is not counted on."""
+"""Beats without an answer after which a worker gets no new requests if another one answers."""
 SILENCE = 10
-"""Beats without an answer after which it hangs: its reading thread answers while the engine computes."""
+"""Beats without an answer after which a worker counts as hanging: its reading thread answers during calls."""
 LONGEST = 20
-"""Times its measured cost that a call, or a start, may take."""
+"""The most time of a call or a start, as a multiple of its measured cost."""
 CALL = 120
-"""Beats that a call may take anyway, as costs are measured without the caller's operator."""
+"""Beats that a call may take at any cost measured, as costs do not include the caller's operator."""
 PREPARATION = 5
-"""Beats that the preparation of a request may go on after the request was given up."""
+"""Beats that the preparation of a request may continue after the request was given up."""
 START = 120
-"""Beats that a start may take anyway."""
+"""Beats that a start may take at any cost measured."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,25 @@ class Hang:
 
     why: str
     keys: frozenset[int] | None = None
-    """The requests that it hangs over; None where it may be any of them."""
+    """The requests that may be the cause; None where it may be any of the worker's."""
 
 
 class Pulse:
-    """A worker's answers of late. `patience`: beats without an answer that are allowed before it is ready."""
+    """A worker's recent answers. `patience`: beats without an answer that are allowed before it is ready."""
 
     def __init__(self, patience: float):
         self.missed = 0
-        """Beats since it should have answered."""
+        """Beats since an answer was due."""
         self._patience = patience
         self._pinged = False
         self._call: int | None = None
         self._beats = 0
-        """Answers that named this call."""
+        """Consecutive answers that named the current call."""
         self._given_up: dict[int, int] = {}
-        """The answers that named a request in preparation after it was given up, by its key."""
+        """By key, the answers that named a request in preparation after it was given up."""
 
     def beat(self) -> bool:
-        """Count a beat, and say whether a ping is to be sent: one at a time is on its way."""
+        """Count a beat; return whether to send a ping, of which one at a time is unanswered."""
         if self._pinged:
             self.missed += 1
             return False
@@ -56,17 +56,17 @@ class Pulse:
         return True
 
     def ready(self) -> None:
-        """Take it that the worker answers pings from now on."""
+        """Expect answers to pings from now on."""
         self._patience, self.missed = SILENCE, 0
 
     def silent(self) -> Hang | None:
-        """The hang of a worker that has not answered for too long."""
+        """Return the Hang of a worker that has not answered for too long, or None."""
         if self.missed < self._patience:
             return None
         return Hang(f"a worker did not answer for {self.missed * BEAT:.0f} s")
 
     def heard(self, pong: Pong, asked: Container[int]) -> Hang | None:
-        """Take an answer; the hang that it shows. asked: the keys of requests that are not given up."""
+        """Take an answer; return the Hang that it shows, or None. asked: the keys of requests not given up."""
         self._pinged, self.missed = False, 0
         call = pong.call
         self._beats = self._beats + 1 if call is not None and call.number == self._call else 0

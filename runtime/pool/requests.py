@@ -1,4 +1,4 @@
-"""Restorations that callers wait for, and the places that their images take until their futures are done."""
+"""Requests that callers wait for, and the places that their images hold until their futures are done."""
 
 import asyncio
 import contextlib
@@ -15,21 +15,25 @@ OnMove = Callable[[Moved], object]
 
 
 PLACE = 1 << 18
-"""Pixels of an image that one place is for: a larger one takes several, as memory goes by pixels."""
+"""The most pixels of an image in one place; a larger one takes several, in proportion to its memory."""
 STEPS = 100
-"""Steps of so many pixels that one place is for: one of more takes several, as time goes by both."""
+"""The most steps of PLACE pixels in one place; more take several, in proportion to their time."""
 
 
 def places_of(images: int, pixels: int, steps: int, limit: int) -> int:
-    """The places that so many images take, of `pixels` that the network sees, tiles counted one by one, in each of
-    their `steps`; no more than there are for one that needs them all."""
+    """Return the places of `images` images with `steps` steps, at most `limit` for a single image.
+
+    pixels: those that the network processes for an image in a step, the sum over its tiles.
+    """
     share = max(-(-pixels // PLACE), -(-pixels * steps // (PLACE * STEPS)))
     return images * share if images > 1 else min(share, limit)
 
 
 class Places:
-    """The places of a pool, one for an image of up to PLACE pixels in up to STEPS steps: `limit` of them, held until
-    futures are done."""
+    """The `limit` places of a pool, held until futures are done.
+
+    An image of at most PLACE pixels and STEPS steps takes one.
+    """
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -49,11 +53,11 @@ class Places:
 
     @contextlib.contextmanager
     def take(self, places: int, seconds: float) -> "Iterator[Future[Result]]":
-        """Make a future that holds so many places until it is done: by a result, an error, or its cancellation.
+        """Yield a future that holds `places` places until it has a result, an error, or is cancelled.
 
-        What is raised in the context gives them back; nothing is in a context when `close` has returned. seconds: the
-        time that a place is held on average, for BusyError's `retry_after`. Raises BusyError where too few are left,
-        WorkerError when closed.
+        An exception in the context frees them. `close` returns only when no context is open. seconds: the mean time
+        that a place is held, for BusyError's `retry_after`. Raises BusyError where too few places are free, WorkerError
+        when closed.
         """
         future: Future[Result] = Future()
         with self._changed:
@@ -74,17 +78,17 @@ class Places:
                 raise
 
     def close(self) -> None:
-        """Let nothing more be taken."""
+        """Refuse further requests."""
         with self._changed:
             self._closed = True
 
     def wait(self, timeout: float | None) -> bool:
-        """Whether all are free, waited for `timeout` seconds at most; None is without end."""
+        """Wait until all places are free, for at most `timeout` seconds (None: forever); return whether they are."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._held, timeout)
 
     def give_back(self, future: "Future[Result]") -> None:
-        """Free the places of a future. Nothing happens where that was done."""
+        """Free the places of a future; do nothing the second time."""
         with self._changed:
             self._held.pop(future, None)
             self._changed.notify_all()
@@ -97,35 +101,35 @@ class Request:
     key: int
     images: int
     alone: bool
-    """Whether its measurement has no batch axis, and its result shall have none."""
+    """Whether the measurement has no batch axis, so that the result has none."""
     message: bytes
     """The packed Submit."""
     future: "Future[Result]"
     places: Places
-    """Where the future holds its places."""
+    """The Places of which the future holds some."""
     on_move: OnMove | None
     attempts: int = 0
-    """Workers that died over it."""
+    """Workers that died during the request."""
     timer: asyncio.TimerHandle | None = None
-    """Ends it at its deadline."""
+    """Timer that ends the request at its deadline."""
     _claimed: bool = False
 
     def end(self, outcome: Result | FrugalError) -> None:
-        """Tell the caller what became of it; nothing where that was done, or the caller gave the restoration up."""
+        """Set the future's outcome; do nothing where that was done, or the caller cancelled it."""
         if not self._claim():
             return
-        self.places.give_back(self.future)  # before who waits for it hears: who then submits finds them free
+        self.places.give_back(self.future)  # first, so that a caller who then submits finds them free
         if isinstance(outcome, FrugalError):
             self.future.set_exception(outcome)
         else:
             self.future.set_result(outcome)
 
     def give_up(self) -> None:
-        """Tell those in `concurrent.futures.wait` that the caller cancelled it; nothing where `end` was called."""
+        """Notify waiters in `concurrent.futures.wait` of a cancellation; do nothing where `end` was called."""
         self._claim()
 
     def _claim(self) -> bool:
-        """Whether an outcome can be set: it was not before, and the future is not cancelled."""
+        """Return whether an outcome can be set: none was before, and the future is not cancelled."""
         if self._claimed:
             return False
         self._claimed = True

@@ -1,6 +1,6 @@
-"""Scheduler of network calls: advances the restorations of many requests, a shared call at a time, in one thread.
+"""Scheduler of network calls: it advances the rows of many requests, one shared call at a time, in one thread.
 
-A service's worker drives this; nothing here knows processes, clocks or HTTP.
+A pool's worker drives it. It is independent of processes and HTTP.
 """
 
 import itertools
@@ -23,17 +23,17 @@ from ..sampling.restoration import Restoration
 from .costs import Costs
 
 QUANTUM = 20
-"""Steps of a row that weigh as much as one later arrival: so a long restoration lets short ones by, one at a time."""
+"""Steps of a row that weigh as much as one later arrival, so that short restorations overtake a long one."""
 PATIENCE = 3
-"""Calls that may pass over the row whose turn it is for a fuller one."""
+"""The most calls that may leave out the first row in the queue for a fuller batch."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A row that a call brought one step further."""
+    """A row that a call advanced by a step."""
 
     key: int
-    """The request's."""
+    """The request's key."""
     row: int
     left: int
     """Steps left, T-1 .. 0."""
@@ -41,32 +41,32 @@ class Moved:
     phase: str
     """"gradient", "forward" or "flow"."""
     settled: float
-    """PSNR in dB between the last two estimates compared; -inf before."""
+    """PSNR in dB between the last two estimates compared; -inf before there are two."""
     x0hat: Array | None
-    """(C, H, W) on [-1, 1]: the current estimate; None where nobody asked for it."""
+    """(C, H, W) on [-1, 1]: the current estimate; None where it is not wanted."""
 
 
 @dataclass(frozen=True)
 class Underway:
-    """A network call that has begun."""
+    """A network call in progress."""
 
     number: int
-    """Its place among the scheduler's calls."""
+    """The call's number, counted from the scheduler's first."""
     keys: tuple[int, ...]
-    """The requests whose rows it has."""
+    """The keys of the requests with rows in it."""
     seconds: float
     """Measured time of such a call."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """The outcome of one network call."""
+    """The outcome of a network call."""
 
     phase: str
     pulls: bool
     rows: int
     room: int
-    """The rows it could have had."""
+    """The batch size of the call, which its rows may not fill."""
     seconds: float
     moved: tuple[Moved, ...]
     finished: Mapping[int, Result]
@@ -83,19 +83,19 @@ class _Entry:
     priority: int
     seconds: dict[str, float] = field(default_factory=no_seconds)
     largest: int = 1
-    """The most rows that shared a call with one of its own, these included."""
+    """The most rows of a call with a row of this request."""
 
 
 @dataclass
 class _Turn:
-    """A row that is not at its end, and when it is its turn."""
+    """An unfinished row and its place in the queue."""
 
     entry: _Entry
     index: int
     rank: float
-    """Less is sooner, at one priority."""
+    """Rank within a priority; the lowest comes first."""
     passed: int = 0
-    """Calls since it came first and was left for a fuller one."""
+    """Calls that left the row out, since it came first, for a fuller batch."""
 
     @property
     def row(self) -> Restoration:
@@ -103,50 +103,53 @@ class _Turn:
 
 
 class Scheduler:
-    """Requests in, network calls out: `step` makes one call of rows that share an equation, whoever they belong to.
+    """Scheduler of the rows of many requests: `step` makes a call of rows that share a move, of any requests.
 
-    Higher priorities go first; within one, rows go by arrival. A row counts as one arrival later for every row of its
-    request before it, and for every QUANTUM steps it has had. Among the rows whose turn it is, the scheduler takes
-    those that fill the next call best.
+    Higher priorities come first, and within a priority rows are ordered by arrival. A row counts as one arrival later
+    for every earlier row of its request, and for every QUANTUM steps it has had. Among the first rows of each move the
+    scheduler takes those that fill a call best.
     """
 
     def __init__(self, costs: Costs):
         self.costs = costs
         self.underway: Underway | None = None
-        """The call that `step` is making; any thread may ask."""
+        """The call that `step` is making; any thread may read it."""
         self._calling = threading.Lock()
         self._stop = Stop()
-        """Ends that call."""
+        """The Stop of the call in progress."""
         self._given_up: set[int] = set()
-        """Requests that `cancel` is still to be told of."""
+        """Keys given up for which `cancel` has not been called yet."""
         self._calls = itertools.count()
         self._turns: list[_Turn] = []
         self._arrivals = 0
 
     def __len__(self) -> int:
-        """Rows that are not at their end."""
+        """Return the number of unfinished rows."""
         return len(self._turns)
 
     def add(self, key: int, restorer: Restorer, rows: Sequence[Restoration], priority: int = 0) -> None:
-        """Take a request: `rows` of one `restorer._begin`, to be told of by `key`. They join at the next call."""
+        """Take a request: `rows` of a call of `restorer._begin`, reported under `key`. They may join the next call."""
         entry = _Entry(key, restorer, list(rows), priority)
         self._turns += [_Turn(entry, i, self._arrivals + i) for i in range(len(rows))]
         self._arrivals += 1
 
     def give_up(self, key: int) -> None:
-        """End the call under way where all its rows are given up; `cancel` follows. From any thread."""
+        """Give a request up; interrupt the call in progress where all its rows are given up. `cancel` must follow.
+
+        Any thread may call it.
+        """
         with self._calling:
             self._given_up.add(key)
             self._stop_if_given_up()
 
     def cancel(self, key: int) -> None:
-        """Forget a request. Nothing happens where there is none."""
+        """Forget a request; do nothing where the key is unknown."""
         self._turns = [turn for turn in self._turns if turn.entry.key != key]
         with self._calling:
             self._given_up.discard(key)
 
     def step(self) -> Call:
-        """Make the next call, of which there must be one: `len(self)` is not 0.
+        """Make the next call; `len(self)` must not be 0.
 
         A row that diverges, or whose operator raises, fails its own request and no other.
         """
@@ -176,7 +179,7 @@ class Scheduler:
         return Call(phase, pulls, len(batch), room, seconds, tuple(moved), finished, failed)
 
     def _next(self) -> tuple[list[_Turn], int]:
-        """The rows of the next call, and how many it could have."""
+        """Return the rows of the next call, and its batch size."""
         reach = 2 * max(self.costs.room(False), self.costs.room(True))
         turns = sorted(self._turns, key=lambda turn: (-turn.entry.priority, turn.rank))[:reach]
         groups: dict[tuple[int, object], list[_Turn]] = {}
@@ -186,25 +189,28 @@ class Scheduler:
         first = turns[0]
         if first.passed >= PATIENCE:
             return calls[0]
-        batch, room = max(calls, key=lambda call: len(call[0]) / call[1])  # the first of those that are equal
+        batch, room = max(calls, key=lambda call: len(call[0]) / call[1])  # the first of equal ones
         first.passed += first not in batch
         return batch, room
 
     def _call(self, group: list[_Turn]) -> tuple[list[_Turn], int]:
-        """Take the rows of a group, in their order, that a call has room for. Tiles of an image are their own batch."""
+        """Return the first rows of a group that fit a call, and the call's size.
+
+        An image in tiles is a call by itself.
+        """
         if isinstance(group[0].entry.restorer.engine, Tiled):
             return group[:1], 1
         pulls, weight = group[0].row.move.pulls, group[0].entry.restorer._weight
         return group[: self.costs.size(len(group), pulls, weight)], self.costs.room(pulls, weight)
 
     def _seconds(self, restorer: Restorer, pulls: bool, rows: int) -> float:
-        """The measured time of a call, of so many times the pixels that it was measured with."""
+        """Return the measured time of a call, scaled by its pixels."""
         if isinstance(restorer.engine, Tiled):
             return restorer.engine.tiles * self.costs.of(pulls)[rows]
         return restorer._weight * self.costs.of(pulls)[rows]
 
     def _advance(self, batch: Sequence[_Turn]) -> dict[int, FrugalError]:
-        """The call; where it fails, one for each row alone, so that only those fail that must."""
+        """Make the call; where it fails, a call for each row, so that only the requests at fault fail."""
         engine, pulls = batch[0].entry.restorer.engine, batch[0].row.move.pulls
         seconds = self._seconds(batch[0].entry.restorer, pulls, len(batch))
         with self._calling:
@@ -230,6 +236,6 @@ class Scheduler:
         return {}
 
     def _stop_if_given_up(self) -> None:
-        """End the call under way where nobody waits for any of its rows."""
+        """Interrupt the call in progress where all its rows are given up."""
         if self.underway is not None and self._given_up.issuperset(self.underway.keys):
             self._stop.ask()

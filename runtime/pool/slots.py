@@ -1,4 +1,4 @@
-"""The place that a worker process has in a pool."""
+"""Slots of a pool, each for a worker process."""
 
 import asyncio
 import math
@@ -13,32 +13,32 @@ from .requests import Request
 
 @dataclass(eq=False)
 class Slot:
-    """A place for a worker process, started again in it when it dies: the slot keeps the plan and the requests."""
+    """A place for a worker process, with its plan and requests. A worker that dies is replaced in the slot."""
 
     setup: Setup
     environment: Mapping[str, str]
-    """Variables of its process besides the pool's: the one CUDA device that it sees."""
+    """Environment variables of its process besides the pool's, which set its CUDA device."""
     started: "asyncio.Future[None]"
-    """Done when its first worker is warm."""
+    """Future that is done when the first worker is warm."""
     requests: dict[int, Request] = field(default_factory=dict)
     link: Link | None = None
     facts: Ready | None = None
-    """Its worker's answer when it was last ready."""
+    """The worker's answer when it was last ready."""
     patience: float = math.inf
-    """Beats that a start may take; no limit before there was one."""
+    """The most beats of a start; no limit for the first."""
     deaths: int = 0
-    """Deaths in a row before it was ready."""
+    """Consecutive deaths of workers before they were ready."""
     retired: bool = False
-    """Whether it takes no more requests, and goes when those it has are done."""
+    """Whether the slot takes no more requests, and ends when those it has are done."""
     failed: bool = False
-    """No worker can be started in it, now or any more."""
+    """Whether no worker can be started in it any more."""
     rests: int = 0
-    """Rests in a row, after each of which a worker is tried again."""
+    """Consecutive rests, after each of which a worker is started again."""
 
     @property
     def answers(self) -> bool:
-        """Whether its worker is warm, and did answer lately."""
-        link = self.link  # any thread may ask
+        """Whether its worker is warm, and has answered recently."""
+        link = self.link  # read once: other threads may set it
         return link is not None and link.ready is not None and link.pulse.missed < LATE
 
     @property

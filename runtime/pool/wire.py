@@ -1,6 +1,6 @@
-"""Messages between a pool and a worker as they cross a socket: 8 bytes of length, then the pickle.
+"""Messages between a pool and a worker on a socket: 8 bytes of length, then the pickle.
 
-One of our own processes pickles them for the other, and nobody else.
+Only this package's own processes pickle messages for each other.
 """
 
 import pickle
@@ -10,30 +10,30 @@ import threading
 from typing import Any
 
 HEADER = struct.Struct("!Q")
-"""The length of what follows, in bytes."""
+"""The length of the pickle in bytes."""
 
 
 def packed(message: object) -> bytes:
-    """A message as it is sent. Raises what its parts raise when they are pickled."""
+    """Return a message as it is sent. Raises what pickling its parts raises."""
     body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     return HEADER.pack(len(body)) + body
 
 
 class Wire:
-    """A worker's end: any thread sends, one receives, and each waits until the pool has sent or taken all of it."""
+    """A worker's end of the socket. Any thread may send and one receives; both block until a message is complete."""
 
     def __init__(self, ours: socket.socket):
         self._socket = ours
         self._sending = threading.Lock()
 
     def send(self, message: object) -> None:
-        """Raises OSError where the pool is gone."""
+        """Send a message. Raises OSError where the pool has closed the socket."""
         data = packed(message)
         with self._sending:
             self._socket.sendall(data)
 
     def receive(self) -> Any:
-        """The next message. Raises EOFError or OSError where the pool is gone."""
+        """Return the next message. Raises EOFError or OSError where the pool has closed the socket."""
         (size,) = HEADER.unpack(self._exactly(HEADER.size))
         return pickle.loads(self._exactly(size))  # noqa: S301 (the pool pickled it)
 

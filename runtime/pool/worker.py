@@ -1,7 +1,7 @@
-"""The process that restores for a pool: one engine, one scheduler, and a socket to the pool that started it.
+"""The worker process of a pool: an engine, a scheduler, and a socket to the pool that started it.
 
-The engine computes in the main thread. Another one reads what the pool sends and answers its pings meanwhile; others
-prepare requests.
+The engine computes in the main thread. Another thread reads the pool's messages and answers its pings; others prepare
+requests.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from .wire import Wire
 
 
 def main(connection: Connection) -> None:
-    """Serve the pool at the other end of a connection until it closes it."""
+    """Serve the pool at the other end of a connection until the pool closes it."""
     wire = Wire(socket_of(connection))
     with _ending_the_process():
         setup: Setup = wire.receive()
@@ -49,12 +49,12 @@ def main(connection: Connection) -> None:
 
 @contextlib.contextmanager
 def _ending_the_process() -> Iterator[None]:
-    """End the process with what runs in it, whatever its other threads are at; print its error but the pool's end."""
+    """End the process at the end of the block, even if other threads run; print its error, unless the pool ended."""
     status = 1
     try:
         yield
         status = 0
-    except (EOFError, BrokenPipeError, ConnectionResetError):  # nobody would read an answer
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the pool has ended
         status = 0
     except Exception:  # noqa: BLE001 (the process ends with it)
         traceback.print_exc()
@@ -63,7 +63,7 @@ def _ending_the_process() -> Iterator[None]:
 
 
 def _load(setup: Setup) -> tuple[Restorer, Ready]:
-    """The restorer, warm, and what there is to say of it. Raises FrugalError."""
+    """Load and warm the restorer; return it and its Ready. Raises FrugalError."""
     restorer = Restorer.load(setup.plan, setup.backend, trust_engines=setup.trust_engines)
     prior = restorer.plan.manifest["prior"]["name"]
     weights = restorer.plan.manifest["members"][WEIGHTS]["sha256"]
@@ -80,7 +80,7 @@ def _load(setup: Setup) -> tuple[Restorer, Ready]:
 
 
 def _serve(wire: Wire, inbox: "SimpleQueue[Any]", scheduler: Scheduler) -> NoReturn:
-    """Calls while there is anything to do; between any two of them, what has come in."""
+    """Make calls while there are rows, and handle the inbox between them."""
     asked: dict[int, Submit] = {}
     began = time.perf_counter()
     while True:
@@ -129,7 +129,7 @@ def _preview(moved: Moved, asked: Submit) -> np.ndarray | None:
 
 
 def _receive(wire: Wire, preparation: Preparation, scheduler: Scheduler, inbox: "SimpleQueue[Any]") -> None:
-    """Pass on what the pool sends, answer its pings, and end with it."""
+    """Pass on the pool's messages, answer its pings, and end the process when it closes the socket."""
     with _ending_the_process():
         while True:
             message = wire.receive()
@@ -137,7 +137,7 @@ def _receive(wire: Wire, preparation: Preparation, scheduler: Scheduler, inbox: 
                 wire.send(Pong(scheduler.underway, preparation.running))
                 continue
             if isinstance(message, Cancel):
-                scheduler.give_up(message.key)  # before it is asked to forget it, which it is between two calls
+                scheduler.give_up(message.key)  # at once; `cancel` follows between two calls
             inbox.put(message)
             if isinstance(message, Submit):
                 preparation.begin(message)

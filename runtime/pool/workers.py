@@ -1,7 +1,7 @@
-"""The pool's thread: an event loop that owns the worker processes, and the requests that each of them has.
+"""The pool's thread: an event loop that owns the worker processes and their requests.
 
-Other threads call `open`, `take` and `stop`, and read the properties; the rest runs in that thread, so nothing is
-locked, and only coroutines wait for workers.
+Other threads call `open`, `take` and `stop`, and read the properties. The rest runs in that thread, without locks, and
+only coroutines wait for workers.
 """
 
 import asyncio
@@ -23,18 +23,18 @@ from .slots import Slot
 from .wire import packed
 
 ATTEMPTS = 2
-"""Tries that a request has when the worker dies under it."""
+"""The most tries of a request during which workers die."""
 STARTS = 3
-"""Workers in a row that may die before they are ready."""
+"""The most consecutive workers that may die before they are ready."""
 REST, LONGEST_REST = 1.0, 30.0
-"""Seconds after which a worker is tried again where none could be started, twice as long each time."""
+"""Seconds before the next try where no worker could be started: the first rest, and the longest. Rests double."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class Workers:
-    """The thread, its event loop, a slot for each device, and the requests in them.
+    """The pool's thread and event loop, a slot for each device, and the requests in slots.
 
     on_report: called with each Report, in the thread.
     """
@@ -42,21 +42,21 @@ class Workers:
     def __init__(self, on_report: Callable[[Report], object] | None):
         self._on_report = on_report
         self.restarts = 0
-        """Workers that were started again because they died."""
+        """The number of workers that died and were started again."""
         self.image_seconds = 0.0
-        """Time of an image in network calls, averaged over those done lately."""
+        """Seconds of an image in network calls, a moving average."""
         self._slots: list[Slot] = []
         self._taking: list[Slot] = []
-        """Slots that requests go to."""
+        """Slots that take requests."""
         self._calling = threading.Lock()
         self._stopped = False
-        self._loop = asyncio.SelectorEventLoop()  # whatever kind a program makes its own
+        self._loop = asyncio.SelectorEventLoop()  # not the program's default kind
         self._thread = threading.Thread(target=self._loop.run_forever, name="frugal-rt-pool", daemon=True)
         self._thread.start()
         self._loop.call_soon_threadsafe(self._beat)
 
     def __len__(self) -> int:
-        """Workers that take requests."""
+        """Return the number of workers that take requests."""
         return len(self._taking)
 
     @property
@@ -68,18 +68,18 @@ class Workers:
 
     @property
     def is_ready(self) -> bool:
-        """Whether some worker can restore now."""
+        """Whether a worker can restore now."""
         return any(slot.answers for slot in self._taking)
 
     @property
     def processes(self) -> list[int]:
-        """The process ids of the workers that run."""
+        """The process ids of the running workers."""
         return [link.process.pid for slot in [*self._slots] if (link := slot.link) is not None]
 
     def open(self, devices: Sequence[int | None], setup: Setup) -> None:
-        """Start a worker for each device, and give requests to them once all are warm; those before finish theirs.
+        """Start a worker for each device; when all are warm they take the requests, and earlier workers finish theirs.
 
-        Raises what `Restorer.load` does, and WorkerError; everything stays as it was then.
+        Raises what `Restorer.load` raises, and WorkerError; nothing changes then.
         """
         with self._calling:
             if self._stopped:
@@ -88,12 +88,12 @@ class Workers:
         opening.result()
 
     def take(self, request: Request, expires: float | None) -> None:
-        """Give a request to a worker, until `expires`, of time.monotonic()."""
+        """Give a request to a worker. It fails at `expires`, a time of time.monotonic()."""
         self._loop.call_soon_threadsafe(self._take, request, expires)
         request.future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._over, request))
 
     def stop(self) -> None:
-        """Fail what is left, kill the workers, end the thread; where another caller does, wait until that is done."""
+        """Fail the remaining requests, kill the workers and end the thread. A second caller waits for the first."""
         with self._calling:
             first, self._stopped = not self._stopped, True
             ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop) if first else None
@@ -103,7 +103,7 @@ class Workers:
         self._thread.join()
         self._loop.close()
 
-    # What follows runs in the thread.
+    # The methods below run in the thread.
 
     async def _open(self, devices: Sequence[int | None], setup: Setup) -> None:
         threads = str(max(1, cores() // len(devices)))
@@ -134,8 +134,11 @@ class Workers:
             await asyncio.wait(others)
 
     async def _keep(self, slot: Slot) -> None:
-        """Keep a worker in a slot until the slot is over. Where none can be started its requests fail; one that was
-        ready before, whose plan is gone, say, is tried again after a rest, and one that never was is not."""
+        """Keep a worker in a slot until the slot ends.
+
+        Where none can be started the slot's requests fail. A slot that has had a ready worker is tried again after a
+        rest; its plan may be missing for a while. A slot that never had one fails.
+        """
         why: FrugalError = WorkerError("the pool was closed before this worker was ready")
         try:
             while not slot.is_over:
@@ -156,14 +159,14 @@ class Workers:
             slot.started.set_exception(why)
 
     def _fail(self, slot: Slot, why: FrugalError) -> None:
-        """Fail a slot's requests, and those to come."""
+        """Fail a slot's requests, now and later."""
         slot.failed = True
         for request in slot.requests.values():
             request.end(why)
         slot.requests.clear()
 
     async def _rest(self, slot: Slot, error: FrugalError) -> None:
-        """Wait before a worker is tried again, or until the slot is over."""
+        """Wait before a worker is started again, or until the slot ends."""
         seconds = min(LONGEST_REST, REST * 2**slot.rests)
         slot.rests += 1
         logger.error("no worker can be started: %s; it is tried again in %g s", error, seconds)
@@ -174,7 +177,7 @@ class Workers:
         slot.deaths = min(slot.deaths, STARTS - 1)  # it has one try
 
     async def _live(self, slot: Slot) -> None:
-        """Start a worker in a slot and see it to its end. Raises FrugalError where another one is no use."""
+        """Start a worker in a slot and serve it to its end. Raises FrugalError where another one would fail too."""
         link = slot.link = Link(*launch(f"{__package__}.worker", slot.environment), slot.patience)
         try:
             link.send(packed(slot.setup))
@@ -200,7 +203,7 @@ class Workers:
         logger.warning("%s and is started again, with %d requests", how, len(slot.requests))
 
     def _blame(self, slot: Slot, link: Link) -> None:
-        """Count a worker's end as an attempt of the requests that it may be due to; fail those that had all theirs."""
+        """Count a worker's death as a try of the requests that may have caused it; fail those without a try left."""
         for key, request in [*slot.requests.items()]:
             if link.took(key) and (link.hang is None or link.hang.keys is None or key in link.hang.keys):
                 request.attempts += 1
@@ -215,7 +218,7 @@ class Workers:
                 slot.link.beat()
 
     def _take(self, request: Request, expires: float | None) -> None:
-        """Give a request that was submitted to a slot."""
+        """Give a submitted request to a slot."""
         if request.future.done():
             return
         try:
@@ -227,7 +230,7 @@ class Workers:
             raise
 
     def _assign(self, request: Request) -> None:
-        """Give a request to the slot that has the fewest images, of those whose worker answers if one does."""
+        """Give a request to the slot with the fewest images, preferring slots whose worker answers."""
         slot = min(self._taking, key=lambda slot: (slot.failed, slot.deaths, not slot.answers, slot.images))
         if slot.failed:
             request.end(WorkerError("no worker can be started; see what it printed"))
@@ -240,7 +243,7 @@ class Workers:
         request.end(DeadlineError("the restoration was not done by its deadline and was stopped"))
 
     def _over(self, request: Request) -> None:
-        """A future is done: by its result, an error, or because its caller cancelled it."""
+        """Handle a future that is done, by a result, an error or a cancellation."""
         request.give_up()
         if request.timer is not None:
             request.timer.cancel()
@@ -251,7 +254,7 @@ class Workers:
             self._end_if_over(slot)
 
     def _heard(self, slot: Slot, link: Link, message: Any) -> None:
-        """Take what a worker says. Raises the FrugalError for which it cannot start, and would not the next time."""
+        """Handle a worker's message. Raises the FrugalError for which a worker cannot start, now or later."""
         match message:
             case Ready():
                 if slot.facts is None:
@@ -302,7 +305,7 @@ class Workers:
 
 
 def _tell(callback: Callable[[T], object] | None, what: T) -> None:
-    """A caller's callback that fails must not take other callers' results with it."""
+    """Call a callback and log its exception, which must not affect other callers' results."""
     if callback is not None:
         try:
             callback(what)

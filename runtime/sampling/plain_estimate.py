@@ -143,7 +143,7 @@ def filled(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 def _pushed(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the means (C, h, w) of pixels with a `weight` (1, h, w) of 1; others take the means of blocks around them."""
+    """Return (C, h, w): the means of pixels with a `weight` (1, h, w) of 1; others get the means of larger blocks."""
     mean: np.ndarray = total / np.maximum(weight, TINY)
     height, width = weight.shape[1:]
     if weight.min() >= 1 or max(height, width) == 1:
