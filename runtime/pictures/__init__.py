@@ -1,1 +1,1 @@
-"""Pictures: from a file to a measurement and its operator, and from a restored array to a file."""
+"""Pictures: files as measurements with their operators, and restored arrays as files."""

@@ -1,4 +1,4 @@
-"""The faces in a photograph brought into the framing that a prior was trained on, and put back restored."""
+"""Alignment: faces of a photograph are cut out as the prior was trained on them, restored, and pasted back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -17,22 +17,22 @@ from .measurement import Measurement, measure
 from .noise_level import unnamed_sigma
 
 ALIGNED = ("denoise", "inpaint", "colorize")
-"""The tasks that survive a change of scale: what happened to a pixel has no width, as a kernel or a block has."""
+"""The tasks that can be aligned: their damage is per pixel, so that it does not change with the scale."""
 MOST = 16
-"""Faces of one photograph that are restored, the largest of all."""
+"""The most faces of a photograph that are restored, the largest first."""
 TOLD = 3
-"""Faces of one photograph whose places are said."""
+"""The most faces of a photograph whose places a message lists."""
 ENLARGED = 4
-"""Times that a frame is enlarged at most: below that there is too little of a face to restore."""
+"""The largest factor by which a frame is enlarged; a smaller face has too few pixels to restore."""
 OWN_PIXELS = 0.15
-"""A frame that differs from the prior's images by a smaller share is taken at the photograph's own pixels."""
+"""A frame whose side differs from the prior's by a smaller share is cut out without resampling."""
 FEATHER = 0.125
-"""Share of a frame's side over which it fades into the photograph."""
+"""Share of a frame's side over which it is blended with the photograph."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A square of a photograph, in its pixels; it may reach beyond the photograph."""
+    """A square in a photograph, in pixels; it may extend beyond the photograph."""
 
     left: int
     top: int
@@ -40,7 +40,7 @@ class Frame:
 
     @classmethod
     def around(cls, face: Face, framing: Mapping[str, Any], size: int) -> "Frame":
-        """The square in which the box lies as `framing` says it lies in the prior's images of `size`.
+        """Return the square in which the face's box lies as `framing` says for the prior's images of `size`.
 
         framing: `centre` [x, y] and `side` of the detector's box, in shares of the image's side.
         """
@@ -50,7 +50,7 @@ class Frame:
         return cls(round(face.x - x * side), round(face.y - y * side), side)
 
     def cut(self, photo: Photo, size: int) -> Photo:
-        """The square at size x size; what of it lies beyond the photograph is `outside`."""
+        """Cut the square out, at size x size; the part beyond the photograph is marked `outside`."""
         inside, rows, columns = self.places(photo)
         blank = np.ones((self.side, self.side), bool)
         outside, missing = blank.copy(), ~blank
@@ -62,7 +62,7 @@ class Frame:
         return cut if self.side == size else fit_photo(cut, (size, size), "mean" if self.side > size else "resize")
 
     def places(self, photo: Photo) -> tuple[tuple[slice, slice], slice, slice]:
-        """Where photograph and square overlap: in the square, and the rows and columns in the photograph."""
+        """Return the overlap of photograph and square: its slices in the square, and in the photograph."""
         width, height = photo.size
         top, bottom = max(self.top, 0), min(self.top + self.side, height)
         left, right = max(self.left, 0), min(self.left + self.side, width)
@@ -70,27 +70,27 @@ class Frame:
         return inside, slice(top, bottom), slice(left, right)
 
     def fade(self) -> np.ndarray:
-        """(side, side): 1 in the middle, falling off linearly towards the border."""
+        """Return blending weights (side, side): 1 in the middle, falling off linearly towards the border."""
         ramp = np.minimum(np.arange(self.side), np.arange(self.side)[::-1]) + 0.5
         ramp = np.clip(ramp / (FEATHER * self.side), 0, 1).astype(np.float32)
         return np.minimum.outer(ramp, ramp)
 
 
 class FramedFace(NamedTuple):
-    """A square of a photograph with a face in it, and the measurement that a prior restores it from."""
+    """A frame with a face, and its measurement."""
 
     frame: Frame
     measurement: Measurement
     sigma: float
-    """Deviation of the photograph's own pixels; the measurement's is that of their means."""
+    """Deviation of the noise in the photograph's pixels; the measurement averages them and has less."""
 
     def paste(self, photo: Photo, whole: np.ndarray, images: np.ndarray) -> None:
         """Write `images` (N, C, h, w), restored from the measurement, into `whole` (N, C, H, W), `photo` N times.
 
-        A frame larger than the images keeps the photograph's own detail beyond their resolution, as `detail` weighs
-        it; a grey one stays grey unless colour was asked for. Values that were measured within SIGMA stay the
-        photograph's: known pixels beside missing ones, to the bit, and the grey of a picture that is coloured. The
-        frame's border fades.
+        A frame larger than the images keeps the photograph's detail beyond their resolution, weighed by `detail`. A
+        grey frame stays grey unless colour was asked for. Values that were measured with noise of at most SIGMA keep
+        the photograph's: known pixels beside missing ones, and the grey of a coloured picture. The frame's border is
+        blended.
         """
         frame, task, exact = self.frame, self.measurement.task, self.sigma <= SIGMA
         inside, rows, columns = frame.places(photo)
@@ -118,7 +118,7 @@ class FramedFace(NamedTuple):
     def _with_detail(
         self, new: np.ndarray, old: np.ndarray, known: np.ndarray, inside: tuple[slice, slice], size: int
     ) -> np.ndarray:
-        """The restored square (C, s, s) with the detail of what the photograph knows of it, cut to `inside`."""
+        """Return the restored square (C, s, s) with the photograph's detail in known pixels, cropped to `inside`."""
         channels = max(len(new), len(old))
         seen = np.zeros(new.shape[1:], bool)
         seen[inside] = known
@@ -130,21 +130,21 @@ class FramedFace(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """A photograph, and the faces of it that a prior restores."""
+    """A photograph, and its faces to restore."""
 
     photo: Photo
     faces: Sequence[FramedFace]
-    """The largest first, one at least. The first one's measurement says how all were settled."""
+    """The faces, at least one, the largest first. The first one's measurement has the task and noise of all."""
 
     @property
     def settings(self) -> list[dict[str, Any]]:
-        """`frame` and `sigma` of each face as a restored picture tells them, in JSON's types."""
+        """Return `frame` and `sigma` of each face for a restored picture's settings, in JSON's types."""
         return [{"frame": [*astuple(face.frame)], "sigma": face.measurement.sigma} for face in self.faces]
 
     def paste(self, restored: Sequence[np.ndarray]) -> np.ndarray:
         """Return the photograph (N, C, H, W) with the N images (N, c, h, w) of each face in its frame alone.
 
-        Where frames overlap the larger face lies above: they are pasted from the last to the first.
+        They are pasted from the last to the first, so that the larger face is on top where frames overlap.
         """
         coloured = self.faces[0].measurement.task == "colorize"
         before = (self.photo.colour() if coloured else self.photo).pixels
@@ -165,22 +165,22 @@ class Aligned(NamedTuple):
 
 
 def framing_of(plan: Plan) -> Mapping[str, Any] | None:
-    """Framing of the faces that the plan's prior was trained on; None where it does not say."""
+    """Return the framing of the faces that the plan's prior was trained on, or None."""
     framing: Mapping[str, Any] | None = plan.manifest["prior"].get("framing")
     return framing
 
 
 def knows_faces(plan: Plan) -> str | None:
-    """Return that the plan's prior knows faces, in a sentence; None where it is not of framed faces."""
+    """Return a sentence that the plan's prior was trained on faces; None for another prior."""
     if framing_of(plan) is None:
         return None
     return f"{plan.manifest['prior']['name']} knows whole faces framed in one way, and does poorly elsewhere"
 
 
 def sees_face(photo: Photo, plan: Plan) -> bool:
-    """Return whether a sure face of the size that the plan's prior knows, or larger, is in `photo`.
+    """Return whether `photo` contains a face, detected with certainty, of at least the size that the prior knows.
 
-    False where the detector is not installed, or the plan does not say how its faces are framed.
+    False where the detector is not installed, or the plan has no framing.
     """
     framing, size = framing_of(plan), plan.image_shape[2]
     if framing is None:
@@ -193,14 +193,14 @@ def sees_face(photo: Photo, plan: Plan) -> bool:
 
 
 def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
-    """The faces in `photo`, MOST of them, framed as the prior of `plan` knows faces, ready to restore.
+    """Find at most MOST faces in `photo`, frame them as the prior of `plan` was trained, and measure them.
 
-    `damage.sigma` is that of the photograph's own pixels, where denoising estimates it too; a frame that is shrunk
-    averages them, and has less. A grey photograph is denoised unless `damage` asks for colour. Faces that would be
-    enlarged by more than ENLARGED are left, and those with no pixel missing where missing ones are filled in.
+    `damage.sigma`, or its estimate in denoising, is of the photograph's pixels; a frame that is shrunk averages them,
+    and has less noise. A grey photograph is denoised unless `damage` asks for colour. Left out are faces that would be
+    enlarged by more than ENLARGED, and in inpainting faces without a missing pixel.
 
-    Raises InputError without a face, for another task than those of ALIGNED, and where the plan does not say how its
-    faces are framed; MissingExtra.
+    Raises InputError without a face, for a task that is not in ALIGNED, and where the plan has no framing;
+    MissingExtra.
     """
     framing, name = framing_of(plan), plan.manifest["prior"]["name"]
     if framing is None:
@@ -244,7 +244,7 @@ def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
 
 
 def _framed(settled: SettledDamage, frame: Frame, cut: Photo, shape: Shape) -> tuple[FramedFace, str]:
-    """The square `cut` as a measurement, and what to say of its noise."""
+    """Measure the square `cut`; return it, and a clause about its noise."""
     measurement = measure(replace(settled, photo=cut, damage=replace(settled.damage, sigma=0.0)), shape)
     own, sigma, whence = settled.damage.sigma, settled.damage.sigma, "as asked"
     if own is None or sigma is None:
@@ -257,14 +257,14 @@ def _framed(settled: SettledDamage, frame: Frame, cut: Photo, shape: Shape) -> t
 
 
 def _grey(images: np.ndarray) -> np.ndarray:
-    """(N, 1, h, w): images (N, C, h, w) without their colour."""
+    """Convert images (N, C, h, w) to grey, (N, 1, h, w)."""
     if images.shape[1] == 1:
         return images
     return np.tensordot(images, np.asarray(GREY_WEIGHTS[GREY], np.float32), ((1,), (0,)))[:, None]
 
 
 def _accepted(photo: Photo, channels: int, damage: Damage) -> SettledDamage:
-    """The damage settled on the photograph as it is. Raises InputError for what cannot be done in a frame."""
+    """Settle the damage of the whole photograph. Raises InputError for one that cannot be restored in a frame."""
     if damage.hole is not None or damage.keep is not None:
         raise InputError("--hole and --keep are about the middle of a picture, not of a face; draw a --mask to --align")
     shape = (channels, *photo.pixels.shape[1:])

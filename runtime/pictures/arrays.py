@@ -1,4 +1,4 @@
-"""Pictures as arrays (C, H, W) on [-1, 1], for callers: read, written, shown and compared."""
+"""Functions for callers on pictures as arrays (C, H, W) on [-1, 1]: read, write, show and compare."""
 
 import os
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ __all__ = ["PORTRAIT", "psnr", "read", "to_pil", "write"]
 def read(file: str | os.PathLike[str] | IO[bytes], size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a picture, or a .npy array: (C, H, W) float32 on [-1, 1], C = 1 or 3, NaN where it is transparent.
 
-    file: its name, or an open one of a picture. size: (width, height) that it is cut to the shape of, about its middle,
-    and scaled to. Raises MissingFile, and InputError for what is no picture.
+    file: its name, or a binary file object of a picture. size: (width, height); the picture is cropped about its middle
+    to that shape, and scaled. Raises MissingFile, and InputError for a file that is no picture.
 
     >>> from frugal_rt import read, write
     >>> write("grey.png", np.zeros((3, 4, 6)))
@@ -48,8 +48,8 @@ def _rest_of(file: IO[bytes]) -> bytes:
 def write(path: str | os.PathLike[str], image: Any, settings: Mapping[str, Any] | None = None) -> None:
     """Write an image into a file, whole or not at all, by its suffix: .png, .jpg, .webp, .tif, or .npy for an array.
 
-    image: as `to_pil` takes it, or a PIL image. settings: those of the `Result` it is of, which a picture carries, so
-    that `frugal-rt restore` knows it for restored. What was there is replaced. Raises InputError, FileError.
+    image: an argument of `to_pil`, or a PIL image. settings: `Result.settings`, which the file carries, so that
+    `frugal-rt restore` recognises it as restored. An existing file is replaced. Raises InputError, FileError.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
@@ -63,7 +63,7 @@ def write(path: str | os.PathLike[str], image: Any, settings: Mapping[str, Any] 
 def to_pil(image: Any) -> Image.Image:
     """Show an array or tensor (C, H, W) or (H, W) on [-1, 1] as an 8-bit PIL image: clipped, never stretched.
 
-    NaN becomes transparent. Raises InputError for another shape, KindError for what is no array of floats.
+    NaN becomes transparent. Raises InputError for another shape, KindError for another type than an array of floats.
 
     >>> from frugal_rt import to_pil
     >>> to_pil(np.linspace(-1, 1, 3)[None, None]).tobytes()
@@ -80,10 +80,10 @@ def to_pil(image: Any) -> Image.Image:
 
 
 def psnr(a: Any, b: Any) -> float:
-    """Peak signal-to-noise ratio in dB of two arrays or tensors of one shape on [-1, 1], over all their values.
+    """Return the PSNR in dB between two arrays or tensors of the same shape on [-1, 1], over all their values.
 
-    10 log10(peak^2 / MSE) with peak 2, as on [0, 1] with peak 1; infinite where they are equal. Raises InputError for
-    two shapes.
+    It is 10 log10(peak^2 / MSE) with peak 2, as on [0, 1] with peak 1; infinite where they are equal. Raises InputError
+    for different shapes.
 
     >>> from frugal_rt import psnr
     >>> round(psnr(np.zeros((3, 4, 4)), np.full((3, 4, 4), 0.2)), 1)

@@ -1,4 +1,4 @@
-"""A call of a restorer with a picture: its input and options made ready, and its answer handed out."""
+"""A call of a restorer with a picture: from its input and options to measurements, and from images to its answer."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .ready import Ready, make_ready
 
 @dataclass(frozen=True)
 class Call:
-    """Pictures of one size that are restored alike, each as it would be alone."""
+    """Pictures of one size with the same settings, each restored as it would be alone."""
 
     ready: Sequence[Ready]
     kind: Kind
@@ -27,16 +27,16 @@ class Call:
     """Settings with any sigma: each picture has its own."""
     fit: str | None
     notes: tuple[str, ...]
-    """Sentences about what files held and was left out, the mask's first."""
+    """Sentences about contents of files that were left out, the mask's first."""
 
     @classmethod
     def read(
         cls, plan: Plan, given: Any, range: Range | None, output: Output | None, options: Mapping[str, Any]
     ) -> "Call":
-        """Read and measure what is given, for the prior of `plan`.
+        """Read and measure the given pictures, for the prior of `plan`.
 
-        given, range: as `read_pictures` takes them. options: `Options`; sigma is on `range`, where one is given. Raises
-        InputError, KindError of a name or type that is none.
+        given, range: as in `read_pictures`. options: `Options`; sigma is on `range`, where one is given. Raises
+        InputError, and KindError for an unknown option or type.
         """
         check_names(options)
         notes: list[str] = []
@@ -59,13 +59,13 @@ class Call:
 
     @property
     def due(self) -> list[Measurement]:
-        """The measurements to restore: those of the pictures in which something is wrong."""
+        """The measurements to restore: those of the pictures in which something wrong was found."""
         return [each for one in self.ready if not one.measurement.is_clean for each in one.measurements]
 
     def give(self, restored: Sequence[Sequence[np.ndarray]]) -> Any:
-        """Hand out the pictures.
+        """Return the restored pictures in the given kind.
 
-        restored: for each picture the images (1, C, H, W) of its measurements, none where it is left alone.
+        restored: for each picture the images (1, C, H, W) of its measurements, none for an unchanged picture.
         """
         made = [_made(one, images) for one, images in zip(self.ready, restored, strict=True)]
         return self.kind.give(made, self.output)
@@ -78,7 +78,7 @@ def _made(one: Ready, images: Sequence[np.ndarray]) -> Made:
 
 
 def _signed(options: Mapping[str, Any], range: Range | None) -> Mapping[str, Any]:
-    """The options with sigma on the [-1, 1] scale."""
+    """Return the options with sigma on the [-1, 1] scale."""
     if range is None or options.get("sigma") is None:
         return options
     return {**options, "sigma": signed_sigma(options["sigma"], range)}

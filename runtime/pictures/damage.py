@@ -1,4 +1,4 @@
-"""Damage: a degradation as a user describes it, and its meaning for one photo."""
+"""Damage: a degradation as a user describes it, and its settled form for a photo."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,22 +24,22 @@ TASK_FIELDS: dict[str, tuple[str, ...]] = {
     "matrix": ("matrix",),
     "jpeg": ("mask", "quality"),
 }
-"""The tasks, and which fields of Damage each one reads besides sigma."""
+"""The fields of Damage that each task reads besides sigma."""
 VECTORS = ("sense", "matrix")
-"""The tasks whose measurement is no picture: a .npy array of values of any size."""
+"""The tasks whose measurement is no picture, but a .npy array of any numbers."""
 FILTERS = ("box", "bicubic")
 BORDERS = ("mirror", "circular", "valid", "taper")
 GREY = "rec601"
 JPEG_SIGMA = 0.12
-"""Deviation of a JPEG's rounding, in steps: less than 1 / sqrt(12), as most coefficients are 0 and were close to it.
-Chosen on tune-20, for a Gaussian, which the methods take that start from noise; the others know the cells."""
+"""Deviation of a JPEG's rounding, in quantisation steps, for methods that take it for Gaussian noise: those that start
+from pure noise. It is less than 1 / sqrt(12), as most coefficients are 0 and were close to it. Chosen on tune-20."""
 SIGMA = guidance.SIGMA
-"""Noise assumed where none is named, on the [-1, 1] scale; denoising estimates its own."""
+"""The default deviation of the noise on the [-1, 1] scale; denoising estimates it instead."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A degradation as a user describes it. Anything left None is worked out or takes its default."""
+    """A degradation as a user describes it. None stands for a value to infer, or the default."""
 
     task: str | None = None
     mask: np.ndarray | None = None
@@ -47,42 +47,42 @@ class Damage:
     hole: tuple[int, int] | None = None
     """Width and height of a missing box in the middle."""
     keep: tuple[int, int] | None = None
-    """Width and height of the kept box in the middle; the rest is invented."""
+    """Width and height of the kept box in the middle; the rest is painted."""
     share: float | None = None
-    """Share of pixels missing at random; for simulating only."""
+    """Share of pixels missing at random; for simulation only."""
     scale: int | None = None
     filter: str | None = None
-    """One of FILTERS, how resolution was lost; None is the box, the mean over a block."""
+    """The downscaling filter, one of FILTERS; None is the box, the mean over a block."""
     kernel: str | np.ndarray | None = None
-    """Text for parse_kernel, or weights (h, w). With `scale`, the blur before one pixel of scale x scale is kept."""
+    """Text for `parse_kernel`, or weights (h, w). With `scale`, the blur before one pixel of scale x scale is kept."""
     border: str | None = None
-    """One of BORDERS, what lies past a blurred picture's border; None is a mirror where the kernel allows one."""
+    """The assumption about pixels outside a blurred picture, one of BORDERS; None: mirrored if the kernel allows it."""
     fraction: float | None = None
-    """Share of the Walsh-Hadamard coefficients that were measured."""
+    """Share of the Walsh-Hadamard coefficients that are measured."""
     matrix: np.ndarray | None = None
-    """(m, C H W), or (m, H W) for each channel: what was measured."""
+    """A, (m, C H W), or (m, H W) for each channel."""
     grey: str | None = None
     """A name of GREY_WEIGHTS; None is rec601."""
     quality: int | None = None
-    """A JPEG's quality, 1 to 100 as libjpeg has it; for simulating only."""
+    """libjpeg's quality of a JPEG, 1 to 100; for simulation only."""
     sigma: float | None = None
-    """Noise on the [-1, 1] scale; for a JPEG, in steps of its quantisation, for the methods that start from noise."""
+    """Deviation of the noise on the [-1, 1] scale; for a JPEG in quantisation steps, for methods from pure noise."""
     by_file: bool = False
-    """Whether the task is what the picture or its file told, and nobody named it."""
+    """Whether the task was inferred from the picture or its file."""
 
     @property
     def is_picture(self) -> bool:
-        """Whether the measurement is a picture, on [-1, 1] but for its noise."""
+        """Whether the measurement is a picture, on [-1, 1] except for its noise."""
         return self.task not in VECTORS and self.matrix is None and self.fraction is None
 
     @property
     def leaves_task(self) -> bool:
-        """Whether the photo is to tell its task: neither that nor an option that implies one is named."""
+        """Whether the task is inferred from the photo: neither a task nor an option that implies one is given."""
         return self.task is None and self.mask is None and _implied(self) is None
 
 
 def parse_sigma(text: str) -> float:
-    """A number or a fraction such as 13/255, on the [-1, 1] scale. Raises InputError outside 0..2."""
+    """Parse a number or a fraction such as 13/255, on the [-1, 1] scale. Raises InputError outside 0..2."""
     try:
         sigma = float(Fraction(text.replace(" ", "")))
     except (ValueError, ZeroDivisionError, OverflowError):
@@ -95,7 +95,7 @@ def parse_sigma(text: str) -> float:
 
 
 def parse_noise(text: str) -> float:
-    """Grey levels of 255 as sigma, which is on the [-1, 1] scale. Raises InputError outside 0..255."""
+    """Parse a noise in grey levels of 255; return sigma on the [-1, 1] scale. Raises InputError outside 0..255."""
     try:
         levels = float(text)
     except ValueError:
@@ -106,12 +106,12 @@ def parse_noise(text: str) -> float:
 
 
 def sigma_of(levels: float) -> float:
-    """The deviation on the [-1, 1] scale of noise of so many grey levels of 255."""
+    """Convert a deviation in grey levels of 255 to the [-1, 1] scale."""
     return 2 * levels / 255
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """ "24x32" (width x height) or "24" (a square). Raises InputError."""
+    """Parse "24x32" (width x height) or "24" (a square). Raises InputError."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"a size is WIDTHxHEIGHT in pixels, such as 24x24; got {text!r}")
@@ -120,29 +120,29 @@ def parse_size(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class SettledDamage:
-    """A photo and what was done to it, with nothing left to work out but its noise."""
+    """A photo and its damage, with nothing left to infer except the noise."""
 
     photo: Photo
     """The measurement. Transparency and the mask are joined in its `missing`; of a photo to be padded, the boxes too.
     """
     task: str
     because: str
-    """One clause that says how the task was settled."""
+    """A clause that says how the task was determined."""
     damage: Damage
-    """The options, all of which the task reads. The scale of super-resolution is found."""
+    """The options, all of which the task reads; the scale of super-resolution is set."""
     boxes: np.ndarray | None
-    """(H, W) bool of the image that is restored: the pixels that boxes in its middle mark missing; None without any."""
+    """(H, W) bool in the restored image: the pixels that `hole` or `keep` marks as missing; None without them."""
 
 
 def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = None) -> SettledDamage:
-    """Settle what was done to `photo`, a measurement of an image of `image_shape` (C, H, W).
+    """Settle the damage of `photo`, a measurement of an image of `image_shape` (C, H, W).
 
-    Where neither a task nor an option that implies one is named, the photo tells: smaller by a whole factor is
-    super-resolution, transparent pixels are inpainting, one channel is colourising, anything else is denoising.
-    fit: how the photo will be brought to its size; "pad" puts the boxes into the middle of the photo as it is.
+    Without a task, or an option that implies one, the photo decides: smaller by a whole factor is super-resolution,
+    transparent pixels are inpainting, one channel is colourising, anything else is denoising. fit: how the photo will
+    be brought to the image's size; with "pad" boxes lie in the middle of the photo before padding.
 
     Raises InputError for an option that the task does not read, a mask that does not fit the photo, a box that leaves
-    nothing, and what cannot be padded.
+    nothing, and a photo that cannot be padded.
     """
     factor = whole_factor(photo, image_shape)
     task, because = _task(photo, damage, image_shape, None if fit else factor)
@@ -159,7 +159,7 @@ def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = N
 
 
 def refuse_unread(task: str, damage: Damage) -> None:
-    """Raise InputError for a task that is none, and for an option that the task would silently leave aside."""
+    """Raise InputError for an unknown task, and for an option that the task does not read."""
     if task not in TASK_FIELDS:
         raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASK_FIELDS)}")
     for name in sorted({name for names in TASK_FIELDS.values() for name in names} - set(TASK_FIELDS[task])):
@@ -169,7 +169,10 @@ def refuse_unread(task: str, damage: Damage) -> None:
 
 
 def boxed_pixels(size: tuple[int, int], damage: Damage) -> np.ndarray | None:
-    """(H, W) bool of an image of `size` (H, W): the pixels that its boxes mark missing. Raises InputError."""
+    """Return (H, W) bool, True where `hole` or `keep` marks a pixel of an image of `size` as missing, or None.
+
+    Raises InputError.
+    """
     shape = (1, *size)
     masks = [] if damage.hole is None else [box_mask(shape, *damage.hole)]
     masks += [] if damage.keep is None else [border_mask(shape, *damage.keep)]
@@ -177,7 +180,7 @@ def boxed_pixels(size: tuple[int, int], damage: Damage) -> np.ndarray | None:
 
 
 def _task(photo: Photo, damage: Damage, image_shape: Shape, factor: int | None) -> tuple[str, str]:
-    """The task and why it is that; `factor` is what super-resolution would have, None where it is not meant."""
+    """Return the task and a clause with the reason; `factor` is the possible scale of super-resolution, or None."""
     implied = _implied(damage)
     if damage.by_file:
         assert damage.task is not None
@@ -197,7 +200,7 @@ def _task(photo: Photo, damage: Damage, image_shape: Shape, factor: int | None) 
 
 
 def _implied(damage: Damage) -> str | None:
-    """The task that an option is for, where one is named."""
+    """Return the task that a given option implies, or None."""
     tasks: Mapping[str, Any] = {
         "sr": damage.scale,
         "deblur": damage.kernel,
@@ -210,14 +213,14 @@ def _implied(damage: Damage) -> str | None:
 
 
 def whole_factor(photo: Photo, image_shape: Shape) -> int | None:
-    """The r >= 2 by which both sides of the prior's images are larger, if there is one."""
+    """Return the whole r >= 2 by which both sides of the prior's images are larger, or None."""
     (width, height), (_, full_height, full_width) = photo.size, image_shape
     r = full_width // width
     return r if r >= 2 and (width * r, height * r) == (full_width, full_height) else None
 
 
 def masked(photo: Photo, mask: np.ndarray) -> Photo:
-    """`photo` without the pixels that `mask` (H, W) marks. Raises InputError for one of another size, or empty."""
+    """Mark the pixels of `mask` (H, W) as missing. Raises InputError for a mask of another size, or an empty one."""
     if mask.shape != photo.pixels.shape[1:]:
         raise InputError(
             f"the mask is {mask.shape[1]}x{mask.shape[0]} but the picture is {photo.size[0]}x{photo.size[1]}; "
@@ -235,7 +238,7 @@ def _without(photo: Photo, mask: np.ndarray | None) -> Photo:
 
 
 def _refuse_padding(photo: Photo, task: str, damage: Damage) -> None:
-    """Raise InputError where nothing can lie around `photo`, or something else is said to."""
+    """Raise InputError for a task or border that does not allow padding."""
     if task == "outpaint" and damage.keep is None and photo.missing is None:
         raise InputError("outpainting is to paint the surroundings and keep them; leave --fit pad out")
     if damage.border in ("valid", "taper"):

@@ -1,4 +1,4 @@
-"""Pictures from the bytes of their files, within limits that hold before pixels are decoded."""
+"""Decoding of picture files, within limits that are checked before pixels are decoded."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 if "avif" in features.get_supported():  # it came with Pillow 11.3, which may be built without
     FORMATS += ("AVIF",)
 LARGEST = 10.0
-"""Magnitude beyond which an array is not on the [-1, 1] scale, whatever its noise."""
+"""Magnitude beyond which an array is taken not to be on the [-1, 1] scale, whatever its noise."""
 MASK_LEVEL = 128
 """Mask values from here up, and alpha values below it, mark a pixel as missing."""
 TURNS = {
@@ -38,12 +38,12 @@ TURNS = {
 """Transpositions that turn a picture upright, by EXIF's orientation; 1 is upright."""
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 PNG_EXTRAS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"pHYs")
-"""Chunks that the pixels do not need."""
+"""PNG chunks that do not affect the pixels."""
 JPEG_HEAD, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 BASELINE = (b"\xff\xc0", b"\xff\xc1")
-"""Markers of frames whose pixels come in one scan; of progressive ones nobody knows how many scans are lost."""
+"""Markers of sequential frames. A truncated progressive file does not show how many scans it lacks."""
 SAME_COLOURS = 3
-"""Levels that a profile's colours may differ from sRGB's and be taken for them."""
+"""The largest difference in levels of a profile's colours from sRGB's with which it is taken for sRGB."""
 WHITE_IS_ZERO, UNCOMPRESSED, PLANES, SIGNED = 0, 1, 2, 2
 """Values of TIFF's tags: a photometric interpretation, a compression, a planar configuration, and a sample format."""
 SPACES: dict[str | None, bytes] = {"L": b"GRAY", "RGB": b"RGB "}
@@ -52,14 +52,14 @@ SPACES: dict[str | None, bytes] = {"L": b"GRAY", "RGB": b"RGB "}
 
 @dataclass(frozen=True)
 class Limits:
-    """The pictures that are decoded."""
+    """Limits of the pictures that are decoded."""
 
     max_pixels: int = MAX_PIXELS
     formats: tuple[str, ...] = FORMATS
     compiled: bool = False
-    """Whether formats that Pillow decodes byte by byte in Python (BMP's run lengths, PPM of odd depths) are refused."""
+    """Whether to refuse formats that Pillow decodes slowly in Python (run-length BMP, PPM of odd depths)."""
     max_metadata: int | None = None
-    """Bytes of EXIF, and of an ICC profile, beyond which each is left out."""
+    """The most bytes of EXIF, and of an ICC profile; a larger one is left out."""
 
 
 WIDE = Limits()
@@ -68,29 +68,32 @@ WIDE = Limits()
 
 @dataclass(frozen=True)
 class Metadata:
-    """Colour profile and other data of a picture's file beside its pixels, written again with the result."""
+    """A file's colour profile, EXIF and other data beside the pixels, which the result's file gets too."""
 
     icc_profile: bytes | None = None
     exif: bytes | None = None
 
     @classmethod
     def of(cls, image: Image.Image, exif: bytes | None = None, most: int | None = None) -> "Metadata":
-        """A profile of a colour space that the pixels are not kept in (CMYK, Lab) is left out; so is one of over `most`
-        bytes.
+        """Take a picture's metadata.
+
+        A profile is left out where the pixels are converted from its colour space (CMYK, Lab), or it has more than
+        `most` bytes.
         """
         profile = image.info.get("icc_profile") or b""
         kept = profile[16:20] == SPACES.get(kept_mode(image)) and (most is None or len(profile) <= most)
         return cls(profile if kept else None, exif)
 
     def for_picture(self, picture: Image.Image) -> dict[str, bytes]:
-        """Return Pillow's options to save `picture` with it. A grey profile describes no colour, nor the reverse."""
+        """Return Pillow's options to save `picture` with the metadata; a profile for another number of channels is
+        left out."""
         fits = self.icc_profile is not None and self.icc_profile[16:20] == SPACES.get(kept_mode(picture))
         profile = self.icc_profile if fits else None
         return {name: data for name, data in (("icc_profile", profile), ("exif", self.exif)) if data is not None}
 
 
 COARSER = 1.5
-"""Factor by which an earlier JPEG's steps must be coarser than the file's own, which are in its pixels too."""
+"""The least factor by which an earlier JPEG's quantisation steps exceed those of the file, to tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +103,17 @@ class JpegSource:
     data: bytes
     name: str
     turn: int
-    """EXIF's orientation, by which the photo was turned upright: the file's own blocks are not."""
+    """EXIF's orientation, by which the photo was turned upright; the file's blocks are not turned."""
     pixels: int
 
     @cached_property
     def file(self) -> JpegFile:
-        """Its coefficients, read once. Raises InputError."""
+        """The file's coefficients, read once. Raises InputError."""
         return read_jpeg(self.data, self.name, self.pixels)
 
     @cached_property
     def step(self) -> float:
-        """The mean step of its first quantisation table, lightness's, in levels."""
+        """The mean step in levels of the first quantisation table, which is of lightness."""
         with Image.open(io.BytesIO(self.data)) as picture:
             return float(np.mean(getattr(picture, "quantization", {}).get(0, [1])))
 
@@ -125,18 +128,17 @@ class Photo:
     """(H, W) bool, True where a pixel is transparent (or NaN in a .npy); None where none is."""
     metadata: Metadata = Metadata()
     outside: np.ndarray | None = None
-    """(H, W) bool, True where the picture was extended: measured by nothing, whatever the task; None where it was not.
-    """
+    """(H, W) bool, True where the picture was padded, which no task measures; None without padding."""
     notes: tuple[str, ...] = ()
-    """Sentences about what its file held and was left out."""
+    """Sentences about contents of the file that were left out."""
     jpeg: JpegSource | None = None
-    """The JPEG file that it was decoded from, whatever was done to its pixels since."""
+    """The JPEG file that the picture was decoded from, even if its pixels were changed since."""
 
     @cached_property
     def earlier(self) -> SavedJpeg | None:
-        """The JPEG that it was before it was saved as what it is, by its pixels; None without a sign of one.
+        """The JPEG that the picture was before it was saved again, found in its pixels; None without a sign of one.
 
-        None too where its own file is a JPEG as coarse, or coarse enough that an earlier one is not told from it.
+        None also where the file is itself a JPEG, too coarse to tell an earlier one from it.
         """
         if len(self.pixels) != 3 or self.missing is not None or self.outside is not None:
             return None
@@ -149,7 +151,7 @@ class Photo:
 
     @property
     def coding(self) -> JpegSource | SavedJpeg | None:
-        """The JPEG to restore it from: `earlier`, or its own file; None for neither."""
+        """The JPEG to restore from: `earlier`, or the picture's file; None for neither."""
         return self.earlier or self.jpeg
 
     @property
@@ -167,9 +169,9 @@ def decode_photo(
 ) -> Photo:
     """Decode a picture, or a .npy array (C, H, W) or (H, W) on [-1, 1], from its file's bytes. Raises InputError.
 
-    name: stands in the errors, and says by .npy that it is an array. largest: a .npy array with a value beyond it is
-    taken for one on another scale. limits: WIDE where None; they hold before anything is decoded. frame: which frame or
-    page, from 1, of a file of several; None is the first, and that there are others is told.
+    name: the name in errors; its suffix .npy means an array. largest: a .npy array with a value beyond it is taken to
+    be on another scale. limits: WIDE by default; checked before anything is decoded. frame: the frame or page, from 1;
+    None: the first, with a note if there are others.
     """
     limits = limits or WIDE
     if name.lower().endswith(".npy"):
@@ -190,14 +192,14 @@ def decode_photo(
             _check_size(picture, name, limits)
         size = math.prod(picture.size)
         image, metadata, turn = _upright(_load(picture, name, notes), name, notes, limits)
-        picture.close()  # it, and not only its file
+        picture.close()  # the decoded pixels too
     photo = _from_image(image, name, metadata, tuple(notes))
     is_jpeg = data.startswith(JPEG_HEAD) and frame in (None, 1)
     return replace(photo, jpeg=JpegSource(data, name, turn, size)) if is_jpeg else photo
 
 
 def photo_of(picture: Image.Image, name: str = "the picture") -> Photo:
-    """The photo of a PIL image, read as its file would be; it stays as it is. Raises InputError."""
+    """Convert a PIL image to a photo, as its file would be read; the image is not changed. Raises InputError."""
     if math.prod(picture.size) > WIDE.max_pixels:
         raise InputError(f"{name} has {math.prod(picture.size)} pixels; up to {WIDE.max_pixels} are read")
     notes: list[str] = []
@@ -207,9 +209,9 @@ def photo_of(picture: Image.Image, name: str = "the picture") -> Photo:
 
 
 def photo_of_array(array: np.ndarray, name: str, largest: float = LARGEST) -> Photo:
-    """The photo of an array (C, H, W) or (H, W) on [-1, 1], NaN where a pixel is missing. Raises InputError.
+    """Convert an array (C, H, W) or (H, W) on [-1, 1], NaN where a pixel is missing, to a photo. Raises InputError.
 
-    largest: a value beyond it is taken for one on another scale.
+    largest: an array with a value beyond it is taken to be on another scale.
     """
     if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (1, 3)):
         raise InputError(
@@ -224,13 +226,13 @@ def photo_of_array(array: np.ndarray, name: str, largest: float = LARGEST) -> Ph
 
 
 def looks_unsigned(pixels: np.ndarray) -> bool:
-    """Whether all values lie in [0, 1], and not all are 0: pictures on [-1, 1] seldom have none below 0."""
+    """Return whether all values lie in [0, 1] and not all are 0: few pictures on [-1, 1] have no value below 0."""
     known = pixels[np.isfinite(pixels)]
     return bool(known.size and known.any() and known.min() >= 0 and known.max() <= 1)
 
 
 def count_pixels(data: bytes, name: str, limits: Limits | None = None) -> int:
-    """Read a picture's, or a .npy array's, number of pixels off its head. Raises InputError where it has too many."""
+    """Return the number of pixels of a picture or .npy array, from its header. Raises InputError for too many."""
     limits = limits or WIDE
     data, _ = _without_odd_extras(data, name)
     if name.lower().endswith(".npy"):
@@ -240,14 +242,17 @@ def count_pixels(data: bytes, name: str, limits: Limits | None = None) -> int:
 
 
 def load_npy(file: IO[bytes], name: str, most: int) -> np.ndarray:
-    """The array in a .npy, no pickle, once its header says that it has `most` values or fewer. Raises InputError."""
+    """Read the array in a .npy file, without pickles, if its header declares at most `most` values.
+
+    Raises InputError.
+    """
     _npy_shape(file, name, most)
     with as_input_error(lambda error: f"{name} is not a .npy array of numbers: {error}"):
         return np.asarray(np.load(file, allow_pickle=False))
 
 
 def kept_mode(image: Image.Image) -> str | None:
-    """The mode that the values of `image` are kept in, or None where they are converted."""
+    """Return the mode in which the values of `image` are kept, or None where they are converted."""
     if image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"):
         return "L"
     return "RGB" if image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA") else None
@@ -255,7 +260,7 @@ def kept_mode(image: Image.Image) -> str | None:
 
 @contextlib.contextmanager
 def as_input_error(sentence: Callable[[Exception], str]) -> Iterator[None]:
-    """Whatever a decoder raises over a file as an InputError: it raises what it likes on broken ones."""
+    """Turn any exception of a decoder into an InputError; decoders raise many kinds over broken files."""
     try:
         yield
     except InputError:
@@ -266,7 +271,7 @@ def as_input_error(sentence: Callable[[Exception], str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(data: bytes, name: str, limits: Limits) -> Iterator[Image.Image]:
-    """The picture, its head read and within the limits, none of its pixels decoded. Raises InputError."""
+    """Open a picture and check its header against the limits, without decoding pixels. Raises InputError."""
 
     def broken(error: Exception) -> str:
         if isinstance(error, Image.DecompressionBombError):
@@ -290,14 +295,14 @@ def _opened(data: bytes, name: str, limits: Limits) -> Iterator[Image.Image]:
 
 
 def _check_size(picture: Image.Image, name: str, limits: Limits) -> None:
-    """Raise InputError for a picture, or a frame of one, of too many pixels."""
+    """Raise InputError for a picture, or a frame of one, with too many pixels."""
     pixels = math.prod(picture.size)
     if pixels > limits.max_pixels:
         raise InputError(f"{name} has {pixels} pixels; up to {limits.max_pixels} are read")
 
 
 def _unknown(data: bytes, name: str, limits: Limits) -> str:
-    """The sentence for a file of no format that is read, which may be one that the command line reads."""
+    """Return the error for a file of an unsupported format; the command line may support it."""
     for kind in FORMATS:
         accepts = Image.OPEN[kind][1]
         if kind not in limits.formats and accepts is not None and accepts(data[:16]):
@@ -306,7 +311,7 @@ def _unknown(data: bytes, name: str, limits: Limits) -> str:
 
 
 def _upright(picture: Image.Image, name: str, notes: list[str], limits: Limits) -> tuple[Image.Image, Metadata, int]:
-    """A copy of a picture, turned as its EXIF says and out of its inks, its metadata, and EXIF's orientation.
+    """Return a copy of a picture, turned by its EXIF and converted from CMYK, its metadata, and EXIF's orientation.
 
     Raises InputError.
     """
@@ -321,9 +326,9 @@ def _upright(picture: Image.Image, name: str, notes: list[str], limits: Limits) 
 
 
 def _is_white_zero(picture: Image.Image, name: str) -> bool:
-    """Whether a TIFF's zeros are white, and Pillow leaves that to its caller, as it does beyond 8 bits.
+    """Return whether a TIFF's zeros are white and Pillow does not invert them, as beyond 8 bits.
 
-    Raises InputError for a TIFF that Pillow would read wrongly: of signed integers, or of some kinds of planes.
+    Raises InputError for a TIFF that Pillow reads wrongly: of signed integers, or with some planar layouts.
     """
     if not isinstance(picture, TiffImageFile):
         return False
@@ -338,14 +343,14 @@ def _is_white_zero(picture: Image.Image, name: str) -> bool:
 
 
 def _negative(image: Image.Image) -> Image.Image:
-    """An image of more than 8 bits whose zeros are white, as one whose zeros are black."""
+    """Invert an image of more than 8 bits whose zeros are white."""
     values = np.asarray(image)
     whole = 1 if image.mode == "F" else 65535
     return Image.fromarray(np.asarray(whole - values.astype(np.float64), np.float32 if whole == 1 else np.int32))
 
 
 def _load(picture: Image.Image, name: str, notes: list[str]) -> Image.Image:
-    """Decode a picture's pixels; what Pillow makes of depths other than 8 bits is told, or mended."""
+    """Decode a picture's pixels; where Pillow reduces a depth of more than 8 bits, correct it or add a note."""
     raw = {str(part) for tile in getattr(picture, "tile", ()) for part in np.atleast_1d(np.array(tile[3], object))}
     clear = picture.info.get("transparency")
     if picture.mode in ("RGB", "RGBA", "LA", "RGBX", "RGBa") and any(";16" in part for part in raw):
@@ -356,11 +361,11 @@ def _load(picture: Image.Image, name: str, notes: list[str]) -> Image.Image:
         if f"L;{bits}" in raw and isinstance(clear, int):
             picture.info["transparency"] = clear * 255 // (2**bits - 1)
     picture.load()
-    return picture.convert("LA") if "LA;16B" in raw else picture  # Pillow makes it RGBA
+    return picture.convert("LA") if "LA;16B" in raw else picture  # Pillow decodes it as RGBA
 
 
 def _from_inks(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
-    """A CMYK picture that says by a profile what its inks look like, as sRGB; any other as it is."""
+    """Convert a CMYK picture with a profile to sRGB; return any other as it is."""
     profile = image.info.get("icc_profile") or b""
     if not profile:
         return image
@@ -376,7 +381,7 @@ def _from_inks(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
-    """A picture whose profile names other colours than sRGB's, converted to them and told; any other as it is."""
+    """Convert a picture with another profile than sRGB to sRGB, with a note; return any other as it is."""
     profile = image.info.get("icc_profile") or b""
     if image.mode not in ("RGB", "RGBA", "RGBX", "P") or profile[16:20] != SPACES["RGB"]:
         return image
@@ -390,7 +395,7 @@ def _in_srgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
             return image
         called = (ImageCms.getProfileDescription(given) or "").strip()
     except (ImageCms.PyCMSError, ImportError, OSError, ValueError):
-        return image  # it stays with its profile
+        return image  # it keeps its profile
     alpha = _alpha(image) if "A" in image.getbands() or "transparency" in image.info else None
     image.info.pop("transparency", None)
     colours = ImageCms.applyTransform(image.convert("RGB"), convert)
@@ -403,7 +408,7 @@ def _in_srgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
 
 
 def _read_exif(picture: Image.Image, name: str, notes: list[str], most: int | None = None) -> tuple[int, bytes | None]:
-    """EXIF's orientation, 1 where it says none, and the rest of EXIF; what cannot be read or kept becomes a note."""
+    """Return EXIF's orientation, 1 by default, and the rest of EXIF; add a note on what cannot be read or kept."""
     try:
         exif = picture.getexif()
         unread = bool(picture.info.get("exif")) and not len(exif)
@@ -436,7 +441,7 @@ def _read_exif(picture: Image.Image, name: str, notes: list[str], most: int | No
 
 
 def _is_kept(exif: Image.Exif, tag: int) -> bool:
-    """Whether a field of EXIF can be written again."""
+    """Return whether a field of EXIF can be written again."""
     alone = Image.Exif()
     try:
         alone[tag] = exif.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else exif[tag]
@@ -447,9 +452,9 @@ def _is_kept(exif: Image.Exif, tag: int) -> bool:
 
 
 def _without_odd_extras(data: bytes, name: str) -> tuple[bytes, list[str]]:
-    """A PNG without the chunks beside its pixels that Pillow would refuse it for, and a note of them.
+    """Remove the chunks of a PNG for which Pillow would refuse it, and return a note of them.
 
-    They are damaged, or larger when they are unpacked than it reads. Any other file comes back as it is.
+    They do not affect the pixels, and are damaged or too large when unpacked. Any other file is returned as it is.
     """
     if not data.startswith(PNG_HEAD):
         return data, []
@@ -457,7 +462,7 @@ def _without_odd_extras(data: bytes, name: str) -> tuple[bytes, list[str]]:
     while at + 8 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         if kind == b"IEND":
-            break  # what lies behind it is no chunk, and may be much
+            break  # bytes behind it are no chunks, and may be many
         chunk = data[at : at + 12 + length]
         size = 0
         if kind in PNG_EXTRAS and held <= MAX_TEXT_MEMORY:
@@ -476,16 +481,17 @@ def _without_odd_extras(data: bytes, name: str) -> tuple[bytes, list[str]]:
 
 
 def _lacks_end(data: bytes) -> bool:
-    """Whether a baseline JPEG holds no end marker behind its last scan."""
+    """Return whether a baseline JPEG has no end marker behind its last scan."""
     if not data.startswith(JPEG_HEAD) or JPEG_END in data[data.rfind(JPEG_SCAN) :]:
         return False
     return any(kind in data for kind in BASELINE)
 
 
 def _with_end(data: bytes, name: str, limits: Limits, notes: list[str]) -> bytes:
-    """A JPEG with the end marker that it lacks, where all its pixels are there; otherwise as it is.
+    """Append the end marker that a JPEG lacks, if it has all its pixels; otherwise return it as it is.
 
-    What follows the last pixel changes none: with two different endings its pixels are the same, unless some are lost.
+    Bytes after the last pixel do not affect pixels. So it is decoded with two endings, and where the results differ
+    some pixels are lost.
     """
     endings = [data + filler * 64 + JPEG_END for filler in (b"\x00\x00", b"\x55\xaa")]
     seen = []
@@ -500,7 +506,7 @@ def _with_end(data: bytes, name: str, limits: Limits, notes: list[str]) -> bytes
 
 
 def _unpacked_size(kind: bytes, body: bytes) -> int:
-    """Bytes of a chunk beside the pixels once it is unpacked, or just over MAX_TEXT_CHUNK where they are more."""
+    """Return the bytes of an unpacked chunk, or a number just above MAX_TEXT_CHUNK where there are more."""
     packed = None
     if kind in (b"zTXt", b"iCCP"):
         packed = body.partition(b"\0")[2][1:]
@@ -510,13 +516,13 @@ def _unpacked_size(kind: bytes, body: bytes) -> int:
             packed = said[2:].partition(b"\0")[2].partition(b"\0")[2]
     if packed is None:
         return len(body)
-    with contextlib.suppress(zlib.error):  # a broken one is for the decoder to judge
+    with contextlib.suppress(zlib.error):  # the decoder reports a broken chunk
         return len(zlib.decompressobj().decompress(packed, MAX_TEXT_CHUNK + 1))
     return 0
 
 
 def _count_frames(data: bytes, limits: Limits) -> int:
-    """Number of pictures in a file: frames or pages, as far as they can be told."""
+    """Return the number of frames or pages in a file, as far as they can be read."""
     try:
         with Image.open(io.BytesIO(data), formats=limits.formats) as picture:
             return int(getattr(picture, "n_frames", 1))
@@ -525,8 +531,8 @@ def _count_frames(data: bytes, limits: Limits) -> int:
 
 
 def _from_image(image: Image.Image, name: str, metadata: Metadata, notes: tuple[str, ...]) -> Photo:
-    """The photo of a decoded picture, which it closes: at most 16 bytes a pixel are held at once."""
-    if image.mode in ("La", "RGBa"):  # colours that are multiplied by their alpha
+    """Convert a decoded picture to a photo, and close it. At most 16 bytes a pixel are held at once."""
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha
         given, image = image, image.convert(image.mode.upper())
         given.close()
     missing: np.ndarray | None = None
@@ -561,7 +567,7 @@ def _from_image(image: Image.Image, name: str, metadata: Metadata, notes: tuple[
 
 
 def _alpha(image: Image.Image) -> np.ndarray:
-    """(H, W) uint8: how opaque each pixel is."""
+    """Return the alpha (H, W) uint8."""
     has = image.mode in ("LA", "PA", "RGBA")  # in Lab, A is a colour
     return np.asarray((image if has else image.convert("RGBA")).getchannel("A"))
 
@@ -575,7 +581,7 @@ def _from_npy(data: bytes, name: str, largest: float, limits: Limits) -> Photo:
 
 
 def _npy_shape(file: IO[bytes], name: str, most: int) -> tuple[int, ...]:
-    """The shape that a .npy's header names, `most` values at most; the file is at its beginning again."""
+    """Return the shape in a .npy file's header, of at most `most` values; rewind the file."""
     with as_input_error(lambda error: f"{name} is not a .npy array of numbers: {error}"):  # a header is Python's syntax
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, _ = read_header[np.lib.format.read_magic(file)](file)

@@ -1,4 +1,4 @@
-"""The detail of a photograph that a smaller image of it cannot hold, as far as noise lets it be seen."""
+"""The detail of a photograph beyond the resolution of a smaller image, as far as it exceeds the noise."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,14 @@ from PIL import Image
 from .images import resized
 
 BLOCK = 6
-"""Pixels of a band's own grid along which its signal is measured: enough for a variance, few enough for an edge."""
+"""Side in pixels of a band's grid of the blocks over which its variance is measured."""
 OPPONENT = np.array([[2, 2, 2], [6**0.5, 0, -(6**0.5)], [2**0.5, -(8**0.5), 2**0.5]], np.float32) / 12**0.5
-"""(3, 3) orthonormal: light, and two differences of colour. White noise stays white; little but noise is in the two."""
+"""(3, 3) orthonormal: lightness and two colour differences. White noise stays white; the differences are mostly
+noise."""
 
 
 def detail(square: np.ndarray, size: int, sigma: float, known: np.ndarray | None = None) -> np.ndarray:
-    """Return the bands of `square` (C, s, s) that its means at `size` x `size` do not hold, each weighted by its noise.
+    """Return the bands of `square` (C, s, s) beyond the resolution `size` x `size`, each weighted by Wiener's gain.
 
     Down_m takes means over s/m x s/m pixels, Up is bicubic, m_0 = size < m_1 < .. < m_J = s are about a factor of 2
     apart, and I_m = Up Down_m (I_s the identity). The bands of P, and their weights, are
@@ -22,11 +23,11 @@ def detail(square: np.ndarray, size: int, sigma: float, known: np.ndarray | None
         B_j = D_j P,    D_j = I_{m_j} - I_{m_{j-1}},
         w_j = max(0, 1 - N_j / V_j),    N_j = sigma^2 |D_j|_F^2 / s^2,
 
-    V_j the mean of B_j^2 around a pixel and N_j what noise of deviation `sigma` adds to it: Wiener's gain, signal over
-    signal and noise. The result is sum_j w_j B_j. Without noise that is P - Up Down_size P, and Up x + detail holds all
-    of P but for what x changes. Colours are weighted as OPPONENT has them.
+    where V_j is the mean of B_j^2 around a pixel, and N_j the part of it due to noise of deviation `sigma`. The result
+    is sum_j w_j B_j. Without noise it is P - Up Down_size P, so that Up x + detail is P where x = Down_size P. Channels
+    are weighted in the basis OPPONENT.
 
-    known: (s, s) bool, pixels that V_j is measured on; None is all. A square no larger than `size` has no such bands.
+    known: (s, s) bool, the pixels over which V_j is measured; None: all. A square no larger than `size` has no bands.
     """
     side = square.shape[1]
     if side <= size:
@@ -51,7 +52,7 @@ def detail(square: np.ndarray, size: int, sigma: float, known: np.ndarray | None
 
 
 def _held(channel: np.ndarray, size: int) -> np.ndarray:
-    """Up Down_size of a channel (s, s)."""
+    """Return Up Down_size of a channel (s, s)."""
     side = len(channel)
     return resized(resized(channel, (size, size), Image.Resampling.BOX), (side, side), Image.Resampling.BICUBIC)
 
@@ -77,6 +78,6 @@ def _gains(side: int, grids: Sequence[int]) -> list[float]:
 
 
 def _around(values: np.ndarray, blocks: int) -> np.ndarray:
-    """Means of values (s, s) over blocks x blocks of them, and between their centres what lies between."""
+    """Return the means of values (s, s) over blocks x blocks blocks, interpolated between their centres."""
     means = resized(values, (blocks, blocks), Image.Resampling.BOX)
     return resized(means, (values.shape[1], values.shape[0]), Image.Resampling.BILINEAR)

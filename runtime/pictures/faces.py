@@ -10,17 +10,17 @@ from .decoding import Photo
 from .images import resized
 
 SEARCHED = 384
-"""Pixels of the longer side of what is searched. Averaging or interpolating on the way takes noise out."""
+"""Pixels of the longer side at which a photograph is searched. Resampling to it also reduces noise."""
 SMALLEST = 32
-"""Pixels of the smallest face there."""
+"""Pixels of the smallest face at that scale."""
 VOTES = 3
 """Boxes of the detector that must agree on a face."""
 SURE = 8
-"""Boxes that agree on a face beside others; in photographs, up to 7 agree on what is none."""
+"""The least boxes that must agree on a face where several are returned; in photographs up to 7 agree on a non-face."""
 
 
 class Face(NamedTuple):
-    """The detector's square box, in pixels of the photograph: its centre, its side, and how many boxes agreed."""
+    """A face: centre and side of the detector's square box in pixels of the photograph, and the boxes that agreed."""
 
     x: float
     y: float
@@ -29,9 +29,9 @@ class Face(NamedTuple):
 
 
 def find_faces(photo: Photo) -> list[Face]:
-    """Return the upright frontal faces of SURE votes or more, the one with most first; without any, the best of VOTES.
+    """Return the upright frontal faces with at least SURE votes, most votes first; without any, the best of VOTES.
 
-    By scikit-image's cascade of local binary patterns over the whole photograph at SEARCHED pixels. Raises
+    The detector is scikit-image's cascade of local binary patterns, on the photograph at SEARCHED pixels. Raises
     MissingExtra.
     """
     grey = photo.pixels.mean(axis=0)
@@ -50,7 +50,7 @@ def find_faces(photo: Photo) -> list[Face]:
         min_size=(SMALLEST, SMALLEST),
         max_size=(min(size), min(size)),
         min_neighbor_number=1,
-        intersection_score_threshold=2.0,  # more than two boxes can share, so that none are merged: votes count them
+        intersection_score_threshold=2.0,  # more than two boxes can share, so that none are merged and votes count them
     )
     boxes = np.array([(one["c"] + one["width"] / 2, one["r"] + one["height"] / 2, one["width"]) for one in found])
     faces = [face for face in _agreed(boxes.reshape(-1, 3) / scale) if face.votes >= VOTES]
@@ -58,7 +58,7 @@ def find_faces(photo: Photo) -> list[Face]:
 
 
 def _agreed(boxes: np.ndarray) -> list[Face]:
-    """Return boxes (n, 3) of x, y and side that lie together as one each: the median, most votes first."""
+    """Merge boxes (n, 3) of x, y and side that lie together to their median; return faces, most votes first."""
     faces = []
     while len(boxes):
         x, y, side = boxes.T

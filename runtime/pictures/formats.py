@@ -1,6 +1,6 @@
-"""The formats that restored pictures are written in, and where each carries their settings.
+"""The formats of restored pictures, and the place of the settings in each.
 
-A PNG has them in a text chunk; JPEG, WebP and TIFF in an XMP packet, so that the EXIF of the photograph stays whole.
+A PNG has them in a text chunk; JPEG, WebP and TIFF in an XMP packet, so that the photograph's EXIF is kept.
 """
 
 import io
@@ -24,13 +24,13 @@ from .images import SETTINGS_KEY, encode_png, read_bytes
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 """Pillow's formats of restored pictures, by the suffix of their names."""
 LONGEST = {"JPEG": 65_535, "WEBP": 16_383}
-"""Pixels of a side, where a format has a limit."""
+"""The most pixels of a side, where a format has a limit."""
 MAX_SEGMENT = 65_533
-"""Bytes of a JPEG's segment: an EXIF block that does not fit is left out."""
+"""The most bytes of a JPEG's segment; a larger EXIF block is left out."""
 MAX_PACKET = 1 << 20
-"""Bytes of an XMP packet that is read; Pillow bounds a PNG's text likewise."""
+"""The most bytes of an XMP packet that is read; Pillow limits a PNG's text likewise."""
 STRIP = 1 << 20
-"""Bytes, about, of a TIFF's strip before it is compressed."""
+"""Approximate bytes of a TIFF's strip before compression."""
 PACKET = (
     '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -43,17 +43,17 @@ DESCRIPTIVE = {
     *("ImageDescription", "Make", "Model", "Orientation", "XResolution", "YResolution", "ResolutionUnit"),
     *("Software", "DateTime", "Artist", "HostComputer", "Copyright", "ExifOffset", "GPSInfo"),
 }
-"""EXIF's tags that a TIFF takes over; others may say how the pixels of another file lay."""
+"""EXIF's tags that are copied into a TIFF; others may describe the pixel layout of another file."""
 
 
 def encode_picture(
     name: str, picture: Image.Image, settings: Mapping[str, Any] | None = None, metadata: Metadata | None = None
 ) -> bytes:
-    """The bytes of a picture's file in the format that the suffix of `name` says.
+    """Encode a picture in the format of the suffix of `name`.
 
-    JPEG at quality 95 without chroma subsampling, the others lossless. Grey stays one channel but in WebP, which has
-    none; transparent pixels are black in JPEG, which has no transparency. Raises InputError for a side or settings
-    that the format has no room for.
+    JPEG has quality 95 without chroma subsampling; the others are lossless. Grey stays a single channel, except in
+    WebP, which has no grey. Transparent pixels become black in JPEG, which has no alpha. Raises InputError for a side
+    or settings too large for the format.
     """
     kind = PICTURES[Path(name).suffix.lower()]
     metadata = metadata or Metadata()
@@ -90,14 +90,14 @@ def write_picture(
     settings: Mapping[str, Any] | None = None,
     metadata: Metadata | None = None,
 ) -> None:
-    """Write a picture as `encode_picture` encodes it, whole or not at all. Raises FrugalError."""
+    """Write a picture, encoded by `encode_picture`, whole or not at all. Raises FrugalError."""
     data = encode_picture(Path(path).name, picture, settings, metadata)
     with atomic_write(path) as file:
         file.write(data)
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
-    """The settings that a restored picture carries, or None where it has none; none of its pixels is decoded.
+    """Read the settings in a restored picture's file, or None, without decoding pixels.
 
     Raises InputError for a file that cannot be read, is too large, or is broken.
     """
@@ -107,7 +107,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def is_restored(path: Path) -> bool:
-    """Whether a picture's head says that this program made it; False of one that cannot be read."""
+    """Return whether a picture's header says that this program made it; False for a file that cannot be read."""
     kind = PICTURES.get(path.suffix.lower())
     if kind is None:
         return False
@@ -131,9 +131,9 @@ def _settings_in(file: IO[bytes], kind: str) -> dict[str, Any] | None:
 
 
 def _tiff(picture: Image.Image, packet: bytes, metadata: Metadata) -> bytes:
-    """A TIFF in strips, deflated after taking differences along rows.
+    """Encode a TIFF in strips, deflated with horizontal differences.
 
-    Written tag by tag, as Pillow's compressing writer (libtiff's) loses the EXIF and GPS directories of a photograph.
+    It is written tag by tag, as Pillow's compressing writer (libtiff) loses a photograph's EXIF and GPS directories.
     """
     ifd = TiffImagePlugin.ImageFileDirectory_v2()
     if metadata.exif is not None:
@@ -144,7 +144,7 @@ def _tiff(picture: Image.Image, packet: bytes, metadata: Metadata) -> bytes:
                 ifd[tag] = exif.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else exif[tag]
     levels = np.atleast_3d(np.asarray(picture))
     height, width, channels = levels.shape
-    differences = np.diff(levels, axis=1, prepend=levels[:, :1] * 0)  # of uint8: they wrap, as TIFF has it
+    differences = np.diff(levels, axis=1, prepend=levels[:, :1] * 0)  # uint8 wraps, as in TIFF
     rows = max(1, STRIP // (width * channels))
     strips = [zlib.compress(differences[top : top + rows].tobytes()) for top in range(0, height, rows)]
     base = ExifTags.Base
@@ -153,7 +153,7 @@ def _tiff(picture: Image.Image, packet: bytes, metadata: Metadata) -> bytes:
     ifd[base.SamplesPerPixel] = channels
     ifd[base.PhotometricInterpretation] = 1 if channels == 1 else 2
     if channels == 4:
-        ifd[base.ExtraSamples] = 2  # alpha that is not multiplied in
+        ifd[base.ExtraSamples] = 2  # alpha is not premultiplied
     ifd[base.PlanarConfiguration] = 1
     ifd[base.Compression] = 8
     ifd[base.Predictor] = 2

@@ -1,4 +1,4 @@
-"""Coefficients from the Huffman-coded scans of a JPEG: ITU-T T.81, F.2 (sequential) and G.2 (progressive)."""
+"""Decoder of the Huffman-coded scans of a JPEG: ITU-T T.81, F.2 (sequential) and G.2 (progressive)."""
 
 from array import array
 from collections.abc import Callable, Sequence
@@ -7,27 +7,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 LONGEST = 16
-"""Bits of a code at most."""
+"""The most bits of a code."""
 PAST = 16
-"""Bytes of zeros behind a segment, so that its last code is read like any other."""
+"""Bytes of zeros appended to a segment, so that its last code is read like any other."""
 MASK = [(1 << size) - 1 for size in range(16)]
 LEAST = [0, *(1 << (size - 1) for size in range(1, 16))]
-"""Below it, the bits of a value stand for a negative one (T.81, F.2.2.1)."""
+"""By number of bits: values below it stand for negative ones (T.81, F.2.2.1)."""
 
 Codes = list[int]
-"""By the next 16 bits: the length of the code that they begin with times 256, and its symbol; 0 where there is none."""
+"""By the next 16 bits: 256 times the length of the code that they begin with, plus its symbol; 0 for no code."""
 
 
 class BrokenScan(Exception):
-    """The bits of a scan are no coefficients."""
+    """The bits of a scan cannot be decoded."""
 
 
 @dataclass
 class Coefficients:
-    """The quantised coefficients of a component, as scans fill them in."""
+    """The quantised coefficients of a component, which scans fill in."""
 
     columns: int
-    """Blocks in a row, those that fill up the last coded unit included."""
+    """Blocks in a row, including those that pad the last coded unit."""
     across: int
     down: int
     values: "array[int]"
@@ -35,27 +35,27 @@ class Coefficients:
     dc: Codes = field(default_factory=list)
     ac: Codes = field(default_factory=list)
     previous: int = 0
-    """The DC coefficient that the next is told from."""
+    """The previous block's DC coefficient, to which the next difference is added."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan: the coefficients `first` to `last` of some components, from bit `low` up."""
+    """A scan of the coefficients `first` to `last` of some components, from bit `low` up."""
 
     components: Sequence[Coefficients]
     columns: int
-    """Coded units in a row: blocks, where the scan has one component."""
+    """Coded units in a row; these are blocks where the scan has one component."""
     units: int
     first: int
     last: int
     high: int
-    """The bit down to which earlier scans told these coefficients; 0 for none."""
+    """The lowest bit of these coefficients in earlier scans; 0 where there was none."""
     low: int
     progressive: bool
 
 
 class Bits:
-    """The bits of a segment, between two restart markers, and where the next one is."""
+    """The bits of a segment between two restart markers, and the current position."""
 
     def __init__(self, segment: bytes):
         plain = segment.replace(b"\xff\x00", b"\xff") + bytes(PAST)
@@ -65,20 +65,20 @@ class Bits:
         for i in range(8):
             windows |= octets[i : count + i] << np.uint64(56 - 8 * i)
         self.windows = array("Q", windows.tobytes())
-        """The 64 bits from each byte on."""
+        """The 64 bits from each byte on, in the order of bytes."""
         self.place = 0
         self.run = 0
-        """Blocks still to come of which nothing is told."""
+        """Blocks left in an end-of-band run."""
         self.end = 8 * (len(plain) - PAST)
 
     def take(self, count: int) -> int:
-        """The next `count` bits, 16 at most."""
+        """Read the next `count` bits, at most 16."""
         place = self.place
         self.place = place + count
         return (self.windows[place >> 3] >> (64 - (place & 7) - count)) & ((1 << count) - 1)
 
     def symbol(self, codes: Codes) -> int:
-        """The symbol whose code comes next. Raises BrokenScan."""
+        """Read the next code; return its symbol. Raises BrokenScan."""
         place = self.place
         found = codes[(self.windows[place >> 3] >> (48 - (place & 7))) & 0xFFFF]
         if not found:
@@ -87,13 +87,13 @@ class Bits:
         return found & 255
 
     def value(self, size: int) -> int:
-        """The next number, of `size` bits (T.81, F.2.2.1)."""
+        """Read the next number, of `size` bits (T.81, F.2.2.1)."""
         bits = self.take(size)
         return bits if bits >= LEAST[size] else bits - MASK[size]
 
 
 def make_codes(counts: bytes, symbols: bytes) -> Codes:
-    """The codes of a table: `counts[i]` of its symbols have one of i + 1 bits (T.81, C). Raises BrokenScan."""
+    """Make the codes of a table, in which `counts[i]` symbols have codes of i + 1 bits (T.81, C). Raises BrokenScan."""
     lengths = np.repeat(np.arange(1, LONGEST + 1), np.frombuffer(counts, np.uint8))
     shares = 1 << (LONGEST - lengths)
     if len(lengths) != len(symbols) or shares.sum() > 1 << LONGEST:
@@ -104,7 +104,7 @@ def make_codes(counts: bytes, symbols: bytes) -> Codes:
 
 
 def decode(scan: Scan, segments: Sequence[bytes], interval: int) -> None:
-    """Fill in what `scan` codes; each segment has the bits of `interval` coded units. Raises BrokenScan."""
+    """Decode `scan` into its components; a segment has `interval` coded units. Raises BrokenScan."""
     if len(segments) != -(-scan.units // interval):
         raise BrokenScan
     block = _decoder(scan)
@@ -128,7 +128,7 @@ def decode(scan: Scan, segments: Sequence[bytes], interval: int) -> None:
 
 
 Decoder = Callable[[Bits, Coefficients, int, Scan], None]
-"""Decodes the part of a block that a scan codes, into the values from a place on. Raises BrokenScan."""
+"""Decodes a scan's part of a block, into the values from an index on. Raises BrokenScan."""
 
 
 def _decoder(scan: Scan) -> Decoder:
@@ -140,7 +140,7 @@ def _decoder(scan: Scan) -> Decoder:
 
 
 def _sequential(bits: Bits, one: Coefficients, at: int, scan: Scan) -> None:
-    """All of a block: the one that is written for speed, as most files are nothing else."""
+    """Decode a whole block; written for speed, as most files are sequential."""
     values, codes, windows = one.values, one.ac, bits.windows
     one.previous += bits.value(bits.symbol(one.dc))
     values[at] = one.previous
@@ -220,7 +220,7 @@ def _refine_ac(bits: Bits, one: Coefficients, at: int, scan: Scan) -> None:
 
 
 def _refine(bits: Bits, values: "array[int]", at: int, k: int, last: int, low: int, zeros: int) -> int:
-    """Take a bit for each coefficient told before, from `k` on; return where a zero comes after so many `zeros`."""
+    """Refine the nonzero coefficients from `k` on by a bit each; return the index of the zero after `zeros` zeros."""
     while k <= last:
         value = values[at + k]
         if value:

@@ -1,4 +1,4 @@
-"""Pictures as users have them, in and out."""
+"""Picture files in and out: photos, masks, kernels and matrices."""
 
 import io
 import json
@@ -22,42 +22,42 @@ from .decoding import FORMATS, LARGEST, MASK_LEVEL, Metadata, Photo, decode_phot
 
 MAX_BYTES = 64 << 20
 PATIENCE = 10.0
-"""Seconds for somebody to open a pipe that was named as a picture, to write into it."""
+"""Seconds within which a writer must open a pipe that was named as a picture."""
 LONGEST_NAME = 255
-"""Bytes of a file's name, in the file systems that are common."""
+"""The most bytes of a file's name in common file systems."""
 PORTRAIT = Path(__file__).parent / "portrait.png"
-"""The packaged face that the demo, the benchmark and the page restore: Eileen Collins, NASA, 1995, public domain;
-framed as the celeba prior was trained."""
+"""The portrait in the package, for the demo, the benchmark and the page: Eileen Collins, NASA, 1995, public domain;
+framed as celeba's training images."""
 PLAIN = 0.5
-"""Values on [-1, 1] beyond which, up or down, a mask's pixel is white or black."""
+"""Magnitude on [-1, 1] beyond which a mask's pixel counts as white or black."""
 SETTINGS_KEY = "frugal-rt"
 """The PNG text chunk that carries a restoration's settings as JSON."""
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", *([".avif"] if "AVIF" in FORMATS else []), ".npy"),
 )
-"""Suffixes of a folder's files that are taken for pictures."""
+"""Suffixes of files in a folder that are read as pictures."""
 UNREAD = (
     *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".xcf", ".svg", ".tga", ".exr", ".hdr"),
     *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
 )
-"""Suffixes of pictures that are not read from a folder, unless SUFFIXES has them."""
+"""Suffixes of picture formats that are not read, unless SUFFIXES has them."""
 
 
 def read_photo(path: str | os.PathLike[str], largest: float = LARGEST, frame: int | None = None) -> Photo:
     """Read a picture (PNG, JPEG, WebP, TIFF, BMP, GIF, PPM), or a .npy array (C, H, W) or (H, W) on [-1, 1].
 
-    EXIF orientation is applied; palettes, CMYK and 16 bit are understood; transparent pixels become `missing`. Byte
-    and pixel limits hold before anything is decoded. A .npy array with a value beyond `largest` is taken for one on
-    another scale. frame: as `decode_photo` takes it. Raises InputError.
+    EXIF's orientation is applied; palettes, CMYK and 16 bits are supported; transparent pixels become `missing`. Limits
+    on bytes and pixels are checked before decoding. A .npy array with a value beyond `largest` is taken to be on
+    another scale. frame: as in `decode_photo`. Raises InputError.
     """
     return decode_photo(read_bytes(Path(path)), Path(path).name, largest, frame=frame)
 
 
 def read_bytes(path: Path) -> bytes:
-    """A picture's file, if it is no larger than one may be. Raises InputError.
+    """Read a picture's file of at most MAX_BYTES. Raises InputError.
 
-    A pipe, as the shell makes for <(command), is read where somebody opens it to write within PATIENCE.
+    A pipe, such as the shell makes for <(command), is read if a writer opens it within PATIENCE.
     """
     try:
         kind = path.stat().st_mode
@@ -82,14 +82,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _open_now(path: str, flags: int) -> int:
-    """Open a pipe without waiting for somebody who writes into it."""
+    """Open a pipe without waiting for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _first_of(file: IO[bytes], path: Path) -> bytes:
-    """The first byte of a pipe, or nothing where its writer has written none yet; it is waited for from then on.
+    """Return the first byte of a pipe, or b"" where its writer has written none yet; make later reads block.
 
-    Raises InputError where nobody opens it to write.
+    Raises InputError where no writer opens it.
     """
     ends, first = time.monotonic() + PATIENCE, b""
     while not first and time.monotonic() < ends:
@@ -106,9 +106,9 @@ def _first_of(file: IO[bytes], path: Path) -> bytes:
 
 
 def read_mask(path: str | os.PathLike[str], tell: Callable[[str], object] = lambda note: None) -> np.ndarray:
-    """(H, W) bool from a mask picture, True where the pixel is missing, as `as_mask` says.
+    """Read a mask picture to (H, W) bool, True where a pixel is missing; see `as_mask`.
 
-    tell: called with each sentence about what its file held and was left out. Raises InputError.
+    tell: called with a sentence for each content of the file that was left out. Raises InputError.
     """
     photo = read_photo(path)
     for note in photo.notes:
@@ -117,10 +117,10 @@ def read_mask(path: str | os.PathLike[str], tell: Callable[[str], object] = lamb
 
 
 def as_mask(photo: Photo, name: str) -> np.ndarray:
-    """(H, W) bool, True where `photo` marks a pixel as missing: where it is white, and not transparent.
+    """Return (H, W) bool, True where `photo` marks a pixel as missing: where it is white and opaque.
 
-    A photograph with holes erased marks the holes: its opaque pixels are neither black nor white, and most of it.
-    Raises InputError where strokes and holes cannot be told apart.
+    In a photograph with erased holes, which is mostly opaque and neither black nor white, the transparent pixels are
+    marked. Raises InputError where the two cannot be told apart.
     """
     white = np.asarray(photo.pixels.mean(axis=0) >= MASK_LEVEL / 127.5 - 1)
     if photo.missing is None:
@@ -137,7 +137,7 @@ def as_mask(photo: Photo, name: str) -> np.ndarray:
 
 
 def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
-    """(h, w) a blur kernel from a picture, black being 0, or a .npy of real numbers. Raises InputError."""
+    """Read a blur kernel (h, w) from a picture, black being 0, or a .npy file of real numbers. Raises InputError."""
     data, name = read_bytes(Path(path)), Path(path).name
     photo = decode_photo(data, name, math.inf)
     if photo.missing is not None:
@@ -147,7 +147,7 @@ def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_matrix(path: str | os.PathLike[str]) -> np.ndarray:
-    """The array in a .npy file, of at most a matrix's entries and no pickle. Raises InputError."""
+    """Read a matrix from a .npy file, with at most MAX_VALUES entries and no pickle. Raises InputError."""
     try:
         with Path(path).open("rb") as file:
             return load_npy(file, Path(path).name, MAX_VALUES)
@@ -158,9 +158,9 @@ def read_matrix(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def fit_photo(photo: Photo, size: tuple[int, int], how: str) -> Photo:
-    """`photo` at (width, height): "crop" keeps its shape and cuts the middle out, "resize" stretches it.
+    """Bring `photo` to (width, height): "crop" scales it and crops the middle, "resize" stretches it.
 
-    "mean" stretches it too, by a box filter: white noise stays white where the picture shrinks.
+    "mean" stretches it by a box filter, which keeps white noise white where the picture shrinks.
     """
     bilinear = Image.Resampling.BILINEAR
     stretching = Image.Resampling.BOX if how == "mean" else bilinear
@@ -171,17 +171,17 @@ def fit_photo(photo: Photo, size: tuple[int, int], how: str) -> Photo:
 
     masks = {name: mask for name in ("missing", "outside") if (mask := getattr(photo, name)) is not None}
     channels = []
-    for channel in photo.pixels:  # one by one: a large picture is held once, and not twice
+    for channel in photo.pixels:  # one by one, so that a large picture is not in memory twice
         for mask in masks.values():
             channel = np.where(mask, np.float32(0), channel)
         channels.append(fitted(channel))
-    # A pixel that any missing one contributes to is missing.
+    # A pixel is missing if any missing pixel contributes to it.
     masks = {name: fitted(mask) > 0 for name, mask in masks.items()}
     return replace(photo, pixels=np.stack(channels), missing=masks.get("missing"), outside=masks.get("outside"))
 
 
 def turned(images: np.ndarray, turn: int) -> np.ndarray:
-    """Images (..., H, W) upright, by EXIF's orientation of them."""
+    """Turn images (..., H, W) upright by EXIF's orientation."""
     if turn in (5, 7):
         images = np.swapaxes(images, -1, -2)
     quarters = {3: 2, 6: 3, 7: 2, 8: 1}.get(turn, 0)
@@ -190,7 +190,7 @@ def turned(images: np.ndarray, turn: int) -> np.ndarray:
 
 
 def pad_photo(photo: Photo, size: tuple[int, int]) -> Photo:
-    """`photo` in the middle of (width, height), which it must not exceed; the rest is `outside`."""
+    """Pad `photo` to (width, height), which it must not exceed; the padding is marked `outside`."""
     (width, height), (full_width, full_height) = photo.size, size
     top, left = (full_height - height) // 2, (full_width - width) // 2
     around = (top, full_height - height - top), (left, full_width - width - left)
@@ -203,13 +203,13 @@ def pad_photo(photo: Photo, size: tuple[int, int]) -> Photo:
 
 
 def resized(channel: np.ndarray, size: tuple[int, int], by: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
-    """A channel (h, w) at (width, height) float32, by a filter as wide as the coarser of the two grids."""
+    """Resize a channel (h, w) to (width, height), float32, by a filter scaled to the coarser grid."""
     image = Image.fromarray(np.asarray(channel, np.float32))
     return np.asarray(image if image.size == size else image.resize(size, by))
 
 
 def to_picture(image: np.ndarray, missing: np.ndarray | None = None) -> Image.Image:
-    """A (C, H, W) array on [-1, 1] as an 8-bit picture, clipped, never stretched; `missing` pixels transparent."""
+    """Convert (C, H, W) on [-1, 1] to an 8-bit picture, clipped and never stretched; `missing` pixels transparent."""
     levels = np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
     if missing is None:
         return Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
@@ -219,7 +219,8 @@ def to_picture(image: np.ndarray, missing: np.ndarray | None = None) -> Image.Im
 
 
 def check_output(path: str | os.PathLike[str], force: bool, suffixes: Sequence[str] = (".png",)) -> Path:
-    """The path, if it may be written: a known suffix, not taken unless `force`, its folder there. Raises InputError."""
+    """Return the path if it may be written. Raises InputError for an unknown suffix, a missing folder, or without
+    `force` an existing file."""
     target = Path(path)
     if is_name_too_long(target):
         raise InputError(f"the name {target.name[:30]}... is too long for a file")
@@ -235,7 +236,7 @@ def check_output(path: str | os.PathLike[str], force: bool, suffixes: Sequence[s
 
 
 def is_name_too_long(path: Path) -> bool:
-    """Whether a file's name has more bytes than the common file systems take."""
+    """Return whether a file's name has more bytes than common file systems allow."""
     return len(os.fsencode(path.name)) > LONGEST_NAME
 
 
@@ -245,7 +246,7 @@ def write_png(
     settings: Mapping[str, Any] | None = None,
     metadata: Metadata | None = None,
 ) -> None:
-    """Write a PNG, whole or not at all, its settings as JSON in a text chunk. Raises FrugalError."""
+    """Write a PNG, whole or not at all, with its settings as JSON in a text chunk. Raises FrugalError."""
     data = encode_png(picture, settings, metadata)
     with atomic_write(path) as file:
         file.write(data)
@@ -254,7 +255,7 @@ def write_png(
 def encode_png(
     picture: Image.Image, settings: Mapping[str, Any] | None = None, metadata: Metadata | None = None
 ) -> bytes:
-    """The bytes of a PNG, as `write_png` writes it."""
+    """Encode a PNG as `write_png` writes it."""
     info = PngInfo()
     info.add_text("Software", "frugal-rt")
     if settings is not None:

@@ -1,6 +1,7 @@
-"""The quantised coefficients in a JPEG file, with its tables and sampling: what the file itself says, undecoded.
+"""Reader of the quantised coefficients, tables and sampling of a JPEG file.
 
-Sequential and progressive files of 8 bits, Huffman-coded, with or without restart markers, of one component or three.
+It reads sequential and progressive files of 8 bits, Huffman-coded, with or without restart markers, of one or three
+components.
 """
 
 import io
@@ -24,21 +25,21 @@ OTHERS = {
     **dict.fromkeys((0xC5, 0xC6, 0xC7), "hierarchical"),
     **dict.fromkeys((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), "arithmetic-coded"),
 }
-"""Kinds of frames that are not read, by their marker."""
+"""Kinds of frames that are not supported, by marker."""
 BARE = (0x01, *range(0xD0, 0xD8), SOI)
 """Markers without a segment."""
 MOST_SCANS = 200
-"""In a file; a progressive one has some ten. It bounds the time that a small file can take."""
+"""The most scans of a file, which bounds the time for a small file; a progressive file has about ten."""
 NEXT = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
-"""A marker that ends a scan's bits."""
+"""Pattern of a marker that ends a scan's bits."""
 RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 COARSE = 25.0
-"""The mean step of a JPEG's first table, in levels, from which the task jpeg is taken by itself: libjpeg's quality 78
-and below, where what is lost begins to be seen. Chosen on tune-20 (docs/method.md)."""
+"""The mean step in levels of a JPEG's first table from which the task jpeg is inferred: libjpeg's quality 78 and below,
+where artefacts begin to be visible. Chosen on tune-20 (docs/method.md)."""
 
 
 def _zigzag() -> np.ndarray:
-    """(64,): where in a zigzag line (T.81, figure 5) each coefficient of a block is, row by row."""
+    """Return (64,): the zigzag index (T.81, figure 5) of each coefficient of a block, row by row."""
     row, column = (place.reshape(-1) for place in np.mgrid[:8, :8])
     line = row + column
     return np.argsort(np.lexsort((np.where(line % 2, row, column), line)))
@@ -49,20 +50,21 @@ ZIGZAG = _zigzag()
 
 @dataclass(frozen=True)
 class JpegFile:
-    """A JPEG file's own numbers."""
+    """The coefficients and tables of a JPEG file."""
 
     size: tuple[int, int]
-    """(width, height) of the picture; its units may go beyond."""
+    """(width, height) of the picture; coded units may extend beyond."""
     components: tuple[Component, ...]
     blocks: tuple[np.ndarray, ...]
-    """(rows, columns, 8, 8) int16 of each component, whole units; rows of a block are vertical frequencies."""
+    """Coefficients (rows, columns, 8, 8) int16 of each component, in whole units; rows are vertical frequencies."""
     colour: str
-    """The operator's: "ycbcr", or "plain" for grey and for components that are R, G and B."""
+    """`colour` of the operator: "ycbcr", or "plain" for grey and for components that are R, G and B."""
 
     def operator(self, channels: int = 3) -> Jpeg:
-        """The operator whose measurement the file is, of images of its whole units.
+        """Return the operator whose measurement the file is, for images of whole coded units.
 
-        A grey file measures each of `channels` alike. Raises InputError where it has more components.
+        A grey file is the measurement of each of `channels` equal channels. Raises InputError where it has more
+        components.
         """
         down, across = unit_size(self.components)
         width, height = self.size
@@ -70,13 +72,13 @@ class JpegFile:
         return Jpeg((channels, -(-height // down) * down, -(-width // across) * across), components, self.colour)
 
     def measurement(self, operator: Jpeg) -> np.ndarray:
-        """y of `operator`, which is this file's."""
+        """Return y of `operator`, which must be this file's."""
         return operator.measurement(self.blocks * (len(operator.components) // len(self.blocks)))
 
 
 @lru_cache(100)
 def standard_tables(quality: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return libjpeg's tables (8, 8) of a quality, 1 to 100: lightness's and chroma's."""
+    """Return libjpeg's tables (8, 8) of lightness and chroma for a quality from 1 to 100."""
     written = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE)).save(written, "JPEG", quality=quality)
     with Image.open(written) as picture:
@@ -86,7 +88,7 @@ def standard_tables(quality: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_jpeg(data: bytes, name: str, max_pixels: int) -> JpegFile:
-    """Read a JPEG's coefficients, limits first. Raises InputError for what is no such file, or of a kind not read."""
+    """Read a JPEG's coefficients, after checking its limits. Raises InputError for a broken or unsupported file."""
     if not data.startswith(b"\xff\xd8\xff"):
         raise InputError(f"{name} is no JPEG file; the task jpeg takes one as the camera or the site wrote it")
     try:
@@ -107,27 +109,27 @@ class _Part:
     table_number: int
     coefficients: Coefficients
     size: tuple[int, int]
-    """Blocks (across, down) that the picture has, without those that fill up its units."""
+    """Blocks (across, down) of the picture, without those that pad the last units."""
     table: np.ndarray | None = None
-    """As it is where the component's first scan begins."""
+    """The quantisation table at the component's first scan."""
 
 
 @dataclass
 class _Reader:
-    """The facts that the segments of a file have said so far."""
+    """The state of reading a file: the contents of the segments so far."""
 
     name: str
     max_pixels: int
     tables: dict[int, np.ndarray] = field(default_factory=dict)
     codes: dict[tuple[int, int], Codes] = field(default_factory=dict)
-    """By class, 0 of DC and 1 of AC, and number."""
+    """Huffman codes by class (0 for DC, 1 for AC) and number."""
     interval: int = 0
     transform: int | None = None
-    """Adobe's: 0 where nothing was transformed."""
+    """Adobe's colour transform; 0 for none."""
     is_jfif: bool = False
     size: tuple[int, int] = (0, 0)
     units: tuple[int, int] = (0, 0)
-    """(across, down)."""
+    """Coded units (across, down)."""
     progressive: bool = False
     parts: list[_Part] = field(default_factory=list)
     scans: int = 0
@@ -170,7 +172,7 @@ class _Reader:
             raise InputError(f"{self.name} has {width * height} pixels; up to {self.max_pixels} are read")
         said = [(body[6 + 3 * i], body[7 + 3 * i] >> 4, body[7 + 3 * i] & 15, body[8 + 3 * i]) for i in range(count)]
         if count == 1:
-            said = [(said[0][0], 1, 1, said[0][3])]  # one component has units of one block, whatever it says
+            said = [(said[0][0], 1, 1, said[0][3])]  # with one component, units are of one block whatever its factors
         down, across = unit_size([Component(h, v, np.ones((8, 8))) for _, h, v, _ in said])
         self.size, self.progressive = (width, height), progressive
         self.units = -(-width // across), -(-height // down)
@@ -218,7 +220,7 @@ class _Reader:
         decode(scan, RESTART.split(bits) if self.interval else [bits], self.interval or scan.units)
 
     def _choose(self, number: int, codes: int, first: int, high: int) -> _Part:
-        """The component of that number, with the codes that a scan names for it."""
+        """Return the component of a number, with the Huffman codes that the scan selects."""
         part = {one.number: one for one in self.parts}[number]
         if part.table is None:
             part.table = self.tables[part.table_number]
@@ -242,7 +244,7 @@ class _Reader:
         return JpegFile(self.size, tuple(components), tuple(blocks), self._colour())
 
     def _colour(self) -> str:
-        """As libjpeg tells it: JFIF is YCbCr, Adobe says, and else the components' names may."""
+        """Infer the colour transform as libjpeg does: by JFIF, then by Adobe's segment, then by components' names."""
         if len(self.parts) == 1:
             return "plain"
         named = bytes(part.number for part in self.parts) == b"RGB"
@@ -251,7 +253,7 @@ class _Reader:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Each marker, its segment, and the bits of a scan behind it, to the end of the picture."""
+    """Yield each marker, its segment, and the bits of a scan behind it, to the end of the picture."""
     at = 2
     while at < len(data):
         if data[at] != 0xFF:

@@ -1,4 +1,4 @@
-"""Pictures as Python callers have them, in and out: files, PIL images, arrays and tensors."""
+"""Kinds of pictures that Python callers give and get: files, PIL images, arrays and tensors."""
 
 import os
 import warnings
@@ -17,7 +17,7 @@ from .images import read_photo, to_picture
 
 Named: TypeAlias = str | os.PathLike[str]
 Output = Literal["pil", "array", "tensor"]
-"""The kinds that a restored picture is handed out as; None is as it was given."""
+"""The kinds of restored pictures; None is the kind of the input."""
 Range: TypeAlias = tuple[float, float]
 SIGNED: Range = (-1.0, 1.0)
 
@@ -33,20 +33,20 @@ TensorT = TypeVar("TensorT", bound=Tensor)
 
 
 def is_named(given: object) -> TypeGuard[Named]:
-    """Whether a file is named."""
+    """Return whether `given` is a file's name."""
     return isinstance(given, str | os.PathLike)
 
 
 def is_tensor(given: object) -> bool:
-    """Whether it is a torch tensor."""
+    """Return whether `given` is a torch tensor."""
     return hasattr(given, "detach") and hasattr(given, "new_tensor")
 
 
 def to_array(given: Any, name: str) -> np.ndarray:
-    """An array, tensor or nested sequence of numbers as a numpy array, off its device. Raises KindError."""
+    """Convert an array, tensor or nested sequence of numbers to a numpy array on the host. Raises KindError."""
     if is_tensor(given):
         given = given.detach().cpu()
-        given = given.float() if str(given.dtype) == "torch.bfloat16" else given  # which numpy does not have
+        given = given.float() if str(given.dtype) == "torch.bfloat16" else given  # numpy has no bfloat16
         return np.asarray(given.numpy())
     try:
         array = np.asarray(given)
@@ -58,26 +58,26 @@ def to_array(given: Any, name: str) -> np.ndarray:
 
 
 def warn_of_unsigned(values: np.ndarray, name: str, depth: int) -> None:
-    """Warn of values that all lie in [0, 1], at the line that called the function `depth` calls above this."""
+    """Warn where all values lie in [0, 1]; the warning's line is `depth` calls above this one."""
     if looks_unsigned(values):
         said = f"{name}: all values lie in [0, 1], and are taken to be on [-1, 1]; if they are not, give range=(0, 1)"
         warnings.warn(said, stacklevel=depth + 2)
 
 
 def signed(values: np.ndarray, range: Range) -> np.ndarray:
-    """Values on `range` brought to [-1, 1]; float32."""
+    """Convert values from `range` to [-1, 1], float32."""
     low, high = check_range(range)
     return np.asarray((values - np.float32(low)) * np.float32(2 / (high - low)) - 1, np.float32)
 
 
 def signed_sigma(sigma: float, range: Range) -> float:
-    """A deviation on `range` brought to [-1, 1]."""
+    """Convert a deviation from `range` to the [-1, 1] scale."""
     low, high = check_range(range)
     return 2 * sigma / (high - low)
 
 
 def signed_measurement(y: np.ndarray, operator: Operator, range: Range) -> np.ndarray:
-    """Return what `operator` measures of images on [-1, 1], by y of the same images on `range`.
+    """Convert a measurement y of images on `range` to that of the same images on [-1, 1].
 
     Both are (B, c, h, w) or (c, h, w).
 
@@ -92,7 +92,7 @@ def signed_measurement(y: np.ndarray, operator: Operator, range: Range) -> np.nd
 
 
 def scaled(image: np.ndarray, range: Range | None) -> np.ndarray:
-    """An image on [-1, 1] brought to `range`."""
+    """Convert an image from [-1, 1] to `range`."""
     if range is None:
         return image
     low, high = check_range(range)
@@ -100,7 +100,7 @@ def scaled(image: np.ndarray, range: Range | None) -> np.ndarray:
 
 
 def check_range(range: Any) -> Range:
-    """The two ends of a scale. Raises InputError."""
+    """Return the values of black and white as floats. Raises InputError."""
     try:
         low, high = map(float, range)
     except (TypeError, ValueError):
@@ -112,22 +112,22 @@ def check_range(range: Any) -> Range:
 
 @dataclass(frozen=True)
 class Kind:
-    """Kind in which pictures were given: their results are handed out alike."""
+    """The kind in which pictures were given, and in which results are returned."""
 
     output: Output
     batched: bool = False
     channels_last: bool = False
     dtype: np.dtype[Any] | None = None
-    """An array's; None of others."""
+    """The dtype of an array; None for other kinds."""
     range: Range | None = None
     tensor: Any = None
-    """The one that was given: what is made is of its type, and on its device."""
+    """The given tensor; results have its type and device."""
 
     def give(self, images: Sequence["Made"], output: Output | None = None) -> Any:
-        """Hand out what was made of the pictures.
+        """Return restored pictures in this kind.
 
-        output: in place of the kind that was given: a PIL image; an array, float32 on [-1, 1], (C, H, W); a tensor of
-        the same. A batch of PIL images is a list.
+        output: another kind: "pil"; "array", (C, H, W) float32 on [-1, 1]; or "tensor", the same. A batch of PIL images
+        is a list.
         """
         output = output or self.output
         if output == "pil":
@@ -149,11 +149,11 @@ class Kind:
             image = image if self.dtype is None else image.astype(self.dtype)
         else:
             image = np.atleast_3d(np.asarray(to_picture(image))).transpose(2, 0, 1)
-        return np.array(image.transpose(1, 2, 0) if self.channels_last else image, order="C")  # the caller's to write
+        return np.array(image.transpose(1, 2, 0) if self.channels_last else image, order="C")  # a writable copy
 
 
 class Made(NamedTuple):
-    """A picture that was made, to be handed out."""
+    """A restored picture to return."""
 
     image: np.ndarray
     """(C, H, W) on [-1, 1]."""
@@ -162,7 +162,7 @@ class Made(NamedTuple):
     """(H, W) bool: pixels that are still missing; None where none are."""
 
     def picture(self) -> Image.Image:
-        """It as a PIL image, which is saved with the profile and EXIF of the picture it was made of."""
+        """Return a PIL image with the profile and EXIF of its source, which `save` writes."""
         picture = to_picture(self.image, self.missing)
         picture.info.update(self.metadata.for_picture(picture))
         return picture
@@ -171,12 +171,11 @@ class Made(NamedTuple):
 def read_pictures(
     given: Any, range: Range | None = None, largest: float = LARGEST, frame: int | None = None
 ) -> tuple[list[Photo], Kind]:
-    """The photos that a caller gives, and their kind.
+    """Read the pictures that a caller gives; return photos and their Kind.
 
-    given: a file's name; a PIL image; an array or tensor of uint8, (H, W), (H, W, C) or (C, H, W), or of floats on
-    `range`, (H, W), (C, H, W) or (H, W, C), or several of one size along a first axis. NaN marks what is missing.
-    largest, frame: as `decode_photo` takes them; a frame is of a file. Raises InputError, KindError of what is none of
-    these.
+    given: a file's name, a PIL image, or an array or tensor: of uint8, (H, W), (H, W, C) or (C, H, W), or of floats on
+    `range`, (H, W), (C, H, W) or (H, W, C); several of one size lie along a first axis. NaN marks missing pixels.
+    largest, frame: as in `decode_photo`; a frame is of a file. Raises InputError, and KindError for another type.
     """
     if range is not None:
         check_range(range)
@@ -230,7 +229,7 @@ def _refuse_frame(frame: int | None) -> None:
 
 
 def _is_channels_last(shape: tuple[int, ...], levels: bool) -> bool:
-    """Whether the last axis of a picture is its channels; of levels (H, W) too, which become (H, W, 3)."""
+    """Return whether the last axis of a picture is its channels; True for levels (H, W), whose result is (H, W, 3)."""
     if len(shape) not in (2, 3):
         raise InputError(f"a picture is (H, W), (H, W, C) or (C, H, W), or a batch of the last two; got {shape}")
     if len(shape) == 2:
@@ -243,7 +242,7 @@ def _is_channels_last(shape: tuple[int, ...], levels: bool) -> bool:
 
 
 def _photo_of_levels(levels: np.ndarray, channels_last: bool) -> Photo:
-    """A picture of uint8, by the door of PIL images."""
+    """Convert a picture of uint8 to a photo, by way of a PIL image."""
     if levels.ndim == 3:
         levels = levels if channels_last else levels.transpose(1, 2, 0)
         levels = levels[:, :, 0] if levels.shape[2] == 1 else levels

@@ -1,4 +1,4 @@
-"""Measurement of a photo: its operator and noise, from the photo and its settled damage."""
+"""The measurement of a photo: its operator, y and noise, from the photo and its settled damage."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -55,20 +55,20 @@ from .noise_level import CLEAN, estimate_sigma, unnamed_sigma
 from .saved_again import SavedJpeg
 
 PAINTED = ("inpaint", "outpaint")
-"""The tasks that are nothing but a mask."""
+"""The tasks whose operator is a mask alone."""
 KEPT = 4
-"""Operators that are kept for the next picture."""
+"""The most operators that are kept for later pictures."""
 KEPT_BYTES = 256 << 20
-"""Bytes that they hold at most, but for the last one's."""
+"""The most bytes of the kept operators without the last one."""
 
 
 def told_by_file(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, fit: str | None = None) -> Damage:
-    """`damage` with the task jpeg where the photo or its file tells it, and nobody said what was done to the picture.
+    """Return `damage` with the task jpeg, where no task is given and the photo is, or was, a coarse JPEG.
 
-    Its tables, or those of the JPEG that it was, are COARSE; it is whole and in colour; and no noise was found in it,
-    which would be what disturbs more. A mask may mark damage in it. Only a prior of images of any size takes it, as a
-    JPEG's blocks lie where they are. A kind of JPEG whose coefficients cannot be read stays as it is. The other
-    arguments are `own_size`'s. Raises InputError as `estimate_sigma` does.
+    Its quantisation tables must be COARSE, it must be whole and in colour, and no noise must be found in it, which
+    would be the greater damage. A mask may mark damage in it. The prior must take images of any size, as a JPEG's
+    blocks cannot be moved. A kind of JPEG whose coefficients cannot be read is left as it is. Other arguments as in
+    `own_size`. Raises InputError as `estimate_sigma`.
     """
     named = not replace(damage, mask=None).leaves_task or damage.sigma is not None or fit is not None
     whole = photo.missing is None and len(photo.pixels) == prior_shape[0] == 3
@@ -78,7 +78,7 @@ def told_by_file(photo: Photo, damage: Damage, prior_shape: Shape, any_size: boo
     if coding is None or coding.step < COARSE or estimate_sigma(photo.pixels) >= CLEAN:
         return damage
     try:
-        _ = coding.file  # read for a coarse one alone: of a large photograph that takes long
+        _ = coding.file  # read only for a coarse one, as it takes long for a large photograph
     except InputError:
         return damage
     return replace(damage, task="jpeg", by_file=True)
@@ -90,40 +90,40 @@ class Measurement:
 
     operator: Operator
     y: np.ndarray
-    """The operator's measurement shape (c, h, w), on [-1, 1]."""
+    """The measurement (c, h, w), on [-1, 1]."""
     sigma: float
     task: str
     because: str
-    """One clause that says how the task and sigma were settled."""
+    """A clause that says how the task and sigma were determined."""
     inside: tuple[slice, slice] | None = None
-    """Rows and columns of the restored image that the picture covers, where it was padded; None is all."""
+    """Rows and columns of the picture in the restored image, where it was padded; None: all of them."""
     is_clean: bool = False
-    """Whether nobody said what was done to the picture, and nothing was found: `because` says what was looked for."""
+    """Whether no damage was given and none was found; `because` then says what was looked for."""
     turn: int = 1
-    """EXIF's orientation of what is restored, where that is not upright."""
+    """EXIF's orientation of the restored image; 1 where it is upright."""
     is_grey: bool = False
-    """Whether the channels that are restored are copies of one."""
+    """Whether the restored channels are copies of one grey channel."""
 
     @property
     def picture(self) -> np.ndarray:
-        """(C, H, W): the picture to be denoised, without its padding."""
+        """(C, H, W): the picture to denoise, without its padding."""
         return self.y if self.inside is None else self.y[(..., *self.inside)]
 
     @property
     def shown(self) -> "Shown":
-        """The function that makes a picture of a restored image."""
+        """The function that makes pictures of restored images."""
         return Shown(self.inside or (slice(None), slice(None)), self.turn, self.is_grey)
 
 
 class Shown(NamedTuple):
-    """Makes pictures of restored images: without their padding, upright, grey where they should be."""
+    """Function from restored images to pictures: without padding, upright, and grey where the source is."""
 
     inside: tuple[slice, slice]
     turn: int
     is_grey: bool
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(..., C, h, w) of images (..., C, H, W)."""
+        """Convert images (..., C, H, W) to pictures (..., C, h, w)."""
         images = turned(images[(..., *self.inside)], self.turn)
         return images.mean(axis=-3, keepdims=True) if self.is_grey else images
 
@@ -137,7 +137,7 @@ def prepare(
 ) -> Measurement:
     """Settle `damage` on `photo` and make the measurement, for a prior of images of `image_shape` (C, H, W).
 
-    Arguments as `settle` and `measure` take them. Raises InputError.
+    Arguments as in `settle` and `measure`. Raises InputError.
     """
     return measure(settle(photo, damage, image_shape, fit), image_shape, fit, made)
 
@@ -145,13 +145,13 @@ def prepare(
 def measure(
     settled: SettledDamage, image_shape: Shape, fit: str | None = None, made: dict[Hashable, Any] | None = None
 ) -> Measurement:
-    """Make the measurement of an image of `image_shape` (C, H, W) that a photo is by its settled damage.
+    """Make the measurement of an image of `image_shape` (C, H, W) from a photo with its settled damage.
 
-    fit: brings a photo of the wrong size to the size wanted: "crop" or "resize", or "pad", which leaves its
-    surroundings unmeasured; `Measurement.inside` is then the picture's part of what is restored. made: empty at first;
-    it holds a few operators over calls with the same Damage, so that pictures of one size share theirs.
+    fit: how to bring a photo to the size needed: "crop", "resize", or "pad", which leaves its surroundings unmeasured;
+    `Measurement.inside` is then the picture's part of the restored image. made: a dictionary, at first empty, that
+    keeps a few operators over calls with the same Damage, so that pictures of one size share them.
 
-    A sigma that nobody named is by `unnamed_sigma`. Raises InputError.
+    Where sigma is not given it is `unnamed_sigma`'s. Raises InputError.
     """
     photo, task, damage, because = settled.photo, settled.task, settled.damage, settled.because
     if task == "jpeg":
@@ -189,7 +189,7 @@ def measure(
 
 
 def _noise(sigma: float, found: float | None, is_clean: bool) -> str:
-    """The clause that says whence sigma is, which nobody named."""
+    """Return the clause that says where a sigma that was not given comes from."""
     if found is None:
         return f"; sigma {sigma:.3f} assumed"
     levels = f"{127.5 * found:.1f} grey levels of 255"
@@ -199,7 +199,7 @@ def _noise(sigma: float, found: float | None, is_clean: bool) -> str:
 
 
 def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> Measurement:
-    """The measurement that a JPEG file is, of an image of its whole units as it is stored."""
+    """Make the measurement of a JPEG file, of an image of whole coded units in the file's orientation."""
     photo, sigma = settled.photo, settled.damage.sigma
     if fit is not None:
         raise InputError("a JPEG's blocks lie as its file has them, so it is restored at its own size; leave --fit out")
@@ -224,16 +224,19 @@ def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> 
 
 
 def _as_stored(photo: Photo, mask: np.ndarray, turn: int, image_shape: Shape) -> np.ndarray:
-    """A mask (H, W) of an upright photo as the units of its JPEG lie, up to whole ones. Raises InputError."""
+    """Turn a mask (H, W) of an upright photo to its JPEG's orientation, and pad it to whole units.
+
+    Raises InputError.
+    """
     missing = masked(photo, mask).missing
     assert missing is not None
-    stored = turned(missing, {6: 8, 8: 6}.get(turn, turn))  # the other turns undo themselves
+    stored = turned(missing, {6: 8, 8: 6}.get(turn, turn))  # the other turns are their own inverses
     _, height, width = image_shape
     return np.pad(stored, ((0, height - stored.shape[0]), (0, width - stored.shape[1])), "edge")
 
 
 def _coding_of(photo: Photo) -> JpegSource | SavedJpeg:
-    """`Photo.coding` of a photo that is restored as a JPEG. Raises InputError where it has none."""
+    """Return `Photo.coding` of a photo to restore as a JPEG. Raises InputError where it has none."""
     coding = photo.coding
     if coding is None:
         raise InputError(
@@ -244,9 +247,9 @@ def _coding_of(photo: Photo) -> JpegSource | SavedJpeg:
 
 
 def whole_operator(task: str, shape: Shape, damage: Damage) -> Linear:
-    """The operator of a task on images of `shape` (C, H, W) before any mask; of inpainting, the identity.
+    """Return the operator of a task for images of `shape` (C, H, W), before any mask; for inpainting the identity.
 
-    Raises InputError naming the option that is missing or wrong.
+    Raises InputError, which names the option that is missing or wrong.
     """
     match task:
         case "denoise" | "inpaint" | "outpaint":
@@ -279,10 +282,10 @@ def without(
     missing: Sequence[np.ndarray | None],
     outside: np.ndarray | None = None,
 ) -> Operator:
-    """The operator of a task, `whole` by `whole_operator`, without the pixels that are missing or outside the picture.
+    """Return `whole`, the result of `whole_operator`, without the pixels that are missing or outside the picture.
 
-    missing, outside: masks (h, w) bool of its measurement, None for none. Raises InputError where the task cannot lose
-    pixels, or has to, and for a mask of another size.
+    missing, outside: masks (h, w) bool of its measurement, or None. Raises InputError where the task cannot have
+    missing pixels, or must have some, and for a mask of another size.
     """
     marked = [mask for mask in missing if mask is not None]
     if marked and "mask" not in TASK_FIELDS[task]:
@@ -312,7 +315,7 @@ def without(
 
 
 def _joined(masks: Sequence[np.ndarray], measurement_shape: Shape) -> np.ndarray:
-    """(h, w) bool: every pixel that one of the masks marks. Raises InputError for a mask of another size."""
+    """Return the union (h, w) of masks. Raises InputError for a mask of another size."""
     _, height, width = measurement_shape
     for mask in masks:
         if mask.shape != (height, width):
@@ -333,7 +336,7 @@ def _smaller(shape: Shape, scale: int, filter: str | None, kernel: str | np.ndar
 
 
 def _blur(shape: Shape, kernel: str | np.ndarray, border: str | None) -> Linear:
-    """The blur whose basis is the cheapest: by rows and columns, by cosines, or by Fourier."""
+    """Return the blur in its cheapest basis: by rows and columns, by cosines, or by Fourier's transform."""
     if border not in (None, *BORDERS):
         raise InputError(f"there is no border {border!r}; choose one of {', '.join(BORDERS)}")
     weights = _weights(kernel)
@@ -358,7 +361,7 @@ def _weights(kernel: str | np.ndarray) -> np.ndarray:
 
 
 def _measured(photo: Photo, operator: Operator, task: str, damage: Damage) -> np.ndarray:
-    """The photo's pixels with the channels that `operator` measures, tapered where it tapers."""
+    """Return the photo's pixels with the channels of `operator`'s measurement, tapered for a Tapered operator."""
     y, channels = photo.pixels, operator.measurement_shape[0]
     if task == "colorize":
         weights = np.asarray(GREY_WEIGHTS[damage.grey or GREY], np.float32)
@@ -369,7 +372,7 @@ def _measured(photo: Photo, operator: Operator, task: str, damage: Damage) -> np
 
 
 def _seen(photo: Photo) -> tuple[slice, slice]:
-    """The rows and columns of a photo that hold all that is not `outside` it."""
+    """Return the rows and columns of a photo that hold all pixels that are not `outside`."""
     if photo.outside is None:
         return slice(0, photo.size[1]), slice(0, photo.size[0])
     rows, columns = np.nonzero(~photo.outside)
@@ -377,7 +380,7 @@ def _seen(photo: Photo) -> tuple[slice, slice]:
 
 
 def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> Any:
-    """Return what `make` gives, or gave before for `key`; the oldest beyond KEPT and KEPT_BYTES go."""
+    """Return `make()`, cached by `key`; the oldest entries beyond KEPT and KEPT_BYTES are dropped."""
     if key not in made:
         made[key] = make()
         while len(made) > KEPT or (len(made) > 1 and sum(one.nbytes for one in made.values()) > KEPT_BYTES):
@@ -389,22 +392,23 @@ class Sizing(NamedTuple):
     """The size at which a photo is restored."""
 
     image_shape: Shape
-    """(C, H, W) of the image that is restored."""
+    """(C, H, W) of the restored image."""
     fit: str | None
-    """Fit of the photo to the prior's size, as `measure` takes it."""
+    """The fit of the photo to the prior's size, as in `measure`."""
     said: str = ""
-    """A clause that says what is lost on the way, or nothing."""
+    """A clause that says what the fit loses, or ""."""
 
 
 def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, fit: str | None = None) -> Sizing:
-    """Settle the size of the image that `photo` is a measurement of: its own, unless `fit` or the damage says another.
+    """Determine the size of the image that `photo` measures: the photo's, unless `fit` or the damage needs another.
 
-    prior_shape: (C, H, W) of the prior's images; any_size: whether they may be of any other too. A prior of one size
-    takes larger images in tiles, and has a smaller one padded. Measured values that are no picture, and damages about
-    the prior's whole image (smaller by a whole factor, outpainting without a box, the inside of a blur), take its size.
+    prior_shape: (C, H, W) of the prior's images. any_size: whether the prior takes other sizes too. A prior of one size
+    runs larger images in tiles, and smaller ones are padded. The prior's size is used for measurements that are no
+    picture, and for damages of the prior's whole image: a photo smaller by a whole factor, outpainting without a box,
+    the inside of a blur.
 
-    fit: "crop" or "resize" brings a photo to the prior's size, "pad" leaves it at its own. Raises InputError for a size
-    that is unknown, or beyond MAX_PIXELS.
+    fit: "crop" or "resize" to the prior's size; "pad" keeps the photo's. Raises InputError for a size that cannot be
+    determined, or exceeds MAX_PIXELS.
     """
     channels, least = prior_shape[0], prior_shape[1:]
     if not damage.is_picture:
@@ -433,7 +437,7 @@ def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, f
 
 
 def _size_of_jpeg(photo: Photo, prior_shape: Shape, any_size: bool, fit: str | None) -> Sizing:
-    """The size of a JPEG's whole units, as it is stored. Raises InputError where the prior's images are larger."""
+    """Return the size of a JPEG in whole units, as stored. Raises InputError where the prior's images are larger."""
     shape = _coding_of(photo).file.operator(prior_shape[0]).image_shape
     if not any_size and (shape[1] < prior_shape[1] or shape[2] < prior_shape[2]):
         raise InputError(
@@ -444,14 +448,14 @@ def _size_of_jpeg(photo: Photo, prior_shape: Shape, any_size: bool, fit: str | N
 
 
 def _is_whole(photo: Photo, damage: Damage, least: tuple[int, ...]) -> bool:
-    """Whether a photo no larger than the prior's images is the part of one that its damage left."""
+    """Return whether a photo, no larger than the prior's images, is the part of one that its damage left."""
     within = photo.size[0] <= least[1] and photo.size[1] <= least[0]
     centred = damage.task == "outpaint" and damage.keep is None and photo.missing is None
     return within and (centred or damage.border in ("valid", "taper"))
 
 
 def _lost(photo: Photo, prior_shape: Shape, damage: Damage, fit: str) -> str:
-    """Say what bringing a photo to the prior's size does to its pixels; empty where it has that size."""
+    """Return a clause on what the fit to the prior's size does to the pixels; "" where the photo has that size."""
     scale = damage.scale or 1
     width, height = prior_shape[2] // scale, prior_shape[1] // scale
     if photo.size == (width, height):
@@ -482,13 +486,13 @@ def _sized(photo: Photo, size: tuple[int, int], fit: str | None, task: str) -> P
 
 
 def _inside(photo: Photo, part: tuple[slice, slice]) -> Photo:
-    """The part of a blurred photo whose blur saw nothing from outside it."""
+    """Return the part of a blurred photo that depends on no pixels outside of it."""
     rows, columns = part
     return Photo(photo.pixels[:, rows, columns], None if photo.missing is None else photo.missing[rows, columns])
 
 
 def _centred(photo: Photo, image_shape: Shape) -> Photo:
-    """A photo smaller than the prior's images in the middle of one, the border missing."""
+    """Pad a photo to the prior's size; the border is missing."""
     (width, height), (_, full_height, full_width) = photo.size, image_shape
     if width > full_width or height > full_height or (width, height) == (full_width, full_height):
         raise InputError(

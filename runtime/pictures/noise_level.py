@@ -1,4 +1,4 @@
-"""The deviation of white noise, estimated from a picture."""
+"""Estimation of the standard deviation of white noise in a picture."""
 
 import numpy as np
 
@@ -9,31 +9,32 @@ from .damage import GREY, SIGMA
 CLEAN = 2 / 127.5
 """Noise below which a picture counts as clean, on the [-1, 1] scale: 2 grey levels of 255.
 
-On tune-20, as 8-bit PNGs, the estimate in colour lies between 0.4 and 1.7 grey levels without noise, and above 2.0
-from 2 on. (Lightness takes one of the 20, all fine texture, for noisy.)
+On tune-20, as 8-bit PNGs, the estimate in colour lies between 0.4 and 1.7 grey levels without noise, and above 2.0 with
+noise of 2 or more. (In lightness, one of the 20, which is all fine texture, counts as noisy.)
 """
 SIDES = (8, 6, 5, 4, 3, 2, 1)
-"""Sides of the patches in pixels, the largest first; the first of which there are enough is taken."""
+"""Possible sides of patches in pixels, descending; the first with enough patches is used."""
 PER_DIMENSION = 8
-"""Patches for each dimension of one, at least."""
+"""The least number of patches for each dimension of a patch."""
 MOST = 80_000
-"""Patches at most: of a larger picture every second, third, ... in each direction."""
+"""The most patches; in a larger picture only every second, third, ... in each direction is used."""
 DEVIATIONS = 3.0
-"""A patch counts as flat up to so many deviations above the gradient energy that noise alone has."""
+"""A patch counts as flat if its gradient energy is within this many deviations of that of noise alone."""
 ROUNDS = 6
 CLIPPED = 0.01
-"""Share of clipped pixels that a patch may have; the quarter of the patches that has least is kept in any case."""
+"""The largest share of clipped pixels in a patch; the quarter of the patches with the fewest is always kept."""
 SUBSAMPLED = 0.25
-"""Share of lightness's noise that colours have at most where a JPEG has smoothed them; elsewhere it is about 1."""
+"""The largest ratio of the noise in colours to that in lightness where a JPEG has smoothed colours; otherwise it is
+about 1."""
 LIGHT = 3 / 127.5
-"""Deviations of lightness up to here may be texture's: of tune-20's clean pictures 19 of 20 read less, as JPEGs 18."""
+"""Deviations of lightness up to this may be texture: 19 of tune-20's 20 clean pictures have less, 18 as JPEGs."""
 
 
 def unnamed_sigma(pixels: np.ndarray, denoising: bool) -> tuple[float, float | None]:
-    """Return sigma where nobody names it, and the estimate that it comes of: one rule at every door.
+    """Return the default sigma, and the estimate it is based on.
 
-    The noise of a picture (C, H, W) that is to be denoised is estimated, and counts as SIGMA at least. A measurement of
-    anything else is taken to have SIGMA, and the estimate is None. Raises InputError as `estimate_sigma` does.
+    For denoising, the noise of the picture (C, H, W) is estimated, and sigma is at least SIGMA. For other tasks sigma
+    is SIGMA, and the estimate is None. Raises InputError as `estimate_sigma`.
     """
     if not denoising:
         return SIGMA, None
@@ -42,15 +43,15 @@ def unnamed_sigma(pixels: np.ndarray, denoising: bool) -> tuple[float, float | N
 
 
 def estimate_sigma(pixels: np.ndarray) -> float:
-    """Return the deviation of white noise in a picture (C, H, W) on [-1, 1].
+    """Estimate the standard deviation of white noise in a picture (C, H, W) on [-1, 1].
 
-    Chen, Zhu and Heng (2015): the covariance of patches has the noise's variance as its small eigenvalues, a texture's
-    above; the largest are dropped until the mean of the rest is no more than their median. In colour, texture is the
-    same in all channels and leaves most eigenvalues to the noise. A grey picture's are mixed, so that its flat patches
-    are chosen first, by the estimate so far (Liu, Tanaka and Okutomi, 2013).
+    Chen, Zhu and Heng (2015): the small eigenvalues of the patches' covariance equal the noise's variance, and those of
+    texture are larger. The largest are dropped until the mean of the rest is at most their median. In colour, texture
+    is similar in all channels, so that most eigenvalues are the noise's. In a grey picture they are mixed, so flat
+    patches are selected first, by the estimate so far (Liu, Tanaka and Okutomi, 2013).
 
-    A JPEG has next to no noise in its colours, which it keeps at half the resolution: where colour says none, lightness
-    alone is asked. Fine texture everywhere passes for noise there. Raises InputError for a side below 4.
+    A JPEG has little noise in its colours, which it stores at half the resolution. Where colours show none, lightness
+    alone is used; there a picture of fine texture counts as noisy. Raises InputError for a side below 4.
     """
     height, width = pixels.shape[1:]
     if min(height, width) < 4:
@@ -66,7 +67,7 @@ def estimate_sigma(pixels: np.ndarray) -> float:
 
 
 def _estimate(pixels: np.ndarray) -> float:
-    """The deviation of noise that is white in all channels of a picture (C, H, W)."""
+    """Estimate the deviation of noise that is white over all channels of a picture (C, H, W)."""
     channels = len(pixels)
     side = next((one for one in SIDES if _count(pixels, one) >= PER_DIMENSION * channels * one**2), SIDES[-1])
     patches = _unclipped(_patches(np.asarray(pixels, np.float32), side))
@@ -89,14 +90,14 @@ def _count(pixels: np.ndarray, side: int) -> int:
 
 
 def _patches(pixels: np.ndarray, side: int) -> np.ndarray:
-    """(patches, C, side, side), MOST of them at most, evenly spread."""
+    """Return at most MOST evenly spread patches, (patches, C, side, side)."""
     stride = int(np.ceil((_count(pixels, side) / MOST) ** 0.5))
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (side, side), axis=(1, 2))[:, ::stride, ::stride]
     return windows.transpose(1, 2, 0, 3, 4).reshape(-1, len(pixels), side, side)
 
 
 def _unclipped(patches: np.ndarray) -> np.ndarray:
-    """The patches whose noise is whole: with next to no pixel on the darkest or the lightest value there is."""
+    """Return the patches with few pixels at the darkest or lightest value, which would clip their noise."""
     clipped = ((patches == patches.min()) | (patches == patches.max())).mean((1, 2, 3))
     least = max(len(patches) // 4, min(len(patches), PER_DIMENSION * patches[0].size))
     most = max(CLIPPED, float(np.partition(clipped, least - 1)[least - 1]))
@@ -104,7 +105,7 @@ def _unclipped(patches: np.ndarray) -> np.ndarray:
 
 
 def _smallest(patches: np.ndarray) -> float:
-    """The mean of the eigenvalues of the patches' covariance that are the noise's."""
+    """Return the mean of the eigenvalues of the patches' covariance that belong to the noise."""
     covariance = np.atleast_2d(np.cov(patches.reshape(len(patches), -1), rowvar=False))
     values = np.linalg.eigvalsh(covariance).clip(0)  # ascending
     left = next(n for n in range(len(values), 0, -1) if values[:n].mean() <= np.median(values[:n]))

@@ -1,4 +1,4 @@
-"""The options that say what was done to a picture and how to restore it: one reading of them for every door."""
+"""The options of a damage and a restoration, parsed alike for the command line, Python and the service."""
 
 import difflib
 import operator
@@ -30,45 +30,45 @@ Size: TypeAlias = str | tuple[int, int]
 
 
 class Options(Settings, total=False):
-    """Options of a restoration: those of `frugal-rt restore` by their names, and its settings."""
+    """Options of a restoration: those of `frugal-rt restore` by name, and the settings of `Restorer.restore`."""
 
     task: Task | None
-    """The damage. None: the picture tells, as on the command line."""
+    """The damage. None: inferred from the picture, as on the command line."""
     mask: Named | Image.Image | np.ndarray | Any
     """The missing pixels: a file or a picture, where it is white, or an array or tensor (H, W), where it is true."""
     hole: Size | None
     """A missing box in the middle."""
     keep: Size | None
-    """The kept box in the middle; the rest is invented."""
+    """The kept box in the middle; the rest is painted."""
     scale: int | None
-    """Lost resolution: one pixel of scale x scale is left."""
+    """The factor of downscaling: one pixel of scale x scale is left."""
     filter: Filter | None
-    """Filter by which resolution was lost: "box", the default, a block's mean, or "bicubic"."""
+    """The filter of downscaling: "box" (the default, a block's mean) or "bicubic"."""
     kernel: Named | np.ndarray | None
     """The blur: "gaussian:2", "motion:9,30", ..., a file, or weights (h, w)."""
     border: Border | None
-    """The continuation of a blurred picture past its border."""
+    """The assumption about pixels outside a blurred picture."""
     keep_fraction: float | None
-    """Share of the Walsh-Hadamard coefficients that were measured."""
+    """Share of the Walsh-Hadamard coefficients that are measured."""
     matrix: Named | np.ndarray | None
-    """The matrix that measured it: a .npy file or an array (m, C H W), or (m, H W) for each channel."""
+    """The matrix A: a .npy file or an array (m, C H W), or (m, H W) for each channel."""
     grey: Grey | None
-    """Weights by which colour was lost."""
+    """The weights of R, G and B in the grey picture."""
     noise: float | None
-    """Deviation of the noise in grey levels of 255, in place of sigma."""
+    """Deviation of the noise in grey levels of 255, instead of sigma."""
     fit: Fit | None
-    """Way to bring a picture to the size of a prior that has one; None leaves it at its own."""
+    """How to bring a picture to the size of a prior of one size; None keeps its own size."""
     align: bool
-    """Whether the faces in it are found, and only they restored."""
+    """Whether to find the faces in the picture, and restore them alone."""
     frame: int | None
     """The frame or page, from 1, of a file of several; None is the first."""
     batch: int | None
     on_step: Callable[[Any], object] | None
-    """As `Restorer.restore` takes them."""
+    """As in `Restorer.restore`."""
 
 
 def check_names(options: Mapping[str, Any]) -> None:
-    """Raise KindError for an option of a name that is none."""
+    """Raise KindError for an unknown option."""
     names = [*get_type_hints(Options)]
     for name in options:
         if name not in names:
@@ -77,16 +77,16 @@ def check_names(options: Mapping[str, Any]) -> None:
 
 
 def guidance_of(options: Mapping[str, Any]) -> Guidance:
-    """The settings among `options`; sigma is the damage's, whose picture may tell it. Raises InputError."""
+    """Return the settings among `options`, without sigma, which belongs to the damage. Raises InputError."""
     names = get_type_hints(Settings).keys() - {"sigma"}
     return Guidance(**{name: value for name, value in options.items() if name in names})
 
 
 def read_damage(options: Mapping[str, Any], tell: Callable[[str], object] = lambda note: None, **more: Any) -> Damage:
-    """The Damage that `options` describe, in words, as values or by files; `more` are fields of it.
+    """Return the Damage that `options` describe by words, values or files; `more` are further fields of it.
 
-    Those that are left out are None. tell: called with each sentence about what a mask's file held and was left out.
-    Raises InputError.
+    Options that are left out are None. tell: called with a sentence for each content of a mask's file that was left
+    out. Raises InputError.
     """
     said = options.get
     for name in ("task", "filter", "border", "grey"):
@@ -110,7 +110,10 @@ def read_damage(options: Mapping[str, Any], tell: Callable[[str], object] = lamb
 
 
 def read_sigma(noise: str | float | None, sigma: str | float | None) -> float | None:
-    """The deviation on the [-1, 1] scale that noise, in grey levels, or sigma says. Raises InputError, for both too."""
+    """Return the deviation on the [-1, 1] scale, from noise in grey levels or from sigma.
+
+    Raises InputError for both.
+    """
     if noise is not None and sigma is not None:
         raise InputError("--noise and --sigma say the same, in grey levels and on [-1, 1]; leave one of them out")
     if noise is not None:
@@ -138,7 +141,7 @@ def _read_number(name: str, value: Any) -> float | None:
 
 
 def read_whole(name: str, value: Any) -> int | None:
-    """An option that is a whole number, or None. Raises KindError."""
+    """Return an option as an int, or None. Raises KindError."""
     return None if value is None else check_whole(name, value)
 
 
@@ -174,7 +177,7 @@ def _read_mask(given: Any, tell: Callable[[str], object]) -> np.ndarray | None:
 
 
 def _read_kernel(given: Any) -> str | np.ndarray | None:
-    """A kernel in words as it is, a file's weights otherwise."""
+    """Return a kernel described in words as it is; read the weights of a file."""
     if given is None or not is_named(given):
         return None if given is None else to_array(given, "the kernel")
     text = os.fspath(given)

@@ -1,4 +1,4 @@
-"""A picture on its way to a restorer and back: its size settled, measured, and what was restored laid where it was."""
+"""A picture prepared for a restorer: its size and measurement, and the way back from restored images to the picture."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -20,26 +20,26 @@ class Ready:
 
     photo: Photo
     image_shape: Shape
-    """(C, H, W) of the images that are restored."""
+    """(C, H, W) of the restored images."""
     measurement: Measurement
-    """The first one's, of several faces."""
+    """The measurement; of several faces, the first one's."""
     aligned: Aligned | None = None
-    """The faces that are restored, where that is not all."""
+    """The faces to restore; None where the whole picture is."""
 
     @property
     def measurements(self) -> list[Measurement]:
-        """The measurement of each face, or of all."""
+        """The measurement of each face, or of the whole picture alone."""
         return [self.measurement] if self.aligned is None else [face.measurement for face in self.aligned.faces]
 
     @property
     def untouched(self) -> np.ndarray:
-        """(C, H, W): what would have been restored, of a picture that nothing is wrong with."""
+        """Return (C, H, W): the pixels that would have been restored, for a picture in which nothing wrong was found."""
         return self.measurement.picture
 
     def laid_out(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(N, C, H, W): the N images restored of each measurement as the picture lay.
+        """Return (N, C, H, W): the N restored images of each measurement in the picture's layout.
 
-        They are cut out of its padding, or in their places in the photograph.
+        They are cropped out of the padding, or pasted into the photograph.
         """
         if self.aligned is not None:
             return self.aligned.paste(images)
@@ -59,10 +59,9 @@ def make_ready(
     aligned: bool = False,
     made: dict[Hashable, Any] | None = None,
 ) -> Ready:
-    """Settle a photo's size and damage for the prior of `plan`, and measure it, or with `aligned` the faces in it.
+    """Settle a photo's size and damage for the prior of `plan`, and measure it, or with `aligned` its faces.
 
-    damage, fit, made: as `own_size` and `prepare` take them. Raises InputError, and MissingExtra where faces cannot be
-    found.
+    damage, fit, made: as in `own_size` and `prepare`. Raises InputError, and MissingExtra without the face detector.
     """
     if aligned:
         found = align(photo, plan, damage)

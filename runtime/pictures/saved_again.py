@@ -1,4 +1,4 @@
-"""The JPEG that a picture was before it was saved again, found in its pixels: their coefficients lie on its steps."""
+"""Detection of an earlier JPEG in a picture's pixels: their cosine coefficients lie near multiples of its steps."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,21 +10,21 @@ from ..operators.jpeg import HALF, LEVEL_SHIFT, SIDE, YCBCR, Component, cosines,
 from .jpeg import JpegFile, standard_tables
 
 QUALITIES = range(1, 96)
-"""Qualities of libjpeg whose tables are looked for: most programs have those."""
+"""libjpeg's qualities whose tables are tried; most programs use these tables."""
 SAMPLINGS = ((2, 2), (1, 1), (2, 1))
-"""Sampling factors of lightness, across and down, to chroma's 1 x 1: 4:2:0, 4:4:4, 4:2:2; the first where chroma does
-not tell."""
+"""Sampling factors of lightness, across and down, where chroma has 1 x 1: 4:2:0, 4:4:4, 4:2:2. The first is taken where
+chroma does not decide."""
 FOUND = 0.5
-"""The least `on_steps` of a picture that was a JPEG. Of every fifth of tune-20 at qualities 10 to 90, as PNGs or as
-JPEGs of 90 and 95, it is 0.7 or more, and 0 where the picture never was one."""
+"""The least `on_steps` from which a picture counts as an earlier JPEG. For every fifth picture of tune-20 at qualities
+10 to 90, saved as PNG or as JPEG of 90 and 95, it is at least 0.7, and 0 where the picture never was a JPEG."""
 LIKELIER, LIKELY = 0.1, 0.35
-"""The first sampling's chroma is taken to have so much more than its own `on_steps`, and so much at least."""
+"""Advantage of the first sampling: LIKELIER is added to `on_steps` of its chroma, and the sum is at least LIKELY."""
 LEAST = 64
-"""Coefficients, at least, that tell."""
+"""The least number of coefficients from which `on_steps` is meaningful."""
 ASKED = 32
-"""Rows and columns of blocks whose lightness is asked, at most, evenly spread."""
+"""The most rows and columns of blocks whose lightness is examined, evenly spread."""
 ROUNDS = 20
-"""Rounds of the iteration that undoes the enlargement of chroma; each leaves 3/4 at most."""
+"""Iterations that invert the upscaling of chroma; each leaves at most 3/4 of the error."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class SavedJpeg:
     """The JPEG that a picture was before it was saved again, by libjpeg's tables of one quality."""
 
     pixels: np.ndarray
-    """The picture's, (3, H, W) on [-1, 1]."""
+    """The picture's pixels, (3, H, W) on [-1, 1]."""
     light: np.ndarray
-    """Lightness's table, (8, 8)."""
+    """The quantisation table (8, 8) of lightness."""
     chroma: np.ndarray
     turn: ClassVar[int] = 1
-    """EXIF's orientation of it: as the picture is."""
+    """EXIF's orientation relative to the picture: none."""
 
     @property
     def step(self) -> float:
-        """The mean step of its first table, lightness's, in levels."""
+        """The mean step in levels of the table of lightness."""
         return float(np.mean(self.light))
 
     @cached_property
     def file(self) -> JpegFile:
-        """Its coefficients, the picture's rounded to steps, with the sampling that chroma shows.
+        """The JPEG's coefficients: the picture's, rounded to steps, with the sampling inferred from chroma.
 
         Blocks that the picture's edges cut are completed with its last pixels.
         """
@@ -67,10 +67,10 @@ class SavedJpeg:
 
 
 def find_jpeg(pixels: np.ndarray) -> SavedJpeg | None:
-    """Return the JPEG that a picture (3, H, W) on [-1, 1] was before it was saved again, None where there is no sign.
+    """Return the JPEG that a picture (3, H, W) on [-1, 1] was before it was saved again, or None without a sign of one.
 
-    It is found where its first blocks begin at the picture's corner, with the tables of a quality of libjpeg: not after
-    the picture was cropped, turned or resized. Some of the picture's blocks tell.
+    It is found if it used libjpeg's tables of a quality, and its blocks start at the picture's corner: not after the
+    picture was cropped, turned or resized. Only some of the blocks are examined.
     """
     if min(pixels.shape[1:]) < SIDE:
         return None
@@ -82,10 +82,10 @@ def find_jpeg(pixels: np.ndarray) -> SavedJpeg | None:
 
 
 def on_steps(blocks: np.ndarray, table: np.ndarray) -> tuple[float, int]:
-    """Return how near coefficients (n, 8, 8) lie to multiples of their steps (8, 8), and how many were asked.
+    """Return how near coefficients (n, 8, 8) are to multiples of their steps (8, 8), and the number used.
 
-    It is the mean of cos(2 pi c / step) over those but the mean's that are beyond half a step: 1 on the multiples, and
-    about 0 anywhere.
+    It is the mean of cos(2 pi c / step) over the coefficients, without the blocks' means, that exceed half a step: 1 on
+    the multiples, and about 0 for coefficients at random.
     """
     asked = np.abs(blocks) > table / 2
     asked[:, 0, 0] = False
@@ -101,7 +101,7 @@ def blocks_of(plane: np.ndarray) -> np.ndarray:
 
 
 def _some(pixels: np.ndarray) -> np.ndarray:
-    """ASKED rows and columns of a picture's whole blocks, at most, side by side."""
+    """Return at most ASKED rows and columns of a picture's whole blocks, side by side."""
     places = []
     for side in pixels.shape[1:]:
         first = SIDE * np.arange(side // SIDE)[:: -(-(side // SIDE) // ASKED)]
@@ -110,20 +110,20 @@ def _some(pixels: np.ndarray) -> np.ndarray:
 
 
 def _components(pixels: np.ndarray) -> np.ndarray:
-    """Y, Cb and Cr of pixels on [-1, 1], (3, H, W) float32 in levels about 0, as they are transformed."""
+    """Convert pixels on [-1, 1] to Y, Cb and Cr, (3, H, W) float32, in levels around 0."""
     planes = np.tensordot(YCBCR.astype(np.float32), HALF * (pixels + 1), 1)
     planes[0] -= LEVEL_SHIFT
     return np.asarray(planes, np.float32)
 
 
 def _padded(plane: np.ndarray, down: int, across: int) -> np.ndarray:
-    """A plane (H, W) with its last pixels repeated up to whole units of a sampling."""
+    """Pad a plane (H, W) to whole units of a sampling by repeating its last pixels."""
     height, width = plane.shape
     return np.pad(plane, ((0, -height % (SIDE * down)), (0, -width % (SIDE * across))), "edge")
 
 
 def _reduced(plane: np.ndarray, down: int, across: int) -> np.ndarray:
-    """The smaller plane that a decoder enlarged linearly to this one."""
+    """Return the smaller plane from which a decoder's linear upscaling gives this one."""
     height, width = plane.shape
 
     def mean(full: np.ndarray) -> np.ndarray:

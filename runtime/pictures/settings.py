@@ -1,4 +1,4 @@
-"""The settings that a restored picture carries, whoever restored it, and the record in them that `--params` reads."""
+"""The settings that a restored picture carries, and the record of options in them that `--params` reads."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from ...engines.version import __version__
 from ..sampling.guidance import SAMPLER
 
 FILES = ("images", "mask", "kernel", "matrix")
-"""Options that name files, whose content is checked when they are used again."""
+"""Options that name files, whose contents are checked when the options are repeated."""
 
 
 def png_settings(
@@ -23,21 +23,21 @@ def png_settings(
 ) -> dict[str, Any]:
     """Return the settings that a restored picture carries, in JSON's types.
 
-    result, k: those of a `Result`, whose settings come first: `operator` (its name and what tells it from others),
+    result, k: of a `Result`. Its settings come first: `operator` (its name and the settings that distinguish it),
     `sigma`, `aim`, `method`, `steps`, `switch`, `every`, `zeta`, `lambda`, `seed`, `sample`, `sampler` (its
     version), `backend`, `tile` (height and width; null where the image was run whole), `prior` and `weights_sha256`.
-    `batch` is left out, as it says nothing about the picture. The other keys are
+    `batch` is left out, as it does not affect the picture. The other keys are
 
-    - `frugal_rt`: the version that restored it.
-    - `task`: as it was settled.
-    - `fit`: how the picture was brought to the prior's size; null where it had it, or was cut into tiles.
-    - `faces`: for each face that was restored, the largest first, `frame`, left, top and side of its square in pixels
-      of the photograph, and `sigma`, the noise that was restored there; empty where the whole was. `operator`, `sigma`
-      and `k` are the first one's.
-    - `k`: the steps that were left at the first sample's switch.
-    - `samples`: how many were drawn. The picture of one of several has its own `sample`, and that of their deviation
-      has `white`, the deviation on the [-1, 1] scale that is shown white.
-    - `params`: the `record` of what was asked.
+    - `frugal_rt`: the package's version.
+    - `task`: the settled task.
+    - `fit`: how the picture was brought to the prior's size; null where it had that size, or was cut into tiles.
+    - `faces`: for each restored face, the largest first, its `frame` (left, top and side of the square in pixels of the
+      photograph) and its `sigma`; empty where the whole picture was restored. `operator`, `sigma` and `k` are the first
+      one's.
+    - `k`: the steps left at the first sample's switch.
+    - `samples`: the number of samples. The picture of a single sample has its `sample`; that of the deviation has
+      `white`, the deviation on the [-1, 1] scale that is shown white.
+    - `params`: the `record` of the options.
     """
     return {
         "frugal_rt": __version__,
@@ -66,7 +66,7 @@ def record(options: Mapping[str, Any], weights_sha256: str, files: Mapping[str, 
 
 
 def alone(record: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """Return a command's record for one of its pictures: names of files, and not where they lie."""
+    """Return a command's record for one of its pictures, with file names instead of paths."""
     options = {**record["options"], "images": [str(source)]}
     for name in ("engine", *FILES):
         if name in options and not (name == "kernel" and not Path(options[name]).suffix):
@@ -76,11 +76,11 @@ def alone(record: Mapping[str, Any], source: Path) -> dict[str, Any]:
 
 
 def hashes(named: str | Sequence[str]) -> list[str]:
-    """Return the SHA-256 of each file named; folders, patterns, words, pipes and what cannot be read have none."""
+    """Return the SHA-256 of each named file; folders, patterns, words, pipes and unreadable files have none."""
     found = []
     for one in [named] if isinstance(named, str) else named:
-        if one == "-" or is_pipe(Path(one)):  # it can be read once, by whoever decodes it
+        if one == "-" or is_pipe(Path(one)):  # it can be read only once, which decoding does
             continue
-        with contextlib.suppress(OSError):  # whoever opens it says so
+        with contextlib.suppress(OSError):  # opening it later reports the error
             found.append(sha256_of(Path(one)))
     return found

@@ -1,4 +1,4 @@
-"""A measurement simulated from a clean photograph."""
+"""Simulation of measurements of a clean photograph."""
 
 import io
 
@@ -14,10 +14,10 @@ from .measurement import whole_operator, without
 
 
 def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, Operator]:
-    """A measurement y = A x + sigma n of a clean photo, for trying things out.
+    """Simulate a measurement y = A x + sigma n of a clean photo.
 
-    Returns y (c, h, w) on [-1, 1] with noise beyond it, the missing pixels (H, W) or None, and the operator. The same
-    seed gives the same noise and the same random mask. Raises InputError.
+    Returns y (c, h, w) on [-1, 1] plus noise, the missing pixels (H, W) or None, and the operator. The same seed gives
+    the same noise and the same random mask. Raises InputError.
     """
     if damage.task is None:
         raise InputError(f"say what to do to the picture: --task {'|'.join(TASK_FIELDS)}")
@@ -46,9 +46,9 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
 
 
 def compress(photo: Photo, damage: Damage) -> bytes:
-    """The JPEG file of a photo at `damage.quality`: libjpeg's tables, chroma of half the resolution (4:2:0).
+    """Encode a photo as JPEG at `damage.quality`: libjpeg's tables, chroma subsampled 4:2:0.
 
-    Raises InputError for a quality that is none, noise, a mask, and pixels that are missing.
+    Raises InputError for an invalid quality, for noise, a mask, and missing pixels.
     """
     refuse_unread("jpeg", damage)
     if damage.mask is not None:
