@@ -33,7 +33,7 @@ class Ready:
 
     @property
     def untouched(self) -> np.ndarray:
-        """Return (C, H, W): the pixels that would have been restored, for a picture in which nothing wrong was found."""
+        """(C, H, W): the pixels that would have been restored, for a picture in which nothing wrong was found."""
         return self.measurement.picture
 
     def laid_out(self, images: Sequence[np.ndarray]) -> np.ndarray:

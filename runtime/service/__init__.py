@@ -1,4 +1,4 @@
 """A pool behind HTTP: `frugal-rt serve` needs the extra [serve], replicas on a Ray cluster [ray-serve]."""
 
 TOKEN = "FRUGAL_RT_TOKEN"
-"""Names the variable with what requests must carry."""
+"""The environment variable with the token that requests must carry."""

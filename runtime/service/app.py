@@ -33,10 +33,10 @@ PAGE = {"index.html": "text/html; charset=utf-8", "page.js": "text/javascript", 
 def create_app(
     pool: Pool, options: Options | None = None, metrics: Metrics | None = None, visitors: Visitors | None = None
 ) -> FastAPI:
-    """An application that restores with `pool`, which stays the caller's to close.
+    """Return an application that restores with `pool`, which the caller closes.
 
-    metrics: those that the pool's `on_report` feeds; without, steps are not counted. visitors: who is answered without
-    a token; where it is not said, whoever asks by any name, and no pages but its own and those of `options.origins`.
+    metrics: those that the pool's `on_report` updates; without them steps are not counted. visitors: rules for requests
+    without a token; by default any host name is accepted, and web pages of this service and of `options.origins` alone.
     """
     options, metrics = options or Options(), metrics or Metrics()
     service = Service(pool, options, metrics)
@@ -53,12 +53,12 @@ def create_app(
         title="frugal-rt",
         version=__version__,
         summary="Zero-shot diffusion image restoration.",
-        docs_url=None,  # they would come from somebody else's servers
+        docs_url=None,  # its scripts would be loaded from another server
         redoc_url=None,
         lifespan=preparing,
     )
     app.state.service = service
-    single = APIRouter()  # what only the process that keeps it can answer
+    single = APIRouter()  # routes that only the process with the job can answer
 
     def serving(request: Request) -> Service:
         return service
@@ -204,7 +204,7 @@ def create_app(
 
 
 def _outcome(job: Job) -> Response:
-    """The picture of a job that is over. Raises what it failed with."""
+    """Return the picture of a finished job. Raises the job's error."""
     if job.error is not None:
         raise job.error.with_traceback(None)  # or it would keep the frames of every request that it was told to
     if job.state == "cancelled":

@@ -1,4 +1,4 @@
-"""The connections of a service: none is waited for without an end, and none that is waited for keeps another out."""
+"""The connections of a service, with limits on waiting: a slow or idle connection does not keep others out."""
 
 import asyncio
 import json
@@ -14,22 +14,22 @@ from .middleware import CROWDED, SAFE
 from .peers import peer_of
 
 SPARE = 16
-"""Connections beyond the places, on which the probes are answered and everything else is refused."""
+"""Connections beyond the places, on which probes are answered and all other requests refused."""
 
 
 FRESH = 0.5
-"""Seconds that a connection may take to begin its head, before it gives way to those that come after it."""
+"""Seconds within which a new connection must begin its request's head, to keep its place against newer ones."""
 
 
 class Connection(H11Protocol):
-    """A connection that its peer must use. uvicorn has h11 in any case, and waits for a request's head for ever.
+    """A connection with time limits; uvicorn's own waits for a request's head forever.
 
-    A peer has `seconds` for the head of a request, from the end of the answer before; and must read some of an answer
-    in as long. Where all places are taken, or half of them by one peer, the connection that has waited longest for a
-    request, then for a request's body, gives its place up, one that has only just come last; where none waits, the new
-    one is refused all but probes.
+    A peer has `seconds` to send a request's head, from the end of the last answer, and must read some of an answer
+    within the same time. Where all places are taken, or half of them by one peer, a waiting connection is closed: the
+    one that has waited longest for a request's head, then for a body, and last a connection younger than FRESH. Where
+    none waits, the new connection gets answers to probes alone.
 
-    places: connections at once.
+    places: the most connections.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Connection(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._places, self._seconds = places, seconds
         self._waits = ""
-        """For a request's "head" or "body", or for nothing."""
+        """"head" or "body" of a request that is waited for, or ""."""
         self._since = 0.0
         self._began = False
-        """Whether something of a head has come."""
+        """Whether a part of a head has arrived."""
         self._fresh = False
-        """Whether it has only just come; told by a timer, as a loop that is late reads what has come before it looks at
-        the time."""
+        """Whether the connection is younger than FRESH. A timer ends it, as a busy event loop reads data before it
+        checks the time."""
         self._fresh_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
@@ -77,7 +77,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         self._began = False
         self._see()
-        super().on_response_complete()  # which may go on to a request that has come already
+        super().on_response_complete()  # it may go on with a request that has arrived already
         self._see()
 
     def pause_writing(self) -> None:
@@ -97,12 +97,12 @@ class Connection(H11Protocol):
 
     def shutdown(self) -> None:
         if self._waits == "body":
-            self._give_up()  # nothing is taken any more
+            self._give_up()  # no request is taken any more
         else:
             super().shutdown()
 
     def _see(self) -> None:
-        """Note what is waited for now."""
+        """Update what the connection waits for."""
         idle = self.cycle is None or self.cycle.response_complete
         waits = "head" if idle else "body" if self.cycle.more_body else ""
         if waits == self._waits:
@@ -120,9 +120,11 @@ class Connection(H11Protocol):
         self._fresh = False
 
     def _too_slow(self, before: float = math.inf) -> None:
-        """End a connection on which no head has come in time; `before` bytes of an answer were unread earlier."""
+        """End a connection on which no head arrived in time; `before`: bytes of the last answer unread at the last
+        check.
+        """
         unread = self.transport.get_write_buffer_size()
-        if 0 < unread < before:  # the last answer is on its way
+        if 0 < unread < before:  # the peer is reading the last answer
             self._head_timer = self.loop.call_later(self._seconds, self._too_slow, unread)
         elif unread:
             self._give_up()
@@ -132,7 +134,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def _watch_reader(self, before: float = math.inf) -> None:
-        """End a connection whose peer reads nothing of a long answer; `before` bytes of it were unread earlier."""
+        """End a connection whose peer does not read its answer; `before`: bytes unread at the last check."""
         unread = self.transport.get_write_buffer_size()
         if unread < before:
             self._answer_timer = self.loop.call_later(self._seconds, self._watch_reader, unread)
@@ -153,7 +155,7 @@ class Connection(H11Protocol):
             self.app_state = {**self.app_state, CROWDED: True}
 
     def turn(self) -> tuple[int, float]:
-        """When it is to give its place up, of those that wait: the lowest first."""
+        """Order in which waiting connections are closed, the lowest first."""
         return 2 if self._fresh and not self._began else int(self._waits == "body"), self._since
 
     def _give_up(self) -> None:
@@ -161,7 +163,7 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def _refuse(self, status: int, error: str) -> None:
-        """Answer what is no request yet, and close."""
+        """Answer a connection without a complete request, and close it."""
         body = json.dumps({"error": error}, separators=(",", ":")).encode()
         headers = [
             (b"content-type", b"application/json"),

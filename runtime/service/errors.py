@@ -1,4 +1,4 @@
-"""The HTTP status of each error, the cause that it is counted under, and its sentence in the service's terms."""
+"""The HTTP status of each error, the cause under which metrics count it, and its sentence for clients."""
 
 import re
 
@@ -15,10 +15,10 @@ STATUS: dict[type[FrugalError], tuple[int, str]] = {
 
 
 def status_of(error: FrugalError) -> tuple[int, str]:
-    """The status of an error, and its cause in a word."""
+    """Return the HTTP status of an error, and its cause in a word."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "other"))
 
 
 def sentence(error: Exception) -> str:
-    """Return an error's sentence with parameters in place of a command's options: "fit crop" for "--fit crop"."""
+    """Return an error's sentence with parameters instead of a command's options: "fit crop" for "--fit crop"."""
     return re.sub(r"--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), str(error))

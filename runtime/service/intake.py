@@ -1,4 +1,4 @@
-"""Intake of a service: its limits, and the way of a request to a job."""
+"""Intake of a service: its limits, and the steps from a request to a job."""
 
 import asyncio
 import time
@@ -24,10 +24,10 @@ from .preparing import Preparers
 from .uploads import Upload, Uploads
 
 SERVED = tuple(kind for kind in FORMATS if kind not in ("PPM", "AVIF"))
-"""The formats of pictures that people send; PPM is written by scripts, and decoded byte by byte where it is odd, and
-AVIF's decoder starts threads of its own."""
+"""The accepted formats of pictures. PPM of odd depths is decoded slowly in Python, and AVIF's decoder starts
+threads."""
 MAX_METADATA = 256 << 10
-"""Bytes of an ICC profile, and of EXIF, that a picture may have; they go into the answer."""
+"""The most bytes of an ICC profile, and of EXIF, which are copied into the answer."""
 STOPPED = "the service was stopped before this restoration was done"
 
 
@@ -36,24 +36,24 @@ class Options:
     """Limits and rules of a service."""
 
     max_bytes: int = 16 << 20
-    """Bytes of a request's body at most; it is held two to four times while it is read and decoded."""
+    """The most bytes of a request's body; reading and decoding hold two to four copies."""
     max_pixels: int = 1 << 22
-    """Pixels of a picture at most, checked before it is decoded; decoding takes 16 bytes each."""
+    """The most pixels of a picture, checked before decoding, which takes 16 bytes a pixel."""
     timeout: float = 300.0
-    """Seconds for a restoration at most, from the request's arrival; and for those taken before a stop."""
+    """The most seconds of a restoration from the request's arrival, and of all restorations after a stop."""
     upload_seconds: float = 30.0
     """Seconds for a request's body to arrive."""
     idle_seconds: float = 10.0
-    """Seconds for a request's head to arrive, and for some of an answer to be read."""
+    """Seconds for a request's head to arrive, and for a part of an answer to be read."""
     token: str | None = None
     """The token that `Authorization: Bearer` must carry."""
     origins: Sequence[str] = ()
-    """Origins whose pages a browser may let ask, beside the service's own."""
+    """Origins of other web pages that may send requests."""
     hosts: Sequence[str] = ()
-    """Names by which a service without a token may be asked, besides this machine's own and the one it listens on."""
+    """Host names that a service without a token accepts, besides this machine's and the one it listens on."""
     replicated: bool = False
-    """Whether others answer at the same address: jobs, the page that needs them and the counts are of one process, and
-    left out; respond-async is ignored, as RFC 7240 allows."""
+    """Whether other processes answer at the same address. Jobs, the page and the metrics belong to a single process and
+    are then left out; respond-async is ignored, as RFC 7240 allows."""
 
 
 class Service:
@@ -72,21 +72,21 @@ class Service:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something that was taken is not done."""
+        """Whether a request that was taken is not finished."""
         return bool(self._preparing or self._running)
 
     def give_up(self) -> None:
-        """Fail what is not done."""
+        """Fail unfinished requests."""
         self._given_up = True
         for job in self._running.values():
             job.cancel(WorkerError(STOPPED))
 
     async def take(self, request: Request, previews: bool) -> tuple[Job, "asyncio.Task[None]"]:
-        """Read a request and begin it; its deadline counts from here. Raises HTTPException and FrugalError."""
+        """Read a request and begin its job; its deadline starts now. Raises HTTPException and FrugalError."""
         arrived = time.monotonic()
         self._check_open()
         async with self.uploads.receive(request) as upload:
-            self._check_open()  # it may have taken long
+            self._check_open()  # reading the request may have taken long
             self._preparing += 1
             try:
                 return await self._begin(request, upload, previews, arrived)
@@ -159,17 +159,17 @@ class Service:
 
 
 async def unless_gone(request: Request, work: "asyncio.Task[Any]", stop: Callable[[], object]) -> None:
-    """Wait until `work` is done; call `stop` where the client hangs up before, or the server cancels this."""
+    """Wait until `work` is done; call `stop` if the client disconnects before, or the server cancels this task."""
     gone = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:  # some servers cancel this, and send no disconnect
+    finally:  # some servers cancel the task instead of sending a disconnect
         gone.cancel()
         if not work.done():
             stop()
 
 
 async def _gone(request: Request) -> None:
-    """Ends when the client hangs up."""
+    """Return when the client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

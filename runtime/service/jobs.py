@@ -1,4 +1,4 @@
-"""Restorations that a service was asked for: how far each is, and what became of it. Lives in the event loop."""
+"""Jobs: the restorations of a service, with their progress and results. They live in the event loop."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ from ..result import Result
 from .errors import sentence
 
 KEPT_SECONDS = 600.0
-"""Seconds for which a finished job's answer can be fetched."""
+"""Seconds for which a finished job's result can be fetched."""
 KEPT_BYTES = 64 << 20
 KEPT_JOBS = 1024
 """Bytes and number of finished jobs kept; those that ended first go first."""
@@ -31,7 +31,7 @@ KEPT_JOBS = 1024
 
 @dataclass(eq=False)
 class Job:
-    """One restoration. Once it is over it keeps the encoded picture and a few lines of text."""
+    """A restoration. When it is over the job keeps the encoded picture and a few lines of text."""
 
     task: str
     because: str
@@ -39,32 +39,32 @@ class Job:
     metadata: Metadata
     """Metadata of the picture that was sent."""
     shown: Shown
-    """Makes its picture of what is restored."""
+    """The function from restored images to the picture."""
     options: Mapping[str, Any]
-    """Options of `frugal-rt restore` that ask for the same."""
+    """The equivalent options of `frugal-rt restore`."""
     files: Mapping[str, Sequence[str]]
-    """The SHA-256 of each file that was sent, by the option that names it there."""
+    """The SHA-256 of each file that was sent, by the command's option for it."""
     notes: Sequence[str] = ()
-    """Sentences about what the files that were sent held and was left out."""
+    """Sentences about contents of the files that were left out."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     state: str = "queued"
     """queued, running, done, failed or cancelled."""
     moved: Moved | None = None
     facts: bytes = b"{}"
-    """Account of how the image came about, once it is there: JSON, a tenth of what its objects take."""
+    """The result's `facts` as JSON, which takes a tenth of the memory of its objects."""
     image: bytes = b""
-    """The restored picture, a PNG; empty before it is done."""
+    """The restored picture as a PNG; empty before the job is done."""
     error: FrugalError | None = None
     fetched: bool = False
-    """Whether the picture was asked for."""
+    """Whether the picture was fetched."""
     ended: float = math.inf
     """Time of it, by time.monotonic()."""
     _future: "Future[Result] | None" = None
     _stopped: FrugalError | None = None
-    """Why it was stopped, where its client did not ask for that."""
+    """The error with which the job was stopped; None where its client cancelled it."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _event: "asyncio.Task[str] | None" = None
-    """Makes `event` of what it is now."""
+    """The task that makes `event` for the current state."""
 
     @property
     def over(self) -> bool:
@@ -72,7 +72,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Bytes of what is kept of it."""
+        """Bytes of memory that the finished job keeps."""
         return len(self.image) + len(self.facts)
 
     @classmethod
@@ -96,9 +96,9 @@ class Job:
         )
 
     async def run(self, submit: Callable[..., "Future[Result]"], **settings: Any) -> None:
-        """Begin it, and see it to its end. Raises what `submit` does; what the future raises is kept in `error`.
+        """Submit the restoration and wait for its end. Raises what `submit` raises; the future's error becomes `error`.
 
-        submit: `Pool.submit`, its measurement and operator given; settings are the rest.
+        submit: `Pool.submit` with its measurement and operator bound; settings are its other arguments.
         """
         loop = asyncio.get_running_loop()
 
@@ -116,33 +116,33 @@ class Job:
             self.error = self._stopped
             self._end("failed" if self._stopped else "cancelled")
         except FrugalError as error:
-            self.error = error.with_traceback(None)  # which would keep all that its frames hold
+            self.error = error.with_traceback(None)  # a traceback would keep the frames' objects alive
             self._end("failed")
         else:
             self._end("done")
 
     async def pass_on(self, measurement: Measurement) -> None:
-        """Be done with a picture that nothing is wrong with: the answer is what was sent."""
+        """Finish with an unchanged picture, in which nothing wrong was found."""
         picture = to_picture(measurement.picture)
         self.image = await asyncio.to_thread(encode_png, picture, None, self.metadata)
         self.facts = json.dumps({"unchanged": True}).encode()
         self._end("done")
 
     def cancel(self, why: FrugalError | None = None) -> None:
-        """Stop it at the next step, if it is not over; `why` is then its error."""
+        """Stop the job at the next step, if it is not over; `why` becomes its error."""
         self._stopped = why
         if self._future is not None:
             self._future.cancel()
 
     async def changes(self, patience: float = 15.0) -> AsyncIterator[bool]:
-        """True now and whenever something changed, at last when it is over; False after `patience` seconds of nothing.
+        """Yield True now and after each change, the last time when the job is over; False after `patience` seconds.
 
-        Who is slow to ask misses steps between, and never the last.
+        A slow reader misses steps in between, but never the last one.
         """
         while True:
             over, changed = self.over, self._changed
             yield True
-            if over:  # and it was when this was said
+            if over:  # it was over before this was yielded
                 return
             while not changed.is_set():
                 try:
@@ -151,9 +151,9 @@ class Job:
                     yield False
 
     async def event(self) -> str:
-        """Return all there is to say of it as a server-sent event, named by its state, with a preview, if any.
+        """Return the job's state as a server-sent event, named by the state, with a preview if there is one.
 
-        Made once for all who watch, and the preview beside the event loop.
+        It is made once for all watchers; the preview is encoded in a thread.
         """
         x0hat = None if self.moved is None else self.moved.x0hat
         if x0hat is None:
@@ -161,7 +161,7 @@ class Job:
         if self._event is None:
             work = asyncio.to_thread(self._with_preview, self.said(), np.asarray(x0hat))
             self._event = asyncio.create_task(work)
-        return await asyncio.shield(self._event)  # who stops watching does not stop it for others
+        return await asyncio.shield(self._event)  # cancelling one watcher does not cancel it for others
 
     def _with_preview(self, about: dict[str, Any], x0hat: np.ndarray) -> str:
         png = encode_png(to_picture(self.shown(x0hat)))
@@ -208,12 +208,12 @@ class Job:
 
 
 def _event(about: Mapping[str, Any]) -> str:
-    """A server-sent event of JSON, named by the state in it."""
+    """Return a server-sent event of JSON, named by its state."""
     return f"event: {about['state']}\ndata: {json.dumps(about)}\n\n"
 
 
 def facts(result: Result) -> dict[str, Any]:
-    """Tell how an image came about: its aim, k, the trace that the switch saw, calls, seconds of the network's time."""
+    """Return the costs and choices of a restoration: aim, k, the switch's trace, calls, and seconds."""
     trace = [{"left": left, "psnr": psnr} for left, psnr in zip(result.compared, result.trace[0], strict=True)]
     return {
         "unchanged": False,
@@ -227,7 +227,7 @@ def facts(result: Result) -> dict[str, Any]:
 
 
 class Jobs:
-    """The jobs that can be asked for by their id. The pool limits those that are not over."""
+    """The jobs by id. The pool limits the number of unfinished ones."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
@@ -244,12 +244,12 @@ class Jobs:
         self._jobs.pop(job.id, None)
 
     def unfetched(self, seconds: float) -> bool:
-        """Whether some job was over less than so many seconds ago, and its picture has not been asked for."""
+        """Return whether a job ended less than `seconds` ago, and its picture has not been fetched."""
         now = time.monotonic()
         return any(job.image and not job.fetched and now - job.ended < seconds for job in self._jobs.values())
 
     def forget(self) -> None:
-        """Let go of jobs that were over long ago, and of the oldest where there are too many or they take too much."""
+        """Drop jobs that ended long ago, and the oldest where finished jobs are too many or too large."""
         now = time.monotonic()
         over = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended)
         number, size = len(over), sum(job.size for job in over)

@@ -11,7 +11,7 @@ _REQUEST = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Metrics:
-    """The figures of one service, in a registry of its own."""
+    """The metrics of a service, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -43,11 +43,11 @@ class Metrics:
         )
 
     def reject(self, cause: str) -> None:
-        """Count a request that gets no picture."""
+        """Count a request that was refused or failed."""
         self.rejected.labels(cause).inc()
 
     def report(self, report: Report) -> None:
-        """Take what a worker did in one call."""
+        """Count a worker's network call."""
         self.step.labels(report.phase).observe(report.seconds)
         self.fill.observe(report.rows / report.room)
         self.own.inc(max(0.0, report.own))

@@ -1,5 +1,5 @@
-"""The edge that every request passes, whatever it asks: an id, a log line, a limit on its body, the token or whose page
-asks, HEAD as GET; and the headers that every answer carries."""
+"""Middleware for every request: an id, a log line, a limit on the body, the token or the visitors' rules, HEAD as GET,
+and the headers of every answer."""
 
 import hmac
 import json
@@ -17,16 +17,16 @@ from .visitors import Visitors
 
 logger = logging.getLogger(__name__)
 PROBES = ("/livez", "/readyz")
-"""Paths that are answered however many others ask."""
+"""Paths that are answered even when all connections are taken."""
 PAGES = ("/", "/page.js", "/page.css")
 OPEN = (*PROBES, *PAGES)
-"""Paths that need no token: an orchestrator asks them, and the page, which asks for one."""
+"""Paths that need no token: the probes of an orchestrator, and the page, which asks the user for a token."""
 COUNTED = (*PROBES, "/metrics")
-"""Paths that whoever watches over a service asks by a name that is none of its own."""
+"""Paths that monitoring may request under any host name."""
 JOBS = "/v1/jobs/"
-"""Paths that HEAD is not for: to fetch an outcome, or follow a job, is more than to ask."""
+"""Paths without HEAD: a GET of them has effects, such as marking a picture as fetched."""
 CROWDED = "crowded"
-"""Key of a connection's state: it is one too many."""
+"""Key of the state of a connection beyond the places."""
 SAFE = {
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",
@@ -34,16 +34,16 @@ SAFE = {
     b"cross-origin-resource-policy": b"same-origin",
     b"referrer-policy": b"no-referrer",
 }
-"""Headers of every answer that has none of its own by that name."""
+"""Default headers of every answer."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Edge:
     """An ASGI middleware around the service. It answers HEAD as GET, without a body.
 
-    most: bytes of a body; one that is longer is answered with 413 without being read to its end. token: what
-    `Authorization: Bearer` must carry, or None, where `visitors` alone are answered. on_refusal: told the path and
-    status of what is refused here.
+    most: the most bytes of a body; a longer one is answered with 413, and not read to its end. token: the token that
+    `Authorization: Bearer` must carry; None where `visitors` decides. on_refusal: called with the path and status of a
+    request that is refused here.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Edge:
             _log(scope, request_id, status, time.perf_counter() - started)
 
     def _refused(self, scope: Scope, path: str, headers: MutableMapping[bytes, str]) -> tuple[int, str] | None:
-        """The status and sentence of a request that goes no further."""
+        """Return the status and sentence of a request that is refused, or None."""
         if scope["state"].get(CROWDED) and path not in PROBES:
             return 503, "the service has all the connections it takes"
         if self._token is None and path not in COUNTED:
@@ -115,7 +115,7 @@ class Edge:
         return None
 
     def _preflight(self, scope: Scope, headers: MutableMapping[bytes, str]) -> bool:
-        """Whether a browser asks if another's page may ask, which carries no token."""
+        """Return whether the request is a CORS preflight of an allowed origin, which carries no token."""
         return scope["method"] == "OPTIONS" and headers.get(b"origin") in self._visitors.origins
 
     def _limited(self, receive: Receive) -> Receive:
@@ -138,7 +138,10 @@ class Edge:
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         if status == 503:
-            headers += [(b"retry-after", b"1"), (b"connection", b"close")]  # the next one may have a place
+            headers += [
+                (b"retry-after", b"1"),
+                (b"connection", b"close"),
+            ]  # the next one may find a place
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -147,7 +150,7 @@ class Edge:
 
 
 def path_of(scope: Scope) -> str:
-    """The path of a request below the root path that a proxy serves it under."""
+    """Return the path of a request without the root path of a proxy."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path

@@ -1,4 +1,4 @@
-"""The service's OpenAPI description, beyond what its routes say themselves."""
+"""The part of the service's OpenAPI description that its routes do not generate."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def body() -> dict[str, Any]:
-    """The body of POST /v1/restore, in OpenAPI."""
+    """Return the OpenAPI description of the body of POST /v1/restore."""
     schema = Parameters.model_json_schema()
     binary = {"type": "string", "format": "binary"}
     parts = {"image": binary, "mask": binary, "parameters": {"type": "string", "contentSchema": schema}}

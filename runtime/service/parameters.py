@@ -1,4 +1,4 @@
-"""Parameters of a request: the options of `frugal-rt restore` in JSON, checked before anything is computed."""
+"""Parameters of a request: the options of `frugal-rt restore` in JSON, checked before any computation."""
 
 import contextlib
 import difflib
@@ -19,19 +19,19 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 Size = Annotated[
     tuple[Side, Side], BeforeValidator(lambda given: parse_size(given) if isinstance(given, str) else given)
 ]
-"""Width and height, in pixels: [24, 32], or "24x32" as the commands take it."""
+"""Width and height in pixels: [24, 32], or "24x32" as in commands."""
 
 
 LEAST_DEVIATION = 0.05
-"""Pixels; a Gaussian below that is none: its weights beside the middle are under e^-200."""
+"""The least standard deviation of a Gaussian in pixels; below, weights beside the middle are under e^-200."""
 
 
 def _of_some_width(kernel: str) -> str:
-    """A kernel in words, whose numbers are checked where it is made. Raises ValueError for a Gaussian of no width."""
+    """Return the kernel; other numbers are checked when it is made. Raises ValueError for a Gaussian of no width."""
     kind, _, values = kernel.partition(":")
     if kind == "gaussian":
         for value in values.split(",")[:2]:
-            with contextlib.suppress(ValueError):  # said where it is made
+            with contextlib.suppress(ValueError):  # making the kernel reports it
                 if not math.isfinite(width := float(value)) or 0 < width < LEAST_DEVIATION:
                     break
         else:
@@ -116,7 +116,7 @@ class Parameters(BaseModel):
 
     @classmethod
     def read(cls, text: bytes | str | None) -> "Parameters":
-        """Read parameters from JSON. Raises InputError, a clause for everything that is wrong."""
+        """Read parameters from JSON. Raises InputError, with a clause for each mistake."""
         if text is None or not text.strip():
             return cls.model_validate({})
         if len(text) > MAX_BYTES:
@@ -127,7 +127,10 @@ class Parameters(BaseModel):
             raise InputError("; ".join(_clause(one) for one in error.errors(include_url=False))) from None
 
     def damage(self, mask: Any) -> Damage:
-        """Return the damage that the request describes; `mask` (H, W) bool or None. InputError for noise said twice."""
+        """Return the damage that the request describes; `mask` (H, W) bool or None.
+
+        Raises InputError for two noises.
+        """
         if self.noise is not None and self.sigma is not None:
             raise InputError("noise and sigma say the same, in grey levels and on [-1, 1]; leave one of them out")
         return Damage(
@@ -145,7 +148,7 @@ class Parameters(BaseModel):
         )
 
     def settings(self) -> dict[str, Any]:
-        """The settings of `Restorer.restore`."""
+        """Return the settings of `Restorer.restore`."""
         return {
             "aim": self.aim,
             "method": self.method,
@@ -160,7 +163,7 @@ class Parameters(BaseModel):
         }
 
     def options(self) -> dict[str, Any]:
-        """The options of `frugal-rt restore` that ask for the same, by its parameters' names, for `settings.record`."""
+        """Return the equivalent options of `frugal-rt restore`, by parameter names, for `settings.record`."""
         said = self.model_dump(exclude_none=True, exclude={"timeout"})
         for name in ("hole", "keep"):
             if name in said:

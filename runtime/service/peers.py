@@ -1,4 +1,4 @@
-"""The peer at the other end of a connection, for limits that each peer has to itself."""
+"""The peer of a connection, for limits that each peer has to itself."""
 
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def peer_of(client: Sequence[Any] | None) -> str:
-    """The peer of a client's (host, port): its address, of IPv6 the /64 network that one host has to itself.
+    """Return the peer of a client's (host, port): its address, or for IPv6 its /64 network, which one host may own.
 
     Clients without an address, over a Unix socket or in tests, are one peer.
     """

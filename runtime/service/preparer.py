@@ -1,7 +1,7 @@
-"""The process that decodes the pictures of requests and prepares their restoration: bytes in, a measurement out.
+"""The process that decodes the pictures of requests and makes their measurements.
 
-A crafted picture may take minutes to decode, gigabytes, or the decoder's life. Here it takes none of the service's: the
-system ends this process at a limit of CPU time, and refuses it memory beyond another.
+A malicious picture may take minutes or gigabytes to decode, or crash the decoder. That does not affect the service: the
+system limits this process's CPU time and memory.
 """
 
 import io
@@ -25,7 +25,7 @@ from ..pictures.measurement import Measurement, own_size, prepare, told_by_file
 from ..process import return_large_blocks
 
 MAX_TILED = 64
-"""Largest picture restored in tiles, in images of the prior: a step of it is one call."""
+"""Size of the largest picture restored in tiles, as a multiple of the prior's image: a step of it is one call."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Setup:
 
     limits: Limits
     room: int
-    """Pixels of a request's pictures together, beyond which the answer is Larger."""
+    """The most pixels of a request's pictures together; beyond, the answer is Larger."""
     seconds: float
-    """CPU time for a request; past it the system ends the process with SIGPROF."""
+    """Seconds of CPU time for a request, after which the system ends the process with SIGPROF."""
     memory: int
-    """Bytes that a request may take, beyond those of the idle process."""
+    """The most bytes of memory of a request, beyond those of the idle process."""
     niceness: int
-    """Niceness of the process: it stands back behind others, the workers first."""
+    """Niceness of the process, so that the workers come first."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request to prepare. The picture follows it, and the mask where it has one: the number of bytes, then those."""
+    """A request to prepare. The picture and, if there is one, the mask follow: the number of bytes, then the bytes."""
 
     damage: Damage
-    """Without the mask, which is still to be decoded."""
+    """The damage without the mask, which has not been decoded yet."""
     fit: str | None
     image_shape: Shape
     any_size: bool
@@ -68,12 +68,12 @@ class Prepared:
     files: dict[str, list[str]]
     """The SHA-256 of each file that was sent, by the option that names it on the command line."""
     notes: tuple[str, ...]
-    """Sentences about what those files held and was left out."""
+    """Sentences about contents of the files that were left out."""
 
 
 @dataclass(frozen=True)
 class Larger:
-    """The answer to a request whose pictures, by their heads, have more pixels than there is room for."""
+    """The answer to a request whose pictures have, by their headers, too many pixels for this process."""
 
 
 def main(connection: Connection) -> None:
@@ -90,16 +90,16 @@ def main(connection: Connection) -> None:
             picture = _received(connection)
             mask = _received(connection) if ask.masked else None
         except (EOFError, OSError):
-            return  # the service is gone
+            return  # the service has ended
         signal.setitimer(signal.ITIMER_PROF, setup.seconds)
         answer = _answer(setup, ask, picture, mask)
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send(answer)
-        del picture, mask, answer  # errors hold what they were raised over
+        del picture, mask, answer  # an error's traceback refers to the picture
 
 
 def _received(connection: Connection) -> bytes:
-    """A file that is sent in pieces. Raises EOFError and OSError when the other end is closed."""
+    """Receive a file that is sent in pieces. Raises EOFError and OSError when the other end is closed."""
     size, file = connection.recv(), io.BytesIO()
     while file.tell() < size:
         file.write(connection.recv_bytes())
@@ -110,7 +110,7 @@ def _limit_memory(beyond: int) -> None:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:
-        return  # not Linux: nothing says what is mapped already
+        return  # not Linux: the mapped bytes are unknown
     limit = pages * resource.getpagesize() + beyond
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
@@ -127,7 +127,7 @@ def _answer(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prepa
 
 
 def _prepare(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prepared | Larger:
-    """Decode a picture and settle what is asked of it. Raises InputError."""
+    """Decode a picture and make its measurement. Raises InputError."""
     limits, shape = setup.limits, ask.image_shape
     name = "image.npy" if picture.startswith(b"\x93NUMPY") else "the image"
     pixels = count_pixels(picture, name, limits)

@@ -1,7 +1,7 @@
-"""Pictures and what is asked of them, made into measurements in processes that can be ended.
+"""Preparation of requests in processes that can be ended.
 
-There are two, and one request at a time in each: small pictures never wait for large ones. A process that dies, hangs,
-or is ended because a deadline passed or the client hung up, is started again.
+There are two processes with a request at a time each, so that small pictures never wait for large ones. A process that
+dies or hangs, or is ended at a deadline or a disconnect, is started again.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ from .uploads import size_of
 
 QUICK_BYTES = 1 << 20
 QUICK_PIXELS = 1 << 20
-"""Pictures of up to so many are small."""
+"""The most pixels of a small picture."""
 QUICK_SECONDS = 1.0
 SLOW_SECONDS = 5.0
-"""CPU time for a small picture, after which it is taken for a large one; and for a large one."""
+"""Seconds of CPU time: for a small picture, after which it counts as a large one; and for a large one."""
 PATIENCE = 60.0
-"""Seconds after which a process that neither answers nor ends is taken for hung."""
+"""Seconds after which a process that neither answers nor ends counts as hanging."""
 BYTES_A_PIXEL = 64
 SPARE_BYTES = 128 << 20
-"""Memory that a process may take for its largest picture: decoding alone takes 16 bytes a pixel."""
+"""Bytes of memory of a process for its largest picture: decoding alone takes 16 bytes a pixel."""
 PIECE = 1 << 18
-"""Bytes of a picture that are sent at once."""
+"""Bytes of a picture in one message."""
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
-"""Ends that a decoder comes to over a broken picture, and nobody brings about from outside."""
+"""Signals by which a decoder dies over a broken picture, and which nobody sends from outside."""
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""Variables of a process that prepares pictures: it takes one core."""
+"""Environment variables of the processes, which use one core each."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Preparers:
         self._slow = _Lane(Setup(limits, large, SLOW_SECONDS, memory(large, max_bytes), 10))
 
     async def start(self) -> None:
-        """Start the processes, and wait for that which most requests need. Raises WorkerError where it cannot start."""
+        """Start the processes; wait for the one for small pictures. Raises WorkerError where it cannot start."""
         self._slow.start()
         try:
             await self._quick.ask("", Ask(Damage(), None, (1, 1, 1), False, False), io.BytesIO(), None)
@@ -72,10 +72,10 @@ class Preparers:
     async def prepare(
         self, ask: Ask, picture: IO[bytes], mask: IO[bytes] | None, peer: str, deadline: float
     ) -> Prepared:
-        """Decode a picture and settle what is asked of it.
+        """Decode a picture and make its measurement.
 
-        deadline: by time.monotonic(). Raises InputError, DeadlineError, and WorkerError where the process is ended by
-        something else than the picture.
+        deadline: a time of time.monotonic(). Raises InputError, DeadlineError, and WorkerError where the process ends
+        for another reason than the picture.
         """
         try:
             wait = max(0.0, deadline - time.monotonic())
@@ -107,12 +107,12 @@ class Preparers:
             if error.how in CRASHES:
                 return InputError(f"the image is a broken picture: its decoder ended with {error.how}")
             return WorkerError(f"the process that decodes pictures ended ({error.how}); ask again")
-        assert not isinstance(answer, Larger)  # there is room for what the limits let in
+        assert not isinstance(answer, Larger)  # the second process has room for every picture within the limits
         return answer
 
 
 class _Ended(Exception):
-    """The process of a lane ended over a request."""
+    """The process of a lane ended during a request."""
 
     def __init__(self, how: str):
         super().__init__(how)
@@ -120,7 +120,7 @@ class _Ended(Exception):
 
 
 class _Lane:
-    """One process, and the requests that wait for it: in order of arrival, but each peer has one in the order."""
+    """A process and its waiting requests, in order of arrival; each peer has at most one request in the queue."""
 
     def __init__(self, setup: Setup):
         self._setup = setup
@@ -131,7 +131,7 @@ class _Lane:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def start(self) -> None:
-        """Start the process, if there is none that runs and the lane is open."""
+        """Start the process, if none is running and the lane is open."""
         if self._process is not None and self._process.poll() is not None:
             logger.warning(
                 "a process that decodes pictures ended with %s and is started again", how_it_ended(self._process)
@@ -139,7 +139,7 @@ class _Lane:
             self._end()
         if self._process is None and not self._closed:
             self._process, self._connection = launch(f"{__package__}.preparer", ENVIRONMENT)
-            with contextlib.suppress(OSError):  # it has died: whoever asks it is about to see it
+            with contextlib.suppress(OSError):  # it has died, which the next request finds
                 self._connection.send(self._setup)
 
     def close(self) -> None:
@@ -148,11 +148,11 @@ class _Lane:
         self._end()
 
     def _end(self) -> None:
-        """End the process, if there is one; whoever waits for its answer hears so."""
+        """End the process, if there is one; a waiting request gets an error."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._process = self._connection = None  # which is closed when no thread waits on it any more
+        self._process = self._connection = None  # the connection is closed when no thread waits on it any more
 
     async def ask(self, peer: str, *message: Any) -> Prepared | Larger | FrugalError:
         """Have the process prepare a request. Raises _Ended."""
@@ -164,7 +164,7 @@ class _Lane:
         self.start()
         process, connection = self._process, self._connection
         answering = asyncio.get_running_loop().run_in_executor(None, _exchange, connection, *message)
-        answering.add_done_callback(lambda done: done.cancelled() or done.exception())  # heard where it is awaited
+        answering.add_done_callback(lambda done: done.cancelled() or done.exception())  # `wait_for` raises it
         try:
             return await asyncio.wait_for(asyncio.shield(answering), PATIENCE)
         except asyncio.TimeoutError:
@@ -172,7 +172,7 @@ class _Lane:
         except (EOFError, OSError):
             raise _Ended(await asyncio.to_thread(how_it_ended, process)) from None
         finally:
-            if not answering.done() or answering.exception() is not None:  # it is dead, or has not answered
+            if not answering.done() or answering.exception() is not None:  # it has died, or has not answered
                 self._end()
                 self.start()
 

@@ -1,4 +1,4 @@
-"""The service as a Ray Serve application: replicas with a pool each, as many as the traffic asks for.
+"""The service as a Ray Serve application: replicas with a pool each, scaled by traffic.
 
     serve run frugal_rt.runtime.service.ray_serve:application plan=/models/celeba.plan backend=cpu replicas=4 cpus=2
 
@@ -24,7 +24,7 @@ except ImportError as error:
     raise MissingExtra("A service of replicas", error.name or "ray", "ray-serve") from error
 
 MARGIN = 64
-"""Requests that a replica is sent beyond its limit, so that its own 429 answers them and not a queue before it."""
+"""Requests that a replica gets beyond its limit, so that it answers them with 429 instead of letting them queue."""
 
 
 class Arguments(BaseModel):
@@ -46,26 +46,28 @@ class Arguments(BaseModel):
 
 
 class Replica:
-    """A replica's hooks that Ray calls, beside the ASGI application, which serve.ingress keeps as `app`."""
+    """Hooks of a replica that Ray calls, beside the ASGI application, which serve.ingress keeps as `app`."""
 
     app: Any
-    """The application of `create_app`, once it is opened."""
+    """The application of `create_app`, after it is built."""
 
     def check_health(self) -> None:
-        """Raises WorkerError while no worker is ready; Ray replaces a replica that does so three times in a row."""
+        """Raise WorkerError while no worker is ready; Ray replaces a replica after three times in a row."""
         if not self.app.state.service.pool.is_ready:
             raise WorkerError("the replica's pool has no worker that is ready")
 
     def __del__(self) -> None:
-        """Close the pool when Ray has waited for the replica's requests; a killed one's worker ends by itself."""
+        """Close the pool after Ray has waited for the replica's requests; the worker of a killed replica ends by
+        itself.
+        """
         if hasattr(self, "app"):  # it was opened
             self.app.state.service.pool.close(drain=False)
 
 
 def application(args: Arguments) -> Any:
-    """A Ray Serve application of the service, less what one process alone can answer: jobs, the page, /metrics.
+    """Return a Ray Serve application of the service, without jobs, the page and /metrics, which need a single process.
 
-    A token in the environment variable FRUGAL_RT_TOKEN, here, is asked for by every replica.
+    Every replica requires the token in this process's environment variable FRUGAL_RT_TOKEN.
     """
     plan = args.plan.absolute()  # a replica's working directory is another
     options = Options(timeout=args.timeout, token=os.environ.get(TOKEN) or None, replicated=True)

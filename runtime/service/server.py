@@ -1,4 +1,4 @@
-"""The process of a service: its server, and an end that leaves no accepted request without an answer."""
+"""The server process of a service. At its end every accepted request has been answered."""
 
 import asyncio
 import errno
@@ -26,11 +26,11 @@ from .visitors import Visitors
 
 logger = logging.getLogger(__name__)
 STALE = 30.0
-"""Seconds that a stopping service waits for the jobs it finished to be fetched."""
+"""Seconds that a stopping service waits for its finished jobs to be fetched."""
 LAST = 10
-"""Seconds, after all else, for its last answers to be read."""
+"""Seconds at the end for the last answers to be read."""
 CONNECTIONS = 64
-"""Connections that only ask or watch, besides two for each image."""
+"""Connections for polling and watching, besides two for each image."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Address:
     host: str
     port: int
     uds: Path | None = None
-    """The socket's file, in place of both; whoever may write to it may ask."""
+    """The Unix socket's file, instead of both; users who may write to it may send requests."""
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -48,11 +48,11 @@ class Address:
 
 
 class _Server(uvicorn.Server):
-    """Server that drains on SIGTERM or SIGINT: takes nothing more, answers what it took, and only then stops listening.
+    """Server that drains on SIGTERM or SIGINT: it refuses new requests, answers those taken, and then stops listening.
 
     Restorations that are not done after `Options.timeout` are given up, so that it ends within STALE + LAST after that.
 
-    On SIGHUP it goes over to the plan that its file now holds; one that cannot be loaded changes nothing.
+    On SIGHUP it loads the plan's file again and changes to it; a plan that cannot be loaded changes nothing.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service):
@@ -61,7 +61,7 @@ class _Server(uvicorn.Server):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        if self._service.draining:  # asked twice: at once
+        if self._service.draining:  # the second signal ends it at once
             super().handle_exit(sig, frame)
             return
         self._service.draining = True
@@ -93,7 +93,7 @@ class _Server(uvicorn.Server):
     async def _stop_when_done(self) -> None:
         service = self._service
         given_up = self._loop.time() + service.options.timeout
-        while (service.is_busy or len(self._tasks) > 1) and self._loop.time() < given_up:  # this is one of them
+        while (service.is_busy or len(self._tasks) > 1) and self._loop.time() < given_up:  # this task is one of them
             await asyncio.sleep(0.05)
         service.give_up()
         fetched = self._loop.time() + STALE
@@ -109,17 +109,17 @@ def serve(
     on_ready: Callable[[Pool, Address], object],
     root_path: str = "",
 ) -> None:
-    """Serve until a signal. `pool_of` opens the pool, told of the metrics that its reports go to; it is closed here.
+    """Serve until a signal. `pool_of` opens the pool, given the metrics for its reports; it is closed here.
 
-    on_ready: told the pool and the address, whose port the system chose where it was 0. root_path: what a proxy in
-    front takes off the paths of requests.
+    on_ready: called with the pool and the address, which has the port that the system chose instead of 0. root_path:
+    the prefix that a proxy in front removes from paths.
 
-    Raises what opening it does, and FrugalError where the address cannot be had.
+    Raises what opening the pool raises, and FrugalError where the address is not available.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    return_large_blocks()  # of uploads
+    return_large_blocks()  # uploads are large blocks
     metrics = Metrics()
     with pool_of(metrics) as pool:
         visitors = Visitors(origins=options.origins)
@@ -129,14 +129,14 @@ def serve(
         places = CONNECTIONS + 2 * pool.limit  # each may hold a request's body
         config = uvicorn.Config(
             app,
-            # uvicorn calls it as it would the class
+            # uvicorn calls it like a class
             http=cast(type[Connection], partial(Connection, places=places, seconds=options.idle_seconds)),
-            ws="none",  # such a connection would pass by the limits
+            ws="none",  # websockets would bypass the limits
             host=address.host,
             port=address.port,
             root_path=root_path,
             log_config=None,
-            access_log=False,  # ours has the request's id
+            access_log=False,  # the middleware's log has the request's id
             server_header=False,
             timeout_graceful_shutdown=LAST,
         )
@@ -151,11 +151,11 @@ def serve(
             signal.signal(signal.SIGTERM, before)
             if address.uds is not None:
                 address.uds.unlink(missing_ok=True)
-            pool.close(drain=False)  # what it had is answered, or given up
+            pool.close(drain=False)  # its requests are answered, or given up
 
 
 def _listen(address: Address) -> socket.socket:
-    """Return a socket that listens there. Raises FrugalError where the address cannot be had."""
+    """Return a socket that listens on the address. Raises FrugalError where that is not possible."""
     if address.uds is not None:
         return _listen_on_file(address.uds)
     try:
@@ -163,7 +163,7 @@ def _listen(address: Address) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address.host, address.port))
-        listening.listen()  # who comes before the service has started waits, and is not refused
+        listening.listen()  # early clients wait until the service has started
     except OSError as error:
         raise FrugalError(
             f"cannot listen on {address.host}:{address.port}: {error.strerror}; choose another --host or --port"
@@ -172,7 +172,7 @@ def _listen(address: Address) -> socket.socket:
 
 
 def _listen_on_file(path: Path) -> socket.socket:
-    """Return a socket that listens on a file, in place of one that nobody listens on any more. Raises FrugalError."""
+    """Return a socket that listens on a file; a file on which nobody listens is replaced. Raises FrugalError."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket():

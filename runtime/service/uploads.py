@@ -1,4 +1,4 @@
-"""The bodies of requests: read into memory, which holds so many bytes of them at once, of each peer half of those."""
+"""The bodies of requests, held in memory up to a limit, of which each peer may use a half."""
 
 import asyncio
 import contextlib
@@ -18,16 +18,16 @@ from ...engines import BusyError, InputError
 from .peers import peer_of
 
 FREE = 256 << 10
-"""Bytes at the beginning of each body that are not counted, so that small pictures always find room."""
+"""Bytes of each body that are not counted, so that small pictures are always accepted."""
 MAX_PARAMETERS = 1 << 16
-"""Bytes of the part `parameters`, whether it is sent as a field or as a file."""
+"""The most bytes of the part `parameters`, sent as a field or as a file."""
 AGAIN = 2.0
-"""Seconds after which a request that found no room is told to ask again."""
+"""Seconds of Retry-After for a request that found no room."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The parts of a request: files in memory, which are read in pieces, so that nothing large is held twice."""
+    """The parts of a request: files in memory, which are read in pieces to avoid copies."""
 
     picture: IO[bytes]
     mask: IO[bytes] | None
@@ -46,7 +46,7 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[Upload]:
-        """The parts of a request, whose bytes are counted until the block ends.
+        """Receive a request's parts, whose bytes count until the block ends.
 
         Raises HTTPException, InputError, and BusyError where there is no room for them.
         """
@@ -63,7 +63,7 @@ class Uploads:
             yield await self._read(request, count)
         finally:
             self._held[peer] -= counted
-            self._held += Counter()  # forgets peers without any
+            self._held += Counter()  # drops peers without any
 
     async def _read(self, request: Request, count: Callable[[int], None]) -> Upload:
         try:
@@ -87,14 +87,14 @@ class Uploads:
 
 
 def size_of(file: IO[bytes]) -> int:
-    """The bytes of a file, which is at its beginning then."""
+    """Return the number of bytes of a file, and rewind it."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     return size
 
 
 async def _parts(request: Request, count: Callable[[int], None]) -> dict[str, IO[bytes]]:
-    """The parts of a form, or the body as the part `image`."""
+    """Return the parts of a form, or the body as the part `image`."""
     stream = _counted(request, count)
     if not request.headers.get("content-type", "").strip().lower().startswith("multipart/form-data"):
         body = io.BytesIO()
@@ -116,7 +116,7 @@ async def _parts(request: Request, count: Callable[[int], None]) -> dict[str, IO
 
 
 async def _counted(request: Request, count: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
-    """The chunks of a body, each counted before it is held. `Request.body` would keep them as long as the request."""
+    """Yield the chunks of a body, each counted first. `Request.body` would keep them for the request's lifetime."""
     received = 0
     async for chunk in request.stream():
         beyond = max(0, received - FREE)
@@ -126,6 +126,6 @@ async def _counted(request: Request, count: Callable[[int], None]) -> AsyncGener
 
 
 class _InMemory(MultiPartParser):
-    """Keeps a form's files in memory, where the edge limits them: the disk may be full."""
+    """Parser that keeps a form's files in memory, within the middleware's limit, as the disk may be full."""
 
     spool_max_size = sys.maxsize

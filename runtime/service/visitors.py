@@ -1,8 +1,8 @@
-"""Requests that a service without a token answers: none that somebody else's web page brought about.
+"""Rules for requests to a service without a token: those caused by other sites' web pages are refused.
 
-A page may ask any address that its browser reaches, a service on the reader's own machine among them, and name such an
-address by a name of its own (DNS rebinding). A browser says whose page asks, in Sec-Fetch-Site and Origin, and by which
-name, in Host.
+A web page can send requests to any address that its browser reaches, such as a service on the user's own machine, and
+can give such an address a name of its own (DNS rebinding). The browser states the page's origin in Sec-Fetch-Site and
+Origin, and the name in Host.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,20 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-"""Names of this machine for itself."""
+"""Names of this machine on itself."""
 EVERYWHERE = ("0.0.0.0", "::", "")
-"""Hosts to listen on that are every address of a machine."""
+"""Hosts to listen on that stand for every address of a machine."""
 FOREIGN = ("cross-site", "same-site")
-"""Words of Sec-Fetch-Site for another's page; a site has many services, as localhost has a port for each."""
+"""Values of Sec-Fetch-Site for other pages. Even the same site may be another service, such as another port of
+localhost."""
 
 
 @dataclass(frozen=True)
 class Visitors:
-    """Rules that say which requests are answered.
+    """Rules that decide which requests are answered.
 
-    hosts: names by which the service may be asked, None for any. addresses: whether it may be by any IP address too,
-    which no page can make its own. origins: whose pages may ask, besides its own.
+    hosts: accepted host names, None for any. addresses: whether any IP address is accepted too; a page cannot rebind
+    one. origins: origins of pages that may send requests, besides the service's own.
     """
 
     hosts: frozenset[str] | None = None
@@ -32,19 +33,19 @@ class Visitors:
 
     @classmethod
     def at(cls, listening: str, hosts: Sequence[str], origins: Sequence[str]) -> "Visitors":
-        """Rules of a service that listens on a host: it goes by its name, this machine's own, and `hosts`."""
+        """Return the rules of a service listening on a host: it accepts that name, this machine's, and `hosts`."""
         named = {one.lower() for one in (*LOCAL, listening, *hosts)}
         return cls(frozenset(named), listening in EVERYWHERE, origins)
 
     def refused_host(self, headers: Mapping[bytes, str]) -> str | None:
-        """Return a sentence where the service may not be asked by the name that the request has."""
+        """Return a sentence where the request's host name is not accepted, or None."""
         host = name_of(headers.get(b"host", ""))
         if self.hosts is None or host in self.hosts or (self.addresses and _is_address(host)):
             return None
         return f"this service does not go by the name {host[:100]!r}; whoever runs it can say --allow-host"
 
     def refused_origin(self, headers: Mapping[bytes, str], opens: bool) -> str | None:
-        """Return a sentence where another's page asks that may not. opens: whether the request is to open our page."""
+        """Return a sentence where the request comes from a refused page, or None. opens: whether it opens our page."""
         origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", "")
         if origin in self.origins or (opens and headers.get(b"sec-fetch-mode") == "navigate"):
             return None
@@ -54,19 +55,19 @@ class Visitors:
 
 
 def is_local(host: str) -> bool:
-    """Whether a service that listens there is for this machine alone."""
+    """Return whether a service that listens on `host` is reachable from this machine alone."""
     return host.lower() == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
 
 
 def name_of(host: str) -> str:
-    """The name or address in a Host header, without its port, brackets and case."""
+    """Return the name or address in a Host header in lower case, without port and brackets."""
     name, colon, port = host.strip().lower().rpartition(":")
     name = name if colon and (port.isdecimal() or not port) and (name.endswith("]") or ":" not in name) else host
     return name.strip().lower().removeprefix("[").removesuffix("]").removesuffix(".")
 
 
 def _host_of(origin: str) -> str:
-    """Host and port of an origin; nothing of one that is none, "null" among them."""
+    """Return the host and port of an origin; "" for an invalid one, such as "null"."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:
