@@ -1,4 +1,4 @@
-"""The command as a test asks it, in this process."""
+"""The command, called in this process."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ def frugal(*arguments: str) -> Result:
 
 
 def refuses(sentence: str, *arguments: str, status: int = 1) -> None:
-    """The command fails with one line that holds `sentence`, the given status, no traceback and nothing written."""
+    """Assert that the command fails with the given status and one line that holds `sentence`, and writes nothing."""
     before = sorted(Path.cwd().rglob("*"))
     result = frugal(*arguments)
     assert result.exit_code == status, result.output

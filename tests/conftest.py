@@ -33,11 +33,11 @@ TINY_UNET = {
 TINY_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear"}
 MakePrior = Callable[..., Path]
 TOGETHER = ("tests/runtime/pool/", "tests/runtime/service/")
-"""Tests that start processes and wait for them: side by side they would disturb one another."""
+"""Tests that start processes and wait for them; running in parallel they would disturb each other."""
 
 
 def pytest_configure() -> None:
-    """Ctrl-C stops commands under test also where the tests run in a shell's background, which ignores it.
+    """Let Ctrl-C stop commands under test, also where the tests run in a shell's background, which ignores it.
 
     "auto" is the backend whose results are the same everywhere, whatever is faster here.
     """
@@ -48,7 +48,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Side by side, tests of one file go to one process, which makes their fixtures once.
+    """Give the tests of a file to one process of xdist, which makes their fixtures once.
 
     By names, as xdist's own groups are ignored with pytest 9.2 (pytest-xdist's issue 1386).
     """
@@ -64,7 +64,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def make_prior(tmp_path_factory: pytest.TempPathFactory) -> MakePrior:
-    """Writes a diffusers folder of a tiny random prior; keywords change its UNet and scheduler configs."""
+    """Return a function that writes a diffusers folder of a tiny random prior; keywords change its configs."""
 
     def make(unet: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None) -> Path:
         import torch
@@ -91,7 +91,7 @@ def make_prior(tmp_path_factory: pytest.TempPathFactory) -> MakePrior:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Exports a prior into a file of that name; of processes that test side by side one does it for all."""
+    """Return a function that exports a prior into a file of that name, once for all parallel processes."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -99,7 +99,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def export(name: str, prior: Callable[[], Prior], **how: Any) -> Path:
         path = folder / name
         with FileLock(f"{path}.lock"):
-            if not path.exists():  # it is written whole or not at all
+            if not path.exists():  # files are written whole or not at all
                 export_plan(prior(), path, **how)
         return path
 
@@ -149,7 +149,7 @@ def data() -> Path:
 
 
 class GaussianEngine(OnHost):
-    """The exact eps of a Gaussian prior N(m, C) over (c, h, w) images, in float64: an oracle for the samplers.
+    """An engine with the exact eps of a Gaussian prior N(m, C) over (c, h, w) images, in float64.
 
     E[x0 | x_t] = m + sqrt(abar) C (abar C + (1 - abar) I)^{-1} (x_t - sqrt(abar) m).
     """
@@ -166,7 +166,7 @@ class GaussianEngine(OnHost):
     def prepare(self, gradients: bool, batch: int = 1) -> None: ...
 
     def _jacobian_at(self, t: int) -> np.ndarray:
-        """d eps / d x_t, symmetric."""
+        """The Jacobian d eps / d x_t, which is symmetric."""
         a, eye = self.abar[t], np.eye(len(self.covariance))
         gain = np.sqrt(a) * self.covariance @ np.linalg.inv(a * self.covariance + (1 - a) * eye)
         return (eye - np.sqrt(a) * gain) / np.sqrt(1 - a)
@@ -192,7 +192,7 @@ def gaussian_engine() -> type[GaussianEngine]:
 
 @pytest.fixture
 def driver(monkeypatch) -> Callable[..., None]:
-    """A driver that shows so many devices."""
+    """Return a function that replaces the NVIDIA driver by one with so many devices."""
 
     def shows(count: int, visible: str | None = None) -> None:
         shown = [nvidia.Device(number, "a GPU", "9.0", 1 << 30) for number in range(count)]
@@ -207,7 +207,7 @@ def driver(monkeypatch) -> Callable[..., None]:
 
 @pytest.fixture
 def small(monkeypatch):
-    """A small architecture in the place of the large one."""
+    """Replace the large architecture of random priors by a small one."""
     config = {
         **random_prior.ARCHITECTURES["celebahq-256"],
         "sample_size": 16,

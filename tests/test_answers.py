@@ -1,4 +1,4 @@
-"""The documentation: every command of docs/answers.md runs, and what pages name of the tests is there."""
+"""The documentation: every command of docs/answers.md runs, and the tests that pages name exist."""
 
 import re
 import shlex

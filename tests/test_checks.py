@@ -1,4 +1,4 @@
-"""The checks of .ci/: each finds the fault it is for, and docs/cli.md is what the commands say."""
+"""The checks of .ci/: each finds the fault it is for, and docs/cli.md is up to date."""
 
 import ast
 import importlib.util
@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / ".ci"))  # as where a check is run: it finds what lies beside it
+sys.path.append(str(ROOT / ".ci"))  # a check imports modules beside it
 
 
 def check(name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""The Containerfiles, read as text: what they copy is the package, what they run is no root's and can be asked for."""
+"""The Containerfiles as text: they copy the package, run as a user other than root, and start a command that exists."""
 
 import json
 import re

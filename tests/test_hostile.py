@@ -107,7 +107,7 @@ def plan() -> Plan:
 
 @pytest.fixture(scope="module")
 def manifest(plan) -> dict:
-    """With less of what there is many of, so that the rest is met."""
+    """Return places with fewer of the frequent kinds, so that the others are drawn too."""
     whole = deepcopy(plan.manifest)
     for graph in whole["graphs"].values():
         graph["weights"] = graph["weights"][:2]

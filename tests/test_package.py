@@ -1,4 +1,4 @@
-"""The package's shape: what it imports, which way, and what the wheel holds."""
+"""The package's structure: its imports, their direction, and the contents of the wheel."""
 
 import ast
 import importlib

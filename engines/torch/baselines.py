@@ -40,5 +40,5 @@ def _compiled(plan: Plan) -> Engine:
     return TorchEngine(plan, device, compiled=True)
 
 
-PEERS: dict[str, Callable[[Plan], Engine]] = {EAGER: _eager, COMPILED: _compiled}
+BASELINES: dict[str, Callable[[Plan], Engine]] = {EAGER: _eager, COMPILED: _compiled}
 """Openers of the baselines, by name. They raise MissingExtra or BackendError where a baseline cannot run."""

@@ -35,7 +35,7 @@ from ...engines.array_api import array_namespace
 from ...engines.flops import network_flops
 from ...engines.machine import cores, gpu, peak_flops, processor, torch_threads, versions
 from ...engines.plan import WEIGHTS
-from ...engines.torch.baselines import COMPILED, PEERS
+from ...engines.torch.baselines import COMPILED, BASELINES
 from ..restorer import Restorer
 from ..sampling.advance import advance
 from ..sampling.choices import Method
@@ -202,7 +202,7 @@ def open_contenders(
         TORCH if name in ("torch", "torch:fp32") else f"ours: {name}": partial(open_engine, plan, name)
         for name in only or backends(compiled)
     }
-    openers |= {label: partial(opener, plan) for label, opener in PEERS.items()}
+    openers |= {label: partial(opener, plan) for label, opener in BASELINES.items()}
     engines: dict[str, Engine] = {}
     left_out: dict[str, str] = {}
     for label, opener in openers.items():
@@ -224,7 +224,7 @@ def backends(compiled: bool) -> list[str]:
     """Return the backends to compare; with a GPU, each in all its precisions."""
     found = ["torch-compile:bf16"] * (compiled and gpu() is not None)
     for name in BACKENDS:
-        if name in ("auto", "torch-compile"):  # which is among PEERS
+        if name in ("auto", "torch-compile"):  # which is among BASELINES
             continue
         if gpu() is not None and name not in ("cuda", *ON_CPU):
             found += [f"{name}:{precision}" for precision in PRECISIONS]

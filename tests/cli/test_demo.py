@@ -19,7 +19,7 @@ def test_demo_writes_the_sheet_and_prints_its_figures(here):
 
 
 def test_demo_shows_a_photograph_and_a_face_by_the_embedded_priors(tmp_path, monkeypatch):
-    """Each restoration is nearer to the picture than what was left of it, and the sheet grows with each."""
+    """Each restoration has a higher PSNR than its measurement, and the sheet grows with each."""
     monkeypatch.chdir(tmp_path)
     result = frugal("demo", "--steps", "2", "--json")
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""`frugal-rt restore` of noisy pictures and of clean ones: aims, --noise, and what nothing is wrong with."""
+"""`frugal-rt restore` of noisy and clean pictures: aims, --noise, and pictures in which nothing wrong is found."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def pixels(name):
 
 @pytest.fixture
 def smooth(here):
-    """Pictures of 16x16: `noisy.png`, and `smooth.png` and `.jpg`, in which there is next to no noise."""
+    """Pictures of 16x16: `noisy.png`, and `smooth.png` and `.jpg`, which have almost no noise."""
     ramp = np.linspace(40, 200, 16)
     levels = np.stack([ramp[:, None] + 0 * ramp, ramp + 0 * ramp[:, None], 240 - ramp[:, None] + 0 * ramp], axis=-1)
     Image.fromarray(np.uint8(levels)).save("smooth.png", pnginfo=None)

@@ -14,7 +14,7 @@ from ..commands import frugal, refuses, runs
 
 
 def options() -> dict[str, str]:
-    """Every option's variable, and the option."""
+    """Return every option's environment variable, and the option."""
     ctx = click.Context(main)
     return {
         variable(name, option): f"{name} {option.opts[0]}"

@@ -1,4 +1,4 @@
-"""The command as a whole: what each part of it says of itself."""
+"""The whole command: help, versions and errors of each part."""
 
 import json
 import subprocess

@@ -74,7 +74,7 @@ def test_wrong_options_in_a_file_are_one_sentence(here, content, sentence):
 
 
 def test_a_picture_is_repeated_in_the_same_way_or_refused(here, local_plan, monkeypatch):
-    """Backend, tiles and the sampler's version decide pixels; this machine may have others than the first."""
+    """Backend, tiles and the sampler's version decide pixels; another machine may have others."""
     picture = np.random.default_rng(0).integers(0, 256, (40, 470, 3), dtype=np.uint8)
     Image.fromarray(picture).save("wide.png")
     with monkeypatch.context() as patch:

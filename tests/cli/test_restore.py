@@ -203,7 +203,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(here, monkeypatch):
 
 @pytest.fixture
 def running(here):
-    """A restoration in a process of its own, some steps in."""
+    """Start a restoration in a process of its own; wait until some steps are done."""
     process = subprocess.Popen(
         [*FRUGAL, "restore", "-e", "tiny.plan", "clean.png", "--steps", "1000", "--method", "dmps"],
         stdout=subprocess.PIPE,

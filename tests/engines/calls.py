@@ -1,4 +1,4 @@
-"""Network calls on random states of the tiny prior."""
+"""Network calls of the tiny prior on random states."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A cache folder, engines and a GPU that is not there."""
+"""Fixtures of engines: a cache folder, engines, and a simulated GPU."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def plan(tiny_plan) -> Plan:
 
 @pytest.fixture
 def gpu(monkeypatch) -> None:
-    """As if the driver showed an H200. Nothing that would need it may be reached."""
+    """Simulate a driver that shows an H200. No test may call anything that needs the device."""
     monkeypatch.delenv("FRUGAL_RT_BACKEND")
     monkeypatch.setattr(nvidia, "trouble", lambda: None)
     monkeypatch.setattr(nvidia, "devices", lambda: [H200])

@@ -1,4 +1,4 @@
-"""Backends by name: which is taken, and how those that are missing say so."""
+"""Backends by name: which one is opened, and the errors of missing ones."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Every engine is held to one body of tests."""
+"""The same tests for every engine."""
 
 import gc
 import os
@@ -45,7 +45,7 @@ def test_answers_come_in_the_namespace_of_the_state(engine):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_pullbacks_are_directional_derivatives(engine, batch):
-    """<v, J u> by central differences in float64 of the float32 network, against <J^T v, u>."""
+    """Compare <v, J u>, by central differences in float64 of the float32 network, with <J^T v, u>."""
     x, t = inputs(batch)
     u, v = inputs(batch + 10)[0][:batch], inputs(batch + 20)[0][:batch]
     (out, _), pull = engine.pullback(engine.asarray(x), t)
@@ -75,7 +75,7 @@ def test_pullbacks_under_way_do_not_share_memory(backend, tiny_plan, request):
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "openvino"])
 def test_an_engine_goes_with_its_last_reference(backend, tiny_plan, request):
-    """Its gigabytes too: a cycle would wait for Python's collector, which does not see native memory."""
+    """Closing frees native memory too; a reference cycle would wait for Python's collector, which does not see it."""
     if backend == "openvino":
         request.getfixturevalue("openvino")  # or the test is skipped
     engine = open_engine(Plan.open(tiny_plan), backend)
@@ -93,7 +93,7 @@ def test_an_engine_goes_with_its_last_reference(backend, tiny_plan, request):
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_threads_may_share_an_engine(backend, tiny_plan, request):
-    """Eight threads, new timesteps and batches of three sizes at once: each gets what it would have got alone."""
+    """Eight threads call with new timesteps and batches of three sizes; each gets the same answer as alone."""
     engine = (
         request.getfixturevalue("openvino") if backend == "openvino" else open_engine(Plan.open(tiny_plan), backend)
     )
@@ -191,7 +191,7 @@ def large_plan(make_prior, tmp_path_factory) -> Path:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux's /proc")
 def test_the_memory_is_free_when_close_returns(usable, tiny_plan, large_plan, tmp_path):
-    """All that loading and calling took, while the restorer is still held and Python collects nothing."""
+    """Closing frees all memory of loading and calling, while the restorer is referenced and Python collects nothing."""
     command = [sys.executable, "-c", MEMORY, str(tiny_plan), str(large_plan), usable]
     environment = {**os.environ, "FRUGAL_RT_CACHE": str(tmp_path)}
     for _ in range(2 if usable == "cpu" else 1):  # with graphs from the plan, and then from the cache
@@ -229,7 +229,7 @@ for round in range(8):
 
 
 def test_calls_under_way_end_well(usable, tiny_plan):
-    """In a process of its own: a call that read weights which are gone would take it down."""
+    """Run in a process of its own, which a call with freed weights would crash."""
     done = subprocess.run([sys.executable, "-c", MEANWHILE, str(tiny_plan), usable], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["['this engine has been closed; load the plan again'] 3"] * 8, done.stderr

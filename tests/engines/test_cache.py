@@ -1,4 +1,4 @@
-"""The cache: a damaged entry is made again, and what was used longest ago makes room."""
+"""The cache: a damaged entry is made again, and the entries used longest ago are removed."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Plans of embedded priors: what exporting gives, without torch."""
+"""Plans of embedded priors equal those of the exporter, without torch."""
 
 import json
 import shutil
@@ -19,12 +19,12 @@ from frugal_rt.runtime.operators import Denoise
 from ..commands import frugal
 
 MEASURED = ("parity", "mixed", "tools")
-"""Keys of a manifest that hold figures and versions of the machine that exported it."""
+"""Keys of a manifest that depend on the exporting machine: figures and versions."""
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
 def exports(request, celeba_plan, photo_plan) -> tuple[str, Plan]:
-    """The name of a prior, and the plan that torch and the exporter make of it here."""
+    """Return the name of a prior, and its plan as exported here with torch."""
     return request.param, Plan.open({"celeba": celeba_plan, "photo": photo_plan}[request.param])
 
 
@@ -80,7 +80,7 @@ def test_a_file_of_that_name_goes_before(tmp_path, monkeypatch, tiny_plan):
 
 
 def test_no_torch_is_imported(tmp_path):
-    """Restoring, and exporting where torch cannot be imported."""
+    """Restoring, and exporting without torch."""
     script = f"""
 import sys
 sys.modules["torch"] = None
@@ -132,7 +132,7 @@ def test_the_restored_image_is_that_of_the_exported_plan(photo_plan):
 
 
 def test_weights_are_written_where_the_header_says(monkeypatch):
-    """Not where a library would: a header of another order and gaps is followed."""
+    """A header with another order and with gaps, which a library would not write, is followed."""
     header = json.dumps(
         {
             "unet.b": {"dtype": "F32", "shape": [2], "data_offsets": [16, 24]},

@@ -1,4 +1,4 @@
-"""The backend that `auto` takes on a CPU: measured once, kept, and the same for every process."""
+"""The backend of `auto` on a CPU is measured once, kept, and the same for every process."""
 
 import logging
 import threading
@@ -46,7 +46,7 @@ def cached(monkeypatch, tmp_path):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Openers of two engines of given seconds and answers, and what was opened."""
+    """Return openers of two engines with given seconds and answers, and a list of those opened."""
     clock = Clock()
     monkeypatch.setattr(fastest.time, "perf_counter", clock.perf_counter)
 

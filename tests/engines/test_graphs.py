@@ -1,4 +1,4 @@
-"""Graphs of plans that are not the exporter's: refused before a runtime sees them, and nothing of theirs is kept."""
+"""Foreign graphs in plans are refused before a runtime reads them, and not cached."""
 
 import json
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from frugal_rt.runtime.operators import Denoise
 
 SHAPE = (3, 16, 16)
 WEIGHT, ALIKE = "unet.conv_in.weight", "unet.mid_block.resnets.0.conv1.bias"
-"""A parameter of the tiny prior that its forward graph reads; and one that has others of its shape beside it."""
+"""A parameter that the tiny prior's forward graph reads, and one that shares its shape with others."""
 Edit = Callable[[Any, dict[str, Any]], None]
 """Changes a graph, and its entry in the manifest."""
 
 
 def crafted(plan: Plan, edit: Edit, graph: str = "forward", precision: str | None = None) -> Plan:
-    """`plan` with one of its graphs changed, and everything in the manifest made to fit again."""
+    """Return `plan` with one graph changed, and its manifest updated to fit."""
     manifest = json.loads(json.dumps({key: value for key, value in plan.manifest.items() if key != "members"}))
     held = manifest if precision is None else manifest["mixed"][precision]
     entry = held["graphs"][graph]
@@ -44,7 +44,7 @@ def initialiser(model: Any, name: str = WEIGHT) -> TensorProto:
 
 
 def place(key: str, value: str, name: str = WEIGHT) -> Edit:
-    """Let an initialiser say something else of where it lies."""
+    """Return a change of an initialiser's place."""
 
     def edit(model: Any, entry: dict[str, Any]) -> None:
         next(one for one in initialiser(model, name).external_data if one.key == key).value = value
@@ -71,7 +71,7 @@ def another_s_place(model: Any, entry: dict[str, Any]) -> None:
 
 
 def held(name: str, array: np.ndarray) -> Edit:
-    """Put a tensor into the graph, in place of the one of that name where there is one."""
+    """Put a tensor into the graph; it replaces one of the same name."""
 
     def edit(model: Any, entry: dict[str, Any]) -> None:
         kept = [one for one in model.graph.initializer if one.name != name]
@@ -240,7 +240,7 @@ def restored(plan: Plan, backend: str = "cpu") -> np.ndarray:
 
 
 def plant(plan: Plan, folder: Path) -> None:
-    """The weights, one of them turned round, where runtimes look for what they miss."""
+    """Write weights, one of them negated, where runtimes look for missing tensors."""
     weights = bytearray(plan.member(WEIGHTS))
     view, _ = read_safetensors(memoryview(weights), "planted")[WEIGHT]
     view[...] = -view

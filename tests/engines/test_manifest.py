@@ -1,4 +1,4 @@
-"""Manifests that say what no exporter writes: each is one sentence that names the place."""
+"""Invalid manifests are refused with a sentence that names the place."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from frugal_rt.engines.plan import MANIFEST, WEIGHTS
 
 GONE = object()
 NUMBER = [0, -1, 2**40, 10**30, 16.0, "16", None, True, [], {}]
-"""Values that are no count of anything."""
+"""Values that are invalid as counts."""
 SHARE = ["x", -0.1, 0, 1, 1.5, None, [], 1e308, True]
-"""Values that are no beta."""
+"""Values that are invalid as betas."""
 WORDS = ["x", "", None, [], {}, 1, True]
 FRAMINGS = ["x", [], {}, {"centre": "x", "side": 1}, {"centre": [0.5], "side": 1}, {"centre": [0.5, 0.5], "side": 0}]
 FIVE, LONG = [0.1] * 5, [0.01] * 1000
@@ -82,7 +82,7 @@ def put(manifest: dict, place: str, value: object) -> None:
 
 
 def rewritten(path: Path, manifest: bytes, compression: int = zipfile.ZIP_STORED) -> None:
-    """The plan at `path` with other bytes for its manifest; the rest lies no longer where it should, which is later."""
+    """Replace the manifest's bytes in the plan at `path`. Later members are then misplaced, which is checked later."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -141,7 +141,7 @@ def test_a_manifest_that_is_none_is_one_sentence(plan_copy, name):
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compressed_members_are_one_sentence(plan_copy, compression):
-    """Its bytes right, and wrong: no decompressor sees them."""
+    """Compressed members, valid and broken, are refused without being decompressed."""
     text = Plan.open(plan_copy).manifest_bytes()
     rewritten(plan_copy, bytes(text), compression)
     data = bytearray(plan_copy.read_bytes())
@@ -167,7 +167,7 @@ def test_a_directory_without_end_is_not_read(tmp_path):
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder", "socket", "loop", "nul", "long"])
 def test_what_is_no_file_is_refused_at_once(tmp_path, kind, monkeypatch):
-    """In a process of its own, which a FIFO that nobody writes would keep for ever."""
+    """Run in a process of its own, which a FIFO without a writer would block forever."""
     monkeypatch.chdir(tmp_path)
     path = Path("a.plan")
     if kind == "fifo":

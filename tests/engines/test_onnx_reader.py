@@ -1,4 +1,4 @@
-"""The reader of ONNX's bytes, held equal to the onnx package: on what the exporter writes, and on what nobody would."""
+"""The reader of ONNX agrees with the onnx package, on the exporter's graphs and on damaged ones."""
 
 import random
 import re
@@ -30,7 +30,7 @@ def plan(request, make_prior):
 
 
 def by_onnx(data: bytes) -> Graph:
-    """Read the same as `read_graph` does, by the onnx package."""
+    """Read the same as `read_graph`, by the onnx package."""
     graph = onnx.load_from_string(data).graph
 
     def initialiser(one) -> Initialiser:
@@ -58,7 +58,7 @@ def read(data: bytes) -> Graph:
 
 
 def refused(data: bytes) -> str:
-    """The sentence that refuses it."""
+    """Return the error that refuses the bytes."""
     with pytest.raises(PlanError) as error:
         read(data)
     sentence = str(error.value)
@@ -89,14 +89,14 @@ def test_the_embedded_prior_s_graphs_too(celeba_plan):
 
 
 def test_the_operations_are_those_that_the_exporter_writes():
-    """Read in its source: a name less and an export fails, a name more and a plan may compute what nobody asked for."""
+    """Compare OPERATIONS with the exporter's source: with fewer an export fails, with more a plan may hold others."""
     folder = Path(frugal_rt.__file__).parent / "export"
     sources = [(folder / f"{name}.py").read_text() for name in ("graph", "lowering", "pullback", "mixed", "rounding")]
     written = {name for source in sources for name in re.findall(r'node\(\s*"([A-Z]\w+)"', source)}
     assert written == OPERATIONS
 
 
-# What no exporter writes.
+# Graphs that no exporter writes.
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def small() -> bytes:
 
 
 def agrees(data: bytes) -> bool:
-    """Whether the bytes are read, and then as onnx reads them; a PlanError is the only other end there is."""
+    """Return whether the bytes are read; then they must be read as by onnx. Any other error than PlanError fails."""
     try:
         found = read(data)
     except PlanError:

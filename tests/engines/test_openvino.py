@@ -1,4 +1,4 @@
-"""OpenVINO's bfloat16 is as near to torch as its rounding lets it be."""
+"""OpenVINO in bfloat16 differs from torch by no more than rounding."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from .calls import inputs
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_openvino_is_within_bfloat16_of_torch(openvino, tiny_plan, batch):
-    """8 bits of mantissa are 0.4% a rounding; a network of a dozen layers stays within a few."""
+    """A significand of 8 bits rounds by 0.4%; a network of a dozen layers stays within a few percent."""
     x, t = inputs(batch)
     v = inputs(batch + 20)[0][:batch]
     (out, _), pull = open_engine(Plan.open(tiny_plan), "torch").pullback(x, t)

@@ -1,4 +1,4 @@
-"""Images of any size: reflected to the stride, whole or in tiles that overlap by what a pixel depends on."""
+"""Images of any size: reflected to the stride, run whole or in tiles that overlap by the network's reach."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_reflections_are_numpy_s(length, padded):
 
 @pytest.mark.parametrize("size", [(8, 12), (7, 13), (1, 5), (30, 3)])
 def test_forward_and_gradient_are_those_of_torch_on_a_reflected_image(plan, size):
-    """By autograd, through numpy's reflection written as a gather."""
+    """Return the gradient by autograd, through numpy's reflection written as a gather."""
     import torch
 
     from frugal_rt.engines.torch.network import build_network, load_weights
@@ -107,7 +107,7 @@ def test_sides_of_tiles(image, most, longest, sides):
 
 
 def test_tiles_answer_as_the_whole_image_does_where_norms_do_not_look_far(plan):
-    """The tiles' borders are nowhere to be seen: what differs is the norms', and no more at seams than elsewhere."""
+    """Tiles show no seams: differences come from normalisation statistics, and are no larger at seams."""
     size = (60, 460)
     rng = np.random.default_rng(3)
     x = rng.standard_normal((1, 3, *size), dtype=np.float32)

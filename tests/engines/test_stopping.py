@@ -1,4 +1,4 @@
-"""Network calls that another thread ends, within them and between tiles; and those after them, which are as before."""
+"""Network calls interrupted by another thread, within a call and between tiles; later calls are unaffected."""
 
 import contextlib
 import threading
@@ -16,7 +16,7 @@ T = np.array([500, 3])
 
 
 class Late(Stop):
-    """Is asked once the call has begun: what ends it is known then."""
+    """A Stop that is asked as soon as a call has begun."""
 
     def __init__(self, calls: int = 1):
         super().__init__()
@@ -85,7 +85,7 @@ def test_it_is_of_one_thread(engine, x):
 
 
 def test_an_image_in_tiles_ends_between_them(gaussian_engine):
-    """With any engine: this one knows of no stop."""
+    """Tiles are interrupted with any engine, also with one that does not support stopping."""
     done, stop = [], Stop()
     inner = gaussian_engine(np.zeros(64), np.eye(64), np.linspace(0.9, 0.1, 10))
 

@@ -1,4 +1,4 @@
-"""Images larger than the network's: tiles that see one image."""
+"""Images larger than the network's, in tiles."""
 
 import math
 
@@ -14,7 +14,7 @@ TILE = (3, 16, 16)
 
 
 class Linear(OnHost):
-    """A network whose answer in a tile is one matrix times it, so that everything can be written out densely."""
+    """An engine whose answer is a matrix times the tile, so that results can be computed densely."""
 
     name = "linear"
     asarray = staticmethod(np.asarray)
@@ -52,7 +52,7 @@ def test_shares_add_up_to_one_and_tiles_overlap_by_half(length, starts):
 
 @pytest.mark.parametrize("rows", [1, 5, 100])
 def test_forward_and_gradient_are_the_dense_ones(rows):
-    """Tiled is the matrix sum of P_i^T W_i M P_i, its gradient the transpose, whatever fits in one call."""
+    """Tiled is the sum of P_i^T W_i M P_i, and its gradient the transpose, for any number of tiles in a call."""
     shape = (3, 20, 27)
     engine = Linear()
     tiled = Tiled(engine, TILE, shape)
@@ -118,7 +118,7 @@ def test_one_tile_is_the_network_itself(tiny_plan):
 def test_a_flat_gradient_has_no_seams_and_would_have_without_overlap(
     gaussian_engine, tiny_plan, monkeypatch, overlap, least, most
 ):
-    """The steps between columns where tiles begin over those elsewhere: a smooth prior, a noisy ramp."""
+    """Compare the differences between columns at seams with those elsewhere, for a smooth prior and a noisy ramp."""
     monkeypatch.setattr("frugal_rt.engines.tiled.OVERLAP", overlap)
     side, width = 12, 60
     grid = np.stack(np.meshgrid(*[np.arange(side)] * 2, indexing="ij"), -1).reshape(-1, 2)
@@ -137,7 +137,7 @@ def test_a_flat_gradient_has_no_seams_and_would_have_without_overlap(
 
 
 def test_an_operator_sees_the_whole_image(tiny_plan):
-    """A block and a hole across the border of tiles: measured pixels are met where they are measured."""
+    """A block and a hole across the border of tiles are restored consistently with the measurement."""
     shape = (3, 24, 24)
     restorer = Restorer.load(tiny_plan).at(24, 24)
     clean = np.random.default_rng(0).uniform(-0.5, 0.5, (1, *shape)).astype(np.float32)

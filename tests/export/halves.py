@@ -1,4 +1,4 @@
-"""Half precisions by name, and priors that are hard for them."""
+"""Names of half precisions, and priors that are difficult for them."""
 
 from onnx import TensorProto
 
@@ -9,7 +9,7 @@ GRAPHS = ("forward", "pullback")
 
 
 def scaled(make_prior, layer, factor):
-    """A prior one of whose convolutions gives `factor` times what it gave."""
+    """Return a prior with the output of one convolution multiplied by `factor`."""
     from safetensors.torch import load_file, save_file
 
     folder = make_prior()

@@ -1,4 +1,4 @@
-"""LPIPS with random weights: for our graph, and again in torch."""
+"""LPIPS with random weights, for our graph and as a module in torch."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from frugal_rt.export.lpips import CONVOLUTIONS, PACKAGE_NAMES, POOLED
 
 
 def random_lpips(bias: float = 0.0) -> dict[str, np.ndarray]:
-    """Weights of the right shapes, scaled so that features neither die nor grow."""
+    """Return random weights, scaled so that features keep their magnitude."""
     random = np.random.default_rng(0)
     weights = {"shift": np.array([-0.03, -0.088, -0.188]), "scale": np.array([0.458, 0.448, 0.45])}
     shapes = ((64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3))
@@ -19,7 +19,7 @@ def random_lpips(bias: float = 0.0) -> dict[str, np.ndarray]:
 
 
 def torch_lpips(weights):
-    """The architecture again, in torch: (image, reference) -> (N, 1, 1, 1), and the package's state dict."""
+    """Return the architecture in torch, (image, reference) -> (N, 1, 1, 1), and the package's state dict."""
     import torch
 
     class Module(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""How far a GPU's answers are from the reference's."""
+"""The difference between a GPU's answers and the reference's."""
 
 import numpy as np
 import torch
@@ -15,6 +15,6 @@ def on_host(array: object) -> np.ndarray:
 
 
 def distance(got: object, want: object) -> float:
-    """Root mean square of the difference over that of `want`."""
+    """Return the root mean square of the difference, divided by that of `want`."""
     got, want = on_host(got), on_host(want)
     return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))

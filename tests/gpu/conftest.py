@@ -1,4 +1,4 @@
-"""Plans of the embedded priors without an export, for CUDA machines; and what tests saw beside their bounds."""
+"""Plans of the embedded priors without an export, for CUDA machines; and measured values beside their bounds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from plans import plan_file
 
 SEEN: list[tuple[str, float, float]] = []
-"""Comparisons in their order: the test, the figure it saw, its bound."""
+"""Comparisons in order: the test, its measured value, its bound."""
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def usable(path: Path, names: list[str], batches: tuple[int, ...], keep: Keep, n
 
 
 def over(plan: Plan, names: list[str], work: Callable[[Restorer], object], keep: Keep, part: str) -> dict[str, object]:
-    """Return the result of `work` with each backend, or why it has none."""
+    """Return the result of `work` with each backend, or the reason why it failed."""
     found: dict[str, object] = {}
     for name in names:
         try:

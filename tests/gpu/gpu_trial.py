@@ -1,4 +1,4 @@
-"""Whether a backend runs here: python tests/gpu/gpu_trial.py PLAN BACKEND BATCHES
+"""Trial of a backend on this machine: python tests/gpu/gpu_trial.py PLAN BACKEND BATCHES
 
 What is not installed says so at once. For the rest TensorRT engines are built, one gradient is taken and one picture is
 restored, by recorded steps where the backend records: in a process of its own, as what crashes or hangs there does so
@@ -24,11 +24,11 @@ from frugal_rt.runtime.evaluation.bench import backends
 BACKENDS = [name for name in backends(compiled=False) if name not in ON_CPU]
 """Backends of a GPU, in each precision that they compute in."""
 COMPILED = "torch-compile:bf16"
-"""The one that compiles: its trial fills torch's cache, which the processes after it read."""
+"""The backend that compiles; its trial fills torch's cache for later processes."""
 SECONDS = float(os.environ.get("FRUGAL_RT_TRIAL_SECONDS", "60"))
-"""Time that a backend may take to build and to answer."""
+"""The most seconds of a backend to build and to answer."""
 COMPILING = 5
-"""Times as long for COMPILED."""
+"""Factor of that time for COMPILED."""
 
 
 @cache

@@ -18,7 +18,7 @@ from frugal_rt.export.priors.random_prior import random_prior
 from frugal_rt.export.ready import ready
 
 LARGE = "celebahq-256"
-"""The architecture at 256x256 that figures are taken of."""
+"""The architecture at 256x256 that is measured."""
 
 
 def plan_file(name: str, folder: Path) -> Path:

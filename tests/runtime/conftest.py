@@ -14,7 +14,7 @@ from .measurements import SHAPE
 
 @pytest.fixture
 def finish() -> Callable[[list[Restoration], Engine], None]:
-    """Advances rows until all are done, those that share a move together."""
+    """Return a function that advances rows until all are done, those that share a move together."""
 
     def finish(rows: list[Restoration], engine: Engine) -> None:
         while live := [row for row in rows if row.step >= 0]:
@@ -38,7 +38,7 @@ def operator():
 
 @pytest.fixture
 def counted(restorer, monkeypatch):
-    """Counts of the rows that go through each kind of network call."""
+    """Count the rows in each kind of network call."""
     counts = {"predict": 0, "pullback": 0, "pulled": 0}
     predict, pullback = restorer.engine.predict, restorer.engine.pullback
 

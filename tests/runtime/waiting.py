@@ -1,4 +1,4 @@
-"""Tests wait for what happens in another process or thread."""
+"""Waiting for events in another process or thread."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 PATIENCE = 120
-"""Seconds in which what a test waits for must have happened."""
+"""The most seconds that a test waits for an event."""
 
 
 def wait_for(what: Callable[[], object]) -> object:

@@ -1,4 +1,4 @@
-"""Honest requests beside clients that mean harm: how long they take, what memory the service takes, whether it stops.
+"""Honest requests beside malicious clients: their times, the service's memory, and whether it stops.
 
 pip install httpx psutil
 python tests/studies/attacks.py --engine celeba.plan --json attacks.json
@@ -35,7 +35,7 @@ from attack_pictures import laden_jpeg, laden_png, large_png, odd_ppm, slow_jpeg
 from frugal_rt.runtime.pictures.images import PORTRAIT
 
 CONNECTIONS = 192
-"""Held by an attack that holds them: all that the service takes."""
+"""Connections that a holding attack opens: as many as the service accepts."""
 DRAIN = 40
 """Seconds beyond --timeout within which a service that is told to stop does."""
 Address = tuple[str, int]
@@ -122,13 +122,13 @@ ATTACKS: dict[str, Callable[[Address], None]] = {
 
 
 def begin(attack: str, address: Address) -> None:
-    """Attack, standing back: from a machine of its own it would take no processor from the service."""
+    """Attack with a low priority: from another machine an attack would not use the service's processor."""
     os.nice(15)
     ATTACKS[attack](address)
 
 
 def attacking(attack: str, address: Address) -> multiprocessing.process.BaseProcess:
-    """A process that attacks, already begun."""
+    """Start a process that attacks."""
     process = multiprocessing.get_context("fork").Process(target=begin, args=(attack, address), daemon=True)
     process.start()
     return process
@@ -142,7 +142,7 @@ class Row:
     before: list[float]
     """Seconds of each honest request without the attack."""
     beside: list[float]
-    """Beside it."""
+    """Seconds of each honest request during the attack."""
     refused: int
     """Honest requests that got no picture."""
     probe: float

@@ -1,4 +1,4 @@
-"""Where the face detector's box lies in a prior's training images, and how often a face is found in a larger picture.
+"""The place of the face detector's box in a prior's training images, and the rate of detection in larger pictures.
 
     python tests/studies/framing.py --faces tune.tar --check report-20 --backgrounds ood
 

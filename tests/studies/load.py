@@ -1,4 +1,4 @@
-"""Restorations a second, and how long each takes, where many clients ask at once.
+"""Restorations a second, and their latencies, with many concurrent clients.
 
 The service, one process that restores one after another, and LitServe around the same engine, for the same requests at
 the same times. Every answer is compared with the restoration alone.
@@ -130,7 +130,7 @@ def make_requests(restorer: Restorer, number: int, steps: int) -> tuple[list[Req
 
 
 def alone(restorer: Restorer, png: bytes, parameters: Parameters) -> bytes:
-    """From a picture's bytes to a picture's bytes in this process."""
+    """Restore a picture's bytes to a picture's bytes in this process."""
     photo = decode_photo(png, "the image")
     job = prepare(photo, restorer.image_shape, parameters.damage(None))
     result = restorer.restore(job.y, job.operator, sigma=job.sigma, **parameters.settings())
@@ -143,7 +143,7 @@ def pixels(png: bytes) -> np.ndarray:
 
 @contextlib.contextmanager
 def running(*arguments: str) -> Iterator[str]:
-    """One of load_servers.py's, until the block ends; its address."""
+    """Run a server of load_servers.py during the block; yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Does `frugal` cost what its network calls cost? Batch 1, DPS, the closed form and `frugal` in turn, several rounds.
+"""Compare the time of `frugal` with that of its network calls: DPS, the closed form and `frugal` in turn, batch 1.
 
 python tests/studies/steptimes.py --engine celeba.plan --switch auto
 """

@@ -1,4 +1,4 @@
-"""How soon a network call ends that is told to, at a tenth to nine tenths of the time that it takes.
+"""The delay of interrupting a network call, at a tenth to nine tenths of its time.
 
 python tests/studies/stopping.py --engine photo --side 768
 """
@@ -18,7 +18,7 @@ SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def ended(call: Callable[[], object], after: float) -> float | None:
-    """Seconds from the word to the end; None where the call was done before."""
+    """Return the seconds from the request to stop to the call's end; None where the call had ended before."""
     stop, told = Stop(), []
 
     def tell() -> None:

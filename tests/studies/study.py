@@ -50,7 +50,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Renewed(Method):
-    """With other constants of schedule.fresh_share, the noise that the closed form draws anew."""
+    """Return the study with other constants of schedule.fresh_share, the closed form's share of new noise."""
 
     constants: tuple[tuple[str, float], ...] = ()
 
@@ -131,7 +131,7 @@ def mean(rows: Iterable[Row], figure: str) -> float:
 
 
 def by(rows: Sequence[Row], **wanted: Any) -> list[Row]:
-    """The rows whose values are those wanted."""
+    """Return the rows with the given values."""
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
@@ -316,7 +316,7 @@ def poster(study: Study, ood: Path) -> None:
             ("dmps", "official"): of.method("dmps", count, f"dmps official, T = {count}", guidance="official"),
             ("hybrid", "official"): half(f"hybrid official, T = {count}", guidance="official"),
         }
-        if number in (1, 2):  # to spare time
+        if number in (1, 2):  # to save time
             contenders = {key: one for key, one in contenders.items() if key[1] == "own"}
         rows = of.rows(f"poster-{number}", list(contenders.values()), [task], 0.01)
         lines += [f"## {title}", "", f"sigma 0.01, {of.made()}.", ""]

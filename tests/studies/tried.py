@@ -1,4 +1,4 @@
-"""Measure again what else was tried to make steps faster: a table of docs/decisions/times.md.
+"""Measure again other ways that were tried to make steps faster: a table of docs/decisions/times.md.
 
 python tests/studies/tried.py --engine celeba.plan
 """

@@ -1,4 +1,4 @@
-"""Engines are kept in a folder of the test's own."""
+"""A cache folder for the engines of each test."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Engines that were built for an H200, four bytes each."""
+"""Simulated engines for an H200, of four bytes each."""
 
 import hashlib
 from dataclasses import replace
@@ -18,7 +18,7 @@ needs_rtx = pytest.mark.skipif(
 
 
 def kept(plan: Plan, here: Here = HERE, precision="fp32", batches=(1, 4), **changes) -> Built:
-    """Engines of four bytes in the cache."""
+    """Put engines of four bytes into the cache."""
     data = {name: f"{name:4}"[:4].encode() for name in ENGINES}
     files = {name: {"bytes": 4, "sha256": hashlib.sha256(one).hexdigest()} for name, one in data.items()}
     record = Record(store.plan_hash(plan), here, precision, batches, 3, files)

@@ -1,4 +1,4 @@
-"""The engine's wiring, on the CPU: onnxruntime reads and writes the addresses that a context was given."""
+"""The engine's calls of TensorRT, on the CPU: onnxruntime computes at the addresses that a context was given."""
 
 import ctypes
 import gc
@@ -109,7 +109,7 @@ class FakeArrays:
 
 @pytest.fixture
 def wired(plan, gpu, monkeypatch):
-    """A TensorRT of onnxruntime, with engines for batches of 1 and 4."""
+    """Replace TensorRT by onnxruntime, with engines for batches of 1 and 4."""
     sessions = Sessions(plan, "cpu")
 
     def deserialize(data):

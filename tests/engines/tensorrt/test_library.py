@@ -1,4 +1,4 @@
-"""TensorRT where there is no GPU: a sentence, and no crash."""
+"""TensorRT without a GPU gives an error, and does not crash."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from .kept import needs_rtx
 @pytest.mark.skipif(nvidia.trouble() is None, reason="this machine has a GPU")
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 def test_without_a_gpu_the_backend_is_one_sentence(tiny_plan, tmp_path, backend):
-    """In a process of its own: TensorRT itself would take it down."""
+    """Run in a process of its own, as TensorRT would crash it."""
     code = f"from frugal_rt.engines import Plan, open_engine; open_engine(Plan.open({str(tiny_plan)!r}), {backend!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Calls of `TorchArrays` to CUDA, in their order, to a torch that writes them down; tests/gpu runs the real one."""
+"""Calls of `TorchArrays` to CUDA, in order, logged by a simulated torch; tests/gpu runs the real one."""
 
 import itertools
 from contextlib import contextmanager
@@ -143,7 +143,7 @@ def test_the_device_is_done_before_an_engine_goes_and_has_its_memory_after(cuda,
 
 
 class Weights:
-    """Tells when it goes."""
+    """An object that logs when it is freed."""
 
     def __init__(self, said):
         self.said = said
@@ -179,7 +179,7 @@ def test_what_cannot_be_recorded_is_said_once_and_not_tried_again(cuda, arrays, 
 
 @contextmanager
 def breaks_in_capture(cuda, error):
-    """Work that runs while it is warm, and raises `error` and breaks the capture once it is captured."""
+    """Return work that runs normally at first, and raises `error` and breaks the capture when it is captured."""
 
     def work():
         if cuda.said[-1].startswith("begin"):

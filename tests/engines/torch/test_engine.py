@@ -1,4 +1,4 @@
-"""Torch's engine on the CPU: what it says when memory runs out, and its half precision."""
+"""Torch's engine on the CPU: its error when memory runs out, and its half precision."""
 
 from threading import Event, Thread, current_thread
 
@@ -26,7 +26,7 @@ def test_a_gpu_without_memory_is_one_sentence(tiny_plan, monkeypatch):
 
 
 def test_threads_share_an_engine_and_no_autocast(tiny_plan):
-    """Each finds autocast as it was, also where a call begins under the caller's own while another is under way."""
+    """Each thread finds autocast as it was, also where a call begins in the caller's autocast during another call."""
     plan = Plan.open(tiny_plan)
     engine, x, t = TorchEngine(plan, precision="bf16"), np.zeros((1, *plan.image_shape), np.float32), np.array([5])
     under_way, ended, found, network = Event(), Event(), {}, engine._module

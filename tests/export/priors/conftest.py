@@ -1,4 +1,4 @@
-"""A prior as the first diffusers wrote it."""
+"""A prior in the layout of early versions of diffusers."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ NEW = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 @pytest.fixture
 def flat(make_prior, tmp_path):
-    """A tiny prior as google/ddpm-celebahq-256 is laid out: no folders, pickled, old names; and the same of today."""
+    """A tiny prior in the layout of google/ddpm-celebahq-256 (no folders, pickled, old names), and in today's."""
     today, folder = make_prior(), tmp_path / "flat"
     folder.mkdir()
     shutil.copy(today / "unet" / "config.json", folder)

@@ -1,4 +1,4 @@
-"""guided-diffusion checkpoints: what our mapping computes is what the architecture, written out here, computes."""
+"""guided-diffusion checkpoints: our mapping equals the architecture, written here as equations."""
 
 import math
 

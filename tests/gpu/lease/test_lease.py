@@ -1,4 +1,4 @@
-"""The calls of a lease, dry: on a CPU, with a tiny plan in the place of every other."""
+"""The calls of a lease, tried on a CPU with a tiny plan instead of every other."""
 
 import json
 import os

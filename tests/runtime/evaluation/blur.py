@@ -1,4 +1,4 @@
-"""A contender whose error is known."""
+"""A contender with a known error."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from frugal_rt.runtime.evaluation.contender import Outcome, Refused
 
 
 class Blur:
-    """A contender that gives back what it is asked for plus noise of a known deviation; it counts its calls."""
+    """A contender that returns the measurement plus noise of a known deviation, and counts its calls."""
 
     def __init__(self, images, deviation=0.1, name="blur", refuse=()):
         self.images, self.deviation, self.name, self.refuse, self.calls = images, deviation, name, refuse, []

@@ -1,4 +1,4 @@
-"""A folder of pictures to evaluate on, and what was restored."""
+"""A folder of pictures to evaluate, and a log of restorations."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from frugal_rt import Restorer
 
 @pytest.fixture
 def restored(monkeypatch) -> list[tuple]:
-    """Every call of Restorer.restore: the operator's name, the method and the seed."""
+    """Log every call of Restorer.restore: the operator's name, the method and the seed."""
     calls = []
     real = Restorer.restore
 

@@ -77,7 +77,7 @@ def test_the_gradients_a_row_names_are_those_a_restoration_takes(here, tiny_plan
 
     monkeypatch.setattr(Restorer, "restore", listening)
     monkeypatch.setattr(bench, "BACKENDS", {"cpu": BACKENDS["cpu"]})
-    monkeypatch.setattr(bench, "PEERS", {})
+    monkeypatch.setattr(bench, "BASELINES", {})
     report = bench.bench(Plan.open(tiny_plan), steps=steps, batches=(), rounds=1)
     rows = [(row["kind"], row["forwards"], row["gradients"]) for row in report["rows"]]
     counts = [(*result.forwards, *result.gradients) for result in taken if result.settings["steps"] == steps]

@@ -105,7 +105,7 @@ def inside(shape: Shape, missing: bool = False) -> Partial:
 
 
 class Neighbours(operators.Iterative):
-    """No more than A and A^T: the sum of two pixels side by side."""
+    """A linear operator with A and A^T alone: the sum of two neighbouring pixels."""
 
     name = "neighbours"
 
@@ -133,7 +133,7 @@ ITERATIVE: dict[str, Callable[[Shape], operators.Iterative]] = {
         operators.BicubicBlocks(s, 2), missing=spots((3, s[1] // 2, s[2] // 2))
     ),
 }
-"""Without a basis: what is iterated comes to its end here."""
+"""Operators without an SVD, whose iterations converge at this size."""
 
 
 def dense(operator: Decomposable) -> np.ndarray:

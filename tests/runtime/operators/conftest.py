@@ -17,7 +17,7 @@ NAMESPACES = {"numpy": np.asarray, "torch": torch.asarray}
 
 @pytest.fixture(autouse=True)
 def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decompositions are computed, not found from the last run."""
+    """Use an empty cache, so that decompositions are computed."""
     monkeypatch.setenv("FRUGAL_RT_CACHE", "off")
 
 
@@ -38,7 +38,7 @@ def iterative(request: pytest.FixtureRequest, iterated: Callable[[Shape], operat
 
 @pytest.fixture
 def ended(iterative: operators.Iterative) -> operators.Iterative:
-    """One that iterates to the last digit."""
+    """An iterative operator with a tolerance of rounding."""
     iterative.tolerance, iterative.most = 1e-13, 1000
     return iterative
 
@@ -50,7 +50,7 @@ def iterated(request: pytest.FixtureRequest) -> Callable[[Shape], operators.Iter
 
 @pytest.fixture(params=[*BUILDERS, *ITERATIVE])
 def operator(request: pytest.FixtureRequest, shape: Shape) -> Linear:
-    """Every one; those that iterate do so to the last digit."""
+    """Every operator; iterative ones have a tolerance of rounding."""
     made = {**BUILDERS, **ITERATIVE}[request.param](shape)
     if isinstance(made, operators.Iterative):
         made.tolerance, made.most = 1e-13, 1000

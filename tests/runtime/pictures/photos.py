@@ -19,7 +19,7 @@ HOLE = box_mask(SHAPE, 4, 6)
 
 
 def scene(*more: tuple[int, int, int]) -> Image.Image:
-    """A soft slope with the packaged portrait at (70, 30), and at other sizes and places."""
+    """Return a smooth gradient with the packaged portrait at (70, 30), and at other sizes and places."""
     slope = np.linspace(40, 200, 200)[None, :, None] + np.linspace(0, 40, 150)[:, None, None] * [1, 0, -1]
     picture = Image.fromarray(slope.clip(0, 255).astype(np.uint8))
     portrait = Image.open(PORTRAIT).convert("RGB")

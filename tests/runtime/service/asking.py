@@ -29,7 +29,7 @@ def begin(client, **parameters):
 
 
 def events(client, job):
-    """The names and data of a job's events, to the last."""
+    """Return the names and data of a job's events, to the last."""
     with client.stream("GET", f"{job}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         blocks = "".join(answer.iter_text()).split("\n\n")

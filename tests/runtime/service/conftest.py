@@ -69,14 +69,14 @@ class Serving:
         return httpx.get(self.url + path, timeout=30)
 
     def post(self, picture: bytes, **asked: Any) -> Any:
-        """A restoration; keywords are its parameters."""
+        """Ask for a restoration; keywords are its parameters."""
         import httpx
 
         files = {"image": picture, "parameters": (None, json.dumps(asked))}
         return httpx.post(f"{self.url}/v1/restore", files=files, timeout=120)
 
     def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+        """Return the sum of a metric over its labels."""
         lines = [line for line in self.get("/metrics").text.splitlines() if line.partition("{")[0].split()[0] == name]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
@@ -95,17 +95,17 @@ class Serving:
         raise AssertionError(f"waited {seconds} s; the service said {self.log.read_text()[-3000:]}")
 
     def children(self) -> list[Any]:
-        """The processes that it started."""
+        """Return the processes that the service started."""
         import psutil
 
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def workers(self) -> list[Any]:
-        """The pool's."""
+        """Return the pool's workers."""
         return self._running("frugal_rt.runtime.pool.worker")
 
     def preparers(self) -> list[Any]:
-        """The processes that decode pictures."""
+        """Return the processes that decode pictures."""
         return self._running("frugal_rt.runtime.service.preparer")
 
     def _running(self, module: str) -> list[Any]:
@@ -117,17 +117,17 @@ class Serving:
                 if module in child.cmdline():
                     found.append(child)
             except psutil.Error:
-                continue  # it ended while it was looked at
+                continue  # it ended meanwhile
         return found
 
     def memory(self) -> int:
-        """Resident bytes of it and of its processes."""
+        """Return the resident bytes of the service and of its processes."""
         import psutil
 
         return sum(one.memory_info().rss for one in (psutil.Process(self.process.pid), *self.children()))
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status."""
+        """Send SIGTERM; return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -138,7 +138,7 @@ class Serving:
 
 @pytest.fixture(scope="module")
 def serve(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Serving]]:
-    """Starts services around the tiny prior, and stops them at the end."""
+    """Return a function that starts services with the tiny prior; they are stopped at the end."""
     begun: list[Serving] = []
 
     def start(**options: Any) -> Serving:
