@@ -84,7 +84,7 @@ def command(engine: Path | None, steps_: int | None, seed: int, backend: str, ou
     click.echo(f"your own picture: {named} restore PICTURE")
 
 
-def _said(row: demo.Row) -> dict[str, Any]:
+def _said(row: demo.DemoRow) -> dict[str, Any]:
     """Return a row as --json prints it."""
     plain = {"method": row.method, "psnr": row.plain_psnr}
     return {"picture": row.picture, "task": row.task, "psnr": row.psnr, "plain": plain, **row.result.figures}

@@ -35,7 +35,7 @@ from ...engines.array_api import array_namespace
 from ...engines.flops import network_flops
 from ...engines.machine import cores, gpu, peak_flops, processor, torch_threads, versions
 from ...engines.plan import WEIGHTS
-from ...engines.torch.baselines import COMPILED, BASELINES
+from ...engines.torch.baselines import BASELINES, COMPILED
 from ..restorer import Restorer
 from ..sampling.advance import advance
 from ..sampling.choices import Method
@@ -69,7 +69,7 @@ Cell = Callable[[bool], Sample]
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """A row of the report: what is timed, and a Cell for each contender."""
 
     kind: str
@@ -239,7 +239,7 @@ class _Taken(NamedTuple):
 
 
 def _measure(
-    rows: Sequence[Row], rounds: int, reference: str, left_out: dict[str, str], on_stage: Callable[[str], object]
+    rows: Sequence[BenchRow], rounds: int, reference: str, left_out: dict[str, str], on_stage: Callable[[str], object]
 ) -> tuple[_Taken, list[dict[str, float]]]:
     """Run every cell once to warm up, then all cells in each round; return the samples and the first calls' seconds.
 
@@ -273,7 +273,7 @@ def _measure(
     return taken, first
 
 
-def _as_data(row: Row, samples: dict[str, list[Sample]], first: dict[str, float]) -> dict[str, Any]:
+def _as_data(row: BenchRow, samples: dict[str, list[Sample]], first: dict[str, float]) -> dict[str, Any]:
     return {
         "kind": row.kind,
         "name": row.name,
@@ -292,28 +292,28 @@ def _as_data(row: Row, samples: dict[str, list[Sample]], first: dict[str, float]
     }
 
 
-def _step_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps: int, batch: int) -> list[Row]:
+def _step_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps: int, batch: int) -> list[BenchRow]:
     """Return the rows of forward calls, DPS steps and DMPS steps at a batch size."""
 
     def cells(sample: Callable[..., Sample], *arguments: Any) -> dict[str, Cell]:
         return {label: partial(sample, plan, engine, *arguments, batch) for label, engine in engines.items()}
 
     return [
-        Row("forward", "forward", batch, 1, 0, cells(_forward)),
-        Row("dps step", "DPS step", batch, 1, 1, cells(_steps, measured, steps, "dps")),
-        Row("dmps step", "DMPS step", batch, 1, 0, cells(_steps, measured, steps, "dmps")),
+        BenchRow("forward", "forward", batch, 1, 0, cells(_forward)),
+        BenchRow("dps step", "DPS step", batch, 1, 1, cells(_steps, measured, steps, "dps")),
+        BenchRow("dmps step", "DMPS step", batch, 1, 0, cells(_steps, measured, steps, "dmps")),
     ]
 
 
-def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps: int) -> list[Row]:
+def _restoration_rows(plan: Plan, engines: dict[str, Engine], measured: Measured, steps: int) -> list[BenchRow]:
     """Return the rows of whole restorations of an image: the poster's three methods and ours."""
     half = steps // 2
 
-    def row(kind: Method, name: str, k: int | None, gradients: int) -> Row:
+    def row(kind: Method, name: str, k: int | None, gradients: int) -> BenchRow:
         cells: dict[str, Cell] = {
             label: partial(_restoration, plan, engine, measured, steps, kind, k) for label, engine in engines.items()
         }
-        return Row(kind, f"{name}, {steps} steps", 1, steps, gradients, cells)
+        return BenchRow(kind, f"{name}, {steps} steps", 1, steps, gradients, cells)
 
     return [
         row("dps", "DPS", None, steps),

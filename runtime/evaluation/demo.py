@@ -41,7 +41,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """A restoration of the demo."""
 
     picture: str
@@ -98,8 +98,8 @@ def run(
     seed: int = 0,
     aim: Aim | None = None,
     on_step: Callable[[StepEvent], object] | None = None,
-) -> Iterator[Row]:
-    """Restore a picture, by default the portrait, from each of `tasks`; yield a Row after each.
+) -> Iterator[DemoRow]:
+    """Restore a picture, by default the portrait, from each of `tasks`; yield a DemoRow after each.
 
     of: a description of the picture for the sheet. aim, steps, on_step: as in `Restorer.restore`; with steps the aim is
     not used. Raises MissingExtra.
@@ -120,10 +120,10 @@ def run(
             (to_picture(other), f"{name}  {plain_psnr:.1f} dB"),
             (to_picture(result.image), f"{prior}  {gained:.1f} dB  {sum(result.seconds.values()):.1f} s"),
         )
-        yield Row(of, task, result, gained, name, plain_psnr, cells)
+        yield DemoRow(of, task, result, gained, name, plain_psnr, cells)
 
 
-def sheet(rows: list[Row]) -> Image.Image:
+def sheet(rows: list[DemoRow]) -> Image.Image:
     """Draw the rows as one labelled picture."""
     return contact_sheet([(f"{row.picture}: {row.task}", row.cells) for row in rows], tile=256)
 
