@@ -52,7 +52,7 @@ lint: $(READY)
 	$(BIN)/python -m mypy
 	cd .cache && $(abspath $(BIN))/lint-imports ../pyproject.toml --no-cache --no-logo
 
-# The site, into .cache/site: a link or an anchor that leads nowhere fails, a ragged table, a command line that does not parse, and a
+# The site, into .cache/site: a link or an anchor that leads nowhere fails, a ragged table, a file or name that is gone, a command line that does not parse, and a
 # docs/cli.md that is not the commands' help. The sources are copied so that .venv is not read with them.
 docs: $(READY)
 	$(BIN)/python .ci/write_cli.py --check

@@ -1,10 +1,13 @@
 """Check the Markdown that readers see: python .ci/check_docs.py
 
-Each row of a table has as many cells as its heading, each link leads to an existing file and anchor, and the command
-accepts every `frugal-rt` command line. Commands are parsed and not run.
+Each row of a table has as many cells as its heading, each link leads to an existing file and anchor, the Python files
+and names of code that a page mentions exist, and the command accepts every `frugal-rt` command line. Commands are
+parsed and not run. Records of decisions and the changelog may mention what is gone.
 """
 
+import ast
 import copy
+import functools
 import io
 import itertools
 import re
@@ -26,6 +29,16 @@ BEFORE = re.compile(r"([^#]*(&&|[|;(!]))?\s*(\w+=\S*\s+|time\s+|\$\s+)*")
 """Text that may stand in a line before a command."""
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|.*(\.\.\.|…).*|\[.*\]|\{.*\}")
 """Placeholders such as COMMAND and `...`."""
+PYTHON = re.compile(r"(?<![\w./-])[\w./-]*\w\.py\b")
+"""Names of Python files."""
+CODE = re.compile(r"(?<![\w./-])(?=[\w.]*(?:_|[A-Z]|\w\.\w))[A-Za-z_]\w*(?:\.\w+)*(?:\(\))?")
+"""Names of code, told from words by a capital, an underscore or a dot: `move` is none, `Restoration.move` is."""
+NAMED = ("architecture.md", "method.md")
+"""Pages whose names of code are checked, besides their files."""
+OTHERS = {"DIR", "FILE", "HTTP", "M", "NAME", "ONNX", "OpenVINO", "PIL", "PNG", "POST", "frugal_rt"}
+"""Words that look like names of code."""
+ELSEWHERE = re.compile(r"torch\.|tool\.|.*\.(png|toml)$")
+"""Names of another library, a table of pyproject.toml, or a file."""
 Fault = tuple[int, str]
 
 
@@ -85,6 +98,54 @@ def dead(text: str, page: Path) -> Iterator[Fault]:
                 continue  # an anchor by mkdocstrings, which mkdocs checks
             elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text() if path else text):
                 yield number, f"a link to #{anchor}, which {file.name} does not have"
+
+
+@functools.cache
+def names() -> set[str]:
+    """Return the dotted names of all modules, classes, functions and variables, from `runtime.` or `tests.` on."""
+    found: set[str] = set()
+
+    def add(body: list[ast.stmt], path: str) -> None:
+        for statement in body:
+            targets: list[ast.expr] = []
+            match statement:
+                case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                    found.add(f"{path}.{statement.name}")
+                    if isinstance(statement, ast.ClassDef):
+                        add(statement.body, f"{path}.{statement.name}")
+                case ast.Assign():
+                    targets = statement.targets
+                case ast.AnnAssign():
+                    targets = [statement.target]
+                case ast.ImportFrom():
+                    found.update(f"{path}.{one.asname or one.name}" for one in statement.names)
+            found.update(f"{path}.{one.id}" for each in targets for one in ast.walk(each) if isinstance(one, ast.Name))
+
+    for name in tracked("*.py"):
+        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        found.add(module)
+        add(ast.parse((ROOT / name).read_text()).body, module)
+    return found
+
+
+def missing(text: str, page: Path) -> Iterator[Fault]:
+    """Yield Python files that are not in the repository, and on pages of NAMED names that no module defines."""
+    if page.name == "CHANGELOG.md" or page.parent.name == "decisions":
+        return
+    files = tracked("*.py")
+    for number, line in enumerate(text.splitlines(), 1):
+        block = line.startswith("    ")
+        for code in [line] if block else re.findall(r"`([^`]+)`", line):
+            for file in PYTHON.findall(code):
+                inside = file.removeprefix("../")
+                if "NAME" not in file and not any(f"/{one}".endswith(f"/{inside}") for one in files):
+                    yield number, f"a file {file}, which is not there"
+            if page.name in NAMED:
+                for name in CODE.findall(PYTHON.sub("", code)):
+                    bare = name.removesuffix("()").removeprefix("frugal_rt.").removeprefix("A.")
+                    known = bare in OTHERS or ELSEWHERE.match(bare)
+                    if not known and not any(f".{one}".endswith(f".{bare}") for one in names()):
+                        yield number, f"a name {name}, which no module defines"
 
 
 def commands(text: str) -> Iterator[tuple[int, str, bool]]:
@@ -155,7 +216,7 @@ def why_refused(words: list[str], complete: bool) -> str:
     return ""
 
 
-CHECKS: tuple[Callable[[str, Path], Iterator[Fault]], ...] = (ragged, dead, refused)
+CHECKS: tuple[Callable[[str, Path], Iterator[Fault]], ...] = (ragged, dead, missing, refused)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,22 @@ def test_a_dead_link_and_a_dead_anchor_are_found():
     assert faults("dead", "[f](docs/nothing.md)") == ["1: a link to docs/nothing.md, which is not there"]
 
 
+def test_a_file_and_a_name_that_are_gone_are_found():
+    docs = check("check_docs")
+    page = ROOT / "docs" / "architecture.md"
+    text = "See `runtime/sampling/equations.py`: `dps_step`, and `Restoration.move`; `operators.Custom`, `A.prepare()`."
+    assert list(docs.missing(text, page)) == []
+    assert list(docs.missing("    |  cli/restore.py   Run.here\n    V  equations.py", page)) == []
+    gone = "`runtime/equations.py` and\n`dps_leap`, or `Restoration.leap` of `switch.py`"
+    assert [why for _, why in docs.missing(gone, page)] == [
+        "a file runtime/equations.py, which is not there",
+        "a name dps_leap, which no module defines",
+        "a name Restoration.leap, which no module defines",
+    ]
+    assert len(list(docs.missing(gone, ROOT / "README.md"))) == 1
+    assert list(docs.missing(gone, ROOT / "docs" / "decisions" / "x.md")) == []
+
+
 @pytest.mark.parametrize(
     "line",
     [

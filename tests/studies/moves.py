@@ -1,4 +1,4 @@
-"""The closed form by a basis, beside the one by conjugate gradients, where both exist: a table of docs/decisions/closed-form.md.
+"""The closed form by a basis, beside the one by conjugate gradients: a table of docs/decisions/closed-form.md.
 
 python tests/studies/moves.py --engine celeba.plan --images tune-100.tar --lpips lpips_alex.onnx
 
