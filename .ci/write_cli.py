@@ -20,8 +20,8 @@ Every command and every option, from the commands' own help (`{NAME} COMMAND --h
 `.ci/write_cli.py`; `make docs` fails where it is not up to date.
 
 Each option can also be set in the environment, by the command's name and its own:
-`FRUGAL_RT_RESTORE_ENGINE=celeba.plan` is `--engine` of `restore`. The command line goes first, then `--params`, then
-the environment. `python -m frugal_rt` is the same command.
+`FRUGAL_RT_RESTORE_ENGINE=celeba.plan` is `--engine` of `restore`. The command line overrides `--params`, which
+overrides the environment. `python -m frugal_rt` is the same command.
 """
 
 

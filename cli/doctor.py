@@ -12,7 +12,7 @@ from . import options
 @click.command()
 @options.as_json
 def command(as_json: bool) -> None:
-    """Say which backends this machine has, why the others are missing, and what would bring them."""
+    """Say which backends this machine has, why the others are missing, and which commands install them."""
     if as_json:
         backends = [finding._asdict() for finding in findings()]
         click.echo(json.dumps({"frugal_rt": __version__, "backends": backends}))

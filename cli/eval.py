@@ -49,7 +49,7 @@ USUAL = (*AIMS, PRESET)
 )
 @click.option(
     "--methods",
-    help=f"Run these ways, comma-separated, of {', '.join(OURS)}. Default: the first five; with --vs classical "
+    help=f"Run these methods, comma-separated: {', '.join(OURS)}. Default: the first five; with --vs classical "
     f"{','.join(USUAL)}.",
 )
 @click.option(
@@ -88,7 +88,7 @@ USUAL = (*AIMS, PRESET)
     "--output",
     metavar="FOLDER",
     type=options.PATH,
-    help="Keep rows, tables and pictures in FOLDER. The same command goes on where it stopped.",
+    help="Keep rows, tables and pictures in FOLDER. The same command continues where it stopped.",
 )
 @click.option("--json", "json_", metavar="FILE", type=options.PATH, help="Write the means to FILE, as JSON.")
 @click.option(

@@ -48,7 +48,7 @@ backend = click.option(
 trust_engines = click.option(
     "--trust-engines",
     is_flag=True,
-    help="Load TensorRT engines that the plan brings along: native code that somebody else built.",
+    help="Load TensorRT engines that are in the plan: native code that somebody else built.",
 )
 seed = click.option(
     "--seed",
@@ -70,8 +70,8 @@ every = click.option(
 guidance = click.option(
     "--guidance",
     type=click.Choice(list(GUIDANCE)),
-    help="The step sizes of hybrid, dps and dmps. own, the default, finds them on the way; official takes the papers' "
-    "constants.",
+    help="The step sizes of hybrid, dps and dmps. own, the default, computes them at each step; official takes the "
+    "papers' constants.",
 )
 zeta = click.option("--zeta", type=float, help="Take this constant step size for DPS, as in the paper.")
 lam = click.option("--lambda", "lam", type=float, help="Take this constant step size for DMPS, as in the paper.")
@@ -94,7 +94,7 @@ _DAMAGE = (
     ),
     click.option("--mask", metavar="IMAGE", type=PATH, help="The missing pixels are white in this picture."),
     click.option("--hole", metavar="WxH", help="A box of this size is missing in the middle."),
-    click.option("--keep", metavar="WxH", help="Only a box of this size in the middle is kept. The rest is invented."),
+    click.option("--keep", metavar="WxH", help="Only a box of this size in the middle is kept. The rest is painted."),
     click.option("--scale", type=int, metavar="R", help="Resolution is lost: one pixel is left of RxR."),
     click.option(
         "--filter",
@@ -109,7 +109,7 @@ _DAMAGE = (
     click.option(
         "--border",
         type=click.Choice(list(BORDERS)),
-        help="What lies past a blurred picture's border. Default: mirror, or circular for a lopsided kernel.",
+        help="The pixels assumed past a blurred picture's border. Default: mirror, or circular for a lopsided kernel.",
     ),
     click.option(
         "--keep-fraction", type=float, metavar="F", help="This share of the Walsh-Hadamard coefficients was measured."

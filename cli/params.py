@@ -78,8 +78,8 @@ params = click.option(
     is_eager=True,
     expose_value=False,
     callback=_use,
-    help="Take every option from FILE: a picture restored before, or a .json of --save-params. Options given here go "
-    "before it, and it goes before the environment.",
+    help="Take every option from FILE: a picture restored before, or a .json of --save-params. Options given here "
+    "override it, and it overrides the environment.",
 )
 save_params = click.option(
     "--save-params",

@@ -116,7 +116,7 @@ EXAMPLES = (
     type=click.Choice(["png", "jpg", "webp", "tif"]),
     help="The format of pictures that -o does not name: in a folder, or on standard output. Default: png.",
 )
-@click.option("--resume", is_flag=True, help="Pass over pictures whose output exists.")
+@click.option("--resume", is_flag=True, help="Skip pictures whose output exists.")
 @click.option(
     "--trace",
     "traces",
@@ -193,7 +193,7 @@ def command(
     IMAGE is a picture, a measurement (.npy), or - for standard input. Several may be named, and folders, and patterns
     such as 'a/*.jpg'. Where two are named and the second is a picture's name that does not exist, it is the output.
 
-    Where no task is named, the picture tells. Transparent pixels are filled in. A picture of one channel is coloured,
+    Without --task the picture decides. Transparent pixels are filled in. A picture of one channel is coloured,
     a coarse JPEG has its artefacts removed, and any other is denoised. Where nothing is found wrong, nothing is
     written, or with -o the picture as it was. A picture that is smaller by a whole factor than the images of a prior of
     one size is enlarged to them. Where --noise is left out, it is estimated to denoise, and 1.3 grey levels otherwise.

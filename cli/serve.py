@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--uds", type=options.PATH, help="Listen on this Unix socket, in place of --host and --port.")
-@click.option(
-    "--root-path", default="", metavar="/PATH", help="The prefix that a proxy in front takes off the paths of requests."
-)
+@click.option("--root-path", default="", metavar="/PATH", help="The prefix that a proxy in front removes from paths.")
 @click.option(
     "--limit",
     type=click.IntRange(1),
@@ -68,7 +66,7 @@ if TYPE_CHECKING:
     "--allow-host", "hosts", multiple=True, help="Answer to this host name too, without a token. May be repeated."
 )
 @click.option(
-    "--allow-origin", "origins", multiple=True, help="Let pages of this origin ask, in browsers. May be repeated."
+    "--allow-origin", "origins", multiple=True, help="Let web pages of this origin send requests. May be repeated."
 )
 def command(
     engine: Path,

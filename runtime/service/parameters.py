@@ -71,7 +71,7 @@ class Parameters(BaseModel):
     kernel: Annotated[str, AfterValidator(_of_some_width)] | None = Field(
         None, max_length=60, description=f"The blur: {', '.join(KINDS.values())}."
     )
-    border: Literal[BORDERS] | None = Field(None, description="What lies past the border.")  # type: ignore[valid-type]
+    border: Literal[BORDERS] | None = Field(None, description="The pixels assumed past the border.")  # type: ignore[valid-type]
     grey: Literal[tuple(GREY_WEIGHTS)] | None = Field(None, description="How colour was lost.")  # type: ignore[valid-type]
     keep_fraction: float | None = Field(
         None, ge=1e-6, le=1, allow_inf_nan=False, description="Share of the Walsh-Hadamard coefficients measured."
