@@ -14,7 +14,7 @@ BYTES_KEPT = 1 << 30
 class Free(Generic[T]):
     """Pool of free objects, by the rows and sides of the calls that they serve. Thread-safe.
 
-    It keeps the SIZES_KEPT sizes used last; where they have more than BYTES_KEPT bytes, the last size alone.
+    It keeps at most the SIZES_KEPT sizes used last and BYTES_KEPT bytes, but always the object returned last.
     """
 
     def __init__(self) -> None:
