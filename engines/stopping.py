@@ -45,10 +45,10 @@ _current: ContextVar[Stop | None] = ContextVar("stop", default=None)
 
 @contextlib.contextmanager
 def stoppable(stop: Stop) -> Iterator[None]:
-    """Let `stop` interrupt the network calls that this thread makes in the block; they then raise Stopped.
+    """Let `stop` end the network calls that this thread makes in the block: they raise Stopped then.
 
-    onnxruntime and OpenVINO stop between two operations, and an image in tiles between two tiles. Calls of torch and
-    TensorRT are not interrupted.
+    onnxruntime ends between two operations, OpenVINO likewise, an image in tiles between two of them, and torch and
+    TensorRT not within a call.
     """
     before = _current.set(stop)
     try:

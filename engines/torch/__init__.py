@@ -1,1 +1,1 @@
-"""Plans run by torch, and the torch arrays that every engine of a CUDA device computes on."""
+"""Plans run by torch, and the torch arrays of every engine on a CUDA device."""

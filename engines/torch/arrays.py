@@ -1,4 +1,4 @@
-"""Torch's memory for an engine's state: the host's, or a CUDA device's, whose work is one ordered queue of launches."""
+"""Torch arrays for an engine's state, on the host or on a CUDA device, where all calls are ordered by streams."""
 
 import contextlib
 import functools
@@ -20,23 +20,25 @@ from ..errors import BackendError
 from ..extras import import_torch
 
 logger = logging.getLogger(__name__)
-Tensor = Any  # torch.Tensor, where torch may be missing
+Tensor = Any  # torch.Tensor; torch may not be installed
 WARM = 2
-"""Times that work runs before it is recorded: the first pays for plans, workspaces and memory."""
+"""Times that work runs before it is captured; the first run allocates workspaces and memory."""
 UNDERWAY = 2
-"""Calls that the host may be ahead of the device: as many as keep it busy, and no more than a cancelled job wastes."""
+"""The most calls that the host may be ahead of the device: enough to keep it busy, and few to waste after a cancel."""
 GRAIN = 64
-"""Pixels that sides are rounded up to a multiple of, where each size is recorded or compiled anew."""
+"""The multiple in pixels to which sides are rounded up, where each size is captured or compiled anew."""
 launching = threading.RLock()
-"""Held while a library is given the addresses of a call, and while work is recorded: CUDA records one graph at a time
-in a process, and an execution context is one call's."""
+"""Lock held while a library gets the addresses of a call, and while work is captured: CUDA captures one graph at a time
+in a process, and an execution context serves one call."""
 
 
 @functools.cache
 def streams(torch: Any) -> tuple[Any, Any, Any]:
-    """The process's streams beside torch's own: of libraries that want another than the default, of what is recorded,
-    of uploads. Torch hands the same ones out again after a few dozen, so they are taken once; the second is of the
-    other pool, so that no upload lands in a recording."""
+    """Return the process's streams beside torch's own: for libraries, for captures, and for uploads.
+
+    Torch reuses its streams after a few dozen, so they are taken once. The second is of another priority pool, so that
+    no upload can land in a capture.
+    """
     return torch.cuda.Stream(), torch.cuda.Stream(priority=-1), torch.cuda.Stream()
 
 
@@ -50,17 +52,17 @@ class TorchArrays:
         self.device = device
         self.can_capture = device == "cuda"
         self.throttled_seconds = 0.0
-        """Seconds that the host has waited in `throttle`."""
+        """Total seconds that the host has waited in `throttle`."""
         self._underway: deque[Any] = deque()
         if self.can_capture:
             self._beside, self._recorder, self._uploads = streams(self.torch)
             self._pool: Any = None
-            """Memory that recordings share."""
+            """Memory pool that captured graphs share."""
             self._recordings: WeakSet[Any] = WeakSet()
             self._replayed_on: Any = None
 
     def room(self, grain: int) -> Room:
-        """Return `Engine.room`, with `grain` where something is made for each size."""
+        """Return `Engine.room`; `grain` applies where something is made for each size."""
         if self.device == "cpu":
             return Room(machine.memory(), grain)
         return Room(self.torch.cuda.mem_get_info()[1], grain)
@@ -69,7 +71,7 @@ class TorchArrays:
         return self.torch.as_tensor(x, dtype=self.torch.float32, device=self.device)
 
     def upload(self, array: np.ndarray) -> Callable[[], Array]:
-        """`Engine.upload`: through pinned memory, on a stream of its own; the reader's stream waits for it."""
+        """Upload as `Engine.upload`: through pinned memory, on a stream of its own; the reader's stream waits for it."""
         torch = self.torch
         if self.device == "cpu":
             ready = self.asarray(array)
@@ -88,7 +90,7 @@ class TorchArrays:
         return wait
 
     def throttle(self) -> None:
-        """Throttle as `Engine.throttle`."""
+        """Wait as `Engine.throttle`."""
         if self.device == "cpu":
             return
         self._underway.append(self.torch.cuda.current_stream().record_event())
@@ -98,31 +100,34 @@ class TorchArrays:
             self.throttled_seconds += time.perf_counter() - started
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """Capture a CUDA graph as `Engine.capture`. After a failure, but for memory, nothing is captured any more."""
+        """Capture a CUDA graph as `Engine.capture`.
+
+        After a failure other than of memory, nothing is captured any more.
+        """
         torch = self.torch
         if not self.can_capture:
             return None
         here = torch.cuda.current_stream()
         graph = torch.cuda.CUDAGraph()
         with launching:
-            others = [*self._recordings]  # the last that goes takes the memory along
+            others = [*self._recordings]  # keep them: freeing the last graph frees the pool
             if not others:
                 self._pool = torch.cuda.graph_pool_handle()
             try:
-                torch.cuda.synchronize()  # what is replayed on other streams works in the same memory
+                torch.cuda.synchronize()  # graphs that replay on other streams use the same memory
                 with torch.cuda.stream(self._recorder):
                     for _ in range(WARM):
                         work()
                     torch.cuda.synchronize()
-                    gc.collect()  # a tensor or a graph that Python frees during a capture breaks it
-                    torch.cuda.empty_cache()  # a recording cannot use what the warm runs leave
+                    gc.collect()  # freeing a tensor or a graph during a capture would break it
+                    torch.cuda.empty_cache()  # a capture cannot use memory cached by the warm runs
                     self._capture(graph, work)
             except (RuntimeError, BackendError) as error:
                 logger.warning("steps cannot be recorded as CUDA graphs, and are launched piece by piece: %s", error)
                 if any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__cause__)):
-                    return None  # of so many rows; fewer may be
+                    return None  # not with so many rows; fewer may fit
                 self.can_capture = False
-                with contextlib.suppress(Exception):  # torch 2.13 forgets it where a capture ends badly
+                with contextlib.suppress(Exception):  # torch 2.13 leaves it out where a capture fails
                     torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
                 return None
             self._recordings.add(graph)
@@ -131,20 +136,20 @@ class TorchArrays:
 
     def _capture(self, graph: Any, work: Callable[[], None]) -> None:
         """Capture `work` into `graph`. Raises the error of `work`, whose context is the error of the capture's end."""
-        # Other threads upload noise meanwhile, which a capture of this thread alone lets them.
+        # Other threads upload noise meanwhile, which is allowed where the capture is of this thread alone.
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             work()
         except BaseException as first:
             try:
                 graph.capture_end()
-            except RuntimeError as second:  # it says only that the capture is broken, not by what
+            except RuntimeError as second:  # it says that the capture is broken, but not why
                 first.__context__, second.__context__ = second, first.__context__
             raise
         graph.capture_end()
 
     def _replay(self, graph: Any) -> None:
-        """After what was replayed before, whatever stream that went to: recordings share their memory."""
+        """Replay a graph after the last one replayed on any stream, as graphs share their memory."""
         here = self.torch.cuda.current_stream()
         with launching:
             if self._replayed_on not in (None, here):
@@ -154,7 +159,7 @@ class TorchArrays:
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
-        """Around the end of an engine: the device is done with its calls before, and has its memory back after."""
+        """Enclose the end of an engine: wait for the device's calls before, free its memory after."""
         if self.device == "cuda":
             self.torch.cuda.synchronize()
             for graph in [*self._recordings]:
@@ -165,7 +170,7 @@ class TorchArrays:
 
     @contextlib.contextmanager
     def memory(self) -> Iterator[None]:
-        """Raises BackendError where the device has no memory left for what is done in it."""
+        """Raise BackendError where the device runs out of memory in the block."""
         try:
             yield
         except self.torch.OutOfMemoryError as error:
@@ -175,10 +180,10 @@ class TorchArrays:
 
     @contextlib.contextmanager
     def queue(self, *, beside: bool = False) -> Iterator[Any]:
-        """The stream that a call of another library goes to, ordered with torch's current one; no other call begins.
+        """Yield the stream for a call of another library, ordered with torch's current stream; no other call begins.
 
-        That is the current one itself, unless it is the default stream, where TensorRT would wait for the device; or
-        always the first of `streams`, `beside`, for a library that knows but one.
+        It is the current stream itself, unless that is the default stream, on which TensorRT would synchronise. With
+        `beside` it is always the first of `streams`, for a library that uses a single stream.
         """
         here = self.torch.cuda.current_stream()
         with launching:
@@ -195,7 +200,8 @@ class TorchArrays:
 class OnTorch(Closable):
     """Base of engines whose state lives in torch's arrays.
 
-    They have the arrays and are not them: what is recorded holds an `upload`, and would hold the engine.
+    Engines have the arrays and do not derive from them: captured steps refer to `upload`, and would keep the engine
+    alive.
     """
 
     def __init__(self, arrays: TorchArrays):
@@ -222,7 +228,7 @@ class OnTorch(Closable):
 
 
 def like(result: Tensor, given: Array) -> Array:
-    """A torch result in the memory order of an image batch, as numpy where that was given."""
+    """Return a torch result contiguous as an image batch, as numpy where `given` is numpy."""
     result = result.contiguous()
     array: Array = result.cpu().numpy() if isinstance(given, np.ndarray) else result
     return array

@@ -1,4 +1,4 @@
-"""Torch as others run it, for `frugal-rt bench` to compare with. Opened like BACKENDS, and never chosen by `auto`."""
+"""Torch as others run it, to compare with in `frugal-rt bench`. Opened like BACKENDS, and never taken by `auto`."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ def _device() -> str:
 
 
 def compiler() -> str | None:
-    """The C++ compiler that torch.compile would call; None where it is not there."""
+    """Return the C++ compiler that torch.compile would call; None where there is none."""
     return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
 def _eager(plan: Plan) -> Engine:
-    """As the papers' scripts run a UNet: contiguous, its parameters as they were loaded, nothing compiled."""
+    """Open an engine like the papers' scripts: contiguous memory, trainable parameters, nothing compiled."""
     device = _device()
     from .engine import TorchEngine
 

@@ -1,4 +1,4 @@
-"""The autograd-capable engine: the prior's UNet in torch, on the CPU or a CUDA device."""
+"""The reference engine: the prior's UNet in torch with autograd, on the CPU or a CUDA device."""
 
 import copy
 import logging
@@ -15,7 +15,7 @@ from .network import build_network, load_weights
 
 logger = logging.getLogger(__name__)
 SHAPES = 64
-"""Sizes of a batch and its images, with and without a gradient, that a network may be compiled for."""
+"""The most shapes, with and without a gradient, for which a network may be compiled."""
 
 
 class TorchEngine(OnTorch):
@@ -26,10 +26,10 @@ class TorchEngine(OnTorch):
     the pullback scales each row of the cotangent to a largest magnitude of 1, and the gradient back. On a CUDA device
     whole steps are recorded as CUDA graphs.
 
-    The keywords after it are for comparing: `channels_last` is the memory format; an engine that is not `frozen` keeps
-    graphs that could reach the parameters, as a checkpoint does when it is loaded and used; a `compiled` one pays for
-    torch.compile at the first call of each size, with and without a gradient; and it `falls_back` to torch as it
-    is, once and with a word in the log, or raises BackendError.
+    The other keywords are for comparisons. `channels_last`: the memory format. `frozen`: whether parameters need no
+    gradient; a checkpoint as it is loaded has parameters that do. `compiled`: use torch.compile, which compiles at the
+    first call of each size, with and without a gradient. `falls_back`: where compiling fails, run uncompiled with a
+    message in the log, instead of raising BackendError.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class TorchEngine(OnTorch):
         load_weights(module, plan.tensors(), plan.source)
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         if not channels_last or precision != "fp32":
-            module = copy.deepcopy(module)  # into torch's own aligned memory, where the other format lies anyway
+            module = copy.deepcopy(module)  # into torch's own aligned memory; channels_last makes a copy anyway
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
         for layer in module.modules():
             if half is not None and isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
-                layer.to(half)  # once, where autocast would at every call
+                layer.to(half)  # once; autocast would convert at every call
         module = module.to(device, memory_format=self._format).requires_grad_(not frozen)
-        # Made anew for each call: one that threads share restores what another found.
+        # Made for each call: an instance shared by threads would restore another thread's state.
         self._autocast = partial(torch.autocast, device, half, enabled=half is not None)
         self._forward_only = torch.inference_mode if frozen else torch.no_grad
         self._module = _compile(torch, module, falls_back) if compiled else module
@@ -97,7 +97,7 @@ class TorchEngine(OnTorch):
         return self._answer(prediction, x), pull
 
     def _gradient(self, prediction: Prediction, leaf: Tensor, v: Tensor) -> Tensor:
-        """The transposed Jacobian of `prediction.out` in `leaf` applied to v, each (B, C, H, W)."""
+        """Return the transposed Jacobian of `prediction.out` in `leaf`, times v; each (B, C, H, W)."""
         (gradient,) = self._torch.autograd.grad(prediction.out, leaf, v)
         return gradient
 
@@ -115,7 +115,7 @@ class TorchEngine(OnTorch):
 
 
 def _compile(torch: Any, module: Any, falls_back: bool) -> Callable[..., Any]:
-    """The module compiled for each shape it meets; whole, so that nothing falls back to eager unnoticed."""
+    """Compile the module for each shape, as a whole graph, so that no part runs uncompiled unnoticed."""
     import torch._dynamo.config
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 

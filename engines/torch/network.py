@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def build_network(network: Mapping[str, Any]) -> "Module":
-    """The module `(x (B,C,H,W), t (B,)) -> out`, or `-> (out, variance)` where the variance is learned; on no device.
+    """Build the module `(x (B,C,H,W), t (B,)) -> out`, or `-> (out, variance)` where the variance is learned.
 
-    `network` is the manifest's entry: the diffusers config of a UNet2DModel, the pixel-unshuffle factor, whether
-    the variance is learned. Parameters are named `unet.<diffusers name>`, as in the plan's weights. Raises PlanError
-    for a config that is none, MissingExtra.
+    Its parameters are on the meta device. `network` is the manifest's entry: the diffusers config of a UNet2DModel, the
+    pixel-unshuffle factor, and whether the variance is learned. Parameters are named `unet.<diffusers name>`, as in the
+    plan's weights. Raises PlanError for a config that diffusers refuses, MissingExtra.
     """
     torch = import_torch("The torch backend")
     try:
@@ -49,7 +49,7 @@ def build_network(network: Mapping[str, Any]) -> "Module":
 
 
 def load_weights(module: "Module", tensors: Mapping[str, Any], source: str) -> None:
-    """Give the module the tensors, without a copy where they are numpy arrays. Raises PlanError if they do not fit."""
+    """Load the tensors into the module, numpy arrays without a copy. Raises PlanError if they do not fit."""
     torch = import_torch("The torch backend")
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}
     try:

@@ -1,5 +1,5 @@
-"""Middleware for every request: an id, a log line, a limit on the body, the token or the visitors' rules, HEAD as GET,
-and the headers of every answer."""
+"""The edge that every request passes, whatever it asks: an id, a log line, a limit on its body, the token or whose page
+asks, HEAD as GET; and the headers that every answer carries."""
 
 import hmac
 import json
@@ -24,9 +24,9 @@ OPEN = (*PROBES, *PAGES)
 COUNTED = (*PROBES, "/metrics")
 """Paths that monitoring may request under any host name."""
 JOBS = "/v1/jobs/"
-"""Paths without HEAD: a GET of them has effects, such as marking a picture as fetched."""
+"""Paths that HEAD is not for: to fetch an outcome, or follow a job, is more than to ask."""
 CROWDED = "crowded"
-"""Key of the state of a connection beyond the places."""
+"""Key of a connection's state: it is one too many."""
 SAFE = {
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",

@@ -1,4 +1,4 @@
-"""Torch's engine on the CPU: its error when memory runs out, and its half precision."""
+"""Torch's engine on the CPU: what it says when memory runs out, and its half precision."""
 
 from threading import Event, Thread, current_thread
 
