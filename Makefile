@@ -21,11 +21,11 @@ help:
 demo: $(DEMO_READY)
 	$(DEMO_BIN)/frugal-rt demo -o demo
 
-# The tests of every change: two processes of a thread each side by side, and at most five minutes a test.
+# The tests of every change, by two processes of a thread each, at most five minutes a test.
 test: $(READY)
 	OMP_NUM_THREADS=1 FRUGAL_RT_THREADS=1 $(BIN)/python -m pytest -n 2 --timeout 300
 
-# What takes longer than that allows, or needs every core: one after another, and at most ten minutes a test.
+# The tests that take longer or need every core, one after another, at most ten minutes a test.
 test-long: $(READY)
 	$(BIN)/python -m pytest -m "long and not slow and not gpu" --timeout 600
 
@@ -33,8 +33,8 @@ test-long: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-# Every backend of a CUDA machine; then times and what half precision changes, into .cache/gpu. In a venv of its own, as
-# onnxruntime-gpu takes the place of onnxruntime.
+# Every backend of a CUDA machine; then times and the effect of half precision, into .cache/gpu. In a venv of its own, as
+# onnxruntime-gpu replaces onnxruntime.
 test-gpu: $(GPU_READY)
 	FRUGAL_RT_TRIAL_SECONDS=240 $(GPU_BIN)/python -m pytest -m gpu tests/gpu
 	FRUGAL_RT_TRIAL_SECONDS=240 $(GPU_BIN)/python tests/gpu/figures.py -o .cache/gpu
@@ -75,14 +75,14 @@ wheel-smoke: $(READY)
 	cd .cache/smoke && ../lean/bin/frugal-rt export --model celeba -o lean.plan
 	cd .cache/smoke && ../lean/bin/frugal-rt degrade clean.png --task denoise --noise 25 -o noisy.png && ../lean/bin/frugal-rt restore noisy.png
 
-# Build sdist and wheel, the wheel from the sdist, and check what an index and an installer would: the texts and what is in them.
+# Build sdist and wheel, the wheel from the sdist, and check their texts and their files.
 release: $(READY)
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist . >.cache/build.log || { cat .cache/build.log; exit 1; }
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python .ci/check_release.py dist
 
-# Remove what make made.
+# Remove everything that make made.
 clean:
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 

@@ -1,12 +1,12 @@
-"""Pin what the containers install: every package, its version and its wheels' SHA-256; and list it as an SBOM.
+"""Pin every package that the containers install, with its version and its wheels' SHA-256, and write an SBOM.
 
     python docs/containers/lock.py
 
-asks pip which wheels of Python 3.12 for Linux the requirements of pyproject.toml come to, on x86-64 and on Arm, and
-writes requirements-NAME.txt, as `pip install --require-hashes` takes it, and sbom-NAME.json (CycloneDX 1.6) beside this
-file: cpu and cuda are what runs, build is what the wheel of frugal-rt is built with. `--sbom` writes the SBOMs alone,
-from the requirements as they are. Hashes are those of the package index that pip asks, each checked by pip with the
-wheel that it read; compare them with another index's before you trust that one alone.
+asks pip for the wheels of Python 3.12 for Linux, on x86-64 and on Arm, that the requirements of pyproject.toml resolve
+to. It writes requirements-NAME.txt, for `pip install --require-hashes`, and sbom-NAME.json (CycloneDX 1.6) beside this
+file. The names are cpu and cuda, for running, and build, for building frugal-rt's wheel. `--sbom` writes the SBOMs
+alone, from the existing requirements. Hashes are the package index's, each checked by pip against the wheel; compare
+them with another index's before you trust a single one.
 """
 
 import json
@@ -25,21 +25,21 @@ ROOT = HERE.parents[1]
 PYTHON = "3.12"
 MACHINES = ("x86_64", "aarch64")
 GLIBC = 36
-"""The C library of Debian bookworm; Ubuntu 24.04 has a later one, which runs the same wheels."""
+"""The minor version of glibc in Debian bookworm; Ubuntu 24.04 has a later one, which runs the same wheels."""
 LINE = re.compile(r"(?P<name>[\w.-]+)==(?P<version>\S+)(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 
 
 class Pinned(NamedTuple):
-    """A package as it is installed."""
+    """A package with its version and hashes."""
 
     name: str
     version: str
     hashes: tuple[str, ...]
-    """SHA-256 of its wheels, one for each machine that has its own."""
+    """SHA-256 of its wheels, one for each machine with its own wheel."""
 
 
 def asked() -> dict[str, list[str]]:
-    """The requirements of each set, by pyproject.toml."""
+    """Return the requirements of each set, from pyproject.toml."""
     said = tomllib.loads((ROOT / "pyproject.toml").read_text())
     base, extras = said["project"]["dependencies"], said["project"]["optional-dependencies"]
     onnxruntime_gpu = next(one for one in extras["gpu"] if one.startswith("onnxruntime-gpu"))
@@ -51,7 +51,7 @@ def asked() -> dict[str, list[str]]:
 
 
 def resolve(requirements: list[str], machine: str) -> dict[str, Pinned]:
-    """List what pip would install of `requirements` on a machine, by its name. Raises SystemExit where it cannot."""
+    """Return, by name, the packages that pip would install for `requirements` on a machine. Raises SystemExit."""
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 16, -1)] + [f"manylinux2014_{machine}"]
     words = [word for tag in tags for word in ("--platform", tag)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -70,7 +70,7 @@ def resolve(requirements: list[str], machine: str) -> dict[str, Pinned]:
 
 
 def lock(requirements: list[str], machines: tuple[str, ...]) -> list[Pinned]:
-    """The packages of all machines, in order of their names. Raises SystemExit where their versions differ."""
+    """Return the packages of all machines, sorted by name. Raises SystemExit where their versions differ."""
     of_each = [resolve(requirements, machine) for machine in machines]
     pinned = []
     for name in sorted({name for found in of_each for name in found}):
@@ -82,7 +82,7 @@ def lock(requirements: list[str], machines: tuple[str, ...]) -> list[Pinned]:
 
 
 def as_requirements(pinned: list[Pinned]) -> str:
-    """The text of a requirements file."""
+    """Return the text of a requirements file."""
     head = "# Written by docs/containers/lock.py; not to be changed by hand.\n"
     hashed = (
         f"{one.name}=={one.version}" + "".join(f" \\\n    --hash=sha256:{digest}" for digest in one.hashes)
@@ -101,7 +101,7 @@ def read(text: str) -> Iterator[Pinned]:
 
 
 def as_sbom(name: str, pinned: list[Pinned]) -> str:
-    """CycloneDX 1.6 of a set. It has no time and no number of its own, so that the same packages give the same file."""
+    """Return a set as CycloneDX 1.6, without a time or serial number, so that the same packages give the same file."""
     components: list[Mapping[str, Any]] = [
         {
             "type": "library",

@@ -71,7 +71,7 @@ class TorchArrays:
         return self.torch.as_tensor(x, dtype=self.torch.float32, device=self.device)
 
     def upload(self, array: np.ndarray) -> Callable[[], Array]:
-        """Upload as `Engine.upload`: through pinned memory, on a stream of its own; the reader's stream waits for it."""
+        """Upload as `Engine.upload`: through pinned memory, on a stream of its own; the reader's stream waits."""
         torch = self.torch
         if self.device == "cpu":
             ready = self.asarray(array)

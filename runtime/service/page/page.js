@@ -1,19 +1,19 @@
-// The page of the service: a picture in, its restoration beside it. Everything it does goes through /v1, as for anybody else.
+// The page of the service: a picture and its restoration side by side. It uses the public routes below /v1 alone.
 
 const $ = (id) => document.getElementById(id);
 const [frame, picture, mask, after, slider] = ["frame", "picture", "mask", "after", "slider"].map($);
 const paper = mask.getContext("2d", { willReadFrequently: true });
-const INK = "#e6177f"; // of the mask on the screen; it is sent in black and white
+const INK = "#e6177f"; // colour of the mask on the screen; it is sent in black and white
 
-let service = null; // what /v1/service said
+let service = null; // the answer of /v1/service
 let token = "";
 let photo = null; // { name, file, bitmap }
 let running = null; // the id of the job, "" before it has one
-let shown = null; // what `trace` last drew
+let shown = null; // the last drawing of `trace`
 
 // ---------------------------------------------------------------------------------------------- the service
 
-/** A response that went well. Throws an Error whose message is for people. */
+/** Return a successful response. Throws an Error with a message for the user. */
 async function ask(path, options = {}) {
   const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
   let response;
@@ -29,7 +29,7 @@ async function ask(path, options = {}) {
   throw new Error(wait ? `The service is busy: try again in ${wait} s. (${error})` : error);
 }
 
-/** The JSON of each server-sent event. EventSource would read them as well, but sends no token. */
+/** Yield the JSON of each server-sent event. EventSource reads them too, but cannot send a token. */
 async function* events(path) {
   const reader = (await ask(path)).body.pipeThrough(new TextDecoderStream()).getReader();
   for (let text = ""; ; ) {
@@ -46,7 +46,7 @@ async function* events(path) {
 
 async function greet() {
   service = await (await ask("v1/service")).json();
-  if (service.image.any_size) Object.assign(service.image, { width: 256, height: 256 }); // of what is damaged here
+  if (service.image.any_size) Object.assign(service.image, { width: 256, height: 256 }); // the size of pictures that are damaged here
   const { width, height, any_size } = service.image;
   const size = any_size ? "of any size" : `${width}×${height}`;
   $("about").textContent = `Restores a photograph that a known operator damaged, by the prior ${service.prior}, ${size}.`;
@@ -89,7 +89,7 @@ function surface(width, height) {
   return [canvas, canvas.getContext("2d", { willReadFrequently: true })];
 }
 
-/** The middle of the photograph at the prior's size. */
+/** Return the middle of the photograph at the prior's size. */
 function cropped() {
   const { width, height } = service.image;
   const { bitmap } = photo;
@@ -101,7 +101,7 @@ function cropped() {
   return canvas;
 }
 
-/** The picture that the task starts from: the photograph as it is, or damaged here. */
+/** Return the measurement: the photograph as it is, or damaged here. */
 function measurement() {
   if (isClean()) return damaged(cropped());
   const { bitmap } = photo;
@@ -114,7 +114,7 @@ function measurement() {
 const isSmall = () => !service.image.any_size && photo.bitmap.width <= service.image.width && photo.bitmap.height <= service.image.height
   && photo.bitmap.width * photo.bitmap.height < service.image.width * service.image.height;
 
-/** Paint over what is missing. */
+/** Paint over the missing pixels. */
 function withHoles(canvas, colour) {
   const context = canvas.getContext("2d");
   context.fillStyle = colour;
@@ -143,7 +143,7 @@ function withHoles(canvas, colour) {
 
 // ---------------------------------------------------------------------------------------------- damage
 
-/** y = A x + sigma n, as the service's operators are, rounded to 8 bits. Throws what cannot be simulated. */
+/** Return y = A x + sigma n by the service's operators, rounded to 8 bits. Throws for what cannot be simulated. */
 function damaged(clean) {
   const { width, height } = clean;
   const { data } = clean.getContext("2d").getImageData(0, 0, width, height);
@@ -178,7 +178,7 @@ function blockMean(plane, w, h, r) {
   return mean;
 }
 
-/** Half of a symmetric kernel's factor, its middle first, as the service makes it. */
+/** Return half of a symmetric kernel's factor, its middle first, as the service makes it. */
 function weights(text) {
   const [, kind, size] = /^\s*(gaussian|uniform)\s*:\s*(\d*\.?\d+)\s*$/.exec(text) ?? [];
   const number = Number(size);
@@ -191,7 +191,7 @@ function weights(text) {
   return half.map((weight) => weight / sum);
 }
 
-/** Both ways, over a mirrored border: d c b a | a b c d | d c b a. */
+/** Convolve along both axes over a mirrored border: d c b a | a b c d | d c b a. */
 function blurred(plane, w, h, half) {
   const mirror = (i, n) => ((i = ((i % (2 * n)) + 2 * n) % (2 * n)), i < n ? i : 2 * n - 1 - i);
   const along = (from, n, at) =>
@@ -206,7 +206,7 @@ function blurred(plane, w, h, half) {
   return along(rows, h, (place) => [Math.floor(place / w), (y) => y * w + (place % w)]);
 }
 
-/** Standard normal numbers (Box and Muller) from mulberry32. */
+/** Return a source of standard normal numbers (Box and Muller) from mulberry32. */
 function normals(seed) {
   const uniform = () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -282,7 +282,7 @@ $("hole").addEventListener("click", () => {
   say();
 });
 
-/** The share of the picture that is painted. */
+/** Return the share of the picture that is painted. */
 function painted() {
   const { data } = paper.getImageData(0, 0, mask.width, mask.height);
   let count = 0;
@@ -321,7 +321,7 @@ function parameters() {
 
 const png = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 
-/** The form of POST /v1/restore. */
+/** Return the form of POST /v1/restore. */
 async function request() {
   if (!isClean() && photo.file.size > service.max_bytes) {
     throw new Error(`${photo.name} is larger than the ${service.max_bytes / 2 ** 20} MiB that this service takes.`);
@@ -338,7 +338,7 @@ async function request() {
   return form;
 }
 
-/** Say under the form what will be sent. */
+/** Show under the form the request that will be sent. */
 function say() {
   if (!photo) return;
   const { width, height } = service.image;
@@ -386,7 +386,7 @@ function view(state) {
   $("settings").disabled = $("restore").disabled = state === "running";
 }
 
-/** Show what will be sent, to be painted on and changed. */
+/** Show the picture that will be sent, to paint on. */
 function edit() {
   const task = $("task");
   if (isClean() && ["", "jpeg"].includes(task.value)) task.value = "inpaint";
@@ -407,7 +407,7 @@ function edit() {
   }
 }
 
-/** Put a picture into the frame; the mask is kept as long as it is of that size. */
+/** Put a picture into the frame; a mask of the same size is kept. */
 function show(canvas, holes) {
   if (mask.width !== canvas.width || mask.height !== canvas.height) {
     Object.assign(mask, { width: canvas.width, height: canvas.height });
@@ -471,7 +471,7 @@ async function restore() {
   }
 }
 
-/** A step that is done. */
+/** Show a finished step. */
 function follow(said, seen) {
   const { left, steps, phase, settled, preview } = said;
   $("progress").max = steps;
@@ -562,7 +562,7 @@ function draw(seen) {
     add("text", { x: (from + to) / 2, y: y(threshold) + 4, "text-anchor": "middle" }, `settled: ${threshold} dB`);
   }
 
-  const at = k ?? 0; // the steps before it may have taken gradients
+  const at = k ?? 0; // earlier steps may have taken gradients
   const early = trace.filter((one) => one.left >= at);
   const late = trace.filter((one) => one.left < at);
   for (const [kind, some] of [["gradient", early], ["forward", [...early.slice(-1), ...late]]]) {
@@ -589,7 +589,7 @@ function draw(seen) {
 
 // ---------------------------------------------------------------------------------------------- events
 
-/** Run `work`, and tell people what it throws. */
+/** Run `work`, and show its error to the user. */
 const trying = (work) => async (event) => {
   report("");
   try {

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The first call of a lease: set the machine up, start the training, and say what works.
+# The first call of a lease: set the machine up, start the training, and report what works.
 . "$(dirname "$0")/lease.sh"
 nvidia-smi --query-gpu=name,driver_version,memory.used --format=csv,noheader 2>&1 | head -n 1
 [ -d "$PACKS/site" ] && cp -r "$PACKS/site" "$KEPT/"

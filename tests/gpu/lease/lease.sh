@@ -1,8 +1,8 @@
-# What the calls of a lease share; sourced in the repository's root on the lent machine.
+# Functions for the calls of a lease; sourced in the repository's root on the lent machine.
 set -u
 KIT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-KEPT=${LEASE_KEPT:-/tmp/lease} # stays from one call to the next while the machine is held
-PACKS=${LEASE_PACKS:-.cache/lease} # what prepare.sh made, carried with the tree
+KEPT=${LEASE_KEPT:-/tmp/lease} # kept from one call to the next while the machine is held
+PACKS=${LEASE_PACKS:-.cache/lease} # made by prepare.sh, carried with the tree
 OUT=${OUT:-$KEPT/out}
 PYTHON=${LEASE_PYTHON:-python3}
 mkdir -p "$KEPT/plans" "$KEPT/train" "$OUT" .cache && ln -sfn .. .cache/frugal_rt
@@ -24,7 +24,7 @@ step() {
 # The training leads a process group of its own, which is paused while times are taken.
 signal_training() { [ -s "$KEPT/train/group" ] && kill "-$1" -- "-$(cat "$KEPT/train/group")" 2>/dev/null; return 0; }
 
-start_training() { # with the photographs of $PACKS/photos, where they travelled
+start_training() { # with the photographs of $PACKS/photos, if there are any
   [ -d "$PACKS/photos" ] || return 0
   cp -r "$PACKS/photos" "$KEPT/"
   setsid "$PYTHON" -m frugal_rt.export.priors.train export/priors/photo/recipe.json --data "$KEPT/photos" --out "$KEPT/train/prior" \

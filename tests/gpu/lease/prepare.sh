@@ -1,6 +1,6 @@
 #!/bin/bash
 # Before a lease, in the repository's root with its environment active: bash tests/gpu/lease/prepare.sh [PHOTOS]
-# Packs into .cache/lease, which git ignores, what the lent machine lacks; PHOTOS is a folder of the training's photographs.
+# Packs the files that the lent machine lacks into .cache/lease, which git ignores; PHOTOS is a folder of training photographs.
 set -eu
 PACKS=.cache/lease PYTHON=${PYTHON:-python}
 rm -rf "$PACKS" && mkdir -p "$PACKS/site"
@@ -13,7 +13,7 @@ from pathlib import Path
 for name in ("diffusers", "array_api_compat"):
     folder = Path(find_spec(name).submodule_search_locations[0])
     shutil.copytree(folder, Path(sys.argv[1]) / name, ignore=shutil.ignore_patterns("__pycache__"))
-pipelines = Path(sys.argv[1]) / "diffusers" / "pipelines"  # most of it, and nothing here runs one
+pipelines = Path(sys.argv[1]) / "diffusers" / "pipelines"  # most of diffusers' bytes, and not used here
 for folder in pipelines.iterdir():
     if folder.is_dir():
         shutil.rmtree(folder)

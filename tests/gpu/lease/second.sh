@@ -10,7 +10,7 @@ for part in ${LEASE_PARTS-256 hybrid forward 64 photo}; do
   cp "$KEPT"/figures/*.json "$KEPT"/figures/*.md "$OUT" 2>/dev/null
 done
 signal_training CONT
-if [ "${LEASE_LAST:-no}" = yes ]; then # the training writes what it has, and ends
+if [ "${LEASE_LAST:-no}" = yes ]; then # the training saves its state and ends
   signal_training TERM
   sleep "${LEASE_PATIENCE:-20}"
   [ -d "$KEPT/train/prior" ] && cp -r "$KEPT/train/prior" "$OUT/"
