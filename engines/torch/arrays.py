@@ -55,10 +55,10 @@ class TorchArrays:
         """Total seconds that the host has waited in `throttle`."""
         self._underway: deque[Any] = deque()
         if self.can_capture:
-            self._beside, self._recorder, self._uploads = streams(self.torch)
+            self._beside, self._capturing, self._uploads = streams(self.torch)
             self._pool: Any = None
             """Memory pool that captured graphs share."""
-            self._recordings: WeakSet[Any] = WeakSet()
+            self._graphs: WeakSet[Any] = WeakSet()
             self._replayed_on: Any = None
 
     def room(self, grain: int) -> Room:
@@ -110,12 +110,12 @@ class TorchArrays:
         here = torch.cuda.current_stream()
         graph = torch.cuda.CUDAGraph()
         with launching:
-            others = [*self._recordings]  # keep them: freeing the last graph frees the pool
+            others = [*self._graphs]  # keep them: freeing the last graph frees the pool
             if not others:
                 self._pool = torch.cuda.graph_pool_handle()
             try:
                 torch.cuda.synchronize()  # graphs that replay on other streams use the same memory
-                with torch.cuda.stream(self._recorder):
+                with torch.cuda.stream(self._capturing):
                     for _ in range(WARM):
                         work()
                     torch.cuda.synchronize()
@@ -123,15 +123,15 @@ class TorchArrays:
                     torch.cuda.empty_cache()  # a capture cannot use memory cached by the warm runs
                     self._capture(graph, work)
             except (RuntimeError, BackendError) as error:
-                logger.warning("steps cannot be recorded as CUDA graphs, and are launched piece by piece: %s", error)
+                logger.warning("steps cannot be captured as CUDA graphs, and are launched piece by piece: %s", error)
                 if any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__cause__)):
                     return None  # not with so many rows; fewer may fit
                 self.can_capture = False
                 with contextlib.suppress(Exception):  # torch 2.13 leaves it out where a capture fails
                     torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
                 return None
-            self._recordings.add(graph)
-        here.wait_stream(self._recorder)
+            self._graphs.add(graph)
+        here.wait_stream(self._capturing)
         return lambda: self._replay(graph)
 
     def _capture(self, graph: Any, work: Callable[[], None]) -> None:
@@ -162,7 +162,7 @@ class TorchArrays:
         """Enclose the end of an engine: wait for the device's calls before, free its memory after."""
         if self.device == "cuda":
             self.torch.cuda.synchronize()
-            for graph in [*self._recordings]:
+            for graph in [*self._graphs]:
                 graph.reset()
         yield
         if self.device == "cuda":

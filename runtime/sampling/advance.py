@@ -13,7 +13,7 @@ import numpy as np
 from ...engines import Array, DivergedError, Engine
 from ...engines.array_api import Namespace, array_namespace
 from ..operators import Coded, Decomposable, Linear
-from .captured import recording
+from .captured import captured
 from .equations import (
     ancestral,
     ddrm_transition,
@@ -48,8 +48,8 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
     lost = next((row for row in rows if row.diverged), None)
     if lost is not None:
         raise DivergedError(_left(lost))
-    recorded = recording(rows, engine, move)
-    x, x0hat = _move(rows, engine) if recorded is None else recorded.step(rows)
+    loaded = captured(rows, engine, move)
+    x, x0hat = _move(rows, engine) if loaded is None else loaded.step(rows)
     engine.throttle()
     on_host = _on_host(x)
     if on_host and not bool(array_namespace(x).all(array_namespace(x).isfinite(x))):
@@ -57,7 +57,7 @@ def advance(rows: Sequence[Restoration], engine: Engine) -> None:
     apart = _compared(rows, x0hat)
     for i, row in enumerate(rows):
         row.accept(x[i, ...], x0hat[i, ...], apart.get(i))
-        row.held = None if recorded is None else recorded.name
+        row.held = None if loaded is None else loaded.name
     if on_host or any(row.asks or row.step < 0 for row in rows):
         settle(rows)
     for row in rows:

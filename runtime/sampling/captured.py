@@ -50,7 +50,7 @@ def _draws(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, cores() - 2), "frugal-rt-noise")
 
 
-def recording(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loaded | None":
+def captured(rows: Sequence[Restoration], engine: Engine, move: MoveOf) -> "Loaded | None":
     """Return the arrays that replay the next step of these rows, made if needed; None where it is not captured.
 
     It is not where the engine captures nothing, the rows differ in operator or schedule, the operator synchronises with

@@ -1,7 +1,7 @@
 """Trial of a backend on this machine: python tests/gpu/gpu_trial.py PLAN BACKEND BATCHES
 
 What is not installed says so at once. For the rest TensorRT engines are built, one gradient is taken and one picture is
-restored, by recorded steps where the backend records: in a process of its own, as what crashes or hangs there does so
+restored, by captured steps where the backend captures: in a process of its own, as what crashes or hangs there does so
 alone. FRUGAL_RT_TRIAL_SECONDS bounds it.
 """
 
@@ -73,7 +73,7 @@ def main(path: str, backend: str, batches: str) -> None:
     restorer = Restorer(plan, engine)
     for _ in range(2):
         restorer.restore(np.zeros(plan.image_shape), operator, sigma=0.1, steps=20, switch=10)
-    print(f"{engine.name}: steps are {'' if engine.can_capture else 'not '}recorded")
+    print(f"{engine.name}: steps are {'' if engine.can_capture else 'not '}captured")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def test_a_size_that_memory_does_not_hold_is_run_in_tiles(engine, plan, within):
 
 @pytest.mark.parametrize("size", [(96, 160), (75, 101)])
 def test_restorations_are_the_cpu_s(engine, plan, size, within):
-    """Denoising by its aim, and the hybrid's steps, recorded where the backend records."""
+    """Denoising by its aim, and the hybrid's steps, captured where the backend captures."""
     on_cpu = Restorer(plan, open_engine(plan, "cpu"))
     here = Restorer(plan, engine)
     random = np.random.default_rng(1)

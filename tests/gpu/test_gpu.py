@@ -60,8 +60,8 @@ def engine(request, plan, celeba_plan) -> Engine:
 
 
 @pytest.fixture(autouse=True)
-def records_as_before(engine) -> Iterator[None]:
-    """No test may lose the recordings: after one that failed, steps go piece by piece, and look right."""
+def captures_as_before(engine) -> Iterator[None]:
+    """No test may lose the captures: after one that failed, steps go piece by piece, and look right."""
     before = engine.can_capture
     yield
     assert engine.can_capture is before
@@ -151,10 +151,10 @@ def test_restorations_are_as_good_as_the_cpu_s(engine, plan, on_cpu, task, withi
 
 
 @pytest.fixture
-def recordings(engine, monkeypatch) -> list[object]:
-    """Collect the results of the engine's `capture` from now on, with recordings made anew."""
-    if not engine.can_capture:  # as `records_as_before` has it
-        pytest.skip(f"{engine.name} records nothing")
+def captures(engine, monkeypatch) -> list[object]:
+    """Collect the results of the engine's `capture` from now on, with captures made anew."""
+    if not engine.can_capture:  # as `captures_as_before`
+        pytest.skip(f"{engine.name} captures nothing")
     made: list[object] = []
     record = engine.capture
 
@@ -170,14 +170,14 @@ def recordings(engine, monkeypatch) -> list[object]:
 @pytest.mark.parametrize(
     "how", [*({"method": method} for method in METHODS), {"switch": 8}], ids=lambda how: next(iter(how.values()))
 )
-def test_recorded_steps_are_steps(engine, plan, recordings, monkeypatch, how, within):
+def test_recorded_steps_are_steps(engine, plan, captures, monkeypatch, how, within):
     clean = portraits(plan)[:2]
     y = measure(TASKS["box"].operator(plan.image_shape), clean, 0.01, seed=0)
     restorer, operator = Restorer(plan, engine), TASKS["box"].operator(plan.image_shape)
     settings = {"steps": 20, "batch": 2, **how}
     first = restorer.restore(y, operator, **settings)
-    assert recordings
-    assert None not in recordings
+    assert captures
+    assert None not in captures
     assert engine.can_capture
     again = restorer.restore(y, operator, **settings)
     monkeypatch.setattr(captured, "WORTH", 1000)
@@ -188,8 +188,8 @@ def test_recorded_steps_are_steps(engine, plan, recordings, monkeypatch, how, wi
     within(float(np.abs(first.image - stepped.image).mean()), 1e-5 if exact else 1e-2)
 
 
-def test_rows_leave_their_recording_with_what_is_theirs(engine, plan, recordings, within):
-    """Rows change partners between steps, and other operators push recordings out, while launches are under way."""
+def test_rows_leave_their_recording_with_what_is_theirs(engine, plan, captures, within):
+    """Rows change partners between steps, and other operators push captures out, while launches are under way."""
     operator = TASKS["sr4"].operator(plan.image_shape)
     y = measure(operator, portraits(plan), 0.01, seed=0)
     restorer = Restorer(plan, engine)
@@ -206,7 +206,7 @@ def test_rows_leave_their_recording_with_what_is_theirs(engine, plan, recordings
     for row in alone:
         for _ in range(20):
             advance([row], engine)
-    assert None not in recordings
+    assert None not in captures
     limit = 1e-3 if precision_of(engine) == "fp32" else 0.05
     for a, b in zip(ours, alone, strict=True):
         within(float((a.x - b.x).abs().mean()), limit)

@@ -20,11 +20,11 @@ class Stream:
 
 
 class Cuda:
-    """torch.cuda, with streams "default", "beside", "recorder", "uploads" and "own"."""
+    """torch.cuda, with streams "default", "beside", "capture", "uploads" and "own"."""
 
     def __init__(self):
         self.said: list[str] = []
-        names = ("default", "beside", "recorder", "uploads", "own")
+        names = ("default", "beside", "capture", "uploads", "own")
         self.streams = {name: Stream(name, self.said) for name in names}
         self.here = self.streams["default"]
         self._pools = itertools.count()
@@ -34,7 +34,7 @@ class Cuda:
         class CUDAGraph:
             def capture_begin(self, pool, capture_error_mode):
                 assert capture_error_mode == "thread_local"  # others upload meanwhile
-                assert cuda.here.name == "recorder"
+                assert cuda.here.name == "capture"
                 cuda.said.append(f"begin in pool {pool}")
                 if cuda.fails:
                     raise RuntimeError("capture is not permitted")
@@ -86,7 +86,7 @@ def cuda(monkeypatch) -> Cuda:
     torch = SimpleNamespace(cuda=cuda, OutOfMemoryError=MemoryError, _C=SimpleNamespace())
     monkeypatch.setattr(torch_arrays, "import_torch", lambda what: torch)
     monkeypatch.setattr(
-        torch_arrays, "streams", lambda torch: tuple(cuda.streams[name] for name in ("beside", "recorder", "uploads"))
+        torch_arrays, "streams", lambda torch: tuple(cuda.streams[name] for name in ("beside", "capture", "uploads"))
     )
     return cuda
 
@@ -100,14 +100,14 @@ def test_work_is_warm_and_alone_when_it_is_recorded(cuda, arrays):
     replay = arrays.capture(lambda: cuda.said.append(f"work on {cuda.here.name}"))
     assert cuda.said == [
         "synchronize",
-        "work on recorder",
-        "work on recorder",
+        "work on capture",
+        "work on capture",
         "synchronize",
         "empty the cache",
         "begin in pool 0",
-        "work on recorder",
+        "work on capture",
         "end",
-        "default waits for recorder",
+        "default waits for capture",
     ]
     cuda.said.clear()
     replay()

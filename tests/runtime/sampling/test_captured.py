@@ -1,4 +1,4 @@
-"""Recorded steps against steps made one by one. A GPU records CUDA graphs; here what was recorded is called again."""
+"""Captured steps against steps made one by one. A GPU captures CUDA graphs; here what was captured is called again."""
 
 import gc
 import weakref
@@ -54,15 +54,15 @@ class Toy(OnHost):
 
 
 class Recorder(Toy):
-    """It too, recording: work is run a few times, as a CUDA graph's is, and then called again at each replay."""
+    """The same with captures: work is run a few times, as a CUDA graph's is, and then called again at each replay."""
 
     can_capture = True
 
     def __init__(self):
-        self.recorded, self.replays = 0, 0
+        self.captured, self.replays = 0, 0
 
     def capture(self, work):
-        self.recorded += 1
+        self.captured += 1
         for _ in range(3):
             work()
 
@@ -74,7 +74,7 @@ class Recorder(Toy):
 
 
 class Alone(Recorder):
-    """A recorder whose recordings hold no code, as CUDA graphs do not, and whose arrays do not refer to it."""
+    """An engine whose captures hold no code, as CUDA graphs do not, and whose arrays do not refer to it."""
 
     upload = staticmethod(lambda array: lambda: torch.from_numpy(array))
 
@@ -112,7 +112,7 @@ def test_replays_of_a_denoising_from_the_picture_are_steps_and_draw_nothing(monk
     y = measurement(operator, 3)
     plain = Restorer(Plan(), Toy()).restore(y, operator, sigma=0.3, batch=3)
     replayed = Restorer(Plan(), engine).restore(y, operator, sigma=0.3, batch=3)
-    assert (engine.recorded, engine.replays, drawn) == (1, 8, [])
+    assert (engine.captured, engine.replays, drawn) == (1, 8, [])
     np.testing.assert_allclose(replayed.image, plain.image, rtol=0, atol=1e-6)
     assert np.ptp(plain.image) > 0.1
 
@@ -141,10 +141,10 @@ def test_a_recording_serves_again_and_is_told_of_new_measurements():
             each.restore(one, operator, sigma=sigma, steps=6, method="closed-form", seed=seed) for each in (ours, plain)
         ]
         np.testing.assert_array_equal(*(result.image for result in again))
-    assert engine.recorded == 1
+    assert engine.captured == 1
     ours.restore(y[0], operator, steps=8, method="closed-form")
     ours.restore(y[0], hole(), steps=8, method="closed-form")
-    assert engine.recorded == 3  # another number of steps, another operator
+    assert engine.captured == 3  # another number of steps, another operator
 
 
 def test_the_moves_of_one_set_of_rows_share_their_arrays():
@@ -157,11 +157,11 @@ def test_the_moves_of_one_set_of_rows_share_their_arrays():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(captured.Loaded, "load", lambda self, rows: (loads.append(len(rows)), real(self, rows)))
         restorer.restore(y, operator, steps=50, switch=25, batch=2)
-        assert len(loads) <= engine.recorded  # at the start, and once more for each move that is recorded
+        assert len(loads) <= engine.captured  # at the start, and once more for each move that is captured
         loads.clear()
         restorer.restore(y, operator, steps=50, switch=25, batch=2)
     assert loads == [2]
-    assert engine.recorded == 2
+    assert engine.captured == 2
 
 
 def test_noise_is_drawn_once(monkeypatch):
@@ -180,12 +180,12 @@ def test_noise_is_drawn_once(monkeypatch):
     assert sorted(drawn) == [0, captured.BLOCK]
 
 
-@pytest.mark.parametrize(("worth", "recordings"), [(7, 0), (6, 1)])
-def test_few_steps_are_not_worth_it(monkeypatch, worth, recordings):
+@pytest.mark.parametrize(("worth", "captures"), [(7, 0), (6, 1)])
+def test_few_steps_are_not_worth_it(monkeypatch, worth, captures):
     monkeypatch.setattr(captured, "WORTH", worth)
     engine, operator = Recorder(), hole()
     Restorer(Plan(), engine).restore(measurement(operator, 1)[0], operator, steps=6, method="closed-form")
-    assert engine.recorded == recordings
+    assert engine.captured == captures
 
 
 def test_what_failed_once_is_not_tried_again(monkeypatch):
@@ -196,7 +196,7 @@ def test_what_failed_once_is_not_tried_again(monkeypatch):
 
 
 def test_rows_leave_with_what_is_theirs():
-    """Two groups of one size take turns on one recording; then one row goes on alone."""
+    """Two groups of one size take turns on one capture; then one row goes on alone."""
     operator = operators.Denoise(SHAPE)
     y = measurement(operator, 4)
     engine = Recorder()
@@ -210,7 +210,7 @@ def test_rows_leave_with_what_is_theirs():
         for a, b in zip(ours, plain, strict=True):
             torch.testing.assert_close(a.x, b.x, rtol=0, atol=0)
             torch.testing.assert_close(a.x0hat, b.x0hat, rtol=0, atol=0)
-    assert engine.recorded == 2  # for two rows, and for one
+    assert engine.captured == 2  # for two rows, and for one
 
 
 def test_what_cannot_be_recorded_is_stepped():
@@ -220,7 +220,7 @@ def test_what_cannot_be_recorded_is_stepped():
     y = iterative.observed(measurement(iterative, 1)[0])
     got, want = (Restorer(Plan(), one).restore(y, iterative, steps=5, switch=2) for one in (engine, Toy()))
     np.testing.assert_array_equal(got.image, want.image)
-    assert engine.recorded == 0
+    assert engine.captured == 0
 
 
 def test_an_engine_that_cannot_record_after_all_is_stepped(monkeypatch):

@@ -1,6 +1,6 @@
 """A GPU's steps ask nothing of the host and send it nothing: on torch's meta device, whose tensors have no values.
 
-A meta tensor cannot be printed, compared, indexed by or copied to the host, as none may while a CUDA graph is recorded.
+A meta tensor cannot be printed, compared, indexed by or copied to the host, as none may while a CUDA graph is captured.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,12 +57,12 @@ def off_host() -> Iterator[None]:
 
 
 class MetaArrays(TorchArrays):
-    """Arrays on the meta device. What is recorded is called again, twice to be warm first."""
+    """Arrays on the meta device. What is captured is called again, twice to be warm first."""
 
     def __init__(self, what: str, device: str):
         super().__init__(what, device)
         self.can_capture = True
-        self.recorded, self.replays = 0, 0
+        self.captured, self.replays = 0, 0
 
     def upload(self, array: np.ndarray) -> Callable[[], torch.Tensor]:
         tensor = self.asarray(array)  # a GPU's copy goes on beside its steps
@@ -73,7 +73,7 @@ class MetaArrays(TorchArrays):
     def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
         if not self.can_capture:
             return None
-        self.recorded += 1
+        self.captured += 1
         work()
         work()
 
@@ -126,7 +126,7 @@ def test_recorded_steps_keep_off_the_host(engine, restorer, name, settings):
     while rows[0].step > 0:
         moves.add(rows[0].move)
         advance(rows, engine)
-    assert engine._arrays.recorded == len(moves)
+    assert engine._arrays.captured == len(moves)
     assert engine._arrays.replays == 5
     assert rows[0].x.device.type == "meta"
 
