@@ -32,7 +32,7 @@ PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|.*(\.\.\.|…).*|\[.*\]|\{.*\}")
 PYTHON = re.compile(r"(?<![\w./-])[\w./-]*\w\.py\b")
 """Names of Python files."""
 CODE = re.compile(r"(?<![\w./-])(?=[\w.]*(?:_|[A-Z]|\w\.\w))[A-Za-z_]\w*(?:\.\w+)*(?:\(\))?")
-"""Names of code, told from words by a capital, an underscore or a dot: `move` is none, `Restoration.move` is."""
+"""Names of code: words with a capital, an underscore or a dot, such as `Restoration.move`, but not `move`."""
 NAMED = ("architecture.md", "method.md")
 """Pages whose names of code are checked, besides their files."""
 OTHERS = {"DIR", "FILE", "HTTP", "M", "NAME", "ONNX", "OpenVINO", "PIL", "PNG", "POST", "frugal_rt"}

@@ -35,7 +35,7 @@ class Tiled(OnHost):
     """An engine for images of shape `image` (C, H, W), around `engine`, whose images have shape `tile` (C, h, w).
 
     Each side of the image is at least the tile's. Closing this engine closes the other. The network takes as many tiles
-    in a call as `prepare` was told rows, so its memory does not grow with the image. Where an image takes several
+    in a call as `prepare` was given rows, so its memory does not grow with the image. Where an image takes several
     calls, a gradient runs the forward graph of each tile a second time.
 
     `on_tiles(done, total)` is called after each network call with the tiles done and the tiles in all, of `predict` or
@@ -126,12 +126,12 @@ class Tiled(OnHost):
         return Prediction(images["out"], images.get("variance"))
 
     def _chunks(self, x: Array) -> list[Chunk]:
-        """Return every tile of a batch, grouped into calls of as many rows as `prepare` was told."""
+        """Return every tile of a batch, grouped into calls of as many rows as `prepare` was given."""
         places = [Place(*place) for place in product(range(x.shape[0]), self._down, self._across)]
         return [places[first : first + self._rows] for first in range(0, len(places), self._rows)]
 
     def _counted(self, chunks: list[Chunk], passes: int = 1, gone: int = 0) -> Iterator[Chunk]:
-        """Yield `chunks` and report each when done. The whole call makes `passes` passes, of which `gone` are done."""
+        """Yield `chunks` and report each when done. The whole call makes `passes` passes; `gone` are done."""
         tiles = sum(map(len, chunks))
         done = gone * tiles
         for chunk in chunks:

@@ -413,7 +413,7 @@ def _read_exif(picture: Image.Image, name: str, notes: list[str], most: int | No
         exif = picture.getexif()
         unread = bool(picture.info.get("exif")) and not len(exif)
         turn = exif.pop(ExifTags.Base.Orientation, 1)
-    except Exception as error:  # noqa: BLE001 (a reader of EXIF raises what it likes, and the pixels do not need it)
+    except Exception as error:  # noqa: BLE001 (a reader of EXIF raises many kinds, and pixels do not need it)
         notes.append(f"{name}: its EXIF data cannot be read ({error}), so it is left out")
         return 1, None
     if unread:
@@ -427,7 +427,7 @@ def _read_exif(picture: Image.Image, name: str, notes: list[str], most: int | No
         return turn, None
     try:
         return turn, exif.tobytes() if len(exif) else None
-    except Exception:  # noqa: BLE001 (a field of another type than the standard's; which one is told below)
+    except Exception:  # noqa: BLE001 (a field of another type than the standard's, noted below)
         left_out = [tag for tag in exif if not _is_kept(exif, tag)]
     for tag in left_out:
         del exif[tag]
@@ -446,7 +446,7 @@ def _is_kept(exif: Image.Exif, tag: int) -> bool:
     try:
         alone[tag] = exif.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else exif[tag]
         alone.tobytes()
-    except Exception:  # noqa: BLE001 (what cannot be written raises what it likes)
+    except Exception:  # noqa: BLE001 (writing a field raises many kinds)
         return False
     return True
 
@@ -548,7 +548,7 @@ def _from_image(image: Image.Image, name: str, metadata: Metadata, notes: tuple[
         whole = 1
     else:
         mode = kept_mode(image) or "RGB"
-        image.info.pop("transparency", None)  # heard above, and warned of below otherwise
+        image.info.pop("transparency", None)  # applied above; Pillow would warn below
         if image.mode != mode:
             given, image = image, image.convert(mode)
             given.close()

@@ -114,7 +114,7 @@ def is_restored(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return _settings_in(file, kind) is not None
-    except Exception:  # noqa: BLE001 (whoever decodes it says what is wrong with it)
+    except Exception:  # noqa: BLE001 (decoding it later reports the error)
         return False
 
 

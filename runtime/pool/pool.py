@@ -240,6 +240,6 @@ def _steps(asked: Guidance, operator: Operator) -> int:
     """Return the most steps of a request, or 1 where its settings are invalid, which a worker will report."""
     try:
         steps = asked.most_steps_with(operator)
-    except (TypeError, ValueError):  # which the worker tells
+    except (TypeError, ValueError):  # the worker reports it
         return 1
     return steps if type(steps) is int and steps > 0 else 1
