@@ -58,7 +58,9 @@ def command(
         photo = fit_photo(photo, parse_size(size), "crop")
     described = read_damage(damage, talk.note, share=share, quality=quality)
     if not described.is_picture and target.suffix.lower() != ".npy":
-        raise InputError(f"{target.name}: what {described.task} measures is no picture; the output must end in .npy")
+        raise InputError(
+            f"{target.name}: a measurement of {described.task} is not a picture; the output must end in .npy"
+        )
     if is_jpeg:
         _write_jpeg(target, compress(photo, described), photo, as_json)
         return

@@ -135,7 +135,7 @@ def command(
     ours = choose("all" if methods is None else methods, OURS, "method", list(usual_methods))
     for name, value in {"steps": None if vs == "deepinv" else steps_, **settings}.items():
         if value is not None and not any(name in ("steps", *METHODS[method]) for method in ours if method in METHODS):
-            raise click.UsageError(f"--{SPELLED.get(name, name)} is a setting of none of --methods {','.join(ours)}")
+            raise click.UsageError(f"none of --methods {','.join(ours)} has the setting --{SPELLED.get(name, name)}")
     target = None if json_ is None else check_output(json_, force, (".json",))
     steps_ = STEPS if steps_ is None else steps_
     asked = {"steps": steps_, **{name: value for name, value in settings.items() if value is not None}}

@@ -102,17 +102,17 @@ def command(
     if (model is not None) + (weights is not None) + (source is not None) != 1:
         raise InputError("say which prior: --model celeba, or --weights DIR (one of the two)")
     if arch is not None and weights is None:
-        raise InputError("--arch is of a .pt checkpoint: --weights x.pt --arch adm")
+        raise InputError("--arch is for a .pt checkpoint: --weights x.pt --arch adm")
     if size is not None and source is not None:
-        raise InputError("a plan has its size; --size goes with --model or --weights")
+        raise InputError("a plan's size is fixed; --size goes with --model or --weights")
     if precision is not None and (source is not None or kind == "triton"):
-        raise InputError("--precision is of a plan that is made; a repository for Triton is in float32")
+        raise InputError("--precision is for a plan that is exported; a repository for Triton is in float32")
     precisions = parse_precisions(",".join(HALVES) if precision is None else precision)
     sides = None if size is None else parse_size(size)
     suffix = "" if sides is None else "-{}x{}".format(*sides)
     if source is not None:
         if kind == "plan":
-            raise InputError("--plan is one already; with --format triton it becomes a model repository")
+            raise InputError("--plan names a plan that is exported already; it goes with --format triton only")
         plan = open_plan(source)
         target = _target(output, source.stem, kind, force)
         with stages() as on_stage:

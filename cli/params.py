@@ -127,7 +127,7 @@ def tile(whole: dict[str, Any]) -> tuple[int, int] | None:
     if said is None:
         return None
     if not (isinstance(said, list) and len(said) == 2 and all(type(side) is int and side > 0 for side in said)):
-        raise InputError(f"the picture of --params says tiles of no size: {said}")
+        raise InputError(f"the picture of --params names tiles of an invalid size: {said}")
     return said[0], said[1]
 
 
@@ -141,8 +141,8 @@ def refuse_another_way(whole: dict[str, Any], restorer: Restorer) -> None:
         if name in whole and whole[name] != here[name]:
             was, now = ("whole" if one is None else words.format(_sides(one)) for one in (whole[name], here[name]))
             raise InputError(
-                f"what --params names was restored {was}, and here it would be {now}, which gives other pixels; say "
-                "--backend to have them, or leave --params out"
+                f"the picture of --params was restored {was}, and here it would be {now}, which gives other pixels; "
+                "name a --backend to accept them, or leave --params out"
             )
 
 

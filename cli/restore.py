@@ -230,9 +230,9 @@ def command(
     if (devices or ray or not one) and (traces or save_steps or video):
         raise click.UsageError("--trace, --save-steps and --video are for one picture, restored here")
     if workers is not None and ray is None:
-        raise click.UsageError("--workers is of a cluster: --ray ADDRESS")
+        raise click.UsageError("--workers is for a cluster: --ray ADDRESS")
     if devices is not None and ray:
-        raise click.UsageError("--devices is of this machine and --ray of a cluster; leave one of them out")
+        raise click.UsageError("--devices is for this machine and --ray for a cluster; leave one of them out")
     gpus = [] if devices is None else gpus_named(devices)
     targets = Targets.settle(sources, one, output, samples, resume, force, suffix)
     if save_params is not None:

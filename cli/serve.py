@@ -97,7 +97,8 @@ def command(
     token = _token(token_file)
     if token is None and uds is None and not is_local(host) and not allow_anonymous:
         raise InputError(
-            f"on {host} whoever reaches this machine may ask: give --token-file or {TOKEN}, or say --allow-anonymous"
+            f"on {host} anyone who reaches this machine may send requests: give --token-file or {TOKEN}, or say "
+            "--allow-anonymous"
         )
     if root_path and not re.fullmatch(r"(/[\w.~-]+)+", root_path):
         raise InputError(f"--root-path is a path such as /restore, without a slash at its end; got {root_path!r}")
@@ -132,7 +133,7 @@ def _token(path: Path | None) -> str | None:
     except OSError as error:
         raise InputError(f"cannot read the token in {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} holds no token but bytes that are not UTF-8") from error
+        raise InputError(f"{path} holds no token: it is not UTF-8 text") from error
     if not token:
         raise InputError(f"{path} holds no token")
     return token

@@ -133,7 +133,7 @@ def read_graph(data: memoryview, label: str) -> Graph:
         raise PlanError(f"{label} has {len(data)} bytes, and no graph of frugal-rt's has over {LARGEST}")
     model = _read(data, _MODEL, label)
     if [one.get("domain", "") for one in model["opset_import"]] != [""] or "graph" not in model:
-        raise PlanError(f"{label} is no one graph of ONNX's own operations; it was not written by frugal-rt")
+        raise PlanError(f"{label} is not a single graph of ONNX's own operations; it was not written by frugal-rt")
     graph = model["graph"]
     return Graph(
         nodes=tuple(Node(one.get("op_type", ""), tuple(one["input"]), tuple(one["output"])) for one in graph["node"]),

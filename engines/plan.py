@@ -312,7 +312,7 @@ def _locate(
     strange = [name for name in names if not _NAME.fullmatch(name) or name not in expected]
     if strange or len(set(names)) != len(names):
         raise PlanError(
-            f"{source} has surprising members ({', '.join(map(repr, strange)) or 'one name twice'}); "
+            f"{source} has unexpected members ({', '.join(map(repr, strange)) or 'one name twice'}); "
             "it was not written by frugal-rt and is not opened"
         )
     if names != expected:

@@ -116,7 +116,10 @@ def _target(rt: TensorRT, capability: str | None) -> Here:
     if not rt.flavour.blind:
         raise InputError(f"{rt.name} builds for the GPU of this machine alone; --flavour tensorrt-rtx for another's")
     if capability not in _capabilities(rt):
-        raise InputError(f"{rt.name} {rt.version} knows no {capability}; it builds for {', '.join(_capabilities(rt))}")
+        raise InputError(
+            f"{rt.name} {rt.version} does not know the compute capability {capability}; it builds for "
+            f"{', '.join(_capabilities(rt))}"
+        )
     return Here(rt.name, rt.version, capability, "", system())
 
 

@@ -167,7 +167,7 @@ class Run:
             asked = replace(self.order.guidance, sigma=measured.sigma)
             if self._beside.traces and asked.aim_with(measured.operator) is not None:
                 raise InputError(
-                    "--trace is of the switch, which only a method has: leave --aim out, and for noise, a JPEG or thin "
+                    "--trace shows the switch, which only a method has: leave --aim out, and for noise, a JPEG or thin "
                     "holes add --method frugal"
                 )
             on_ready(prepared)

@@ -101,7 +101,7 @@ class Jpeg(Coded, Decomposable):
             raise InputError(f"a JPEG of {len(self.components)} components is no measurement of {channels} channels")
         if height % self.unit[0] or width % self.unit[1]:
             raise InputError(
-                f"a JPEG with units of {self.unit[1]}x{self.unit[0]} pixels is of whole ones; {width}x{height} is not"
+                f"a JPEG holds whole units of {self.unit[1]}x{self.unit[0]} pixels; {width}x{height} is not a multiple"
             )
         values = sum(one.values for one in self.components)
         super().__init__(image_shape, (values, height // self.unit[0], width // self.unit[1]))

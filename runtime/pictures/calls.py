@@ -42,7 +42,7 @@ class Call:
         notes: list[str] = []
         damage, guidance = read_damage(_signed(options, range), notes.append), guidance_of(options)
         if range is not None and not damage.is_picture:
-            raise InputError("range is of pictures, and what was measured is none; leave it out")
+            raise InputError("range is for pictures, and this measurement is not one; leave it out")
         photos, kind = read_pictures(
             given, range, LARGEST if damage.is_picture else np.inf, read_whole("frame", options.get("frame"))
         )

@@ -335,10 +335,12 @@ def _is_white_zero(picture: Image.Image, name: str) -> bool:
     tags, base = picture.tag_v2, ExifTags.Base
     bits = tags.get(base.BitsPerSample, (1,))
     if SIGNED in tags.get(base.SampleFormat, ()) and max(bits) <= 16:
-        raise InputError(f"{name} holds signed integers, whose scale nobody knows; save it as 8 or 16 bits unsigned")
+        raise InputError(f"{name} holds signed integers, whose scale is not known; save it as 8 or 16 bits unsigned")
     plain = tags.get(base.Compression) == UNCOMPRESSED
     if tags.get(base.PlanarConfiguration) == PLANES and (len(bits) == 2 or (plain and len(bits) > 1 and max(bits) > 8)):
-        raise InputError(f"{name} holds its channels apart, in a way that is not read; save it with them together")
+        raise InputError(
+            f"{name} stores its channels in separate planes, which are not read; save it with the channels interleaved"
+        )
     return tags.get(base.PhotometricInterpretation) == WHITE_IS_ZERO and picture.mode not in ("1", "L")
 
 

@@ -225,7 +225,7 @@ def read_pictures(
 
 def _refuse_frame(frame: int | None) -> None:
     if frame is not None:
-        raise InputError("frame is of a file that is named; give the picture of that frame instead")
+        raise InputError("frame goes with the name of a file; give the picture of that frame instead")
 
 
 def _is_channels_last(shape: tuple[int, ...], levels: bool) -> bool:

@@ -22,7 +22,7 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
     if damage.task is None:
         raise InputError(f"say what to do to the picture: --task {'|'.join(TASK_FIELDS)}")
     if damage.task == "jpeg":
-        raise InputError("what JPEG does to a picture is a file: its name must end in .jpg")
+        raise InputError("the task jpeg writes a JPEG file: the output must end in .jpg")
     if damage.border == "taper":
         raise InputError("--border taper is for restoring a photograph; damage one with circular, mirror or valid")
     if damage.task == "denoise" and damage.sigma is None:

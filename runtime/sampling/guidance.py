@@ -69,7 +69,7 @@ JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
 JPEG_RATIO: the deviation of the noise that `frugal` draws, divided by the expected error over the image. Chosen on
 tune-20 (docs/method.md)."""
 DAMAGED_JPEG_NOISE = 0.3
-"""JPEG_NOISE where damage in the JPEG's picture was filled in. Chosen on tune-20 (docs/operators.md)."""
+"""JPEG_NOISE where damage in the JPEG's picture was filled in. Chosen on tune-20 (docs/decisions/fidelity.md)."""
 STEEP, EVEN = 2.0, 0.5
 """Powers p of the spacing of noise levels, which is even in deviation^(1/p). EVEN, even in the variance, is for both
 aims of denoising and for the fidelity of a JPEG; STEEP is for all others."""
@@ -252,7 +252,7 @@ class Guidance:
         zeta, lam = self._constants(operator, method)
         every = self.every
         if every is not None and (every < 2 or every != int(every)):
-            raise InputError(f"every must be a whole number above 1 (at each step is the method dps); got {every}")
+            raise InputError(f"every must be a whole number above 1 (for every step, take the method dps); got {every}")
         stride = every or stride_of(steps)
         switch = switch_of(method, steps, self.switch)
         if method == "frugal" and not self._takes_gradients(operator):

@@ -35,7 +35,7 @@ class Switch:
                 math.floor(EARLIEST * steps), math.ceil(LATEST * steps), THRESHOLD if threshold is None else threshold
             )
         if str(value) in EARLIER:
-            raise InputError(f"switch {value!r} is said by the method now: {EARLIER[str(value)]}")
+            raise InputError(f"switch {value!r} is now a method: {EARLIER[str(value)]}")
         try:
             k = int(value)
         except (ValueError, TypeError, OverflowError):

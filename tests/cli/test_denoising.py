@@ -69,7 +69,7 @@ def test_samples_and_the_options_of_a_method_leave_denoising_to_it(smooth):
     assert "12 network calls and 0 gradients" in said.output
     said = frugal(*DENOISE, "noisy.png", "--aim", "fidelity", "--hole", "4x4", "-o", "near.png")
     assert "network calls and 0 gradients, aim fidelity" in said.output
-    refuses("--trace is of the switch", *DENOISE, "noisy.png", "--noise", "25", "--trace", "t.csv")
+    refuses("--trace shows the switch", *DENOISE, "noisy.png", "--noise", "25", "--trace", "t.csv")
     assert not Path("t.csv").exists()
 
 

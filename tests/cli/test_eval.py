@@ -101,9 +101,9 @@ def test_plain_methods_stand_beside_aims_at_the_pictures_own_size(local_plan, tm
     again = runs(*quick, "-o", "out", "--tasks", "sr2", "--methods", "frugal", "--steps", "100", "--json", "more.json")
     assert "T = 100" in again.stdout
     assert len(json.loads(Path("more.json").read_text())["rows"]) == len(rows) + 1
-    refuses("--steps is a setting of none of --methods detail,fidelity,balanced", *quick, "--steps", "5", status=2)
+    refuses("none of --methods detail,fidelity,balanced has the setting --steps", *quick, "--steps", "5", status=2)
     Image.new("RGB", (20, 16), "red").save("photos/0.png")
-    refuses("a JPEG with units of 16x16 pixels is of whole ones; 20x16 is not", *quick, "--count", "1")
+    refuses("a JPEG holds whole units of 16x16 pixels; 20x16 is not a multiple", *quick, "--count", "1")
 
 
 def test_wrong_inputs_are_one_sentence(here, tmp_path):
@@ -134,8 +134,10 @@ def test_wrong_inputs_are_one_sentence(here, tmp_path):
     refuses("text.onnx is not an ONNX file that onnxruntime can load", *QUICK, "--lpips", "text.onnx")
     refuses("run it alone", *QUICK, "--fetch-lpips", "new.onnx")
     refuses("must end in .onnx", "eval", "--fetch-lpips", "new.plan")
-    refuses("--switch is a setting of none of --methods dps", *QUICK, "--methods", "dps", "--switch", "3", status=2)
-    refuses("--every is a setting of none of", *QUICK, "--methods", "dps,dmps", "--every", "3", status=2)
+    refuses("none of --methods dps has the setting --switch", *QUICK, "--methods", "dps", "--switch", "3", status=2)
+    refuses(
+        "none of --methods dps,dmps has the setting --every", *QUICK, "--methods", "dps,dmps", "--every", "3", status=2
+    )
     refuses("--samples", *QUICK, "--samples", "1", status=2)
     refuses("--seeds", *QUICK, "--seeds", "0", status=2)
 

@@ -21,7 +21,7 @@ def test_export_needs_one_prior(here):
     refuses("no prior 'imagenet'; choose one of photo, celeba", "export", "--model", "imagenet")
     refuses("nowhere is not a diffusers DDPM folder", "export", "--weights", "nowhere")
     refuses("there is no file nowhere.pt", "export", "--weights", "nowhere.pt", "--arch", "adm")
-    refuses("--arch is of a .pt checkpoint", "export", "--model", "celeba", "--arch", "adm")
+    refuses("--arch is for a .pt checkpoint", "export", "--model", "celeba", "--arch", "adm")
     Path("x.pt").write_bytes(b"anything")
     refuses("x.pt does not tell its architecture; for one of", "export", "--weights", "x.pt")
     refuses("must end in .plan", "export", "--model", "celeba", "-o", "x.onnx")

@@ -91,7 +91,7 @@ def test_a_picture_is_repeated_in_the_same_way_or_refused(here, local_plan, monk
         ("backend", "TensorRT 10", "was restored by TensorRT 10, and here it would be by onnxruntime"),
         ("tile", None, "was restored whole, and here it would be in tiles of"),
         ("sampler", 0, "by version 0 of the sampler"),
-        ("tile", [8], "tiles of no size"),
+        ("tile", [8], "tiles of an invalid size"),
     ):
         info = PngImagePlugin.PngInfo()
         info.add_text("frugal-rt", json.dumps({**settings, name: value}))

@@ -167,7 +167,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     ),
     "another's operations": (
         lambda m, e: m.opset_import.append(helper.make_opsetid("com.microsoft", 1)),
-        "is no one graph of ONNX's own operations",
+        "is not a single graph of ONNX's own operations",
     ),
     "settings": (lambda m, e: m.metadata_props.add(key="ort_config", value="{}"), "has a field 14"),
 }

@@ -183,10 +183,16 @@ def tensor(*parts: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"", "is no one graph of ONNX's own operations"),
-        (OPSET, "is no one graph"),
-        (message(8, message(1, b"com.microsoft")) + message(GRAPH, b""), "is no one graph of ONNX's own operations"),
-        (OPSET + message(8, message(1, b"custom")) + message(GRAPH, b""), "is no one graph of ONNX's own operations"),
+        (b"", "is not a single graph of ONNX's own operations"),
+        (OPSET, "is not a single graph"),
+        (
+            message(8, message(1, b"com.microsoft")) + message(GRAPH, b""),
+            "is not a single graph of ONNX's own operations",
+        ),
+        (
+            OPSET + message(8, message(1, b"custom")) + message(GRAPH, b""),
+            "is not a single graph of ONNX's own operations",
+        ),
         (tensor(b"\x80"), "its bytes end within a field"),
         (tensor(field(9, 2, varint(5)), b"abcd"), "its bytes end within a field"),
         (tensor(field(9, 2, varint(1 << 63))), "its bytes end within a field"),

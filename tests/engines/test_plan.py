@@ -183,9 +183,9 @@ def find(path: Path, member: str) -> int:
         (lambda p: flip(p, find(p, "manifest.json")), r"its manifest\.json cannot be trusted"),
         (
             lambda p: rewrite(p, lambda n, d: ("../" + n, d) if n == WEIGHTS else (n, d)),
-            r"surprising members \('\.\./weights",
+            r"unexpected members \('\.\./weights",
         ),
-        (lambda p: rewrite(p, lambda n, d: ("x.py" if n == WEIGHTS else n, d)), r"surprising members \('x\.py'\)"),
+        (lambda p: rewrite(p, lambda n, d: ("x.py" if n == WEIGHTS else n, d)), r"unexpected members \('x\.py'\)"),
         (lambda p: rewrite(p, lambda n, d: None if n == WEIGHTS else (n, d)), "lacks weights.safetensors"),
         (
             lambda p: rewrite(p, lambda n, d: None if n == "manifest.json" else (n, d)),

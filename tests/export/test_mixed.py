@@ -209,4 +209,4 @@ def test_export_says_how_far_each_precision_is(make_prior, tmp_path):
             main, ["export", *(command[1:3] if "--plan" not in more else []), *more, *command[5:]]
         )
         assert refused.exit_code == 1
-        assert "--precision is of a plan that is made" in refused.stderr
+        assert "--precision is for a plan that is exported" in refused.stderr

@@ -139,7 +139,7 @@ def test_a_repository_that_cannot_be_finished_leaves_what_was_there(tmp_path, ti
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (("--plan", "x.plan"), "--plan is one already"),
+        (("--plan", "x.plan"), "--plan names a plan that is exported already"),
         (("--plan", "x.plan", "--model", "celeba", "--format", "triton"), "say which prior"),
         (("--plan", "x.plan", "--format", "triton"), "there is no file x.plan"),
         (("--model", "celeba", "--format", "triton", "-o", "nowhere/r"), "the folder nowhere does not exist"),

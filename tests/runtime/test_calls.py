@@ -290,7 +290,7 @@ def test_a_measurement_that_is_no_picture_is_an_array(tiny_plan):
     y = np.random.default_rng(1).standard_normal((3, 1, 40)).astype(np.float32)
     image = restorer(y, matrix=matrix, steps=4).image
     assert image.shape == (3, 16, 16)
-    with pytest.raises(InputError, match="range is of pictures"):
+    with pytest.raises(InputError, match="range is for pictures"):
         restorer(y, matrix=matrix, range=(0, 1))
 
 
@@ -358,7 +358,7 @@ def test_a_frame_of_a_file_is_restored_alone(here, whole):
         frugal("restore", "-e", "local.plan", "in.tif", "--frame", "2", "--noise", "10", "-o", "o.png").exit_code == 0
     )
     np.testing.assert_array_equal(pixels("o.png"), expected)
-    with pytest.raises(InputError, match="frame is of a file that is named"):
+    with pytest.raises(InputError, match="frame goes with the name of a file"):
         whole(pages[0], frame=1)
     with pytest.raises(TypeError, match="frame is a whole number; got '2'"):
         whole("in.tif", frame="2")

@@ -94,7 +94,9 @@ class Recipe:
             raise InputError(f"down_block_types of the network must be a list; it is {levels!r}")
         for kind in self.batches:
             if kind.side % self.stride:
-                raise InputError(f"side must be a multiple of {self.stride}, for the network halves; it is {kind.side}")
+                raise InputError(
+                    f"side must be a multiple of {self.stride}, as the network halves its images; it is {kind.side}"
+                )
 
     @property
     def unshuffle(self) -> int:

@@ -94,7 +94,7 @@ def test_a_build_that_fails_says_tensorrt_s_own_words(plan):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--capability", "9.9"), "knows no 9.9; it builds for 7.5"),
+        (("--capability", "9.9"), "does not know the compute capability 9.9; it builds for 7.5"),
         (("--batch", "0"), "batches are whole numbers from 1"),
         (("--batch", "a"), "batches are whole numbers from 1"),
         (("--level", "6"), "not in the range 0<=x<=5"),

@@ -304,8 +304,8 @@ def test_processes_end_with_the_one_that_started_them_however_it_ends(here):
     [
         (("--backend", "cpu"), "the backend cpu computes on the CPU; GPUs take tensorrt, cuda, torch or auto"),
         (("--backend", "openvino"), "the backend openvino computes on the CPU"),
-        (("--ray", "local"), "--devices is of this machine and --ray of a cluster"),
-        (("--workers", "2"), "--workers is of a cluster"),
+        (("--ray", "local"), "--devices is for this machine and --ray for a cluster"),
+        (("--workers", "2"), "--workers is for a cluster"),
         (("--video", "x.gif"), "for one picture, restored here"),
         (("--devices", "0,3"), "Error: --devices 0,3: there is no device 3; the NVIDIA driver shows devices 0 to 1\n"),
         (("--devices", "0;1"), "--devices takes numbers of CUDA devices, each once, such as 0,1; got '0;1'"),

@@ -192,7 +192,7 @@ def test_ctrl_c_ends_the_workers_and_leaves_whole_pictures(here, node):
     [
         (("--ray", "127.0.0.1:1"), "Error: no Ray cluster answers at 127.0.0.1:1: Connection refused\n"),
         (("--ray", "head"), "a cluster's address is auto, local or HOST:PORT; got 'head'"),
-        (("--workers", "2"), "--workers is of a cluster"),
+        (("--workers", "2"), "--workers is for a cluster"),
         (("--ray", "local", "--video", "x.gif"), "for one picture, restored here"),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_tiff_is_read_as_tifffile_reads_it_or_refused(dtype, photometric, extr
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
 def test_signed_integers_are_refused_however_small(dtype):
     data = tiff(np.full((*SIDES, 1), 9, dtype), "minisblack", None, LAYOUTS[0])
-    with pytest.raises(InputError, match=r"a\.tif holds signed integers, whose scale nobody knows; save it as 8 or 16"):
+    with pytest.raises(InputError, match=r"a\.tif holds signed integers, whose scale is not known; save it as 8 or 16"):
         decode_photo(data, "a.tif")
 
 

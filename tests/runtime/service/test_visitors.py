@@ -204,8 +204,8 @@ def test_listening_beyond_this_machine_is_asked_for(host, monkeypatch):
     told = CliRunner().invoke(main, ["serve", "--host", host])
     assert told.exit_code == 1
     assert told.stderr == (
-        f"Error: on {host} whoever reaches this machine may ask: give --token-file or FRUGAL_RT_TOKEN, or say "
-        "--allow-anonymous\n"
+        f"Error: on {host} anyone who reaches this machine may send requests: give --token-file or FRUGAL_RT_TOKEN, or "
+        "say --allow-anonymous\n"
     )
 
 
