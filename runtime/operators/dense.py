@@ -25,7 +25,7 @@ MAX_VALUES = 1 << 26
 """The most entries of a matrix: half a gigabyte in float64."""
 MAX_DERIVED = 1 << 20
 """The most entries of a matrix that is derived from a task's blur: 32x32 pixels by as many values. A larger blur is a
-`Partial`: conjugate gradients take less time than its decomposition (docs/operators.md)."""
+`Partial`: conjugate gradients take less time than its decomposition (docs/decisions/closed-form.md)."""
 
 
 class Decomposition(NamedTuple):

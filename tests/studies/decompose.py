@@ -1,4 +1,4 @@
-"""Time a blur without a basis by its decomposition and by conjugate gradients: a table of docs/operators.md.
+"""Time a blur without a basis: its decomposition, and conjugate gradients (a table of docs/decisions/closed-form.md).
 
 OMP_NUM_THREADS=1 python tests/studies/decompose.py
 
