@@ -57,7 +57,7 @@ class Limits:
     max_pixels: int = MAX_PIXELS
     formats: tuple[str, ...] = FORMATS
     compiled: bool = False
-    """Whether to refuse formats that Pillow decodes slowly in Python (run-length BMP, PPM of odd depths)."""
+    """Whether formats that Pillow decodes byte by byte in Python (BMP's run lengths, PPM of odd depths) are refused."""
     max_metadata: int | None = None
     """The most bytes of EXIF, and of an ICC profile; a larger one is left out."""
 

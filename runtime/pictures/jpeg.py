@@ -29,9 +29,9 @@ OTHERS = {
 BARE = (0x01, *range(0xD0, 0xD8), SOI)
 """Markers without a segment."""
 MOST_SCANS = 200
-"""The most scans of a file, which bounds the time for a small file; a progressive file has about ten."""
+"""In a file; a progressive one has some ten. It bounds the time that a small file can take."""
 NEXT = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
-"""Pattern of a marker that ends a scan's bits."""
+"""A marker that ends a scan's bits."""
 RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 COARSE = 25.0
 """The mean step in levels of a JPEG's first table from which the task jpeg is inferred: libjpeg's quality 78 and below,

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 STALE = 30.0
 """Seconds that a stopping service waits for its finished jobs to be fetched."""
 LAST = 10
-"""Seconds at the end for the last answers to be read."""
+"""Seconds, after all else, for its last answers to be read."""
 CONNECTIONS = 64
 """Connections for polling and watching, besides two for each image."""
 
