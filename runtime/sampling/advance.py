@@ -93,8 +93,8 @@ def move(
     Where `kind` is MEAN, x is the mean of the estimates so far, and the network sees y.
 
     `c` holds the rows' coefficients, `z` their noise, None where `kind` draws none. `sigma` and `constant` are
-    (B, 1, 1, 1); `constant` is `Restoration.constant`, NaN for None. With `flips` the network sees each image flipped as
-    `c` says, if `kind` allows it.
+    (B, 1, 1, 1); `constant` is `Restoration.constant`, NaN for None. With `flips` the network sees each image flipped
+    by `c`, if `kind` allows it.
     """
     noisy = c.abar**0.5 * _joined([one.y for one in groups]) if kind is Move.MEAN else x
     turned = partial(flipped, c=c) if flips and kind.flips else _as_it_is

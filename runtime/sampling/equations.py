@@ -70,7 +70,7 @@ def flipped(images: Array, c: Coefficients) -> Array:
 
 
 def mean_step(x: Array, x0hat: Array, c: Coefficients) -> Array:
-    """Return the mean of the estimates so far; `x` is that of the earlier ones. A self-ensemble, Timofte et al. (2016)."""
+    """Return the mean of the estimates; `x` is that of the earlier ones. A self-ensemble (Timofte et al., 2016)."""
     return (1 - c.share) * x + c.share * x0hat
 
 

@@ -295,7 +295,7 @@ class Settled(NamedTuple):
     start: float | None
     """Deviation of the noise at the first step, on the [-1, 1] scale; None for pure noise."""
     power: float | None
-    """p: noise levels are even in deviation^(1/p) from `start` down; see `Schedule.below`. None: they stay at `start`."""
+    """p: noise levels are even in deviation^(1/p) from `start` down (`Schedule.below`). None: they stay at `start`."""
     switch: Switch
     zeta: float | None
     lam: float | None

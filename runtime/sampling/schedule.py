@@ -105,7 +105,7 @@ class Schedule:
         *,
         flips: bool = False,
     ) -> "Schedule":
-        """Return a schedule of at most `steps` steps: `respaced` without `start`, `held` without `power`, else `below`."""
+        """Return at most `steps` steps: `respaced` if `start` is None, `held` if `power` is None, else `below`."""
         if start is None:
             made = cls.respaced(config, steps)
         elif power is None:
@@ -152,7 +152,7 @@ class Schedule:
 
     @classmethod
     def held(cls, config: Mapping[str, Any], sigma: float, steps: int) -> "Schedule":
-        """`steps` steps at the noise of a picture y = x0 + sigma n, of which each estimates x0; as `below` of one."""
+        """Return `steps` steps at the noise level of a picture y = x0 + sigma n; each estimates x0. See `below`."""
         one = cls.below(config, sigma, 1)
         return replace(one, timesteps=np.repeat(one.timesteps, steps), abar=np.repeat(one.abar, steps))
 

@@ -1,4 +1,4 @@
-"""The network of a prior for any size sees a picture flipped, another way at each step."""
+"""Flips: the network of a prior for any size sees the picture flipped another way at each step."""
 
 from types import SimpleNamespace
 
@@ -17,11 +17,11 @@ from frugal_rt.runtime.sampling.schedule import FLIPS
 
 SHAPE = (3, 8, 16)
 AXES = ((), (2,), (1,), (1, 2))
-"""Axes of an image (C, H, W) that are turned at each of the last FLIPS steps, by the step."""
+"""Axes of an image (C, H, W) that are flipped, by the step, for each of the last FLIPS steps."""
 
 
 class Network(OnHost):
-    """A network of x0 that answers `of(x)`, and keeps what it saw."""
+    """A network that predicts x0 as `of(x)`, and keeps its inputs."""
 
     name = "toy"
 
@@ -38,7 +38,7 @@ class Network(OnHost):
         return Prediction(np.float32(self.of(x)), None)
 
     def pullback(self, x, t):
-        """Of a network that is affine, pixel by pixel."""
+        """Pull back through a network that is affine in each pixel."""
         return self.predict(x, t), lambda v: np.float32(self.of(v) - self.of(0 * v))
 
 
@@ -53,7 +53,7 @@ def restorer(of, stride):
 
 
 def lopsided(x):
-    """Dims a picture towards one corner, so that no flip of it is answered alike."""
+    """Darken a picture towards one corner, so that each flip of it has another answer."""
     height, width = x.shape[2:]
     return x * (0.5 + 0.3 * np.linspace(-1, 1, width) + 0.2 * np.linspace(-1, 1, height)[:, None])
 
@@ -93,7 +93,7 @@ def test_a_prior_of_one_size_is_asked_once_and_sees_the_picture_as_it_is():
 
 
 def test_a_splitting_takes_the_flips_in_turn():
-    """With a network that answers alike whatever the flip, that is all that differs."""
+    """Flips alone differ, with a network that commutes with them."""
     operator = operators.SuperResolution(SHAPE, 2)
     y = np.asarray(operator.A(pictures(1)), np.float32)
     results, saw = [], []
@@ -109,7 +109,7 @@ def test_a_splitting_takes_the_flips_in_turn():
 
 @pytest.mark.parametrize("how", [{"aim": "detail"}, {"method": "closed-form", "steps": 5}, {"steps": 5, "switch": 2}])
 def test_so_does_all_that_is_ours(how):
-    """Gradients too: they come back as the picture lies."""
+    """Gradients are flipped back too."""
     operator = operators.SuperResolution(SHAPE, 2)
     y = np.asarray(operator.A(pictures(1)), np.float32)
     found, saw = [], []
@@ -138,7 +138,7 @@ def test_a_gradient_is_that_of_what_the_network_saw():
 
 
 def test_rows_that_are_flipped_differently_share_calls():
-    """A row gets what it gets alone, whatever steps the others are at."""
+    """Rows of a batch get the results that they get alone, whatever steps the others are at."""
     operator, ways = operators.SuperResolution(SHAPE, 2), ({"aim": "fidelity"}, {"aim": "fidelity", "sample": 1})
     y = np.asarray(operator.A(pictures(1)), np.float32)
 
