@@ -383,7 +383,7 @@ def _intention(found: Prepared, prior: str, guidance: Guidance) -> str:
 
 
 def _steps(restorer: Restorer, measurement: Measurement, guidance: Guidance) -> int:
-    """How many steps a restoration of `measurement` takes."""
+    """Return the number of steps of a restoration of `measurement`."""
     return restorer._steps(measurement.operator, replace(guidance, sigma=measurement.sigma))
 
 

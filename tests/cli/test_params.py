@@ -9,6 +9,7 @@ from PIL import Image, PngImagePlugin
 
 from frugal_rt.engines import padded
 from frugal_rt.runtime.pictures.images import SETTINGS_KEY
+from frugal_rt.runtime.sampling.guidance import SAMPLER
 
 from ..commands import frugal, refuses
 
@@ -144,5 +145,5 @@ def test_options_of_the_sampler_s_first_version_keep_their_meaning(here, before,
     assert frugal(*asked).exit_code == 0
     assert json.loads(Image.open("x.png").info["frugal-rt"])["method"] == now
     kept = json.loads(Path("new.json").read_text())
-    assert kept["sampler"] == 3
+    assert kept["sampler"] == SAMPLER
     assert kept["options"]["method"] == now
