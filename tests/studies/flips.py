@@ -1,4 +1,4 @@
-"""What it changes that the network sees another flip of the picture at each step (method.md, "Flips").
+"""Compare sampling with and without flips of the picture (method.md, "Flips").
 
     python tests/studies/flips.py --images ../shared/data/photos/tune-20 --lpips lpips_alex.onnx
 
