@@ -58,12 +58,13 @@ def test_it_copies_what_builds_the_wheel(file):
     assert "--no-build-isolation" in copied  # or pip would fetch setuptools without a hash
 
 
-def test_its_base_is_one_argument_pinned_to_a_version(file):
+def test_its_base_is_one_argument_pinned_to_a_version_and_a_digest(file):
     (word, argument), *others = instructions(file)
     assert word == "ARG"
     name, image = argument.split("=")
-    assert name == "BASE"  # a digest may take its place
-    assert re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+-[a-z0-9.-]+", image)
+    assert name == "BASE"  # another may take its place
+    assert re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+-[a-z0-9.-]+@sha256:[0-9a-f]{64}", image)
+    assert f"{image.partition('@')[0]} | sha256sum\n" in file.read_text()  # how it is renewed names the same tag
     stages = {"${BASE}"}
     for word, rest in others:
         if word == "FROM":

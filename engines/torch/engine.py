@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from .. import stopping
 from ..array_api import Array
 from ..base import Prediction, Pull, Room
 from ..errors import BackendError
@@ -24,7 +25,7 @@ class TorchEngine(OnTorch):
 
     `precision` "fp16" or "bf16" is autocast's: convolutions and products in it, norms and softmax in float32. In fp16
     the pullback scales each row of the cotangent to a largest magnitude of 1, and the gradient back. On a CUDA device
-    whole steps are recorded as CUDA graphs.
+    whole steps are recorded as CUDA graphs. On the CPU a Stop ends a call or its pullback before the next layer.
 
     The other keywords are for comparisons. `channels_last`: the memory format. `frozen`: whether parameters need no
     gradient; a checkpoint as it is loaded has parameters that do. `compiled`: use torch.compile, which compiles at the
@@ -59,6 +60,8 @@ class TorchEngine(OnTorch):
         # Made for each call: an instance shared by threads would restore another thread's state.
         self._autocast = partial(torch.autocast, device, half, enabled=half is not None)
         self._forward_only = torch.inference_mode if frozen else torch.no_grad
+        if device == "cpu" and not compiled:
+            _make_stoppable(module)
         self._module = _compile(torch, module, falls_back) if compiled else module
         self._compiled = compiled
 
@@ -112,6 +115,22 @@ class TorchEngine(OnTorch):
         out: Tensor = prediction.out
         variance: Tensor = prediction.variance
         return Prediction(like(out.detach(), x), None if variance is None else like(variance.detach(), x))
+
+
+def _make_stoppable(module: Any) -> None:
+    """Have each layer raise Stopped, before its forward and its backward pass, where a Stop ends the call."""
+
+    def check(*_: Any) -> None:
+        stopping.check()
+
+    def watch(layer: Any, inputs: Any, out: Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(check)  # of its gradient, from which the layer's own is computed next
+
+    for layer in module.modules():
+        if not [*layer.children()]:
+            layer.register_forward_pre_hook(check)
+            layer.register_forward_hook(watch)
 
 
 def _compile(torch: Any, module: Any, falls_back: bool) -> Callable[..., Any]:

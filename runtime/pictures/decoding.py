@@ -16,12 +16,15 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ...engines import InputError
 from .jpeg import COARSE, JpegFile, read_jpeg
+from .parts import MOST_SCANS, check_parts
 from .saved_again import SavedJpeg, find_jpeg
 
 MAX_PIXELS = 64_000_000
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 if "avif" in features.get_supported():  # it came with Pillow 11.3, which may be built without
     FORMATS += ("AVIF",)
+FRAMES = 64
+"""Frames of as many pixels as a picture may have that are decoded for one that lies over them."""
 LARGEST = 10.0
 """Magnitude beyond which an array is taken not to be on the [-1, 1] scale, whatever its noise."""
 MASK_LEVEL = 128
@@ -58,6 +61,8 @@ class Limits:
     formats: tuple[str, ...] = FORMATS
     compiled: bool = False
     """Whether formats that Pillow decodes byte by byte in Python (BMP's run lengths, PPM of odd depths) are refused."""
+    max_scans: int = MOST_SCANS
+    """Scans of a JPEG."""
     max_metadata: int | None = None
     """The most bytes of EXIF, and of an ICC profile; a larger one is left out."""
 
@@ -178,6 +183,7 @@ def decode_photo(
         if frame not in (None, 1):
             raise InputError(f"{name} is one array, and has no frame {frame}; leave --frame out")
         return _from_npy(data, name, largest, limits)
+    check_parts(data, name, limits.max_scans)
     data, notes = _without_odd_extras(data, name)
     if _lacks_end(data):
         data = _with_end(data, name, limits, notes)
@@ -188,6 +194,7 @@ def decode_photo(
         notes.append(f"{name} holds {frames} pictures (frames or pages); only the first is read")
     with _opened(data, name, limits) as picture:
         if frame not in (None, 1):
+            _check_way(picture, name, frame, limits)
             picture.seek(frame - 1)
             _check_size(picture, name, limits)
         size = math.prod(picture.size)
@@ -234,6 +241,7 @@ def looks_unsigned(pixels: np.ndarray) -> bool:
 def count_pixels(data: bytes, name: str, limits: Limits | None = None) -> int:
     """Return the number of pixels of a picture or .npy array, from its header. Raises InputError for too many."""
     limits = limits or WIDE
+    check_parts(data, name, limits.max_scans)
     data, _ = _without_odd_extras(data, name)
     if name.lower().endswith(".npy"):
         return math.prod(_npy_shape(io.BytesIO(data), name, 3 * limits.max_pixels))
@@ -299,6 +307,14 @@ def _check_size(picture: Image.Image, name: str, limits: Limits) -> None:
     pixels = math.prod(picture.size)
     if pixels > limits.max_pixels:
         raise InputError(f"{name} has {pixels} pixels; up to {limits.max_pixels} are read")
+
+
+def _check_way(picture: Image.Image, name: str, frame: int, limits: Limits) -> None:
+    """Raise InputError for a frame that is painted over too many others; a TIFF's pages do not lie over one another."""
+    before = (frame - 1) * math.prod(picture.size)
+    if not isinstance(picture, TiffImageFile) and before > FRAMES * limits.max_pixels:
+        most = FRAMES * limits.max_pixels
+        raise InputError(f"{name}: {before} pixels of other frames lie under frame {frame}; up to {most} are read")
 
 
 def _unknown(data: bytes, name: str, limits: Limits) -> str:

@@ -215,7 +215,8 @@ def _refine_ac(bits: Bits, one: Coefficients, at: int, scan: Scan) -> None:
             values[at + k] = new
         k += 1
     if bits.run:
-        _refine(bits, values, at, k, scan.last, low, 64)
+        if any(values[at + k : at + scan.last + 1]):  # else there is nothing to refine
+            _refine(bits, values, at, k, scan.last, low, 64)
         bits.run -= 1
 
 

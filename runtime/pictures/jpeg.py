@@ -7,6 +7,7 @@ components.
 import io
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +18,7 @@ from PIL import Image
 from ...engines import InputError
 from ..operators.jpeg import SIDE, Component, Jpeg, unit_size
 from .huffman import BrokenScan, Codes, Coefficients, Scan, decode, make_codes
+from .parts import MOST_SCANS
 
 SOI, EOI, SOS, DQT, DHT, DRI, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xE0, 0xEE
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2
@@ -28,11 +30,11 @@ OTHERS = {
 """Kinds of frames that are not supported, by marker."""
 BARE = (0x01, *range(0xD0, 0xD8), SOI)
 """Markers without a segment."""
-MOST_SCANS = 200
-"""In a file; a progressive one has some ten. It bounds the time that a small file can take."""
-NEXT = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
-"""A marker that ends a scan's bits."""
-RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
+MOST_OF_A_PART = 10
+"""Scans that a component takes part in; libjpeg writes six. They bound the time that a small file can take."""
+NEXT = re.compile(rb"(?<!\xff)\xff+[\x01-\xcf\xd8-\xfe]")
+"""A marker that ends a scan's bits, looked for once in each run of fill bytes."""
+RESTART = re.compile(rb"(?<!\xff)\xff+[\xd0-\xd7]")
 COARSE = 25.0
 """The mean step in levels of a JPEG's first table from which the task jpeg is inferred: libjpeg's quality 78 and below,
 where artefacts begin to be visible. Chosen on tune-20 (docs/method.md)."""
@@ -132,9 +134,9 @@ class _Reader:
     """Coded units (across, down)."""
     progressive: bool = False
     parts: list[_Part] = field(default_factory=list)
-    scans: int = 0
 
     def read(self, data: bytes) -> JpegFile:
+        self._check_scans(data)
         for marker, body, after in _segments(data):
             if marker in OTHERS:
                 raise InputError(f"{self.name} is {OTHERS[marker]}, a JPEG of a kind whose coefficients are not read")
@@ -155,6 +157,13 @@ class _Reader:
         if not self.parts or any(part.table is None for part in self.parts):
             raise BrokenScan
         return self._file()
+
+    def _check_scans(self, data: bytes) -> None:
+        scans = [body for marker, body, _ in _segments(data) if marker == SOS]
+        of = Counter(body[1 + 2 * i] for body in scans for i in range(body[0]))
+        if len(scans) > MOST_SCANS or max(of.values(), default=0) > MOST_OF_A_PART:
+            most = f"{MOST_SCANS} scans, or {MOST_OF_A_PART} of a colour"
+            raise InputError(f"{self.name} has more than {most}; save it again as a plain JPEG")
 
     def _frame(self, body: bytes, progressive: bool) -> None:
         if self.parts:
@@ -202,9 +211,6 @@ class _Reader:
             body = body[end:]
 
     def _scan(self, body: bytes, bits: bytes) -> None:
-        self.scans += 1
-        if self.scans > MOST_SCANS:
-            raise InputError(f"{self.name} has more than {MOST_SCANS} scans; save it again as a plain JPEG")
         count = body[0]
         first, last, (high, low) = body[1 + 2 * count], body[2 + 2 * count], divmod(body[3 + 2 * count], 16)
         if not self.progressive:

@@ -60,7 +60,7 @@ def create_app(
     app.state.service = service
     single = APIRouter()  # routes that only the process with the job can answer
 
-    def serving(request: Request) -> Service:
+    async def serving() -> Service:  # a plain function would wait for a thread, at every request
         return service
 
     Serving = Annotated[Service, Depends(serving)]

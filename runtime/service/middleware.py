@@ -1,12 +1,15 @@
-"""The edge that every request passes, whatever it asks: an id, a log line, a limit on its body, the token or whose page
-asks, HEAD as GET; and the headers that every answer carries."""
+"""The edge that every request passes, whatever it asks: an id, a log line, a body that begins and has an end, the token
+or whose page asks, HEAD as GET; and the headers that every answer carries."""
 
+import asyncio
+import contextlib
 import hmac
 import json
 import logging
 import re
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -25,6 +28,10 @@ COUNTED = (*PROBES, "/metrics")
 """Paths that monitoring may request under any host name."""
 JOBS = "/v1/jobs/"
 """Paths that HEAD is not for: to fetch an outcome, or follow a job, is more than to ask."""
+EARLY_SECONDS = 0.1
+EARLY_BYTES = 1 << 16
+"""The beginning of a body that the edge waits for: so long, or so many bytes. A request that is cut short within them,
+as by a client that closes its half of the connection, is refused before anything is begun for it."""
 CROWDED = "crowded"
 """Key of a connection's state: it is one too many."""
 SAFE = {
@@ -81,6 +88,9 @@ class Edge:
 
         try:
             refused = self._refused(scope, path, headers)
+            if refused is None and (b"transfer-encoding" in headers or headers.get(b"content-length", "0") != "0"):
+                gone, receive = await _begun(receive)
+                refused = (400, "the request was cut short") if gone else None  # told to nobody, and counted
             if refused is not None:
                 await self._answer(sending, path, *refused)
             else:
@@ -147,6 +157,24 @@ class Edge:
 
     def _too_long(self) -> str:
         return f"the request is longer than {self._most / (1 << 20):g} MiB"
+
+
+async def _begun(receive: Receive) -> tuple[bool, Receive]:
+    """Wait for the beginning of a body; return whether the client is gone, and what receives the body, whole."""
+    early: deque[Message] = deque()
+
+    async def gather() -> None:
+        left = EARLY_BYTES
+        while left > 0 and (not early or early[-1].get("more_body")):
+            early.append(await receive())
+            left -= len(early[-1].get("body", b""))
+
+    async def receiving() -> Message:
+        return early.popleft() if early else await receive()
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(gather(), EARLY_SECONDS)
+    return bool(early) and early[-1]["type"] == "http.disconnect", receiving
 
 
 def path_of(scope: Scope) -> str:

@@ -9,6 +9,7 @@ import math
 import os
 import resource
 import signal
+import warnings
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from multiprocessing.connection import Connection
@@ -82,6 +83,7 @@ def main(connection: Connection) -> None:
     os.nice(setup.niceness)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     return_large_blocks()
+    warnings.simplefilter("ignore")  # a crafted picture has a decoder write 20,000 lines to the service's log
     Image.init()  # every format's code, before any request's time runs
     _limit_memory(setup.memory)
     while True:

@@ -29,6 +29,10 @@ STALE = 30.0
 """Seconds that a stopping service waits for its finished jobs to be fetched."""
 LAST = 10
 """Seconds, after all else, for its last answers to be read."""
+AT_ONCE = 8
+"""Connections that are taken before what has come on others is read, so that a burst ends none of them unread."""
+WAITING = 2048
+"""Connections that wait to be taken, at most."""
 CONNECTIONS = 64
 """Connections for polling and watching, besides two for each image."""
 
@@ -73,6 +77,8 @@ class _Server(uvicorn.Server):
         if hasattr(signal, "SIGHUP"):
             self._loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._swap()))
         await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(WAITING)  # asyncio takes as many at once as it lets wait
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -135,6 +141,7 @@ def serve(
             host=address.host,
             port=address.port,
             root_path=root_path,
+            backlog=AT_ONCE,
             log_config=None,
             access_log=False,  # the middleware's log has the request's id
             server_header=False,

@@ -105,10 +105,12 @@ async def _parts(request: Request, count: Callable[[int], None]) -> dict[str, IO
         form = await _InMemory(request.headers, stream, max_files=4, max_fields=4, max_part_size=MAX_PARAMETERS).parse()
     except MultiPartException as error:
         raise HTTPException(400, error.message) from None
+    except UnicodeError:  # of a codec that is for no text of forms, as punycode and undefined
+        raise HTTPException(400, "the form's names are not of the charset that its content type names") from None
     items = form.multi_items()
     twice = sorted(name for name, count in Counter(name for name, _ in items).items() if count > 1)
     if twice:
-        raise InputError(f"{twice[0]} is given twice; send each part once")
+        raise InputError(f"the part {twice[0]!r} is given twice; send each part once")
     return {
         name: value.file if isinstance(value, UploadFile) else io.BytesIO(value.encode("utf-8", "surrogatepass"))
         for name, value in items

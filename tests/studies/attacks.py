@@ -48,8 +48,9 @@ def hold(address: Address, first: bytes, then: bytes = b"", half: bool = False) 
         for connection in list(held):
             try:
                 connection.sendall(then)
-                if connection.recv(1 << 10, socket.MSG_DONTWAIT) == b"":
-                    raise OSError("closed")
+                while connection.recv(1 << 16, socket.MSG_DONTWAIT):
+                    pass
+                raise OSError("closed")
             except BlockingIOError:
                 continue
             except OSError:
@@ -103,11 +104,14 @@ def send(address: Address, picture: bytes, clients: int, number: int | None = No
 
 
 HEAD = b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n\x89PNG"
+PROBE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+"""Not an attack: as many connections that ask what is cheapest, to compare those with that open as many."""
 ATTACKS: dict[str, Callable[[Address], None]] = {
     "192 connections that say nothing": lambda at: hold(at, b""),
     "192 heads, a byte a second": lambda at: hold(at, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"x"),
     "192 bodies, a byte a second": lambda at: hold(at, HEAD, b"x"),
     "192 half-closed bodies": lambda at: hold(at, HEAD, half=True),
+    "192 probes a second": lambda at: hold(at, PROBE),
     "192 clients that read no answer": read_nothing,
     "60 jobs with 28 MiB of EXIF": lambda at: send(at, laden_png(64, 28 << 20), 2, 30, "respond-async"),
     "60 jobs with 15 MiB of EXIF": lambda at: send(at, laden_png(64, 15 << 20), 2, 30, "respond-async"),
@@ -116,8 +120,8 @@ ATTACKS: dict[str, Callable[[Address], None]] = {
     "PPMs of 15 MB, 2 at a time": lambda at: send(at, odd_ppm(2500, 2000), 2),
     "PNGs of 24 megapixels, 2 at a time": lambda at: send(at, large_png(6000, 4000), 2),
     "PNGs of 4 megapixels, 4 at a time": lambda at: send(at, large_png(2048, 2048), 4),
-    "small JPEGs that take minutes, 4 at a time": lambda at: send(at, slow_jpeg(1000, 40_000), 4),
-    "large JPEGs that take minutes, 4 at a time": lambda at: send(at, slow_jpeg(2000, 40_000), 4),
+    "small JPEGs of 40,000 scans, 4 at a time": lambda at: send(at, slow_jpeg(1000, 40_000), 4),
+    "large JPEGs of 40,000 scans, 4 at a time": lambda at: send(at, slow_jpeg(2000, 40_000), 4),
 }
 
 

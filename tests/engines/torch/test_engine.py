@@ -1,4 +1,4 @@
-"""Torch's engine on the CPU: what it says when memory runs out, and its half precision."""
+"""Torch's engine on the CPU: what it says when memory runs out, calls that are ended within, and its half precision."""
 
 from threading import Event, Thread, current_thread
 
@@ -8,6 +8,8 @@ import torch
 
 from frugal_rt import BackendError, Plan
 from frugal_rt.engines.embedded import embedded_plan
+from frugal_rt.engines.errors import Stopped
+from frugal_rt.engines.stopping import Stop, stoppable
 from frugal_rt.engines.torch.engine import TorchEngine
 
 
@@ -52,6 +54,53 @@ def test_threads_share_an_engine_and_no_autocast(tiny_plan):
     ended.set()
     first.join(60)
     assert found == {"within": True, "after": False}
+
+
+class Counted:
+    """Layers that an engine has begun, forward and backward; another thread asks a stop at one of them."""
+
+    def __init__(self, engine: TorchEngine):
+        self.begun, self.asks, self.stop = 0, 0, Stop()
+        for layer in (layer for layer in engine._module.modules() if not [*layer.children()]):
+            layer.register_forward_pre_hook(self.count)
+            layer.register_forward_hook(self.watch)
+
+    def watch(self, layer, inputs, out) -> None:
+        if out.requires_grad:
+            out.register_hook(self.count)
+
+    def count(self, *_) -> None:
+        self.begun += 1
+        if self.begun == self.asks:
+            thread = Thread(target=self.stop.ask)
+            thread.start()
+            thread.join()
+
+    def ended(self, call, asks: int) -> int:
+        """Layers that are begun after the one at which the stop is asked."""
+        self.begun, self.asks, self.stop = 0, asks, Stop()
+        with stoppable(self.stop), pytest.raises(Stopped):
+            call()
+        return self.begun - asks
+
+
+def test_a_stop_ends_a_call_before_the_next_layer_forward_and_backward():
+    plan = embedded_plan("celeba")
+    engine, t = TorchEngine(plan), np.array([500, 3])
+    x = np.random.default_rng(0).normal(size=(2, *plan.image_shape)).astype(np.float32)
+    before, counted = engine.pullback(x, t)[1](x), Counted(engine)
+    engine.predict(x, t)
+    forward, counted.begun = counted.begun, 0
+    engine.pullback(x, t)[1](x)
+    both = counted.begun
+    assert forward > 100
+    assert both > 1.7 * forward  # the embedding of t has no gradient
+    for asks in (1, forward // 2, forward - 1):
+        assert counted.ended(lambda: engine.predict(x, t), asks) == 0
+    for asks in (1, forward - 1, forward + 1, (forward + both) // 2, both - 1):
+        assert counted.ended(lambda: engine.pullback(x, t)[1](x), asks) == 0
+    counted.asks = 0
+    np.testing.assert_array_equal(engine.pullback(x, t)[1](x), before)
 
 
 @pytest.mark.parametrize("scales", [(1, 1), (1e-5, 1e-6), (1e4, 1e-8)], ids=str)

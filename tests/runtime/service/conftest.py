@@ -32,11 +32,13 @@ def png() -> bytes:
 
 
 SERVER = """
-import json, sys
+import functools, json, sys
 from frugal_rt.runtime.pool import Pool
 from frugal_rt.runtime.service.intake import Options
+from frugal_rt.runtime.service import intake
 from frugal_rt.runtime.service.server import Address, serve
-plan, port, limit, options = json.loads(sys.argv[1])
+plan, port, limit, scans, options = json.loads(sys.argv[1])
+intake.Limits = functools.partial(intake.Limits, **({"max_scans": scans} if scans else {}))
 def pool_of(metrics):
     return Pool(plan, "cpu", limit=limit, on_report=metrics.report)
 serve(pool_of, Options(**options), Address("127.0.0.1", port), lambda pool, address: None)
@@ -44,14 +46,23 @@ serve(pool_of, Options(**options), Address("127.0.0.1", port), lambda pool, addr
 
 
 class Serving:
-    """A service in a process of its own; keywords of `limit` and of the service's Options."""
+    """A service in a process of its own; keywords of `limit`, of scans that a JPEG may have, and of the service's
+    Options."""
 
-    def __init__(self, plan: Path, folder: Path, limit: int = 64, environment: dict[str, str] | None = None, **options):
+    def __init__(
+        self,
+        plan: Path,
+        folder: Path,
+        limit: int = 64,
+        environment: dict[str, str] | None = None,
+        scans: int | None = None,
+        **options,
+    ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.address, self.url, self.log = ("127.0.0.1", port), f"http://127.0.0.1:{port}", folder / f"{port}.log"
-        told = json.dumps([str(plan), port, limit, options])
+        told = json.dumps([str(plan), port, limit, scans, options])
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SERVER, told],

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import sys
 import time
@@ -75,6 +76,18 @@ def test_connections_that_wait_give_their_places_up(patient, png, sent):
     with held(patient, 3 * PLACES, sent, "127.0.0.1"):
         assert ask(patient, "/livez")[0] == ask(patient, "/readyz")[0] == 200
         assert restore(patient, png) == 200
+
+
+def test_a_burst_does_not_end_one_whose_request_has_come(patient):
+    """All of them are there before the service looks again, the one that asks first."""
+    patient.process.send_signal(signal.SIGSTOP)
+    try:
+        asking = connect(patient, sent=b"GET /v1/service HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        with asking, held(patient, 3 * PLACES, SILENT, "127.0.0.1"):
+            patient.process.send_signal(signal.SIGCONT)
+            assert asking.recv(12) == b"HTTP/1.1 200"
+    finally:
+        patient.process.send_signal(signal.SIGCONT)
 
 
 def test_many_peers_that_wait_keep_nobody_out(patient, png):

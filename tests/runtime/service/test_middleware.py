@@ -1,8 +1,11 @@
-"""Request ids, tokens and other pages' origins."""
+"""Request ids, tokens and other pages' origins; bodies that begin, and those that are cut short."""
+
+import asyncio
 
 import pytest
 from fastapi.testclient import TestClient
 
+from frugal_rt.runtime.service import middleware
 from frugal_rt.runtime.service.app import create_app
 from frugal_rt.runtime.service.intake import Options
 
@@ -46,3 +49,61 @@ def test_head_is_answered_as_get_is_without_a_body(client, path):
 def test_head_begins_nothing_and_fetches_nothing(client):
     assert client.head("/v1/restore").status_code == 405
     assert client.head("/v1/jobs/0/image").status_code == 405
+
+
+END = {"type": "http.disconnect"}
+
+
+def piece(body: bytes, more: bool = True) -> dict:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def passed(messages: list[dict], reads: int = 99) -> tuple[list[bytes] | None, list, int]:
+    """Send a body to an edge: the pieces that the application got, if it was begun; refusals; and the status.
+
+    reads: pieces that the application asks for at most.
+    """
+    got, refused, status, sent = None, [], 0, list(messages)
+
+    async def application(scope, receive, send):
+        nonlocal got
+        got = []
+        while len(got) < reads:
+            message = await receive()
+            got.append(message.get("body"))
+            if not message.get("more_body"):
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def receive():
+        if not sent:
+            await asyncio.Event().wait()
+        return sent.pop(0)
+
+    async def send(message):
+        nonlocal status
+        status = message.get("status", status)
+
+    edge = middleware.Edge(application, 1 << 20, on_refusal=lambda *refusal: refused.append(refusal))
+    headers = [(b"host", b"localhost"), (b"transfer-encoding", b"chunked")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/restore", "headers": headers}
+    asyncio.run(edge(scope, receive, send))
+    return got, refused, status
+
+
+@pytest.mark.parametrize("before", [[], [piece(b"a")], [piece(b"a"), piece(b"")]])
+def test_nothing_is_begun_for_a_body_that_is_cut_short(before):
+    assert passed([*before, END]) == (None, [("/v1/restore", 400)], 400)
+
+
+def test_a_body_comes_whole_and_in_order():
+    bodies = [b"a", b"", b"b" * middleware.EARLY_BYTES, b"c", b"d"]
+    messages = [piece(body, body != b"d") for body in bodies]
+    assert passed(messages) == (bodies, [], 200)
+    assert passed([*messages[:-1], END]) == ([*bodies[:-1], None], [], 200)  # late: the application is told
+
+
+def test_a_slow_body_is_passed_on_as_far_as_it_has_come(monkeypatch):
+    monkeypatch.setattr(middleware, "EARLY_SECONDS", 0.01)
+    assert passed([piece(b"a")], reads=1) == ([b"a"], [], 200)

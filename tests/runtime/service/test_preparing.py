@@ -15,12 +15,12 @@ from attack_pictures import large_png, odd_ppm, run_length_bmp, slow_jpeg
 from PIL import Image
 
 MANY = 40_000
-"""Scans of a JPEG that take minutes."""
+"""Scans of a JPEG that take minutes, and that the services of these tests take: others refuse them unread."""
 
 
 @pytest.fixture(scope="module")
 def serving(serve):
-    return serve(limit=8)
+    return serve(limit=8, scans=MANY + 100)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_picture_has_so_much_memory(serving, png):
 
 
 def test_a_stop_ends_what_is_being_decoded(serve, large_and_endless):
-    serving = serve(timeout=1.0)
+    serving = serve(timeout=1.0, scans=MANY + 100)
     processes: list[object] = []
     with ThreadPoolExecutor(1) as client:
         asked: Future = client.submit(ask, serving, large_and_endless)

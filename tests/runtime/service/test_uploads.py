@@ -105,4 +105,4 @@ def test_a_part_that_is_given_twice_is_refused(client, part):
     parts = {"image": picture(), "mask": picture(mode="1"), "parameters": ASKED}
     sent = [(name, (name, data)) for name, data in parts.items()]
     answer = client.post("/v1/restore", files=[*sent, (part, (part, parts[part]))])
-    assert f"{part} is given twice" in error(answer, 422)
+    assert f"the part {part!r} is given twice" in error(answer, 422)
