@@ -90,11 +90,34 @@ def test_a_jpeg_may_have_so_many_scans():
                 decode_photo(one, "x", limits=Limits(max_scans=scans + 3))
 
 
+@pytest.mark.parametrize("more", [b"\xff\xda\xff\xff,!" * 99_999, bytes(1 << 20)], ids=["film", "zeros"])
 @pytest.mark.parametrize("kind", ["JPEG", "GIF", "PNG"])
-def test_what_follows_a_picture_counts_for_nothing(kind):
-    """As the film behind a phone's photograph."""
-    more = b"\xff\xda\xff\xff,!" * 99_999
+def test_what_follows_a_picture_counts_for_nothing(kind, more):
+    """As the film behind a phone's photograph, or the rest of a cluster behind a file that was recovered."""
     decode_photo(attack.saved(kind) + more, "x")
+
+
+def test_a_large_tiff_may_have_its_directory_behind_the_pixels():
+    """As libtiff writes it: what a directory of 32 bits would be, by the same head, are pixels."""
+    whole = pages(1, big=True)
+    pixels = bytes(6) + struct.pack("<HHII", 273, 4, 1 << 20, 0) * 5000
+    moved = whole[:8] + struct.pack("<Q", 16 + len(pixels)) + pixels + whole[16:]
+    (directory,) = struct.unpack_from("<I", moved, 4)
+    assert struct.unpack_from("<H8xHHI", moved, directory)[0] > 1
+    assert struct.unpack_from("<HHI", moved, directory + 14)[::2] == (273, 1 << 20)
+    assert not refused(moved)
+
+
+def test_a_screencast_is_no_attack():
+    """900 frames of which each changes a few pixels, in 40 bytes."""
+    file, still = io.BytesIO(), Image.new("P", (64, 64))
+    still.putpalette(bytes(range(256)) * 3)
+    frames = [still.copy() for _ in range(900)]
+    for i, frame in enumerate(frames):
+        frame.putpixel((i % 64, i // 64), 200)
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    assert len(file.getvalue()) < 900 * parts.EACH
+    assert decode_photo(file.getvalue(), "x").size == (64, 64)
 
 
 def pages(count: int, order: str = "<", big: bool = False, more: int = 0, strips: int = 1) -> bytes:
@@ -112,8 +135,7 @@ def pages(count: int, order: str = "<", big: bool = False, more: int = 0, strips
     return head + body
 
 
-@pytest.mark.parametrize("big", [False, True])
-@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])  # Pillow reads no other
 def test_a_tiff_may_have_so_many_pages_fields_and_strips(monkeypatch, order, big):
     few(monkeypatch, MOST_PAGES=5, MOST_FIELDS=20, MOST_STRIPS=30)
 
