@@ -317,7 +317,7 @@ def command(
         params.save(save_params, kept)
     restored, failed = run.apart(outcomes)
     seconds = sum(one.figures["seconds"] for one in restored if not one.unchanged)
-    if backend == "auto" and (faster := recommendation(run.backend, seconds)):
+    if backend == "auto" and not talk.is_quiet() and (faster := recommendation(run.backend, seconds)):
         talk.note(faster)
     elsewhere = [outcome.source for outcome in outcomes if isinstance(outcome, Elsewhere)]
     if as_json:

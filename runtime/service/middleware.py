@@ -88,7 +88,8 @@ class Edge:
 
         try:
             refused = self._refused(scope, path, headers)
-            if refused is None and (b"transfer-encoding" in headers or headers.get(b"content-length", "0") != "0"):
+            comes = b"transfer-encoding" in headers or headers.get(b"content-length", "0") != "0"
+            if refused is None and comes and b"expect" not in headers:  # that client sends once it is answered
                 gone, receive = await _begun(receive)
                 refused = (400, "the request was cut short") if gone else None  # told to nobody, and counted
             if refused is not None:

@@ -122,7 +122,7 @@ def test_settings_tell_files_of_other_tables_apart():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: operators.Jpeg((3, 8, 24), [Component(2, 2, ONES), *[Component(1, 1, ONES)] * 2]), "whole ones; 24x8"),
+        (lambda: operators.Jpeg((3, 8, 24), [Component(2, 2, ONES), *[Component(1, 1, ONES)] * 2]), "16x16 pixels; 24"),
         (lambda: operators.Jpeg((3, 8, 8), [Component(1, 1, ONES)], "plain"), "1 components"),
         (lambda: unit_size([Component(3, 1, ONES)]), "1, 2 or 4"),
         (lambda: unit_size([Component(4, 2, ONES), Component(2, 1, ONES), Component(1, 1, ONES)]), "10 blocks"),

@@ -58,10 +58,10 @@ def piece(body: bytes, more: bool = True) -> dict:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-def passed(messages: list[dict], reads: int = 99) -> tuple[list[bytes] | None, list, int]:
+def passed(messages: list[dict], reads: int = 99, expect: bool = False) -> tuple[list[bytes] | None, list, int]:
     """Send a body to an edge: the pieces that the application got, if it was begun; refusals; and the status.
 
-    reads: pieces that the application asks for at most.
+    reads: pieces that the application asks for at most. expect: whether the client waits to be told to send.
     """
     got, refused, status, sent = None, [], 0, list(messages)
 
@@ -87,6 +87,7 @@ def passed(messages: list[dict], reads: int = 99) -> tuple[list[bytes] | None, l
 
     edge = middleware.Edge(application, 1 << 20, on_refusal=lambda *refusal: refused.append(refusal))
     headers = [(b"host", b"localhost"), (b"transfer-encoding", b"chunked")]
+    headers += [(b"expect", b"100-continue")] * expect
     scope = {"type": "http", "method": "POST", "path": "/v1/restore", "headers": headers}
     asyncio.run(edge(scope, receive, send))
     return got, refused, status
@@ -107,3 +108,7 @@ def test_a_body_comes_whole_and_in_order():
 def test_a_slow_body_is_passed_on_as_far_as_it_has_come(monkeypatch):
     monkeypatch.setattr(middleware, "EARLY_SECONDS", 0.01)
     assert passed([piece(b"a")], reads=1) == ([b"a"], [], 200)
+
+
+def test_a_client_that_waits_to_be_told_is_not_told_before_the_application_asks():
+    assert passed([piece(b"a"), END], reads=0, expect=True) == ([], [], 200)
