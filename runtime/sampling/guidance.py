@@ -68,8 +68,9 @@ JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
 """JPEG_NOISE: the deviation of noise that fidelity assumes in a JPEG's decoded picture, without drawing any.
 JPEG_RATIO: the deviation of the noise that `frugal` draws, divided by the expected error over the image. Chosen on
 tune-20 (docs/method.md)."""
-DAMAGED_JPEG_NOISE = 0.3
-"""JPEG_NOISE where damage in the JPEG's picture was filled in. Chosen on tune-20 (docs/decisions/fidelity.md)."""
+DAMAGED_JPEG_NOISE, DAMAGED_JPEG_START = 0.3, 1.5
+"""Where damage in the JPEG's picture was filled in: JPEG_NOISE, and the least deviation of the noise that `frugal`
+draws. Chosen on tune-20 (docs/decisions/fidelity.md)."""
 STEEP, EVEN = 2.0, 0.5
 """Powers p of the spacing of noise levels, which is even in deviation^(1/p). EVEN, even in the variance, is for both
 aims of denoising and for the fidelity of a JPEG; STEEP is for all others."""
@@ -203,7 +204,7 @@ class Guidance:
         """Return the deviation of the noise that `frugal` adds to a plain estimate."""
         error = expected_error(operator, self.noise)
         if isinstance(operator, Coded):
-            return JPEG_RATIO * error
+            return max(JPEG_RATIO * error, 0.0 if operator.hidden is None else DAMAGED_JPEG_START)
         anew, there = (error / UNIT_ERROR) ** 4, expected_error_unseen(operator, self.noise)
         if not isinstance(operator, Inpaint):
             return min(MOST_NOISE, max(anew, UNSEEN_RATIO * there))

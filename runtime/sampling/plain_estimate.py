@@ -38,7 +38,8 @@ def plain_estimate(operator: Linear, y: np.ndarray, sigma: float) -> np.ndarray:
         return y
     if isinstance(operator, Coded):
         decoded = operator.decoded(y)
-        return decoded if operator.hidden is None else filled(decoded, operator.hidden)
+        # JPEG has spread the damage to the pixels around it, which the biharmonic equation would continue inwards.
+        return decoded if operator.hidden is None else filled(decoded, operator.hidden, rounds=0)
     if isinstance(operator, Inpaint):
         assert operator.missing is not None
         return filled(y, operator.missing)
@@ -130,19 +131,19 @@ def _texture(channels: int) -> np.ndarray:
 _errors: "WeakKeyDictionary[Linear, dict[float, tuple[float, float]]]" = WeakKeyDictionary()
 
 
-def filled(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
+def filled(y: np.ndarray, missing: np.ndarray, rounds: int = ROUNDS) -> np.ndarray:
     """Return y (C, h, w) with its missing pixels (h, w) filled in smoothly, and the others unchanged.
 
     A missing pixel takes the mean of the smallest block of a pyramid that holds a known pixel, enlarged smoothly (push
-    and pull; Gortler and others, 1996); each level is smoothed by `_smoothed`. This fills thin holes like the
-    biharmonic equation. Large holes, where that overshoots, are filled mostly by the pyramid. Where all pixels are
+    and pull; Gortler and others, 1996); each level is smoothed by `rounds` of `_smoothed`. This fills thin holes like
+    the biharmonic equation. Large holes, where that overshoots, are filled mostly by the pyramid. Where all pixels are
     missing the result is 0.
     """
     known = np.where(missing, np.float32(0), np.float32(1))[None]
-    return np.asarray(_pushed(y * known, known), np.float32) if known.any() else np.zeros_like(y)
+    return np.asarray(_pushed(y * known, known, rounds), np.float32) if known.any() else np.zeros_like(y)
 
 
-def _pushed(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _pushed(total: np.ndarray, weight: np.ndarray, rounds: int) -> np.ndarray:
     """Return (C, h, w): the means of pixels with a `weight` (1, h, w) of 1; others get the means of larger blocks."""
     mean: np.ndarray = total / np.maximum(weight, TINY)
     height, width = weight.shape[1:]
@@ -150,13 +151,13 @@ def _pushed(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return mean
     sums, weights = _halved(total), _halved(weight)
     most = np.minimum(weights, 1)
-    below = _pushed(sums / np.maximum(weights, TINY) * most, most)
+    below = _pushed(sums / np.maximum(weights, TINY) * most, most, rounds)
     smooth = np.stack([_enlarged(channel, (2 * below.shape[1], 2 * below.shape[2])) for channel in below])
-    return _smoothed(np.asarray(weight * mean + (1 - weight) * smooth[:, :height, :width]), weight[0] == 0)
+    return _smoothed(np.asarray(weight * mean + (1 - weight) * smooth[:, :height, :width]), weight[0] == 0, rounds)
 
 
-def _smoothed(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Return `image` (C, h, w) after ROUNDS steps of conjugate gradients on || Laplacian of image ||^2 in `hole` (h,
+def _smoothed(image: np.ndarray, hole: np.ndarray, rounds: int) -> np.ndarray:
+    """Return `image` (C, h, w) after `rounds` steps of conjugate gradients on || Laplacian of image ||^2 in `hole` (h,
     w).
 
     The minimum is biharmonic in the hole. Starting from the coarser level, few steps smooth the finer details
@@ -177,7 +178,7 @@ def _smoothed(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
     residual = -twice(values)
     direction, square = residual, float(np.vdot(residual, residual))
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         if square <= TINY**2:
             break
         moved[:, inner[0]] = direction
