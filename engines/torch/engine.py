@@ -25,7 +25,7 @@ class TorchEngine(OnTorch):
 
     `precision` "fp16" or "bf16" is autocast's: convolutions and products in it, norms and softmax in float32. In fp16
     the pullback scales each row of the cotangent to a largest magnitude of 1, and the gradient back. On a CUDA device
-    whole steps are recorded as CUDA graphs. On the CPU a Stop ends a call or its pullback before the next layer.
+    whole steps are captured as CUDA graphs. On the CPU a Stop ends a call or its pullback before the next layer.
 
     The other keywords are for comparisons. `channels_last`: the memory format. `frozen`: whether parameters need no
     gradient; a checkpoint as it is loaded has parameters that do. `compiled`: use torch.compile, which compiles at the

@@ -13,10 +13,10 @@ from ...engines import InputError
 
 EACH = 512
 SPARE = 10_000
-"""Bytes that the chunks of a PNG, the segments of a JPEG's head and the blocks of a GIF have on average at least, but
-for so many: a screencast of 900 frames is 1,800 blocks of 40 bytes."""
+"""A file may have SPARE parts, and one more for each EACH bytes. Parts are a PNG's chunks, the segments of a JPEG's
+head, and a GIF's blocks; a screencast of 900 frames has 1,800 blocks of 40 bytes."""
 PIECE = 16
-"""The same of the pieces that a GIF's blocks consist of, which have up to 255 bytes."""
+"""The blocks of a GIF may consist of SPARE pieces, of up to 255 bytes each, and one more for each PIECE bytes."""
 MOST_SCANS = 100
 """Scans of a JPEG; progressive ones have some ten."""
 MOST_PAGES = 4096

@@ -17,21 +17,17 @@ from aims import WAYS
 from frugal_rt import Restorer
 from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.runtime.evaluation import demo
+from frugal_rt.runtime.evaluation.suite import scattered
 from frugal_rt.runtime.operators import Inpaint
 from frugal_rt.runtime.pictures.images import read_photo
 from frugal_rt.runtime.sampling.psnr import psnr
 
 SIDE = 256
-TASKS = MOST | {
-    "70% missing": lambda shape: (
-        Inpaint(shape, np.random.default_rng(0).random(shape[1:]) < 0.7),
-        demo.SIGMA,
-    ),
-}
+TASKS = MOST | {"70% missing": lambda shape: (Inpaint(shape, scattered(shape, 0.7)), demo.SIGMA)}
 
 
 def middle(pixels: np.ndarray) -> np.ndarray:
-    """The middle SIDE x SIDE pixels of an image (C, H, W)."""
+    """Return the middle SIDE x SIDE pixels of an image (C, H, W)."""
     top, left = ((side - SIDE) // 2 for side in pixels.shape[1:])
     return pixels[:, top : top + SIDE, left : left + SIDE]
 
@@ -62,9 +58,9 @@ def main() -> None:
                     image = restorer.restore(y, operator, sigma=sigma, range=(-1, 1), **WAYS[way]).image
                     found.append((float(psnr(image[None], clean[None])[0]), float(lpips(image[None], clean[None])[0])))
             values = np.reshape(found, (len(pictures), 2, 2))
-            (without, those), change = values.mean(0), values[:, 1] - values[:, 0]
+            means, change = values.mean(0), values[:, 1] - values[:, 0]
             error = change.std(0, ddof=1) / len(pictures) ** 0.5
-            said = [f"{one[0]:.2f} / {one[1]:.4f}" for one in (without, those)]
+            said = [f"{one[0]:.2f} / {one[1]:.4f}" for one in means]
             said += [f"{change[:, 0].mean():+.2f} +- {error[0]:.2f}", f"{change[:, 1].mean():+.4f} +- {error[1]:.4f}"]
             print(f"| {task} | {way} | " + " | ".join(said) + " |", flush=True)
 
