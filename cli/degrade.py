@@ -9,7 +9,7 @@ import numpy as np
 
 from ..engines import InputError
 from ..engines.files import atomic_write
-from ..runtime.pictures.damage import parse_size
+from ..runtime.pictures.damage import named_task, parse_size
 from ..runtime.pictures.decoding import Photo
 from ..runtime.pictures.images import check_output, fit_photo, read_photo, to_picture, write_npy, write_png
 from ..runtime.pictures.options import read_damage
@@ -59,7 +59,7 @@ def command(
     described = read_damage(damage, talk.note, share=share, quality=quality)
     if not described.is_picture and target.suffix.lower() != ".npy":
         raise InputError(
-            f"{target.name}: a measurement of {described.task} is not a picture; the output must end in .npy"
+            f"{target.name}: a measurement of {named_task(described)} is not a picture; the output must end in .npy"
         )
     if is_jpeg:
         _write_jpeg(target, compress(photo, described), photo, as_json)

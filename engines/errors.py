@@ -81,9 +81,9 @@ class DeadlineError(FrugalError, TimeoutError):
 
 
 class Stopped(FrugalError):
-    """A network call was interrupted, as nobody waits for its answer any more."""
+    """Work was interrupted, as nobody waits for its result any more."""
 
-    def __init__(self, why: str = "the call was stopped, as nobody waits for it"):
+    def __init__(self, why: str = "the work was stopped, as nobody waits for it"):
         super().__init__(why)
 
 

@@ -6,7 +6,6 @@ The candidates are OpenVINO in bfloat16 and onnxruntime in float32. The CPU and 
 import contextlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from . import cache, machine
 from .base import Engine
 from .errors import BackendError, MissingExtra, PlanError
 from .extras import installed, version
+from .files import lock
 from .plan import WEIGHTS, Plan
 
 logger = logging.getLogger(__name__)
@@ -138,15 +138,12 @@ def _alone() -> Iterator[bool]:
         yield False
         return
     try:
-        import fcntl
-
         root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-    except (ImportError, OSError):  # a system without file locks, or a read-only cache
+        (root / LOCK).touch(0o600)
+        file = (root / LOCK).open("ab")
+    except OSError:  # a read-only cache
         yield False
         return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file:
+        lock(file, wait=True)
         yield True
-    finally:
-        os.close(lock)

@@ -54,7 +54,7 @@ def _open_draft(target: Path) -> tuple[Path, IO[bytes]]:
     while True:
         draft = target.with_name(f".{target.name[:48]}.{secrets.token_hex(4)}.tmp")  # names have at most 255 bytes
         file = draft.open("xb")
-        if _lock(file) and os.fstat(file.fileno()).st_nlink:
+        if lock(file) and os.fstat(file.fileno()).st_nlink:
             return draft, file
         file.close()  # another process removed it as abandoned, before it was locked
 
@@ -68,16 +68,19 @@ def remove_drafts(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 if stat.S_ISREG(draft.lstat().st_mode):
                     with draft.open("rb+") as file:
-                        if _lock(file):
+                        if lock(file):
                             draft.unlink()
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Lock the file until it is closed; return whether this succeeded, or locks do not exist here."""
+def lock(file: IO[bytes], wait: bool = False) -> bool:
+    """Lock the file until it is closed; return whether this succeeded, or locks do not exist here.
+
+    wait: whether to wait until nobody else has it locked.
+    """
     if fcntl is None:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks

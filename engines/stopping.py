@@ -1,4 +1,4 @@
-"""Network calls that another thread may interrupt."""
+"""Network calls, and the work of operators, that another thread may interrupt."""
 
 import contextlib
 import threading
@@ -9,7 +9,7 @@ from .errors import Stopped
 
 
 class Stop:
-    """A request to interrupt the network calls made under it: the one in progress and all later ones."""
+    """A request to interrupt the work done under it: the network call in progress, and whatever calls `check` later."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -17,7 +17,7 @@ class Stop:
         self.asked = False
 
     def ask(self) -> None:
-        """Interrupt the calls. Any thread may ask."""
+        """Interrupt the work. Any thread may ask."""
         with self._lock:
             self.asked = True
             for way in self._ways:
@@ -45,8 +45,9 @@ _current: ContextVar[Stop | None] = ContextVar("stop", default=None)
 
 @contextlib.contextmanager
 def stoppable(stop: Stop) -> Iterator[None]:
-    """Let `stop` end the network calls that this thread makes in the block: they raise Stopped then.
+    """Let `stop` end the work that this thread does in the block: it raises Stopped then.
 
+    An operator ends before it is applied again, and the fill of a hole before its next round. Of network calls,
     onnxruntime ends between two operations, OpenVINO likewise, torch on the CPU between two layers, and an image in
     tiles between two of them. Nothing ends within a call of TensorRT, of torch on a GPU, nor of a network that
     torch.compile made: the first two take milliseconds, and the last is for comparing.
@@ -59,12 +60,12 @@ def stoppable(stop: Stop) -> Iterator[None]:
 
 
 def current() -> Stop | None:
-    """Return the Stop of this thread's calls, or None."""
+    """Return the Stop of this thread's work, or None."""
     return _current.get()
 
 
 def check() -> None:
-    """Raise Stopped where this thread's calls were asked to stop."""
+    """Raise Stopped where this thread's work was asked to stop."""
     stop = _current.get()
     if stop is not None and stop.asked:
         raise Stopped

@@ -34,10 +34,10 @@ class PlainMethod:
 
     name: str
 
-    def takes(self, operator: Operator) -> bool:
+    def takes(self, operator: Operator, sigma: float) -> bool:
         return isinstance(operator, PLAIN[self.name][0])
 
-    def events(self, images: int, operator: Operator) -> int:
+    def events(self, images: int, operator: Operator, sigma: float) -> int:
         return images
 
     def restore(

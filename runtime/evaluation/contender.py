@@ -41,11 +41,11 @@ class Contender(Protocol):
     @property
     def name(self) -> str: ...
 
-    def takes(self, operator: Operator) -> bool:
-        """Return whether the method is made for `operator`; where it is not, tables leave it out."""
+    def takes(self, operator: Operator, sigma: float) -> bool:
+        """Return whether the method is made for `operator` and noise of deviation `sigma`; else tables leave it out."""
         ...
 
-    def events(self, images: int, operator: Operator) -> int:
+    def events(self, images: int, operator: Operator, sigma: float) -> int:
         """Return how often `restore` will call `on_step` for a batch of `images` images."""
         ...
 
@@ -66,13 +66,18 @@ class Method:
     restorer: Restorer
     name: str
     settings: Mapping[str, Any]
+    earlier: Sequence[Mapping[str, Any]] = ()
+    """The settings of the names before this one."""
 
-    def takes(self, operator: Operator) -> bool:
-        """Return whether this name differs from the others: denoising and JPEG have aims, but no presets."""
-        return "preset" not in self.settings or not isinstance(operator, Denoise | Jpeg)
+    def takes(self, operator: Operator, sigma: float) -> bool:
+        """Return whether this name differs from the earlier ones; denoising and JPEG have aims, but no presets."""
+        if "preset" in self.settings and isinstance(operator, Denoise | Jpeg):
+            return False
+        mine, *others = (Guidance(sigma=sigma, **one).settle(operator) for one in (self.settings, *self.earlier))
+        return mine not in others
 
-    def events(self, images: int, operator: Operator) -> int:
-        return Guidance(**self.settings).steps_with(operator)
+    def events(self, images: int, operator: Operator, sigma: float) -> int:
+        return self.restorer._steps(operator, Guidance(sigma=sigma, **self.settings))
 
     def restore(
         self, y: np.ndarray, operator: Operator, sigma: float, seed: int, sample: int, on_step: OnStep
@@ -85,7 +90,8 @@ class Method:
 
 def our_methods(restorer: Restorer, names: Sequence[str], settings: Mapping[str, Any]) -> list[Contender]:
     """Return a contender for each name of OURS; a method gets the `settings` that it reads."""
-    return [Method(restorer, name, _settings(name, settings)) for name in names]
+    each = [_settings(name, settings) for name in names]
+    return [Method(restorer, name, each[i], each[:i]) for i, name in enumerate(names)]
 
 
 def _settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

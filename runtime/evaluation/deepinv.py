@@ -198,10 +198,10 @@ class DeepInvMethod:
     def name(self) -> str:
         return f"deepinv {self.sampler}"
 
-    def takes(self, operator: Operator) -> bool:
+    def takes(self, operator: Operator, sigma: float) -> bool:
         return True
 
-    def events(self, images: int, operator: Operator) -> int:
+    def events(self, images: int, operator: Operator, sigma: float) -> int:
         return images * self.steps
 
     def restore(

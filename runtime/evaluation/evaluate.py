@@ -64,13 +64,18 @@ class Evaluation:
         return [
             (task, seed, contender)
             for task, seed, contender in product(self.tasks, range(self.seeds), self.contenders)
-            if contender.takes(self.operators[task]) and (task, contender.name, seed) not in finished
+            if contender.takes(self.operators[task], self._noise(task)) and (task, contender.name, seed) not in finished
         ]
 
     def events(self, finished: Container[Key]) -> int:
         """Return how often `groups` will call `on_step`."""
-        images, due = len(self.pictures.images), self.due(finished)
-        return sum(contender.events(images, self.operators[task]) for task, _, contender in due) * (self.samples or 1)
+        count = len(self.pictures.images)
+        each = (one.events(count, self.operators[task], self._noise(task)) for task, _, one in self.due(finished))
+        return sum(each) * (self.samples or 1)
+
+    def _noise(self, task: str) -> float:
+        """Return the deviation of a task's noise."""
+        return KNOWN[task].noise(self.sigma)
 
     def groups(
         self,
@@ -87,7 +92,7 @@ class Evaluation:
         ssim = load_ssim()
         clean = self.pictures.images
         for task, seed, contender in self.due(finished):
-            operator, sigma = self.operators[task], KNOWN[task].noise(self.sigma)
+            operator, sigma = self.operators[task], self._noise(task)
             asked = measure(operator, clean, sigma, seed), operator, sigma, seed
             more: dict[str, np.ndarray] = {}
             try:

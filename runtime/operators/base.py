@@ -17,6 +17,7 @@ import numpy as np
 
 from ...engines import Array, InputError
 from ...engines.array_api import array_namespace
+from ...engines.stopping import check
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -29,10 +30,14 @@ OF_ARRAYS = ("A", "vjp", "AT", "resolvent", "gram", "precondition", "Vt", "V", "
 
 
 def _alone_too(method: Callable[..., Array]) -> Callable[..., Array]:
-    """Let a method of batches (B, c, h, w) take single arrays (c, h, w) too, and return a single array for them."""
+    """Let a method of batches (B, c, h, w) take single arrays (c, h, w) too, and return a single array for them.
+
+    It raises Stopped where the thread's work was asked to stop, so that iterations and rounds of operators end there.
+    """
 
     @wraps(method)
     def either(self: Any, array: Array, *more: Any, **named: Any) -> Array:
+        check()
         if len(array.shape) != 3:
             return method(self, array, *more, **named)
         rows = (one[None] if getattr(one, "ndim", 0) == 3 else one for one in more)

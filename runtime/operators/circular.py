@@ -7,6 +7,7 @@ import numpy as np
 
 from ...engines import Array
 from ...engines.array_api import array_namespace
+from ...engines.stopping import check
 from .base import Decomposable, Shape, reduced
 from .kernels import check_fits, kernel_peak, kernel_settings, normalised
 
@@ -152,24 +153,29 @@ def _inwards(taps: np.ndarray, n: int) -> np.ndarray:
 
 def hartley(x: Array, axes: tuple[int, ...]) -> Array:
     """Return Hartley's transform over `axes`, Re F x - Im F x with F unitary: real, orthonormal, its own inverse."""
+    check()
     xp = array_namespace(x)
     f = xp.fft.fftn(x, axes=axes, norm="ortho")
+    check()
     return xp.real(f) - xp.imag(f)
 
 
 def _half(x: Array) -> Array:
     """Return the Fourier transform of real x over the last two axes: the half that determines the rest; complex."""
+    check()
     half: Array = array_namespace(x).fft.rfftn(x, axes=(2, 3))
     return half
 
 
 def _whole(f: Array, shape: Shape) -> Array:
     """Invert `_half`: return a real array whose last two axes have the sides of `shape`."""
+    check()
     whole: Array = array_namespace(f).fft.irfftn(f, s=shape[1:], axes=(2, 3))
     return whole
 
 
 def opposite(c: Array, axes: tuple[int, ...]) -> Array:
     """Replace the coefficient of each frequency k by that of -k, along `axes`."""
+    check()
     xp = array_namespace(c)
     return xp.roll(xp.flip(c, axis=axes), (1,) * len(axes), axis=axes)

@@ -219,11 +219,11 @@ class ValidMatrix(Dense):
 
     def make(self) -> np.ndarray:
         (_, rows, columns), (_, height, width) = self.measurement_shape, self.image_shape
-        matrix = np.zeros((rows * columns, height * width))
-        y, x = (place.reshape(-1) for place in np.mgrid[:rows, :columns])
-        for (a, b), weight in np.ndenumerate(self.kernel[::-1, ::-1]):
-            matrix[np.arange(len(matrix)), (y + a) * width + x + b] = weight
-        return matrix
+        high, wide = self.kernel.shape
+        matrix = np.zeros((rows, columns, height, width))
+        for y, x in np.ndindex(rows, columns):
+            matrix[y, x, y : y + high, x : x + wide] = self.kernel[::-1, ::-1]
+        return matrix.reshape(rows * columns, height * width)
 
     @property
     def settings(self) -> dict[str, Any]:

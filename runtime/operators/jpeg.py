@@ -11,6 +11,7 @@ import numpy as np
 
 from ...engines import Array, InputError
 from ...engines.array_api import Namespace, array_namespace
+from ...engines.stopping import check
 from .base import Decomposable, Linear, Shape
 from .dense import Decomposition
 
@@ -182,11 +183,14 @@ class Jpeg(Coded, Decomposable):
         """Decode y to an image (C, H, W) float32, as viewers do: chroma upscaled linearly, values not clipped."""
         planes = []
         for blocks, one in zip(self.blocks(y), self.components, strict=True):
+            check()
             rows, columns = (SIDE * count for count in blocks.shape[:2])
             plane = np.einsum("ijvu,vr,us->irjs", blocks * one.table, cosines(), cosines()).reshape(rows, columns)
             for axis, size in enumerate(self.image_shape[1:]):
+                check()
                 plane = stretched(plane, size // plane.shape[axis], axis)
             planes.append(plane)
+        check()
         # The result of `blocks` includes the level shift, which adds HALF - LEVEL_SHIFT to every channel.
         channels = np.tensordot(np.linalg.inv(self._weights), np.stack(planes), 1) - (HALF - LEVEL_SHIFT)
         return np.asarray(channels / HALF, np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...engines import Array, InputError
 from ...engines.array_api import array_namespace
+from ...engines.stopping import check
 from .base import Decomposable, Shape
 from .circular import hartley, opposite
 from .kernels import check_fits, kernel_peak, kernel_settings, normalised
@@ -67,6 +68,7 @@ class Cosine(Decomposable):
         return self.place("signs", lambda: np.where(self.eigenvalues < 0, -1.0, 1.0), like)
 
     def _transform(self, x: Array, axis: int) -> Array:
+        check()
         n = x.shape[axis]
         if n <= MAX_SIDE:
             matrix = self.place(f"cosines {n}", lambda: _cosines(n), x)
@@ -75,6 +77,7 @@ class Cosine(Decomposable):
         return self._reflect(hartley(array_namespace(x).take(x, order, axis=axis), (axis,)), axis)
 
     def _inverse(self, s: Array, axis: int) -> Array:
+        check()
         n = s.shape[axis]
         if n <= MAX_SIDE:
             matrix = self.place(f"cosines {n}", lambda: _cosines(n), s)

@@ -78,7 +78,7 @@ class Damage:
     @property
     def leaves_task(self) -> bool:
         """Whether the task is inferred from the photo: neither a task nor an option that implies one is given."""
-        return self.task is None and self.mask is None and _implied(self) is None
+        return named_task(self) is None
 
 
 def parse_sigma(text: str) -> float:
@@ -181,14 +181,12 @@ def boxed_pixels(size: tuple[int, int], damage: Damage) -> np.ndarray | None:
 
 def _task(photo: Photo, damage: Damage, image_shape: Shape, factor: int | None) -> tuple[str, str]:
     """Return the task and a clause with the reason; `factor` is the possible scale of super-resolution, or None."""
-    implied = _implied(damage)
-    if damage.by_file:
-        assert damage.task is not None
-        return damage.task, "it was saved as a coarse JPEG"
-    if damage.task is not None or damage.mask is not None:
-        return damage.task or implied or "inpaint", "as asked"
-    if implied is not None:
-        return implied, "as its option implies"
+    named = named_task(damage)
+    if named is not None:
+        if damage.by_file:
+            return named, "it was saved as a coarse JPEG"
+        asked = damage.task is not None or damage.mask is not None
+        return named, "as asked" if asked else "as its option implies"
     width, height = photo.size
     if factor is not None:
         return "sr", f"{width}x{height} is 1/{factor} of {image_shape[2]}x{image_shape[1]} a side"
@@ -199,8 +197,10 @@ def _task(photo: Photo, damage: Damage, image_shape: Shape, factor: int | None) 
     return "denoise", "nothing is missing from the picture"
 
 
-def _implied(damage: Damage) -> str | None:
-    """Return the task that a given option implies, or None."""
+def named_task(damage: Damage) -> str | None:
+    """Return the task that is given, or that an option implies, or None."""
+    if damage.task is not None:
+        return damage.task
     tasks: Mapping[str, Any] = {
         "sr": damage.scale,
         "deblur": damage.kernel,
@@ -209,7 +209,8 @@ def _implied(damage: Damage) -> str | None:
         "sense": damage.fraction,
         "matrix": damage.matrix,
     }
-    return next((task for task, option in tasks.items() if option is not None), None)
+    implied = next((task for task, option in tasks.items() if option is not None), None)
+    return "inpaint" if implied is None and damage.mask is not None else implied
 
 
 def whole_factor(photo: Photo, image_shape: Shape) -> int | None:

@@ -170,20 +170,26 @@ class Photo:
 
 
 def decode_photo(
-    data: bytes, name: str, largest: float = LARGEST, limits: Limits | None = None, frame: int | None = None
+    data: bytes,
+    name: str,
+    largest: float = LARGEST,
+    limits: Limits | None = None,
+    frame: int | None = None,
+    counted: bool = False,
 ) -> Photo:
     """Decode a picture, or a .npy array (C, H, W) or (H, W) on [-1, 1], from its file's bytes. Raises InputError.
 
     name: the name in errors; its suffix .npy means an array. largest: a .npy array with a value beyond it is taken to
     be on another scale. limits: WIDE by default; checked before anything is decoded. frame: the frame or page, from 1;
-    None: the first, with a note if there are others.
+    None: the first, with a note if there are others. counted: whether `count_pixels` has counted the parts.
     """
     limits = limits or WIDE
     if name.lower().endswith(".npy"):
         if frame not in (None, 1):
             raise InputError(f"{name} is one array, and has no frame {frame}; leave --frame out")
         return _from_npy(data, name, largest, limits)
-    check_parts(data, name, limits.max_scans)
+    if not counted:
+        check_parts(data, name, limits.max_scans)
     data, notes = _without_odd_extras(data, name)
     if _lacks_end(data):
         data = _with_end(data, name, limits, notes)
@@ -239,7 +245,9 @@ def looks_unsigned(pixels: np.ndarray) -> bool:
 
 
 def count_pixels(data: bytes, name: str, limits: Limits | None = None) -> int:
-    """Return the number of pixels of a picture or .npy array, from its header. Raises InputError for too many."""
+    """Return the number of pixels of a picture or .npy array, from its header. Raises InputError for too many, and for
+    too many parts.
+    """
     limits = limits or WIDE
     check_parts(data, name, limits.max_scans)
     data, _ = _without_odd_extras(data, name)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ...engines import InputError
+from ...engines.stopping import check
 from ..operators import GREY_WEIGHTS
 from .damage import GREY, SIGMA
 
@@ -53,6 +54,7 @@ def estimate_sigma(pixels: np.ndarray) -> float:
     A JPEG has little noise in its colours, which it stores at half the resolution. Where colours show none, lightness
     alone is used; there a picture of fine texture counts as noisy. Raises InputError for a side below 4.
     """
+    check()
     height, width = pixels.shape[1:]
     if min(height, width) < 4:
         raise InputError(f"the noise of a picture of {width}x{height} cannot be estimated; say --noise")

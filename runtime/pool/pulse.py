@@ -1,4 +1,4 @@
-"""Detection of hanging workers by their answers to a ping each second.
+"""Detection of hanging workers by their answers to a ping each beat.
 
 Time is counted in beats, which advance only while the pool itself runs, and not while the machine is suspended.
 """
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 
 from .messages import Pong
 
-BEAT = 1.0
+BEAT = 0.25
 """The least seconds between pings."""
-LATE = 3
+LATE = 12
 """Beats without an answer after which a worker gets no new requests if another one answers."""
-SILENCE = 10
+SILENCE = 40
 """Beats without an answer after which a worker counts as hanging: its reading thread answers during calls."""
 LONGEST = 20
 """The most time of a call or a start, as a multiple of its measured cost."""
-CALL = 120
+CALL = 480
 """Beats that a call may take at any cost measured, as costs do not include the caller's operator."""
 PREPARATION = 5
-"""Beats that the preparation of a request may continue after the request was given up."""
-START = 120
+"""Beats that the preparation of a request may continue after the first answer that names it, once it was given up. That
+answer comes within a beat, so the worker is killed 1.25 to 1.5 s after. Most preparations end before, by themselves."""
+START = 480
 """Beats that a start may take at any cost measured."""
 
 
@@ -75,7 +76,7 @@ class Pulse:
             why = f"a network call of {call.seconds:.3g} s was not done after {self._beats * BEAT:.0f} s"
             return Hang(why, frozenset(call.keys))
         self._given_up = {key: self._given_up.get(key, -1) + 1 for key in pong.preparing if key not in asked}
-        endless = frozenset(key for key, beats in self._given_up.items() if beats > PREPARATION)
+        endless = frozenset(key for key, beats in self._given_up.items() if beats >= PREPARATION)
         if endless:
-            return Hang(f"a request was still prepared {PREPARATION * BEAT:.0f} s after it was given up", endless)
+            return Hang(f"a request was still prepared {PREPARATION * BEAT:g} s after it was given up", endless)
         return None

@@ -3,10 +3,11 @@
 A pool's worker drives it. It is independent of processes and HTTP.
 """
 
+import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -172,8 +173,9 @@ class Scheduler:
             moved.append(Moved(entry.key, turn.index, row.step + 1, len(row.schedule), phase, settled, row.x0hat))
             if all(one.step < 0 for one in entry.rows):
                 try:
-                    finished[entry.key] = entry.restorer._gather(entry.rows, entry.seconds, entry.largest)
-                except DivergedError as error:
+                    with self._stoppable((entry.key,), seconds):
+                        finished[entry.key] = entry.restorer._gather(entry.rows, entry.seconds, entry.largest)
+                except (DivergedError, Stopped) as error:
                     failed[entry.key] = error
         self._turns = [turn for turn in self._turns if turn.row.step >= 0 and turn.entry.key not in failed]
         return Call(phase, pulls, len(batch), room, seconds, tuple(moved), finished, failed)
@@ -213,15 +215,12 @@ class Scheduler:
         """Make the call; where it fails, a call for each row, so that only the requests at fault fail."""
         engine, pulls = batch[0].entry.restorer.engine, batch[0].row.move.pulls
         seconds = self._seconds(batch[0].entry.restorer, pulls, len(batch))
-        with self._calling:
-            self.underway = Underway(next(self._calls), tuple({turn.entry.key for turn in batch}), seconds)
-            self._stop = Stop()
-            self._stop_if_given_up()
+        keys = tuple({turn.entry.key for turn in batch})
         try:
-            with stoppable(self._stop):
+            with self._stoppable(keys, seconds):
                 advance([turn.row for turn in batch], engine)
         except Stopped as stopped:
-            return dict.fromkeys((turn.entry.key for turn in batch), stopped)
+            return dict.fromkeys(keys, stopped)
         except Exception as error:  # noqa: BLE001 (a caller's own operator may raise anything)
             if len(batch) > 1:
                 failures = [self._advance([turn]) for turn in batch]
@@ -230,10 +229,21 @@ class Scheduler:
             named = turn.row.operator.name
             why = error if isinstance(error, FrugalError) else InputError(f"{named} raised {error!r} in a step")
             return {turn.entry.key: why}
+        return {}
+
+    @contextlib.contextmanager
+    def _stoppable(self, keys: tuple[int, ...], seconds: float) -> Iterator[None]:
+        """Enclose work of the requests `keys`, which ends where all are given up; `seconds`: as in Underway."""
+        with self._calling:
+            self.underway = Underway(next(self._calls), keys, seconds)
+            self._stop = Stop()
+            self._stop_if_given_up()
+        try:
+            with stoppable(self._stop):
+                yield
         finally:
             with self._calling:
                 self.underway = None
-        return {}
 
     def _stop_if_given_up(self) -> None:
         """Interrupt the call in progress where all its rows are given up."""

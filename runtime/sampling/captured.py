@@ -23,6 +23,7 @@ import numpy as np
 from ...engines import Array, Engine
 from ...engines.array_api import array_namespace
 from ...engines.machine import cores
+from ...engines.stopping import Stop, stoppable
 from .restoration import Fetch, Group, Move, Restoration
 from .schedule import Coefficients, Schedule
 
@@ -139,7 +140,8 @@ class Loaded:
             rows, self._rows = self._rows, []
             for row in rows:
                 self._give_back(row)
-            self._replays[kind] = engine.capture(lambda: self._once(kind, engine, move))  # runs a few steps
+            with stoppable(Stop()):  # nobody stops a capture, which would break it
+                self._replays[kind] = engine.capture(lambda: self._once(kind, engine, move))  # runs a few steps
         return self._replays[kind] is not None
 
     def step(self, rows: Sequence[Restoration]) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from PIL import Image
 
+from ...engines.stopping import check
 from ..operators import Coded, Denoise, Inpaint, Jpeg, Linear, Shape
 
 DECAY, CONTRAST, COLOUR = 1.2, 0.45, 0.5
@@ -151,6 +152,7 @@ def _pushed(total: np.ndarray, weight: np.ndarray, rounds: int) -> np.ndarray:
         return mean
     sums, weights = _halved(total), _halved(weight)
     most = np.minimum(weights, 1)
+    check()
     below = _pushed(sums / np.maximum(weights, TINY) * most, most, rounds)
     smooth = np.stack([_enlarged(channel, (2 * below.shape[1], 2 * below.shape[2])) for channel in below])
     return _smoothed(np.asarray(weight * mean + (1 - weight) * smooth[:, :height, :width]), weight[0] == 0, rounds)
@@ -169,6 +171,7 @@ def _smoothed(image: np.ndarray, hole: np.ndarray, rounds: int) -> np.ndarray:
     near[:, 1:] |= hole[:, :-1]
     near[:, :-1] |= hole[:, 1:]
     inner, outer = (_stencil(mask) for mask in (hole, near))
+    check()
     values = image.reshape(len(image), hole.size).copy()
     flow, moved = np.zeros_like(values), np.zeros_like(values)
 
@@ -196,6 +199,7 @@ def _stencil(mask: np.ndarray) -> tuple[np.ndarray, ...]:
 
     At the border a pixel is its own neighbour, so that the flux there is 0.
     """
+    check()
     (height, width), (rows, columns) = mask.shape, np.nonzero(mask)
     at = rows * width + columns
     up, down = np.where(rows > 0, at - width, at), np.where(rows < height - 1, at + width, at)
@@ -204,10 +208,11 @@ def _stencil(mask: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def _laplacian(values: np.ndarray, stencil: tuple[np.ndarray, ...]) -> np.ndarray:
     """Return the sums of differences between pixels and their neighbours, (C, n), of a flattened image (C, h w)."""
-    at, *neighbours = (values.take(indices, axis=1, mode="clip") for indices in stencil)  # "raise" is slower
-    found: np.ndarray = -len(neighbours) * at
+    at, *neighbours = stencil
+    found: np.ndarray = -len(neighbours) * values.take(at, axis=1, mode="clip")  # "raise" is slower
     for neighbour in neighbours:
-        found += neighbour
+        check()
+        found += values.take(neighbour, axis=1, mode="clip")
     return found
 
 

@@ -137,9 +137,9 @@ def _prepare(setup: Setup, ask: Ask, picture: bytes, mask: bytes | None) -> Prep
         pixels += count_pixels(mask, "the mask", limits)
     if pixels > setup.room:
         return Larger()
-    marks = None if mask is None else decode_photo(mask, "the mask", limits=limits)
+    marks = None if mask is None else decode_photo(mask, "the mask", limits=limits, counted=True)
     missing = None if marks is None else as_mask(marks, "the mask")
-    photo = decode_photo(picture, name, limits=limits, frame=ask.frame)
+    photo = decode_photo(picture, name, limits=limits, frame=ask.frame, counted=True)
     damage = told_by_file(photo, replace(ask.damage, mask=missing), shape, ask.any_size, ask.fit)
     sizing = own_size(photo, damage, shape, ask.any_size, ask.fit)
     pixels, largest = math.prod(sizing.image_shape[1:]), MAX_TILED * math.prod(shape[1:])

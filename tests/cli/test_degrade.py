@@ -65,6 +65,32 @@ def test_a_damage_is_named_the_same_in_both(here, task, damage, operator):
     assert operator.items() <= settings.items()
 
 
+@pytest.mark.parametrize(
+    ("damage", "task"),
+    [
+        (["--kernel", "gaussian:1.2"], "deblur"),
+        (["--kernel", "gaussian:1.2", "--scale", "4"], "sr"),
+        (["--hole", "6x6"], "inpaint"),
+        (["--keep", "10x10"], "outpaint"),
+        (["--mask", "mask.png"], "inpaint"),
+        (["--kernel", "gaussian:1", "--mask", "mask.png"], "deblur"),
+        (["--random", "0.3"], "inpaint"),
+        (["--noise", "25"], "denoise"),
+        (["--keep-fraction", "0.25"], "sense"),
+    ],
+)
+def test_an_option_that_implies_a_task_is_enough(here, damage, task):
+    Image.fromarray(np.eye(16, dtype=bool)).save("mask.png")
+    runs("degrade", "clean.png", *damage, "-o", "implied.npy")
+    runs("degrade", "clean.png", "--task", task, *damage, "-o", "asked.npy")
+    np.testing.assert_array_equal(np.load("implied.npy"), np.load("asked.npy"))
+
+
+def test_without_any_the_task_is_asked_for(here):
+    refuses("say what to do to the picture: --task denoise|", "degrade", "clean.png", "-o", "y.png")
+    refuses("a measurement of sense is not a picture", "degrade", "clean.png", "--keep-fraction", "0.25", "-o", "y.png")
+
+
 def test_a_jpeg_is_degraded_and_restored_from_its_own_coefficients(here):
     assert (
         "y.jpg: jpeg, 16x16" in runs("degrade", "clean.png", "--task", "jpeg", "--quality", "20", "-o", "y.jpg").output

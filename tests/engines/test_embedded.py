@@ -23,9 +23,9 @@ MEASURED = ("parity", "mixed", "tools")
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
-def exports(request, celeba_plan, photo_plan) -> tuple[str, Plan]:
+def exports(request) -> tuple[str, Plan]:
     """Return the name of a prior, and its plan as exported here with torch."""
-    return request.param, Plan.open({"celeba": celeba_plan, "photo": photo_plan}[request.param])
+    return request.param, Plan.open(request.getfixturevalue(f"{request.param}_plan"))
 
 
 def test_it_is_byte_for_byte_what_exporting_gives(exports):

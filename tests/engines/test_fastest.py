@@ -9,7 +9,8 @@ import pytest
 from frugal_rt.engines import Plan, backends, doctor, fastest, open_engine
 from frugal_rt.engines.base import Prediction
 from frugal_rt.engines.errors import BackendError
-from frugal_rt.engines.fastest import EXACT, Measured, open_fastest, recall
+from frugal_rt.engines.fastest import EXACT, LOCK, Measured, open_fastest, recall
+from frugal_rt.engines.files import lock
 
 
 class Counting:
@@ -174,3 +175,11 @@ def test_a_cpu_without_bfloat16_is_not_told_of_openvino(without_openvino, monkey
 def test_without_a_cache_it_would_be_said_each_time_and_is_not(without_openvino, monkeypatch):
     monkeypatch.setenv("FRUGAL_RT_CACHE", "off")
     assert fastest.recommendation("onnxruntime (cpu)", 30) is None
+
+
+def test_one_at_a_time_measures(cached, tmp_path):
+    with fastest._alone() as can_keep, (tmp_path / "cache" / LOCK).open("ab") as file:
+        assert can_keep
+        assert not lock(file)
+    with (tmp_path / "cache" / LOCK).open("ab") as file:
+        assert lock(file)

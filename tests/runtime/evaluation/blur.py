@@ -11,10 +11,10 @@ class Blur:
     def __init__(self, images, deviation=0.1, name="blur", refuse=()):
         self.images, self.deviation, self.name, self.refuse, self.calls = images, deviation, name, refuse, []
 
-    def takes(self, operator):
+    def takes(self, operator, sigma):
         return True
 
-    def events(self, images, operator):
+    def events(self, images, operator, sigma):
         return 1
 
     def restore(self, y, operator, sigma, seed, sample, on_step):

@@ -29,7 +29,7 @@ def test_every_everyday_damage_has_a_method_that_helps(clean, task, monkeypatch)
     y = measure(operator, clean, sigma, 0)
     before = np.clip([seen(operator, one) for one in y], -1, 1)
     before = before.repeat(64 // before.shape[2], 2).repeat(64 // before.shape[3], 3)
-    fit = [PlainMethod(name) for name in PLAIN if PlainMethod(name).takes(operator)]
+    fit = [PlainMethod(name) for name in PLAIN if PlainMethod(name).takes(operator, sigma)]
     assert fit
     events, gains = [], {}
     for method in fit:
@@ -38,14 +38,14 @@ def test_every_everyday_damage_has_a_method_that_helps(clean, task, monkeypatch)
         assert np.abs(outcome.images).max() <= 1
         assert (outcome.forwards, outcome.gradients, outcome.k) == ([0, 0], [0, 0], [None, None])
         gains[method.name] = (psnr(outcome.images, clean) - psnr(before, clean)).mean()
-    assert len(events) == sum(method.events(2, operator) for method in fit) == 2 * len(fit)
+    assert len(events) == sum(method.events(2, operator, sigma) for method in fit) == 2 * len(fit)
     gains.pop("BM3D", None)
     assert min(gains.values()) == 0 if operator.name == "jpeg" else min(gains.values()) > 0.5
 
 
 def test_nothing_takes_what_it_is_not_for():
     grey = Colorize(SHAPE, "rec601")
-    assert not any(PlainMethod(name).takes(grey) for name in PLAIN)
+    assert not any(PlainMethod(name).takes(grey, 0.1) for name in PLAIN)
 
 
 def test_bm3d_is_left_out_with_a_sentence_where_it_is_missing(monkeypatch):

@@ -75,7 +75,7 @@ def test_a_rivals_calls_are_counted_and_its_seeds_are_an_images_own():
     library, events, y = Library(), [], np.zeros((3, *SHAPE), np.float32)
     found = DeepInvMethod(library, "dps", 2).restore(y, Denoise(SHAPE), 0.1, 5, 0, events.append)
     assert (found.forwards, found.gradients, found.k) == ([2, 2, 2], [2, 2, 2], [None] * 3)
-    assert len(events) == DeepInvMethod(library, "dps", 2).events(3, Denoise(SHAPE)) == 6
+    assert len(events) == DeepInvMethod(library, "dps", 2).events(3, Denoise(SHAPE), 0.1) == 6
     assert found.images.max() == 1
     assert len(set(library.seeds)) == 3
     assert all(0 < seed < 2**32 for seed in library.seeds)

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from frugal_rt import operators
+from frugal_rt.engines.errors import Stopped
+from frugal_rt.engines.stopping import stoppable
 from frugal_rt.runtime.operators import Partial
 from frugal_rt.runtime.operators.dense import Dense
 from frugal_rt.runtime.operators.kernels import valid_part
 from frugal_rt.runtime.sampling.equations import likelihood_score
 
+from ..stops import Counting
 from .cases import dense, lopsided, normal, spots
 
 
@@ -55,6 +58,20 @@ def test_the_preconditioner_saves_iterations(caplog):
     inside.resolvent(r, 0.05, 1.0)
     ours, plain = (int(record.args[1]) for record in caplog.records)
     assert 1 < ours < plain / 2, (ours, plain)
+
+
+def test_an_iteration_is_the_last_after_it_was_asked_to_stop(iterative):
+    """Whichever it is in; before any application of an operator."""
+    r = iterative.observed(normal((1, *iterative.measurement_shape)).astype("f"))
+    iterative.resolvent(r, 0.05, 1.0)  # places the arrays
+    whole = Counting()
+    with stoppable(whole):
+        iterative.resolvent(r, 0.05, 1.0)
+    for free in range(0, whole.checks, 5):
+        stop = Counting(free)
+        with stoppable(stop), pytest.raises(Stopped):
+            iterative.resolvent(r, 0.05, 1.0)
+        assert stop.checks == free + 1
 
 
 def test_the_score_by_conjugate_gradients_is_the_dense_one(iterative):

@@ -5,9 +5,19 @@ import pytest
 import torch
 
 from frugal_rt import operators
+from frugal_rt.engines.errors import Stopped
+from frugal_rt.engines.stopping import stoppable
 from frugal_rt.runtime.sampling.equations import likelihood_score, residual_gradient
 
+from ..stops import Counting
 from .cases import dense, normal
+
+
+@pytest.mark.parametrize("name", ["A", "AT", "resolvent"])
+def test_none_is_applied_where_nobody_waits(operator, name):
+    given = normal((2, *(operator.image_shape if name == "A" else operator.measurement_shape)))
+    with stoppable(Counting(0)), pytest.raises(Stopped):
+        getattr(operator, name)(given, *((0.1, 0.3) if name == "resolvent" else ()))
 
 
 def test_adjoint_is_the_transpose(operator, array):

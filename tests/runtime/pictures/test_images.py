@@ -11,8 +11,17 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from frugal_rt import InputError
+from frugal_rt.runtime.evaluation.suite import scratches
 from frugal_rt.runtime.pictures import decoding, images
-from frugal_rt.runtime.pictures.images import check_output, fit_photo, read_mask, read_photo, to_picture, write_png
+from frugal_rt.runtime.pictures.images import (
+    PORTRAIT,
+    check_output,
+    fit_photo,
+    read_mask,
+    read_photo,
+    to_picture,
+    write_png,
+)
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 
@@ -336,6 +345,44 @@ def test_npy_measurements_are_not_rounded_and_nan_is_missing(tmp_path):
 def test_masks_are_true_where_white(tmp_path):
     Image.fromarray(np.array([[0, 127], [128, 255]], np.uint8)).save(tmp_path / "m.png")
     assert read_mask(tmp_path / "m.png").tolist() == [[False, False], [True, True]]
+
+
+def soft_brush(radius: int, hardness: float) -> Image.Image:
+    """A dab in the middle of 96x96 whose edge falls to black from `hardness` of its radius on."""
+    away = np.hypot(*(place - 47.5 for place in np.mgrid[:96, :96]))
+    return Image.fromarray((255 * np.clip((radius - away) / (radius * (1 - hardness)), 0, 1)).astype(np.uint8))
+
+
+def saved_as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_photograph_is_no_mask(tmp_path, grey):
+    image = Image.open(PORTRAIT).convert("L" if grey else "RGB")
+    for name, quality in (("photo.png", {}), ("photo.jpg", {"quality": 30})):
+        image.save(tmp_path / name, **quality)
+        with pytest.raises(InputError, match=r"^photo\.\w+ is a photograph and no mask: 9\d% of its pixels"):
+            read_mask(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda: soft_brush(48, 0.0),
+        lambda: soft_brush(47, 0.5),
+        lambda: saved_as_jpeg(soft_brush(30, 0.8), 10),
+        lambda: Image.fromarray(scratches((3, 96, 96))).resize((64, 64), Image.Resampling.LANCZOS),
+        lambda: saved_as_jpeg(Image.fromarray(np.random.default_rng(0).random((64, 64)) < 0.5).convert("L"), 30),
+        lambda: Image.fromarray(np.where(np.eye(64, dtype=bool), 190, 60).astype(np.uint8)),
+    ],
+    ids=["soft", "softer edge", "JPEG of a brush", "anti-aliased", "JPEG of random pixels", "two greys"],
+)
+def test_soft_and_compressed_masks_are_read(tmp_path, mask):
+    mask().convert("RGB").save(tmp_path / "m.png")
+    assert 0 < read_mask(tmp_path / "m.png").mean() < 1
 
 
 def save_rgba(path, colours: np.ndarray, opaque: np.ndarray, **more):

@@ -27,7 +27,7 @@ def test_one_ping_is_on_its_way_at_a_time_and_silence_is_counted_from_it(pulse):
     assert pulse.silent() is None
     pulse.beat()
     hang = pulse.silent()
-    assert f"did not answer for {SILENCE} s" in hang.why
+    assert f"did not answer for {SILENCE * BEAT:.0f} s" in hang.why
     assert hang.keys is None  # it may be any request's doing
 
 
@@ -69,7 +69,7 @@ def test_calls_that_end_are_none(pulse):
 
 def test_a_preparation_hangs_when_nobody_waits_for_it_any_more(pulse):
     assert not any(pulse.heard(Pong(None, (3, 4)), {3, 4}) for _ in range(1000))
-    assert not any(pulse.heard(Pong(None, (3, 4)), {3}) for _ in range(1 + PREPARATION))
+    assert not any(pulse.heard(Pong(None, (3, 4)), {3}) for _ in range(PREPARATION))
     hang = pulse.heard(Pong(None, (3, 4)), {3})
     assert hang.keys == {4}
     assert "still prepared" in hang.why
@@ -77,4 +77,12 @@ def test_a_preparation_hangs_when_nobody_waits_for_it_any_more(pulse):
 
 def test_preparations_that_end_are_none(pulse):
     for key in range(100):
-        assert not any(pulse.heard(Pong(None, (key,)), ()) for _ in range(1 + PREPARATION))
+        assert not any(pulse.heard(Pong(None, (key,)), ()) for _ in range(PREPARATION))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_preparation_given_up_at_any_time_between_two_answers_is_ended_within_two_seconds_of_it(pulse, share):
+    """An answer comes at each beat; the request is given up `share` of a beat after one."""
+    assert pulse.heard(Pong(None, (4,)), {4}) is None
+    answers = next(count for count in range(1, 100) if pulse.heard(Pong(None, (4,)), ()))
+    assert 1 < (answers - share) * BEAT < 1.75

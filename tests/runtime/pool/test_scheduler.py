@@ -248,6 +248,49 @@ def test_a_call_that_all_have_given_up_is_ended_and_one_that_somebody_waits_for_
     assert scheduler._given_up == set()
 
 
+class Own(Denoise):
+    """An operator that gives its request up after some applications; `applied` counts them."""
+
+    def __init__(self, give_up, after):
+        super().__init__(SHAPE)
+        self.applied, self._give_up, self._after = 0, give_up, after
+
+    def A(self, x):
+        self.applied += 1
+        if self.applied == self._after:
+            self._give_up()
+        return x
+
+
+class Iterated(Own):
+    """Its part of a step does not end by itself."""
+
+    def AT(self, y):
+        while True:
+            self.A(y)
+
+
+class Finishing(Own):
+    """The end of its restoration does not end by itself."""
+
+    def finished(self, x, y):
+        while True:
+            self.A(x)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(Iterated, {"method": "dps"}), (Finishing, {"aim": "detail"})])
+def test_work_of_an_operator_ends_before_its_next_application(restorer, kind, settings):
+    """Within a step, and behind the last one."""
+    scheduler = Scheduler(ALONE)
+    operator = kind(lambda: scheduler.give_up(3), 20)
+    add(scheduler, 3, restorer, operator, sigma=0.3, **settings)
+    failed = {}
+    while len(scheduler):
+        failed |= scheduler.step().failed
+    assert {key: type(why) for key, why in failed.items()} == {3: Stopped}
+    assert operator.applied == 20
+
+
 def test_a_request_given_up_before_its_call_makes_none(tiny_plan):
     restorer = Restorer.load(tiny_plan, "cpu")
     scheduler = Scheduler(Costs({1: 1.0}, {1: 1.0}))

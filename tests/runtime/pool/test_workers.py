@@ -66,6 +66,19 @@ class Slow(operators.Denoise):
         (Path(self.folder) / f"{os.getpid()} {time.monotonic()}").touch()
         time.sleep(1e6)
 
+class Patient(operators.Denoise):
+    """Applies itself until it is stopped, and says in a folder when it begins and ends."""
+    def __init__(self, shape, folder):
+        super().__init__(shape)
+        self.folder = folder
+    def prepare(self):
+        try:
+            while True:
+                self.A(np.zeros(self.image_shape))
+                (Path(self.folder) / "begun").touch()
+        finally:
+            (Path(self.folder) / "ended").touch()
+
 class Large(operators.Denoise):
     """Holds 8 MiB."""
     def __init__(self, shape, seed):
@@ -201,7 +214,7 @@ def test_half_a_message_holds_nobody(pool, hanging, alone):
 
 @pytest.mark.long
 def test_a_call_without_end_fails_its_request_and_no_other(pool, hanging, alone, monkeypatch):
-    monkeypatch.setattr("frugal_rt.runtime.pool.pulse.CALL", 5)
+    monkeypatch.setattr("frugal_rt.runtime.pool.pulse.CALL", 20)
     operator = hanging.Endless(SHAPE)
     endless = [
         pool.submit(measurement(operator), operator, steps=2, method="dps", priority=priority) for priority in (2, 1)
@@ -224,7 +237,7 @@ def test_an_error_that_cannot_be_read_fails_its_request(pool, hanging):
 
 @pytest.mark.long
 def test_a_start_that_hangs_is_given_up(tiny_plan, monkeypatch):
-    monkeypatch.setattr("frugal_rt.runtime.pool.workers.START", 3)
+    monkeypatch.setattr("frugal_rt.runtime.pool.workers.START", 12)
     monkeypatch.setattr("frugal_rt.runtime.pool.workers.LONGEST", 0)
     pool = Pool(tiny_plan, "cpu")
     monkeypatch.setattr("frugal_rt.runtime.process._BOOT", "import time; time.sleep(1e6)")
@@ -267,6 +280,17 @@ def test_a_preparation_that_outlives_its_request_is_ended_and_harms_no_other(poo
             future.cancel()
     np.testing.assert_array_equal(honest.result(PATIENCE).image, alone(0))
     assert pool.restarts == 2
+
+
+def test_a_preparation_that_is_given_up_ends_by_itself_and_its_worker_stays(pool, hanging, alone, tmp_path):
+    workers = pool.processes
+    given_up = pool.submit(measurement(LIKE), hanging.Patient(SHAPE, str(tmp_path)), steps=2)
+    until((tmp_path / "begun").exists, PATIENCE)
+    given_up.cancel()
+    until((tmp_path / "ended").exists, PATIENCE)
+    np.testing.assert_array_equal(pool.submit(measurement(), SR, **SHORT).result(PATIENCE).image, alone(0))
+    assert pool.processes == workers
+    assert pool.restarts == 0
 
 
 def test_a_worker_keeps_operators_by_their_bytes(pool, hanging):

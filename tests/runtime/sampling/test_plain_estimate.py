@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from frugal_rt import operators
+from frugal_rt.engines.errors import Stopped
+from frugal_rt.engines.stopping import stoppable
 from frugal_rt.runtime.operators import Matrix
 from frugal_rt.runtime.operators.base import SPREAD
 from frugal_rt.runtime.pictures.images import read_photo
@@ -28,6 +30,7 @@ from frugal_rt.runtime.sampling.plain_estimate import (
     CONTRAST,
     DECAY,
     RIDGE,
+    ROUNDS,
     SIDE,
     expected_error,
     expected_error_unseen,
@@ -37,6 +40,7 @@ from frugal_rt.runtime.sampling.plain_estimate import (
 )
 from frugal_rt.runtime.sampling.schedule import Schedule
 
+from ..stops import Counting
 from .test_denoising import gaussian  # noqa: F401 (a fixture)
 
 SHAPE = (1, 4, 4)
@@ -51,6 +55,21 @@ def test_a_constant_is_filled_with_itself_and_known_pixels_stay(size):
     np.testing.assert_array_equal(filled(y, missing)[:, ~missing], y[:, ~missing])
     np.testing.assert_allclose(filled(np.full_like(y, 0.3), missing), 0.3, atol=1e-5)
     assert not filled(y, np.ones(size, bool)).any()
+
+
+def test_a_fill_ends_within_a_round_of_a_level():
+    y, missing = RANDOM.uniform(-1, 1, (3, 64, 64)).astype(np.float32), RANDOM.uniform(size=(64, 64)) < 0.9
+    whole = Counting()
+    with stoppable(whole):
+        expected = filled(y, missing)
+    np.testing.assert_array_equal(expected, filled(y, missing))
+    levels = 3  # with holes, at least
+    assert whole.checks > levels * ROUNDS
+    for free in range(0, whole.checks, 50):
+        stop = Counting(free)
+        with stoppable(stop), pytest.raises(Stopped):
+            filled(y, missing)
+        assert stop.checks == free + 1
 
 
 def test_a_hole_in_a_ramp_is_filled_by_about_the_ramp():

@@ -1,6 +1,10 @@
 """Parameters of a request that do not fit."""
 
+from types import SimpleNamespace
+
 import pytest
+
+from frugal_rt.runtime.service.parameters import Parameters
 
 from .asking import error, png, restore
 
@@ -37,3 +41,14 @@ def test_parameters_that_do_not_fit_are_named(client, parameters, says):
 def test_parameters_that_are_no_json_object_are_refused(client, text):
     answer = client.post("/v1/restore", files={"image": png()}, data={"parameters": text})
     assert error(answer, 422)
+
+
+def test_every_parameter_is_read():
+    class Asked(SimpleNamespace):
+        def __getattr__(self, name):
+            names.add(name)
+
+    names = {"fit", "frame", "tile", "timeout"}  # by the service itself
+    Parameters.damage(Asked(), None)
+    Parameters.settings(Asked())
+    assert names == set(Parameters.model_fields)

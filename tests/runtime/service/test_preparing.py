@@ -14,6 +14,11 @@ import pytest
 from attack_pictures import large_png, odd_ppm, run_length_bmp, slow_jpeg
 from PIL import Image
 
+from frugal_rt.runtime.pictures import decoding
+from frugal_rt.runtime.pictures.damage import Damage
+from frugal_rt.runtime.pictures.decoding import Limits
+from frugal_rt.runtime.service.preparer import Ask, Setup, _answer
+
 MANY = 40_000
 """Scans of a JPEG that take minutes, and that the services of these tests take: others refuse them unread."""
 
@@ -203,3 +208,19 @@ def test_a_jpeg_is_restored_from_its_own_coefficients(serving):
     assert masked.status_code == 200, masked.text
     settings = json.loads(Image.open(io.BytesIO(masked.content)).text["frugal-rt"])
     assert (settings["task"], settings["operator"]["missing"]) == ("jpeg", 20)
+
+
+def test_the_parts_of_each_file_are_counted_once(png, monkeypatch):
+    counted, check_parts = [], decoding.check_parts
+
+    def count(data, *more):
+        counted.append(data)
+        check_parts(data, *more)
+
+    monkeypatch.setattr(decoding, "check_parts", count)
+    mask = io.BytesIO()
+    Image.fromarray(np.eye(16, dtype=bool)).save(mask, "PNG")
+    ask = Ask(Damage(sigma=0.1), None, (3, 16, 16), any_size=False, masked=True)
+    prepared = _answer(Setup(Limits(1 << 20), 1 << 20, 1.0, 0, 0), ask, png, mask.getvalue())
+    assert prepared.measurement.task == "inpaint"
+    assert counted == [png, mask.getvalue()]
