@@ -106,6 +106,13 @@ class Plan:
         return image["channels"], image["height"] or side, image["width"] or side
 
     @property
+    def sees_all(self) -> bool:
+        """Whether each pixel of the network's answer depends on its whole image: whether it has attention."""
+        config = self.manifest["network"]["config"]
+        blocks = (*config.get("down_block_types", ()), *config.get("up_block_types", ()))
+        return bool(config.get("add_attention", True)) or any("Attn" in block for block in blocks)
+
+    @property
     def stride(self) -> int | None:
         """Pixels that the sides of images must be multiples of; None where all images have one size."""
         stride: int | None = self.manifest["image"].get("stride")

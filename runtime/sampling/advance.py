@@ -25,6 +25,8 @@ from .equations import (
     frugal_step,
     gradient_at_x_t,
     likelihood_score,
+    matched_direction,
+    matched_estimate,
     mean_step,
     mean_transition,
     probability_flow_step,
@@ -108,9 +110,17 @@ def move(
         return probability_flow_step(x, x0hat, c), x0hat
     if kind is Move.MEAN:
         return mean_step(x, x0hat, c), x0hat
-    if kind is Move.SPLITTING:
+    if kind in (Move.SPLITTING, Move.MATCHED):
+        near = x0hat
+        if kind is Move.MATCHED:
+            each = (
+                matched_direction(one.operator, one.y, x0hat[one.rows], sigma[one.rows], c.rows(one.rows))
+                for one in groups
+            )
+            back, asked, noise = (_joined(of_groups) for of_groups in zip(*each, strict=True))
+            near = matched_estimate(x0hat, unclipped, lambda v: turned(pull(turned(v))), (back, asked, noise), c)
         parts_of = (
-            splitting_step(one.operator, one.y, x0hat[one.rows], sigma[one.rows], c.rows(one.rows)) for one in groups
+            splitting_step(one.operator, one.y, near[one.rows], sigma[one.rows], c.rows(one.rows)) for one in groups
         )
         return _joined([*parts_of]), x0hat
     assert z is not None  # every other move draws

@@ -1,6 +1,6 @@
 """The equations of a step: ancestral DDPM, DPS (Chung et al., 2023), DMPS (Meng and Kabashima, 2022), DDRM's transition
 (Kawar et al., 2022), `frugal`'s, the probability flow (Song et al., 2021), half-quadratic splitting (Zhang et al.,
-2021), self-ensembles (Timofte et al., 2016).
+2021), moment matching (Boys et al., 2023; Rozet et al., 2024), self-ensembles (Timofte et al., 2016).
 
 They are pure functions of a batch (B, C, H, W), without devices or loops; `c` holds each row's coefficients.
 """
@@ -23,7 +23,8 @@ DMPS_LAMBDA = 1.75
 """lambda of a DMPS step of our own size, before the bound: the official code's."""
 CORRELATION_POWER = 0.5
 """The exponent in `ddrm_transition` for a measurement noisier than x_{t-1}: 1 is Bayes's rule, 0 ignores the noise."""
-
+MATCHED_LEAST = 0.6
+"""The least product in `matched_estimate`. Chosen on tune-100 (docs/decisions/matched.md)."""
 MIN_SIGMA_RATIO = 0.01
 """The least ratio of sigma to sqrt(c), c = 4 (1 - abar') / abar', in `resolvent_transition`: it bounds the condition
 number."""
@@ -81,6 +82,38 @@ def splitting_step(operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Co
     x0hat.
     """
     return c.abar_prev**0.5 * operator.mean(y, x0hat, sigma, x0_variance(c))
+
+
+def matched_direction(
+    operator: Linear, y: Array, x0hat: Array, sigma: Array, c: Coefficients
+) -> tuple[Array, Array, Array]:
+    """Return A^T p, (B, C, H, W), and r.p and sigma^2 p.p, (B, 1, 1, 1), for `matched_estimate`.
+
+    r = y - A x0hat, p = (sigma^2 I + (1 - abar) A A^T)^-1 r.
+    """
+    r = y - operator.A(x0hat)
+    p = operator.resolvent(r, sigma, 1 - c.abar)
+    return operator.AT(p), _dot(r, p), sigma**2 * _square_sum(p)
+
+
+def matched_estimate(
+    x0hat: Array, unclipped: Array, pull: Pull, direction: tuple[Array, Array, Array], c: Coefficients
+) -> Array:
+    """Return x0hat moved towards E[x0 | x_t, y] by moment matching: Boys et al. (2023), Rozet et al. (2024).
+
+    By Tweedie's second formula V = (1 - abar) / sqrt(abar) d x0hat / d x_t is the covariance of x0 given x_t, and V A^T
+    (sigma^2 I + A V A^T)^-1 r the move. q = V A^T p, with one vector-Jacobian product, is its direction after one step
+    of conjugate gradients that p preconditions, and r.p / (sigma^2 p.p + (A^T p).q) its length. For the product in the
+    denominator, MATCHED_LEAST of what V = (1 - abar) I would give is the least: a network's V is not always positive.
+    `direction` comes from `matched_direction`, `unclipped` from `estimate`; `pull` is the network's vector-Jacobian
+    product.
+    """
+    xp = array_namespace(x0hat)
+    back, asked, noise = direction
+    cotangent = unclipped * back
+    q = (1 - c.abar) / c.abar**0.5 * unclipped * (c.x0_x * cotangent - pull(c.x0_out * cotangent))
+    found = xp.maximum(_dot(back, q), MATCHED_LEAST * (1 - c.abar) * _square_sum(back))
+    return x0hat + asked / (noise + found + TINY) * q
 
 
 def x0_variance(c: Coefficients) -> Array:
@@ -265,5 +298,10 @@ def limited_step(step: Array, gradient: Array, longest: Array) -> Array:
 
 def _square_sum(a: Array) -> Array:
     """Return the sum of squares of each row, (B, 1, 1, 1)."""
-    flat = a.reshape((a.shape[0], -1))
-    return (flat * flat).sum(1)[:, None, None, None]
+    return _dot(a, a)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Return the inner product of each row of `a` with that of `b`, (B, 1, 1, 1)."""
+    rows = (a.shape[0], -1)
+    return (a.reshape(rows) * b.reshape(rows)).sum(1)[:, None, None, None]

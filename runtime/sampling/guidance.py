@@ -37,19 +37,21 @@ OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """The paper's zeta of DPS, for 1000 steps, by operator; 1, its largest, for other operators."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
-SAMPLER = 4
+SAMPLER = 5
 """The version of the sampler, in the settings of every result. Another version gives other pixels."""
 AIMS = {"detail": 8, "fidelity": FLIPS}
 """The most network calls of denoising by aim: the probability flow from the picture, or the mean over flips."""
 DEFAULT_AIMS: dict[type[Operator], str] = {Denoise: "detail", Jpeg: "fidelity", MaskedJpeg: "fidelity"}
 """The aim by operator where neither an aim nor a setting of a method is given. For thin holes see CLOSE."""
 SPLITTING_STEPS = 8
-"""The most network calls of other tasks for fidelity: half-quadratic splitting from a plain estimate."""
+"""The most steps of other tasks for fidelity: half-quadratic splitting from a plain estimate."""
 SPLITTING_NOISE, SPLITTING_ERROR, SPLITTING_MOST, SPLITTING_MOST_OF_HOLES = 0.3, 0.27, 4.0, 0.7
 """The deviation of noise that the splitting assumes in the plain estimate, without drawing any: the expected error, at
 least SPLITTING_NOISE. Where the operator does not see all, it is also at least (error there / SPLITTING_ERROR)^4, of
 which at most SPLITTING_MOST counts, or SPLITTING_MOST_OF_HOLES for missing pixels. Chosen on tune-20 and tune-100
 (docs/method.md)."""
+MATCHED_ERROR, MATCHED_MOST = 0.17, 4.0
+"""SPLITTING_ERROR and SPLITTING_MOST where the splitting takes gradients. Chosen on tune-100 (docs/decisions/matched.md)."""
 SIGMA = 0.01
 """The default deviation of the noise on the [-1, 1] scale, for other tasks than denoising."""
 UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
@@ -200,6 +202,11 @@ class Guidance:
         most = SPLITTING_MOST_OF_HOLES if isinstance(operator, Inpaint) else SPLITTING_MOST
         return max(least, min(most, (expected_error_unseen(operator, self.noise) / SPLITTING_ERROR) ** 4))
 
+    def _start_of_matched(self, operator: Linear) -> float:
+        """Return `_start_of_aim` for a splitting that takes gradients."""
+        least = max(SPLITTING_NOISE, expected_error(operator, self.noise))
+        return max(least, min(MATCHED_MOST, (expected_error_unseen(operator, self.noise) / MATCHED_ERROR) ** 4))
+
     def _start_of_frugal(self, operator: Linear) -> float:
         """Return the deviation of the noise that `frugal` adds to a plain estimate."""
         error = expected_error(operator, self.noise)
@@ -236,8 +243,12 @@ class Guidance:
                 having = " and ".join(one for one, names in METHODS.items() if name in names)
                 raise InputError(f"{SPELLED.get(name, name)} is a setting of {having}, and the method is {method}")
 
-    def settle(self, operator: Operator, rows: int = 1) -> "Settled":
-        """Return the numbers that `rows` rows with `operator` carry. Raises InputError for invalid settings."""
+    def settle(self, operator: Operator, rows: int = 1, sees_all: bool = False) -> "Settled":
+        """Return the numbers that `rows` rows with `operator` carry. Raises InputError for invalid settings.
+
+        sees_all: whether the network sees whole images (`Plan.sees_all`). Only then does the splitting take gradients,
+        as only such a network knows what unmeasured values have to do with measured ones far away.
+        """
         if self.sigma is not None and not 0 <= self.sigma <= 2:
             raise InputError(f"sigma is on the [-1, 1] scale and must lie in 0..2; got {self.sigma}")
         for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
@@ -246,9 +257,14 @@ class Guidance:
         aim, steps, start = self.aim_with(operator), self.steps_with(operator), self.start_with(operator)
         noise = self.noise_with(operator)
         if aim is not None:
+            matched = sees_all and operator.unseen > 0 and not isinstance(operator, Coded | Denoise)
+            if matched:
+                assert isinstance(operator, Linear)  # others have no aim
+                start = self._start_of_matched(operator)
             power = EVEN if isinstance(operator, Coded | Denoise) else STEEP
             held = isinstance(operator, Denoise) and aim == "fidelity"
-            return Settled(None, steps, start, None if held else power, Switch(0, 0), None, None, None, 1, aim, noise)
+            levels = None if held else power
+            return Settled(None, steps, start, levels, Switch(0, 0), None, None, None, 1, aim, noise, matched)
         method = self.method_with(operator)
         zeta, lam = self._constants(operator, method)
         every = self.every
@@ -259,7 +275,7 @@ class Guidance:
         if method == "frugal" and not self._takes_gradients(operator):
             switch = Switch(steps, steps)
         sparse = stride if method == "frugal" else None
-        return Settled(method, steps, start, STEEP, switch, zeta, lam, sparse, stride, None, noise)
+        return Settled(method, steps, start, STEEP, switch, zeta, lam, sparse, stride, None, noise, False)
 
     def _takes_gradients(self, operator: Operator) -> bool:
         """Return whether `frugal` takes gradients: if a setting asks for them, or if A leaves values unseen.
@@ -307,3 +323,5 @@ class Settled(NamedTuple):
     """One of AIMS, where steps are of the probability flow or the splitting; None with a method."""
     noise: float
     """Deviation of the noise that is drawn and added to the estimate; 0 where the noise is only assumed."""
+    matched: bool
+    """Whether each step of the splitting takes a gradient."""

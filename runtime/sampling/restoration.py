@@ -45,17 +45,19 @@ class Move(Enum):
     CLOSED_FORM = "closed_form"
     FLOW = "probability_flow_step"
     SPLITTING = "splitting_step"
+    MATCHED = "matched_estimate"
+    """`splitting_step` after `matched_estimate`."""
     MEAN = "mean_step"
 
     @property
     def pulls(self) -> bool:
         """Whether the step takes a gradient through the network."""
-        return self in (Move.DPS, Move.FRUGAL)
+        return self in (Move.DPS, Move.FRUGAL, Move.MATCHED)
 
     @property
     def draws(self) -> bool:
         """Whether the step draws noise."""
-        return self not in (Move.FLOW, Move.SPLITTING, Move.MEAN)
+        return self not in (Move.FLOW, Move.SPLITTING, Move.MATCHED, Move.MEAN)
 
     @property
     def flips(self) -> bool:
@@ -91,6 +93,8 @@ class Restoration:
     """The steps asked for; a schedule that starts at a low noise level may have fewer."""
     start: float | None = None
     """Deviation of the noise in `x` at the first step, on the [-1, 1] scale; None where `x` is pure noise."""
+    matched: bool = False
+    """Whether each step of the splitting takes a gradient."""
     step: int = field(init=False)
     x0hat: Array | None = None
     """The last unguided estimate, (C, H, W)."""
@@ -124,7 +128,7 @@ class Restoration:
         """The move of the next step."""
         if self.aim is not None:
             if not isinstance(self.operator, Denoise):
-                return Move.SPLITTING
+                return Move.MATCHED if self.matched else Move.SPLITTING
             return Move.FLOW if self.aim == "detail" else Move.MEAN
         if self.method in ("dps", "hybrid", "dmps"):
             return Move.DPS if self.phase is Phase.GRADIENT else Move.DMPS

@@ -325,3 +325,8 @@ def test_a_closed_plan_is_not_mapped_once_its_arrays_are_gone(plan_copy, tmp_pat
         with pytest.raises(PlanError, match="has been closed; open it again"):
             call()
     assert not list(tmp_path.glob("*b*"))
+
+
+@pytest.mark.parametrize(("fixture", "sees_all"), {"celeba_plan": True, "photo_plan": False}.items())
+def test_a_network_with_attention_sees_its_whole_image(request, fixture, sees_all):
+    assert Plan.open(request.getfixturevalue(fixture)).sees_all is sees_all

@@ -42,10 +42,10 @@ class FromPaper:
     restorer: Restorer
     name: str
 
-    def takes(self, operator: Operator) -> bool:
+    def takes(self, operator: Operator, sigma: float) -> bool:
         return True
 
-    def events(self, images: int, operator: Operator) -> int:
+    def events(self, images: int, operator: Operator, sigma: float) -> int:
         return 0
 
     def restore(

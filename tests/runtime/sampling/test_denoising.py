@@ -46,6 +46,7 @@ class Gaussian:
         engine.predict, engine.pullback = answer, None  # no gradient is taken
         plan = SimpleNamespace(
             image_shape=SHAPE,
+            sees_all=False,
             stride=None,
             manifest={"schedule": config, "prior": {"name": "gaussian"}, "members": {WEIGHTS: {"sha256": ""}}},
         )

@@ -16,6 +16,8 @@ from frugal_rt.runtime.sampling.equations import (
     dmps_gain,
     dmps_step,
     likelihood_score,
+    matched_direction,
+    matched_estimate,
 )
 from frugal_rt.runtime.sampling.guidance import Guidance
 from frugal_rt.runtime.sampling.plain_estimate import plain_estimate
@@ -389,3 +391,52 @@ def test_dmps_of_its_own_moves_x_no_further_than_to_the_measurement(lam, kind):
         share = np.minimum(share, 1) if kind == "by its SVD" else share / most
         assert share.max() <= 1
     np.testing.assert_allclose(blur.Vt(moved), share * way, rtol=1e-6, atol=1e-9)
+
+
+class Correlated:
+    """E[x0 | x_t] of a Gaussian prior N(0, I + F F^T), and the covariance of x0 given x_t, at one step."""
+
+    def __init__(self):
+        random = np.random.default_rng(0)
+        factor = random.standard_normal((16, 3))
+        covariance = np.eye(16) + factor @ factor.T
+        self.c = Schedule.gather([Schedule.respaced({}, 50)], [25], np.zeros(1), np)
+        abar = self.c.abar.item()
+        inverse = np.linalg.inv(abar * covariance + (1 - abar) * np.eye(16))
+        self.given_x = (1 - abar) * covariance @ inverse
+        self.eps_of_x = (1 - abar) ** 0.5 * inverse
+        x = abar**0.5 * random.standard_normal((1, *SHAPE)) / 9
+        self.x0hat, self.unclipped = equations.estimate(x, (x.reshape(1, 16) @ self.eps_of_x).reshape(x.shape), self.c)
+        assert self.unclipped.all()
+
+    def moved(self, operator, y, sigma, share=1.0):
+        """Move x0hat, with `share` of the covariance that is true."""
+
+        def pull(v):
+            whole = self.c.x0_x / self.c.x0_out * v
+            return whole - share * (whole - (v.reshape(1, 16) @ self.eps_of_x).reshape(v.shape))
+
+        direction = matched_direction(operator, y, self.x0hat, np.full((1, 1, 1, 1), sigma), self.c)
+        return matched_estimate(self.x0hat, self.unclipped, pull, direction, self.c)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.2])
+def test_one_value_moves_x0hat_to_the_exact_posterior_mean_by_moment_matching(sigma):
+    """With one measured value a step of conjugate gradients is all of them."""
+    prior, operator, y = Correlated(), operators.SuperResolution(SHAPE, 4), np.full((1, 1, 1, 1), 0.7)
+    row = operator.AT(np.ones((1, 1, 1, 1))).reshape(16)  # A
+    residual = 0.7 - row @ prior.x0hat.reshape(16)
+    exact = prior.given_x @ row * residual / (sigma**2 + row @ prior.given_x @ row)
+    moved = prior.moved(operator, y, sigma) - prior.x0hat
+    assert np.abs(exact).max() > 0.1
+    np.testing.assert_allclose(moved.reshape(16), exact, rtol=1e-9)
+
+
+def test_a_network_that_claims_next_to_no_covariance_does_not_move_x0hat_without_bound():
+    prior, operator, y = Correlated(), operators.SuperResolution(SHAPE, 4), np.full((1, 1, 1, 1), 0.7)
+    whole, tenth, nothing, negative = (
+        np.abs(prior.moved(operator, y, 0.0, share) - prior.x0hat).max() for share in (1.0, 0.1, 0.0, -0.1)
+    )
+    assert nothing < 1e-9
+    assert 0 < tenth < whole / 2
+    np.testing.assert_allclose(negative, tenth, rtol=1e-9)

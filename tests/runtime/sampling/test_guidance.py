@@ -108,6 +108,27 @@ def test_a_degradation_that_is_not_linear_is_left_to_dps():
     settled = Guidance(steps=10).settle(custom)
     assert settled == Guidance(steps=10, method="dps").settle(custom)
     assert settled[:5] == ("dps", 10, None, 2.0, Switch(0, 0))
-    assert settled[5:] == (None, None, None, 2, None, 0.0)
+    assert settled[5:] == (None, None, None, 2, None, 0.0, False)
     with pytest.raises(InputError, match="every is a setting of frugal, and the method is dps"):
         Guidance(steps=10, every=4).settle(custom)
+
+
+def test_fidelity_takes_gradients_where_a_network_that_sees_all_can_tell_what_is_unseen(restorer, operator, counted):
+    assert restorer.plan.sees_all
+    result = restorer.restore(measurement(operator)[0], operator, aim="fidelity")
+    steps = result.forwards[0]
+    assert result.gradients == (steps,)
+    assert counted["pullback"] == steps
+    blur = operators.Deblur.gaussian(SHAPE, 1.0)
+    assert restorer.restore(measurement(blur)[0], blur, aim="fidelity").gradients == (0,)
+    wide = operators.SuperResolution((SHAPE[0], SHAPE[1], 2 * SHAPE[2]), 2)
+    tiles = restorer.at(*wide.image_shape[1:])
+    assert tiles.restore(measurement(wide)[0], wide, aim="fidelity").gradients == (0,)
+
+
+def test_a_network_without_attention_takes_none_for_fidelity():
+    asked, few = Guidance(sigma=0.01, aim="fidelity"), operators.SuperResolution(SHAPE, 8)
+    plain, matched = (asked.settle(few, sees_all=sees) for sees in (False, True))
+    assert (plain.matched, matched.matched) == (False, True)
+    assert plain.steps == matched.steps
+    assert matched.start > plain.start
