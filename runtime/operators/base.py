@@ -10,6 +10,7 @@ are numpy's or torch's, like `x`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cached_property, wraps
 from typing import Any
 
@@ -75,6 +76,10 @@ class Operator(ABC):
         for name in OF_ARRAYS:
             if name in vars(cls):
                 setattr(cls, name, _alone_too(vars(cls)[name]))
+        for one in vars(cls).values():
+            if isinstance(one, cached_property) and hasattr(one, "lock"):
+                # Before Python 3.12 it makes all operators of the class wait for the one that computes.
+                one.lock = nullcontext()
 
     @abstractmethod
     def A(self, x: Array) -> Array:

@@ -183,9 +183,7 @@ class Jpeg(Coded, Decomposable):
         """Decode y to an image (C, H, W) float32, as viewers do: chroma upscaled linearly, values not clipped."""
         planes = []
         for blocks, one in zip(self.blocks(y), self.components, strict=True):
-            check()
-            rows, columns = (SIDE * count for count in blocks.shape[:2])
-            plane = np.einsum("ijvu,vr,us->irjs", blocks * one.table, cosines(), cosines()).reshape(rows, columns)
+            plane = np.concatenate([_pixels(row * one.table) for row in blocks])
             for axis, size in enumerate(self.image_shape[1:]):
                 check()
                 plane = stretched(plane, size // plane.shape[axis], axis)
@@ -319,6 +317,12 @@ def mean_in_cell(expected: Array, deviation: Array) -> Array:
 def _softplus(u: Array, xp: Namespace) -> Array:
     """Return log(1 + e^u)."""
     return xp.maximum(u, xp.zeros_like(u)) + xp.log1p(xp.exp(-xp.abs(u)))
+
+
+def _pixels(row: np.ndarray) -> np.ndarray:
+    """Invert the cosine transform of a row of blocks (columns, 8, 8); return its pixels (8, 8 columns)."""
+    check()
+    return np.asarray(np.einsum("jvu,vr,us->rjs", row, cosines(), cosines()).reshape(SIDE, -1))
 
 
 def _transform(blocks: int, side: int) -> np.ndarray:

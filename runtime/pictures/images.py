@@ -149,8 +149,8 @@ def _refuse_photograph(light: np.ndarray, name: str) -> None:
     levels = np.bincount(np.rint(127.5 * (light.clip(-1, 1) + 1)).astype(np.int64).ravel(), minlength=256)
     if grey > MOST_GREY and np.sort(levels)[-FEW:].sum() < light.size / 2:
         raise InputError(
-            f"{name} is a photograph and no mask: {grey:.0%} of its pixels are neither black nor white; paint white "
-            "what is missing, and black all else"
+            f"{name} looks like a photograph and no mask: {grey:.0%} of its pixels are neither black nor white; make "
+            "what is missing white, and all else black"
         )
 
 

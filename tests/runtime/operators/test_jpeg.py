@@ -8,10 +8,13 @@ import scipy.fft
 from PIL import Image
 
 from frugal_rt import InputError, operators
+from frugal_rt.engines.errors import Stopped
+from frugal_rt.engines.stopping import stoppable
 from frugal_rt.runtime.operators.jpeg import Component, unit_size
 from frugal_rt.runtime.pictures.images import PORTRAIT
 from frugal_rt.runtime.pictures.jpeg import read_jpeg
 
+from ..stops import Counting
 from .cases import jpeg, normal
 
 MOST = 1 << 20
@@ -68,6 +71,18 @@ def test_decoded_is_what_pillow_shows(subsampling):
     ours = 127.5 * (np.clip(operator.decoded(y), -1, 1) + 1)
     assert np.abs(ours - shown).mean() < 0.6
     assert np.abs(ours - shown).max() < 10
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_decoding_ends_within_each_row_of_blocks(side):
+    """Transforming a whole component of 4 megapixels takes over a second in a busy worker, which was killed then."""
+    _, operator, y = file_of(portrait(side), quality=60, subsampling=0)
+    stop = Counting()
+    with stoppable(stop):
+        operator.decoded(y)
+    assert stop.checks >= 3 * side // 8
+    with stoppable(Counting(stop.checks // 2)), pytest.raises(Stopped):
+        operator.decoded(y)
 
 
 @pytest.mark.parametrize(("quality", "most"), [(10, 0), (30, 0), (75, 2)])

@@ -1,5 +1,9 @@
 """One body of tests over every operator, against dense matrices and autograd."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +22,20 @@ def test_none_is_applied_where_nobody_waits(operator, name):
     given = normal((2, *(operator.image_shape if name == "A" else operator.measurement_shape)))
     with stoppable(Counting(0)), pytest.raises(Stopped):
         getattr(operator, name)(given, *((0.1, 0.3) if name == "resolvent" else ()))
+
+
+def test_operators_of_a_class_compute_at_the_same_time():
+    """Otherwise a request that was given up could wait in preparation for another's decomposition."""
+    both = threading.Barrier(2)
+
+    class Meeting(operators.Denoise):
+        @cached_property
+        def place_in_line(self) -> int:
+            return both.wait(5)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = threads.map(lambda one: one.place_in_line, [Meeting((3, 4, 4)), Meeting((3, 4, 4))])
+        assert {*found} == {0, 1}
 
 
 def test_adjoint_is_the_transpose(operator, array):

@@ -364,7 +364,7 @@ def test_a_photograph_is_no_mask(tmp_path, grey):
     image = Image.open(PORTRAIT).convert("L" if grey else "RGB")
     for name, quality in (("photo.png", {}), ("photo.jpg", {"quality": 30})):
         image.save(tmp_path / name, **quality)
-        with pytest.raises(InputError, match=r"^photo\.\w+ is a photograph and no mask: 9\d% of its pixels"):
+        with pytest.raises(InputError, match=r"^photo\.\w+ looks like a photograph and no mask: 9\d% of its pixels"):
             read_mask(tmp_path / name)
 
 
