@@ -51,7 +51,8 @@ least SPLITTING_NOISE. Where the operator does not see all, it is also at least 
 which at most SPLITTING_MOST counts, or SPLITTING_MOST_OF_HOLES for missing pixels. Chosen on tune-20 and tune-100
 (docs/method.md)."""
 MATCHED_ERROR, MATCHED_MOST = 0.17, 4.0
-"""SPLITTING_ERROR and SPLITTING_MOST where the splitting takes gradients. Chosen on tune-100 (docs/decisions/matched.md)."""
+"""SPLITTING_ERROR and SPLITTING_MOST where the splitting takes gradients. Chosen on tune-100
+(docs/decisions/matched.md)."""
 SIGMA = 0.01
 """The default deviation of the noise on the [-1, 1] scale, for other tasks than denoising."""
 UNIT_ERROR, UNSEEN_RATIO, MOST_NOISE = 0.125, 5.0, 12.0
