@@ -84,8 +84,9 @@ class Parameters(BaseModel):
     aim: Literal[tuple(AIMS)] | None = Field(  # type: ignore[valid-type]
         None,
         description="For detail or for fidelity (PSNR): of denoising, whose default is detail, 8 network calls or 4, "
-        "or one by a prior for one size; of any other task 12 or 8, without gradients; a JPEG and thin holes are "
-        "restored for fidelity by default. It goes with none of method and the fields after it but seed and timeout.",
+        "or one by a prior for one size; of any other task 12 or 8, or 16 for fidelity by a prior that sees the whole "
+        "image; a JPEG and thin holes are restored for fidelity by default. It goes with none of method and the fields "
+        "after it but seed and timeout.",
     )
     method: Literal[tuple(METHODS)] | None = Field(  # type: ignore[valid-type]
         None, description=f"The sampler; by default {METHOD}, and for denoising its aim."

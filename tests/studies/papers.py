@@ -2,13 +2,15 @@
 
 python tests/studies/papers.py fidelity --engine celeba --images report-100.tar --lpips lpips_alex.onnx -o FOLDER
 python tests/studies/papers.py quality  --engine celeba --images report-100.tar --lpips lpips_alex.onnx -o FOLDER
+python tests/studies/papers.py constants --engine celeba --images tune-100.tar --lpips lpips_alex.onnx -o FOLDER
 python tests/studies/papers.py ood      --engine celeba --images ood --lpips lpips_alex.onnx -o FOLDER
 python tests/studies/papers.py sooner   --engine celeba --images report-100.tar --lpips lpips_alex.onnx -o FOLDER
 
 `fidelity`: moment matching (Boys et al., 2023; Rozet et al., 2024) at 74 calls beside --aim fidelity. `quality`: DAPS
-(Zhang et al., 2024) at 400 calls beside the preset quality. `ood`: `frugal`, with its own gradient and with a
-moment-matched one, beside DPS, the hybrid and the closed form. `sooner`: the seconds of official DPS, 1000 steps by torch
-in float32, beside those of `frugal`, and the LPIPS of both. Each keeps its rows in FOLDER, goes on where it was
+(Zhang et al., 2024) at 400 calls beside the preset quality. `constants`:
+--aim fidelity without gradients, and with other constants of them. `ood`: `frugal`, with its own gradient and with a
+moment-matched one, beside DPS, the hybrid and the closed form. `sooner`: the seconds of official DPS, 1000 steps by
+torch in float32, beside those of `frugal`, and the LPIPS of both. Each keeps its rows in FOLDER, goes on where it was
 stopped, and writes FOLDER/NAME.md.
 """
 
@@ -16,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -26,6 +29,7 @@ from frugal_rt.engines.betas import train_betas
 from frugal_rt.runtime.evaluation.contender import Contender, Method, OnStep, Outcome
 from frugal_rt.runtime.evaluation.suite import TASKS
 from frugal_rt.runtime.operators import Decomposable, Operator
+from frugal_rt.runtime.sampling import equations, guidance
 from frugal_rt.runtime.sampling.equations import ddrm_transition, estimate
 from frugal_rt.runtime.sampling.guidance import Guidance, stride_of
 from frugal_rt.runtime.sampling.noise import Use, normal
@@ -90,7 +94,7 @@ class Matched(FromPaper):
     steps: int
     every: int = 1
     power: float = 1.3
-    """Of the timesteps from pure noise, 999 (j / (T - 1))^power; not used with `plain`."""
+    """The power of the timesteps from pure noise, 999 (j / (T - 1))^power; not used with `plain`."""
     plain: bool = False
     """Whether to start as `frugal` does, from a plain estimate with noise."""
 
@@ -156,8 +160,8 @@ class Daps(FromPaper):
     At each of `levels` noise levels s, x0hat is estimated by `flow` Euler steps of the probability flow, x0 is drawn
     given y with N(x0hat, r^2 I) as its prior, and noised to the next level. The paper draws x0 by Langevin dynamics
     with r = s, which in its few short steps do not get far from x0hat. For a linear operator a draw can be exact: the
-    mean of the posterior of a perturbed x0hat and a perturbed y. Here r = s / (1 + s^2)^(1/2), and the perturbations are
-    `spread` times what an exact draw would need.
+    mean of the posterior of a perturbed x0hat and a perturbed y. Here r = s / (1 + s^2)^(1/2), and the perturbations
+    are `spread` times what an exact draw would need.
     """
 
     levels: int = 100
@@ -264,6 +268,45 @@ def quality(study: Study, tasks: str, levels: int, flow: int, spread: float, lea
     ours = study.method("frugal", 50, "quality")
     called = f"daps, {levels} x {flow}, spread {spread:g}, least {least:g}"
     compared(study, "quality", tasks, ours, [Daps(study.restorer, called, levels, flow, spread, least=least)])
+
+
+@dataclass(frozen=True)
+class Changed(Method):
+    """--aim fidelity with other constants of its gradients; with least = 0 without them."""
+
+    least: float = 0.0
+    error: float = 0.17
+
+    def restore(self, *arguments: Any) -> Outcome:
+        plan = self.restorer.plan
+        with (
+            patch.object(equations, "MATCHED_LEAST", self.least),
+            patch.object(guidance, "MATCHED_ERROR", self.error),
+            patch.object(type(plan), "sees_all", self.least > 0),
+        ):
+            return Method.restore(self, *arguments)
+
+
+@main.command()
+@click.option("--tasks", default="box,outpaint,sr16,sr4,sr2,colorize,text,scratches,missing70", show_default=True)
+@study
+def constants(study: Study, tasks: str) -> None:
+    """--aim fidelity without gradients, and with other constants of them."""
+    aim = {"aim": "fidelity"}
+    plain = Changed(study.restorer, "without", aim)
+    others = [
+        Changed(study.restorer, f"least {least:g}, error {error:g}", aim, (), least, error)
+        for least, error in ((0.02, 0.17), (0.3, 0.17), (0.6, 0.17), (1.0, 0.17), (0.6, 0.14), (0.6, 0.2))
+    ]
+    chosen = tasks.split(",")
+    rows = study.rows("constants", [plain, *others], chosen, None)
+    lines = [f"{study.made()}.", "", f"| task | {' | '.join(one.name for one in (plain, *others))} |"]
+    lines.append("| --- |" + " ---: |" * (1 + len(others)))
+    for task in chosen:
+        each = [by(rows, task=task, method=one.name) for one in (plain, *others)]
+        cells = [f"{mean(of, 'psnr'):.2f} / {mean(of, 'lpips'):.4f}" for of in each]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    study.write("constants", lines)
 
 
 @main.command()
