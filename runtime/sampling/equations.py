@@ -111,7 +111,9 @@ def matched_estimate(
     xp = array_namespace(x0hat)
     back, asked, noise = direction
     cotangent = unclipped * back
-    q = (1 - c.abar) / c.abar**0.5 * unclipped * (c.x0_x * cotangent - pull(c.x0_out * cotangent))
+    size = xp.sqrt(_square_sum(cotangent)) + TINY  # pulled at length 1, as half precision would overflow
+    through = c.x0_x * cotangent - size * pull(c.x0_out * cotangent / size)
+    q = (1 - c.abar) / c.abar**0.5 * unclipped * through
     found = xp.maximum(_dot(back, q), MATCHED_LEAST * (1 - c.abar) * _square_sum(back))
     return x0hat + asked / (noise + found + TINY) * q
 

@@ -168,13 +168,15 @@ def captures(engine, monkeypatch) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    "how", [*({"method": method} for method in METHODS), {"switch": 8}], ids=lambda how: next(iter(how.values()))
+    "how",
+    [*({"steps": 20, "method": method} for method in METHODS), {"steps": 20, "switch": 8}, {"aim": "fidelity"}],
+    ids=lambda how: [*how.values()][-1],
 )
 def test_recorded_steps_are_steps(engine, plan, captures, monkeypatch, how, within):
     clean = portraits(plan)[:2]
     y = measure(TASKS["box"].operator(plan.image_shape), clean, 0.01, seed=0)
     restorer, operator = Restorer(plan, engine), TASKS["box"].operator(plan.image_shape)
-    settings = {"steps": 20, "batch": 2, **how}
+    settings = {"batch": 2, **how}
     first = restorer.restore(y, operator, **settings)
     assert captures
     assert None not in captures
