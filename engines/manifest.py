@@ -115,6 +115,13 @@ def _is_option(value: Any) -> bool:
     return value is None or type(value) is bool or _text(1000)(value)
 
 
+def has_attention(config: Mapping[str, Any]) -> bool:
+    """Return whether the UNet2DModel of a config has attention, as diffusers' default blocks do."""
+    kinds = "down_block_types", "up_block_types"
+    blocks = [block for kind in kinds for block in config.get(kind, ["Attn"])]
+    return bool(config.get("add_attention", True)) or any("Attn" in block for block in blocks)
+
+
 def is_framing(value: Any) -> bool:
     """Return whether parsed JSON is a frame of `--align`: {"centre": [x, y], "side": s}, in shares of an image side."""
     if type(value) is not dict:
@@ -139,7 +146,11 @@ _MANIFEST: dict[str, Any] = {
     },
     "network": {
         "architecture?": _one_of("UNet2DModel"),
-        "config": {"*": _is_option, "layers_per_block?": _whole(1, 64)},
+        "config": {
+            "*": _is_option,
+            "layers_per_block?": _whole(1, 64),
+            **dict.fromkeys(("down_block_types?", "up_block_types?"), _list(_text(100), 64)),
+        },
         "pixel_unshuffle": _whole(1, 64),
         "learned_variance": _one_of(False, True),
     },

@@ -24,7 +24,7 @@ import numpy as np
 from .errors import FileError, MissingPlan, PlanError, UnreadablePlan
 from .files import atomic_write
 from .graphs import check_graph
-from .manifest import ANY_SIZE, FORMAT, ONE_SIZE, WEIGHTS, fault, graph_entries, parse
+from .manifest import ANY_SIZE, FORMAT, ONE_SIZE, WEIGHTS, fault, graph_entries, has_attention, parse
 from .weights import read_safetensors
 
 __all__ = ["ALIGNMENT", "ANY_SIZE", "FORMAT", "MANIFEST", "ONE_SIZE", "WEIGHTS", "Plan"]
@@ -106,11 +106,9 @@ class Plan:
         return image["channels"], image["height"] or side, image["width"] or side
 
     @property
-    def sees_all(self) -> bool:
-        """Whether each pixel of the network's answer depends on its whole image: whether it has attention."""
-        config = self.manifest["network"]["config"]
-        blocks = (*config.get("down_block_types", ()), *config.get("up_block_types", ()))
-        return bool(config.get("add_attention", True)) or any("Attn" in block for block in blocks)
+    def attends(self) -> bool:
+        """Whether the network has attention, so that each pixel of its answer depends on its whole image."""
+        return has_attention(self.manifest["network"]["config"])
 
     @property
     def stride(self) -> int | None:

@@ -412,7 +412,7 @@ class Restorer:
 
     def _settled(self, operator: Operator, asked: Guidance, rows: int = 1) -> Settled:
         """Return the numbers that rows carry. In tiles the network does not see whole images. Raises InputError."""
-        return asked.settle(operator, rows, self.plan.sees_all and self.image_shape == self.plan.image_shape)
+        return asked.settle(operator, rows, self.plan.attends and self.image_shape == self.plan.image_shape)
 
     def _start(
         self, y: np.ndarray, operator: Operator, asked: Guidance, settled: Settled, schedule: Schedule, sample: int

@@ -16,7 +16,7 @@ import numpy as np
 from ...engines import ExportError, InputError
 from ...engines.betas import BETA_SCHEDULES, PREDICTION_TYPES, UNSAID, VARIANCE_TYPES
 from ...engines.embedded import FOLDERS
-from ...engines.manifest import is_framing
+from ...engines.manifest import has_attention, is_framing
 from .hub import PUBLISHED, fetch
 from .weights import WEIGHT_FILES, find_weights, read_weights
 
@@ -85,9 +85,7 @@ class Prior:
     @property
     def attends(self) -> bool:
         """Whether the network has attention, which ties it to images of one size."""
-        kinds = "down_block_types", "up_block_types"
-        blocks = [block for kind in kinds for block in self.unet.get(kind, ["Attn"])]  # diffusers' defaults attend
-        return bool(self.unet.get("add_attention", True)) or any("Attn" in block for block in blocks)
+        return has_attention(self.unet)
 
     @property
     def any_size(self) -> bool:

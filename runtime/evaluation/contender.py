@@ -73,7 +73,9 @@ class Method:
         """Return whether this name differs from the earlier ones; denoising and JPEG have aims, but no presets."""
         if "preset" in self.settings and isinstance(operator, Denoise | Jpeg):
             return False
-        mine, *others = (Guidance(sigma=sigma, **one).settle(operator) for one in (self.settings, *self.earlier))
+        mine, *others = (
+            self.restorer._settled(operator, Guidance(sigma=sigma, **one)) for one in (self.settings, *self.earlier)
+        )
         return mine not in others
 
     def events(self, images: int, operator: Operator, sigma: float) -> int:

@@ -1,7 +1,6 @@
 """Simulation of measurements of a clean photograph."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 
@@ -22,9 +21,10 @@ def simulate(photo: Photo, damage: Damage, seed: int = 0) -> tuple[np.ndarray, n
     random share alone is inpainting, and noise alone denoising. Raises InputError.
     """
     task = named_task(damage)
-    if task is None:
-        task = "inpaint" if damage.share is not None else None if damage.sigma is None else "denoise"
-    damage = replace(damage, task=task)
+    if task is None and damage.share is not None:
+        task = "inpaint"
+    elif task is None and damage.sigma is not None:
+        task = "denoise"
     if task is None:
         raise InputError(f"say what to do to the picture: --task {'|'.join(TASK_FIELDS)}")
     if task == "jpeg":

@@ -102,10 +102,14 @@ def move(
     turned = partial(flipped, c=c) if flips and kind.flips else _as_it_is
     noisy = turned(noisy)
     if kind.pulls:
-        (out, variance), pull = engine.pullback(noisy, c.t)
+        (out, variance), pull_turned = engine.pullback(noisy, c.t)
     else:
         out, variance = engine.predict(noisy, c.t)
     x0hat, unclipped = (turned(one) for one in estimate(noisy, out, c))
+
+    def pull(v: Array) -> Array:
+        return turned(pull_turned(turned(v)))
+
     if kind is Move.FLOW:
         return probability_flow_step(x, x0hat, c), x0hat
     if kind is Move.MEAN:
@@ -118,7 +122,7 @@ def move(
                 for one in groups
             )
             back, asked, noise = (_joined(of_groups) for of_groups in zip(*each, strict=True))
-            near = matched_estimate(x0hat, unclipped, lambda v: turned(pull(turned(v))), (back, asked, noise), c)
+            near = matched_estimate(x0hat, unclipped, pull, back, asked, noise, c)
         parts_of = (
             splitting_step(one.operator, one.y, near[one.rows], sigma[one.rows], c.rows(one.rows)) for one in groups
         )
@@ -127,7 +131,7 @@ def move(
     if kind.pulls:
         parts = [residual_gradient(one.operator, one.y, x0hat[one.rows], sigma[one.rows]) for one in groups]
         gradient, excess = (_joined(of_groups) for of_groups in zip(*parts, strict=True))
-        gradient, polyak = gradient_at_x_t(gradient, excess, unclipped, lambda v: turned(pull(turned(v))), c)
+        gradient, polyak = gradient_at_x_t(gradient, excess, unclipped, pull, c)
     match kind:
         case Move.DPS:
             return dps_step(ancestral(x, x0hat, variance, z, c), gradient, polyak, constant, c), x0hat

@@ -97,7 +97,7 @@ def matched_direction(
 
 
 def matched_estimate(
-    x0hat: Array, unclipped: Array, pull: Pull, direction: tuple[Array, Array, Array], c: Coefficients
+    x0hat: Array, unclipped: Array, pull: Pull, back: Array, asked: Array, noise: Array, c: Coefficients
 ) -> Array:
     """Return x0hat moved towards E[x0 | x_t, y] by moment matching: Boys et al. (2023), Rozet et al. (2024).
 
@@ -105,11 +105,10 @@ def matched_estimate(
     (sigma^2 I + A V A^T)^-1 r the move. q = V A^T p, with one vector-Jacobian product, is its direction after one step
     of conjugate gradients that p preconditions, and r.p / (sigma^2 p.p + (A^T p).q) its length. For the product in the
     denominator, MATCHED_LEAST of what V = (1 - abar) I would give is the least: a network's V is not always positive.
-    `direction` comes from `matched_direction`, `unclipped` from `estimate`; `pull` is the network's vector-Jacobian
-    product.
+    `back`, `asked` and `noise` come from `matched_direction`, `unclipped` from `estimate`; `pull` is the network's
+    vector-Jacobian product.
     """
     xp = array_namespace(x0hat)
-    back, asked, noise = direction
     cotangent = unclipped * back
     size = xp.sqrt(_square_sum(cotangent)) + TINY  # pulled at length 1, as half precision would overflow
     through = c.x0_x * cotangent - size * pull(c.x0_out * cotangent / size)

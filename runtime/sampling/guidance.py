@@ -183,15 +183,18 @@ class Guidance:
         """The given preset, or that of the aim detail, or the default."""
         return self.preset or ("fast" if self.aim == "detail" else PRESET)
 
-    def start_with(self, operator: Operator) -> float | None:
-        """Return the deviation of the noise at the first step, on the [-1, 1] scale; None for pure noise."""
+    def start_with(self, operator: Operator, matched: bool = False) -> float | None:
+        """Return the deviation of the noise at the first step, on the [-1, 1] scale; None for pure noise.
+
+        matched: whether the splitting takes gradients.
+        """
         aim = self.aim_with(operator)
         if aim is None and self.method_with(operator) != "frugal":
             return None
         assert isinstance(operator, Linear)  # `frugal` and aims need a linear operator
-        return self._start_of_frugal(operator) if aim is None else self._start_of_aim(operator)
+        return self._start_of_frugal(operator) if aim is None else self._start_of_aim(operator, matched)
 
-    def _start_of_aim(self, operator: Linear) -> float:
+    def _start_of_aim(self, operator: Linear, matched: bool) -> float:
         """Return the deviation of noise that is assumed in a plain estimate, without drawing any."""
         if isinstance(operator, Denoise):
             return self.noise
@@ -200,13 +203,10 @@ class Guidance:
         least = max(SPLITTING_NOISE, expected_error(operator, self.noise))
         if not operator.unseen:
             return least
-        most = SPLITTING_MOST_OF_HOLES if isinstance(operator, Inpaint) else SPLITTING_MOST
-        return max(least, min(most, (expected_error_unseen(operator, self.noise) / SPLITTING_ERROR) ** 4))
-
-    def _start_of_matched(self, operator: Linear) -> float:
-        """Return `_start_of_aim` for a splitting that takes gradients."""
-        least = max(SPLITTING_NOISE, expected_error(operator, self.noise))
-        return max(least, min(MATCHED_MOST, (expected_error_unseen(operator, self.noise) / MATCHED_ERROR) ** 4))
+        error, most = SPLITTING_ERROR, SPLITTING_MOST_OF_HOLES if isinstance(operator, Inpaint) else SPLITTING_MOST
+        if matched:
+            error, most = MATCHED_ERROR, MATCHED_MOST
+        return max(least, min(most, (expected_error_unseen(operator, self.noise) / error) ** 4))
 
     def _start_of_frugal(self, operator: Linear) -> float:
         """Return the deviation of the noise that `frugal` adds to a plain estimate."""
@@ -247,21 +247,19 @@ class Guidance:
     def settle(self, operator: Operator, rows: int = 1, sees_all: bool = False) -> "Settled":
         """Return the numbers that `rows` rows with `operator` carry. Raises InputError for invalid settings.
 
-        sees_all: whether the network sees whole images (`Plan.sees_all`). Only then does the splitting take gradients,
-        as only such a network knows what unmeasured values have to do with measured ones far away.
+        sees_all: whether the network sees whole images. Only then does the splitting take gradients, as only such a
+        network knows what unmeasured values have to do with measured ones far away.
         """
         if self.sigma is not None and not 0 <= self.sigma <= 2:
             raise InputError(f"sigma is on the [-1, 1] scale and must lie in 0..2; got {self.sigma}")
         for name, value, last in (("seed", self.seed, self.seed), ("sample", self.sample, self.sample + rows - 1)):
             if not 0 <= value <= last < 2**64:
                 raise InputError(f"{name} must be a whole number in 0..2^64-1 for every row; got {value}")
-        aim, steps, start = self.aim_with(operator), self.steps_with(operator), self.start_with(operator)
-        noise = self.noise_with(operator)
+        aim, steps, noise = self.aim_with(operator), self.steps_with(operator), self.noise_with(operator)
+        splits = aim is not None and not isinstance(operator, Coded | Denoise)
+        matched = splits and sees_all and operator.unseen > 0
+        start = self.start_with(operator, matched)
         if aim is not None:
-            matched = sees_all and operator.unseen > 0 and not isinstance(operator, Coded | Denoise)
-            if matched:
-                assert isinstance(operator, Linear)  # others have no aim
-                start = self._start_of_matched(operator)
             power = EVEN if isinstance(operator, Coded | Denoise) else STEEP
             held = isinstance(operator, Denoise) and aim == "fidelity"
             levels = None if held else power

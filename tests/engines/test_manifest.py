@@ -52,6 +52,8 @@ ATTACKS = {
     "network.config": [None, [], "x"],
     "network.config.block_out_channels": [[2**40], [[[8]]], {"a": 1}, [8] * 1000],
     "network.config.layers_per_block": NUMBER,
+    "network.config.down_block_types": [5, None, True, [5], [None], [["Attn"]]],
+    "network.config.up_block_types": [5, None, True, [5], [None], [["Attn"]]],
     "graphs": [None, [], {}],
     "graphs.embedding.inputs": [{}, None, {"x": ["batch"]}, {"t": ["batch", 1]}],
     "graphs.embedding.outputs": [{}, {"embedding": ["batch"]}, {"other": ["batch", 4]}, {"embedding": [4]}],

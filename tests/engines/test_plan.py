@@ -327,6 +327,6 @@ def test_a_closed_plan_is_not_mapped_once_its_arrays_are_gone(plan_copy, tmp_pat
     assert not list(tmp_path.glob("*b*"))
 
 
-@pytest.mark.parametrize(("fixture", "sees_all"), {"celeba_plan": True, "photo_plan": False}.items())
-def test_a_network_with_attention_sees_its_whole_image(request, fixture, sees_all):
-    assert Plan.open(request.getfixturevalue(fixture)).sees_all is sees_all
+@pytest.mark.parametrize(("fixture", "attends"), {"celeba_plan": True, "photo_plan": False}.items())
+def test_a_plan_says_whether_its_network_has_attention(request, fixture, attends):
+    assert Plan.open(request.getfixturevalue(fixture)).attends is attends

@@ -1,17 +1,16 @@
 """Methods of others, written afresh from their papers, beside ours on the tasks of `frugal-rt eval`.
 
-python tests/studies/papers.py fidelity --engine celeba --images report-100.tar --lpips lpips_alex.onnx -o FOLDER
-python tests/studies/papers.py quality  --engine celeba --images report-100.tar --lpips lpips_alex.onnx -o FOLDER
-python tests/studies/papers.py constants --engine celeba --images tune-100.tar --lpips lpips_alex.onnx -o FOLDER
-python tests/studies/papers.py ood      --engine celeba --images ood --lpips lpips_alex.onnx -o FOLDER
-python tests/studies/papers.py sooner   --engine celeba --images report-100.tar --lpips lpips_alex.onnx -o FOLDER
+python tests/studies/papers.py fidelity --engine celeba.plan --images report-100.tar --lpips lpips_alex.onnx -o FOLDER
+python tests/studies/papers.py quality  --engine celeba.plan --images report-100.tar --lpips lpips_alex.onnx -o FOLDER
+python tests/studies/papers.py constants --engine celeba.plan --images tune-100.tar --lpips lpips_alex.onnx -o FOLDER
+python tests/studies/papers.py ood      --engine celeba.plan --images ood --lpips lpips_alex.onnx -o FOLDER
+python tests/studies/papers.py sooner   --engine celeba.plan --images report-100.tar --lpips lpips_alex.onnx -o FOLDER
 
 `fidelity`: moment matching (Boys et al., 2023; Rozet et al., 2024) at 74 calls beside --aim fidelity. `quality`: DAPS
-(Zhang et al., 2024) at 400 calls beside the preset quality. `constants`:
---aim fidelity without gradients, and with other constants of them. `ood`: `frugal`, with its own gradient and with a
-moment-matched one, beside DPS, the hybrid and the closed form. `sooner`: the seconds of official DPS, 1000 steps by
-torch in float32, beside those of `frugal`, and the LPIPS of both. Each keeps its rows in FOLDER, goes on where it was
-stopped, and writes FOLDER/NAME.md.
+(Zhang et al., 2024) at 400 calls beside the preset quality. `constants`: --aim fidelity without gradients, and with
+other constants of them. `ood`: `frugal`, with its own gradient and with a moment-matched one, beside DPS, the hybrid
+and the closed form. `sooner`: the seconds of official DPS, 1000 steps by torch in float32, beside those of `frugal`,
+and the LPIPS of both. Each keeps its rows in FOLDER, goes on where it was stopped, and writes FOLDER/NAME.md.
 """
 
 import time
@@ -25,20 +24,19 @@ import numpy as np
 from study import FIGURES, Row, Study, by, mean, spread, study
 
 from frugal_rt import Restorer
-from frugal_rt.engines.betas import train_betas
 from frugal_rt.runtime.evaluation.contender import Contender, Method, OnStep, Outcome
 from frugal_rt.runtime.evaluation.suite import TASKS
 from frugal_rt.runtime.operators import Decomposable, Operator
 from frugal_rt.runtime.sampling import equations, guidance
-from frugal_rt.runtime.sampling.equations import ddrm_transition, estimate
+from frugal_rt.runtime.sampling.equations import ddrm_transition, estimate, matched_direction, matched_estimate
 from frugal_rt.runtime.sampling.guidance import Guidance, stride_of
 from frugal_rt.runtime.sampling.noise import Use, normal
 from frugal_rt.runtime.sampling.plain_estimate import plain_estimate
 from frugal_rt.runtime.sampling.restoration import start_noise
-from frugal_rt.runtime.sampling.schedule import Coefficients, Schedule
+from frugal_rt.runtime.sampling.schedule import Schedule
 
-LEAST_CURVATURE = 0.02
-"""The least of (A^T p).q in a matched step, divided by (1 - abar) ||A^T p||^2."""
+LEAST = 0.02
+"""MATCHED_LEAST of moment matching as it was proposed."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,9 @@ class FromPaper:
         return schedule
 
 
-def columns(rows: np.ndarray) -> np.ndarray:
-    """Sum each image: (B, C, H, W) -> (B, 1, 1, 1)."""
-    return np.asarray(rows.sum(axis=(1, 2, 3), keepdims=True))
-
-
 @dataclass(frozen=True)
 class Matched(FromPaper):
-    """The closed form, after x0hat has moved by moment matching at every `every`-th step.
-
-    With r = y - A x0hat, p = (sigma^2 + (1 - abar) A A^T)^-1 r and V = (1 - abar) / sqrt(abar) d x0hat / d x_t, the
-    covariance of x0 given x_t by Tweedie's second formula, q = V A^T p is one step of conjugate gradients towards
-    V A^T (sigma^2 + A V A^T)^-1 r, and x0hat moves along it by r.p / (sigma^2 p.p + (A^T p).q).
-    """
+    """The closed form, after x0hat has moved by moment matching (`matched_estimate`) at every `every`-th step."""
 
     steps: int
     every: int = 1
@@ -108,7 +96,9 @@ class Matched(FromPaper):
             if (len(schedule) - 1 - step) % self.every == 0:
                 answer, pull = engine.pullback(x, c.t)
                 x0hat, unclipped = estimate(x, answer.out, c)
-                x0hat = x0hat + self._moved(y, operator, sigma, x0hat, unclipped, pull, c)
+                with patch.object(equations, "MATCHED_LEAST", LEAST):
+                    parts = matched_direction(operator, y, x0hat, np.float32(sigma), c)
+                    x0hat = matched_estimate(x0hat, unclipped, pull, *parts, c)
                 gradients += 1
             else:
                 x0hat, _ = estimate(x, engine.predict(x, c.t).out, c)
@@ -122,9 +112,8 @@ class Matched(FromPaper):
         if not self.plain:
             kept = 999 * (np.arange(self.steps) / (self.steps - 1)) ** self.power
             whole = Schedule.respaced(self.config(), 1000)
-            timesteps = np.maximum.accumulate(np.round(kept).astype(int) - np.arange(self.steps)) + np.arange(
-                self.steps
-            )
+            order = np.arange(self.steps)
+            timesteps = np.maximum.accumulate(np.round(kept).astype(int) - order) + order  # all different
             made = Schedule(timesteps, whole.abar[timesteps], whole.prediction_type, whole.variance_type)
             return made, self.noise(rows, Use.START)
         how = Guidance(sigma=sigma, steps=self.steps).settle(operator)
@@ -133,24 +122,6 @@ class Matched(FromPaper):
         noise = np.stack([start_noise(self.restorer.image_shape, *row) for row in rows])
         first = np.stack([plain_estimate(operator, one, sigma) for one in y]) + how.start * noise
         return schedule, np.float32(schedule.abar[-1] ** 0.5 * first)
-
-    @staticmethod
-    def _moved(
-        y: np.ndarray,
-        operator: Decomposable,
-        sigma: float,
-        x0hat: np.ndarray,
-        unclipped: np.ndarray,
-        pull: Any,
-        c: Coefficients,
-    ) -> np.ndarray:
-        r = y - operator.A(x0hat)
-        p = operator.resolvent(r, sigma, 1 - c.abar)
-        back = operator.AT(p)
-        inside = np.float32(unclipped * back)
-        q = (1 - c.abar) / c.abar**0.5 * unclipped * (c.x0_x * inside - c.x0_out * pull(inside))
-        curvature = np.maximum(columns(back * q), LEAST_CURVATURE * (1 - c.abar) * columns(back**2))
-        return np.asarray(q * columns(r * p) / (sigma**2 * columns(p**2) + curvature + 1e-12), np.float32)
 
 
 @dataclass(frozen=True)
@@ -194,12 +165,9 @@ class Daps(FromPaper):
 
     def _flowed(self, z: np.ndarray, s: float) -> np.ndarray:
         """Follow the probability flow of z (B, C, H, W) from the noise level s to 0."""
-        config = self.config()
-        abar = np.cumprod(1 - train_betas(config))
-        ways = karras(s, 0.01, self.flow) if self.flow > 1 else [s]
+        ways = karras(s, 0.01, self.flow)
         for here, there in zip(ways, [*ways[1:], 0.0], strict=True):
-            t = int(np.abs((1 - abar) ** 0.5 - here / (1 + here**2) ** 0.5).argmin())
-            of = Schedule(np.array([t]), np.array([1 / (1 + here**2)]), config.get("prediction_type", "epsilon"))
+            of = Schedule.below(self.config(), here, 1)
             x = np.float32(z / (1 + here**2) ** 0.5)
             c = Schedule.gather([of] * len(z), [0] * len(z), x, np)
             x0hat, _ = estimate(x, self.restorer.engine.predict(x, c.t).out, c)
@@ -212,6 +180,11 @@ def karras(most: float, least: float, count: int) -> list[float]:
     return [float(level) for level in np.linspace(most ** (1 / 7), least ** (1 / 7), count) ** 7]
 
 
+def cell(rows: Sequence[Row]) -> str:
+    """Return the means as PSNR / LPIPS."""
+    return f"{mean(rows, 'psnr'):.2f} / {mean(rows, 'lpips'):.4f}"
+
+
 def table(rows: Sequence[Row], tasks: Sequence[str], ours: str, others: Sequence[str]) -> Iterator[str]:
     """PSNR / LPIPS of each contender, and the paired difference of `ours` from each of `others`."""
     names = [ours, *others]
@@ -221,7 +194,7 @@ def table(rows: Sequence[Row], tasks: Sequence[str], ours: str, others: Sequence
         mine = {name: by(rows, task=task, method=name) for name in names}
         if not all(mine.values()):
             continue
-        cells = [f"{mean(of, 'psnr'):.2f} / {mean(of, 'lpips'):.4f}" for of in mine.values()]
+        cells = [cell(of) for of in mine.values()]
         for name in others:
             gaps = [
                 [a[figure] - b[figure] for a, b in zip(mine[ours], mine[name], strict=True)] for figure in FIGURES[:2]
@@ -278,11 +251,10 @@ class Changed(Method):
     error: float = 0.17
 
     def restore(self, *arguments: Any) -> Outcome:
-        plan = self.restorer.plan
         with (
             patch.object(equations, "MATCHED_LEAST", self.least),
             patch.object(guidance, "MATCHED_ERROR", self.error),
-            patch.object(type(plan), "sees_all", self.least > 0),
+            patch.object(type(self.restorer.plan), "attends", self.least > 0),
         ):
             return Method.restore(self, *arguments)
 
@@ -303,8 +275,7 @@ def constants(study: Study, tasks: str) -> None:
     lines = [f"{study.made()}.", "", f"| task | {' | '.join(one.name for one in (plain, *others))} |"]
     lines.append("| --- |" + " ---: |" * (1 + len(others)))
     for task in chosen:
-        each = [by(rows, task=task, method=one.name) for one in (plain, *others)]
-        cells = [f"{mean(of, 'psnr'):.2f} / {mean(of, 'lpips'):.4f}" for of in each]
+        cells = [cell(by(rows, task=task, method=one.name)) for one in (plain, *others)]
         lines.append(f"| {task} | {' | '.join(cells)} |")
     study.write("constants", lines)
 
@@ -326,15 +297,19 @@ def ood(study: Study, tasks: str, steps: int) -> None:
 def sooner(study: Study) -> None:
     """Super-resolution x4: the time that `frugal` needs for the LPIPS of official DPS."""
     eager = Restorer.load(study.restorer.plan.source, "torch")
-    official = Method(eager, "dps", {"method": "dps", "steps": 1000, "guidance": "official"})
+    official = Method(eager, "dps, official", {"method": "dps", "steps": 1000, "guidance": "official"})
     ours = [study.method("frugal", steps, f"frugal, T = {steps}") for steps in (12, 20)]
     rows = study.rows("sooner", [official, *ours], ["sr4"], None)
-    lines = [f"{study.made()}; DPS by torch in float32.", "", "| method | PSNR, dB | LPIPS | s an image | DPS's s |"]
+    lines = [
+        f"{study.made()}; DPS by torch in float32.",
+        "",
+        "| method | PSNR, dB | LPIPS | s an image | DPS's time, divided by it |",
+    ]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
-    seconds = mean(by(rows, method="dps"), "seconds")
+    seconds = mean(by(rows, method=official.name), "seconds")
     for one in (official, *ours):
         psnr, distance, taken = (mean(by(rows, method=one.name), figure) for figure in FIGURES)
-        lines.append(f"| {one.name} | {psnr:.2f} | {distance:.4f} | {taken:.2f} | {seconds / taken:.0f} times |")
+        lines.append(f"| {one.name} | {psnr:.2f} | {distance:.4f} | {taken:.2f} | {seconds / taken:.0f} |")
     study.write("sooner", lines)
 
 

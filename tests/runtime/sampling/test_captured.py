@@ -25,7 +25,7 @@ def always_worth_it(monkeypatch):
 
 
 class Plan:
-    image_shape, stride, sees_all = SHAPE, None, False
+    image_shape, stride, attends = SHAPE, None, False
     manifest: ClassVar = {
         "schedule": {"num_train_timesteps": 1000},
         "prior": {"name": "toy"},

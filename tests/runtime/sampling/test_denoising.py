@@ -46,7 +46,7 @@ class Gaussian:
         engine.predict, engine.pullback = answer, None  # no gradient is taken
         plan = SimpleNamespace(
             image_shape=SHAPE,
-            sees_all=False,
+            attends=False,
             stride=None,
             manifest={"schedule": config, "prior": {"name": "gaussian"}, "members": {WEIGHTS: {"sha256": ""}}},
         )

@@ -417,7 +417,7 @@ class Correlated:
             return whole - share * (whole - (v.reshape(1, 16) @ self.eps_of_x).reshape(v.shape))
 
         direction = matched_direction(operator, y, self.x0hat, np.full((1, 1, 1, 1), sigma), self.c)
-        return matched_estimate(self.x0hat, self.unclipped, pull, direction, self.c)
+        return matched_estimate(self.x0hat, self.unclipped, pull, *direction, self.c)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.2])

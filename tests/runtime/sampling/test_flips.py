@@ -49,9 +49,7 @@ def restorer(of, stride):
         "members": {WEIGHTS: {"sha256": ""}},
     }
     engine = Network(of)
-    return Restorer(
-        SimpleNamespace(image_shape=SHAPE, stride=stride, sees_all=False, manifest=manifest), engine
-    ), engine
+    return Restorer(SimpleNamespace(image_shape=SHAPE, stride=stride, attends=False, manifest=manifest), engine), engine
 
 
 def lopsided(x):

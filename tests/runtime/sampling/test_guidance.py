@@ -114,7 +114,7 @@ def test_a_degradation_that_is_not_linear_is_left_to_dps():
 
 
 def test_fidelity_takes_gradients_where_a_network_that_sees_all_can_tell_what_is_unseen(restorer, operator, counted):
-    assert restorer.plan.sees_all
+    assert restorer.plan.attends
     result = restorer.restore(measurement(operator)[0], operator, aim="fidelity")
     steps = result.forwards[0]
     assert result.gradients == (steps,)
