@@ -3,6 +3,7 @@
 python tests/studies/study.py switch   --engine celeba.plan --images report-20 --lpips lpips_alex.onnx -o FOLDER
 python tests/studies/study.py frontier --engine celeba.plan --images tune-100.tar --lpips lpips_alex.onnx -o FOLDER
 python tests/studies/study.py steps    --engine celeba.plan --images tune-100.tar --lpips lpips_alex.onnx -o FOLDER
+python tests/studies/study.py zeta     --engine celeba.plan --images tune-100.tar --lpips lpips_alex.onnx -o FOLDER
 python tests/studies/study.py poster   --engine celeba.plan --images report-20 --ood ood --lpips lpips_alex.onnx -o DIR
 
 Each keeps its rows in FOLDER, goes on where it was stopped, and writes FOLDER/NAME.md and the figures it names.
@@ -280,6 +281,32 @@ def steps(study: Study, most: int) -> None:
                     cells.append(f"{mean(mine, 'psnr'):.2f} / {mean(mine, 'lpips'):.3f}" if mine else "")
                 lines.append(f"| {task} | {sigma:g} | {name} | {' | '.join(cells)} |")
     study.write("steps", lines)
+
+
+@main.command()
+@click.option("--task", default="sr16", show_default=True)
+@click.option("--steps", default=100, show_default=True, help="T")
+@study
+def zeta(study: Study, task: str, steps: int) -> None:
+    """DPS and the poster's hybrid by zeta, and DMPS; all with the papers' steps, lambda as in the official code."""
+    official: dict[str, Any] = {"guidance": "official"}
+    dmps = study.method("dmps", steps, "dmps", **official)
+    ks = [round(share * steps) for share in (0.25, 0.5, 0.75)]
+    scanned = {
+        z: [
+            study.method("dps", steps, f"dps, zeta {z:g}", zeta=z, **official),
+            *[study.method("hybrid", steps, f"hybrid, zeta {z:g}, {k}", zeta=z, switch=k, **official) for k in ks],
+        ]
+        for z in (0.3, 1.0, 2.0, 4.0, 6.0, 9.0, 14.0)
+    }
+    rows = study.rows("zeta", [dmps, *(one for pair in scanned.values() for one in pair)], [task], 0.01)
+    lines = [f"{TASKS[task].title(study.restorer.image_shape)}, T = {steps}, sigma 0.01, {study.made()}.", ""]
+    lines += [f"| zeta | dps | {' | '.join(f'hybrid, k = {k}' for k in ks)} |", "| ---: |" + " ---: |" * (1 + len(ks))]
+    for z, contenders in scanned.items():
+        points = [means(by(rows, method=one.name)) for one in contenders]
+        lines.append(f"| {z:g} | {' | '.join('{psnr:.2f} / {lpips:.4f}'.format(**point) for point in points)} |")
+    lines += ["", "DMPS, lambda 1.75: {psnr:.2f} / {lpips:.4f}.".format(**means(by(rows, method=dmps.name)))]
+    study.write("zeta", lines)
 
 
 POSTER = {

@@ -46,6 +46,8 @@ class Recipe:
     weight_decay: float
     average_part: float
     """n, where the average of the weights spans an n-th of the crops seen."""
+    optimiser: str = "adamw"
+    """"adamw", or "muon": Muon for all matrices between the first and the last convolution, and AdamW for the rest."""
     average_limit: int | None = None
     """The most crops that the average spans."""
     cosine: int | None = None
@@ -64,6 +66,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("shards", "held_out"):
             _text(name, getattr(self, name))
+        if self.optimiser not in ("adamw", "muon"):
+            raise InputError(f'optimiser must be "adamw" or "muon"; it is {self.optimiser!r}')
         for name in ("rate", "clip", "t_power"):
             _number(name, getattr(self, name), 0, 100)
         _number("weight_decay", self.weight_decay, 0, 1, zero=True)

@@ -1,7 +1,8 @@
-"""The state of a training in one safetensors file: weights, their average, AdamW's moments, and the progress."""
+"""The state of a training in one safetensors file: weights, their average, the optimisers' moments, the progress."""
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,17 @@ class Training:
         self.recipe, self.device, self.bf16 = recipe, device, bf16
         self.network = build_network(recipe, device)
         self.called = torch.compile(self.network) if compiled else self.network
-        self.weights = dict(self.network.named_parameters())
+        self.weights: dict[str, torch.Tensor] = dict(self.network.named_parameters())
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self.optimiser = torch.optim.AdamW(
-            self.weights.values(), lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
-        )
+        self.matrices: dict[str, torch.Tensor] = {
+            name: _matrix(weight) for name, weight in self.weights.items() if _is_muons(recipe, name, weight)
+        }
+        rest = [weight for name, weight in self.weights.items() if name not in self.matrices]
+        common: dict[str, Any] = {"lr": recipe.rate, "weight_decay": recipe.weight_decay}
+        self.optimisers: list[Any] = [torch.optim.AdamW(rest, betas=recipe.betas, fused=True, **common)]
+        if self.matrices:
+            # the scale gives its steps AdamW's size, so that one rate serves both (Liu et al. 2025)
+            self.optimisers.append(torch.optim.Muon(self.matrices.values(), adjust_lr_fn="match_rms_adamw", **common))
         self.progress = Progress()
 
     def start_from(self, folder: Path, seen: int) -> None:
@@ -93,14 +100,19 @@ class Training:
     def step(self, x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Train on a batch x0 (B, 3, H, W) at timesteps t (B,), on the CPU; return its loss, on the device."""
         recipe, progress, batch = self.recipe, self.progress, len(x0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = progress.rate(recipe, batch)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = progress.rate(recipe, batch)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             loss = loss_of(self.called, x0, t, noise, recipe.unshuffle, recipe.loss_floor)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        for name, matrix in self.matrices.items():
+            gradient = self.weights[name].grad
+            matrix.grad = None if gradient is None else _matrix(gradient)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.network.zero_grad()
         progress.step, progress.crops = progress.step + 1, progress.crops + batch
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -112,9 +124,9 @@ class Training:
         """Write the checkpoint, and beside it the average as a prior in diffusers' layout."""
         tensors = {}
         for name, weight in self.weights.items():
-            kept = self.optimiser.state[weight]
             tensors[f"network.{name}"], tensors[f"average.{name}"] = weight.detach(), self.average[name]
-            tensors |= {f"{moment}.{name}": kept[moment] for moment in ("exp_avg", "exp_avg_sq")}
+        for name, _, state in self._states():
+            tensors |= {f"{moment}.{name}": state[moment] for moment in self._moments(name)}
         whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         _write(out / CHECKPOINT, save(whole, {"progress": json.dumps(asdict(self.progress))}))
         write_prior(out, self.network, self.average)
@@ -126,13 +138,25 @@ class Training:
             self.progress = Progress(**json.loads(file.metadata()["progress"]))
         for name, tensors in (("network", self.weights), ("average", self.average)):
             self._copy(_part(saved, name), tensors, CHECKPOINT)
-        for moment in ("exp_avg", "exp_avg_sq"):
-            for name, tensor in _part(saved, moment).items():
-                weight = self.weights[name]
+        step = torch.tensor(float(self.progress.step), device=self.device)
+        for name, held, state in self._states():
+            for moment in self._moments(name):
+                if (tensor := saved.get(f"{moment}.{name}")) is None:
+                    raise InputError(f"{CHECKPOINT} is of another optimiser than the recipe's; begin in another folder")
                 # in the weight's memory format: the fused AdamW pairs elements by their place in memory
-                self.optimiser.state[weight][moment] = torch.empty_like(weight, requires_grad=False).copy_(tensor)
-        for weight in self.weights.values():
-            self.optimiser.state[weight]["step"] = torch.tensor(float(self.progress.step), device=self.device)
+                state[moment] = torch.empty_like(held, requires_grad=False).copy_(tensor)
+            if name not in self.matrices:
+                state["step"] = step.clone()
+
+    def _moments(self, name: str) -> tuple[str, ...]:
+        """Return the names under which the weight's optimiser keeps its moments."""
+        return ("momentum_buffer",) if name in self.matrices else ("exp_avg", "exp_avg_sq")
+
+    def _states(self) -> Iterator[tuple[str, torch.Tensor, dict[str, Any]]]:
+        """Yield each weight's name, the tensor that its optimiser holds, and what that keeps for it."""
+        for name, weight in self.weights.items():
+            held = self.matrices.get(name, weight)
+            yield name, held, self.optimisers[name in self.matrices].state[held]
 
     def _copy(self, source: dict[str, torch.Tensor], target: dict[str, torch.Tensor], what: str) -> None:
         if {n: t.shape for n, t in source.items()} != {n: t.shape for n, t in target.items()}:
@@ -140,6 +164,16 @@ class Training:
         with torch.no_grad():
             for name, tensor in target.items():
                 tensor.copy_(source[name])
+
+
+def _is_muons(recipe: Recipe, name: str, weight: torch.Tensor) -> bool:
+    """Tell whether Muon trains a weight: one with inputs and outputs, but for the first and the last convolution's."""
+    return recipe.optimiser == "muon" and weight.ndim > 1 and not name.startswith(("conv_in.", "conv_out."))
+
+
+def _matrix(weight: torch.Tensor) -> torch.Tensor:
+    """View a weight (outputs, inputs, ...), channels last, as a matrix (outputs, the rest) in the same memory."""
+    return weight.detach().movedim(1, -1).flatten(1)
 
 
 def build_network(recipe: Recipe, device: str) -> Any:

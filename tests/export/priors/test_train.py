@@ -99,8 +99,8 @@ def pictures(data: Path, folder: Path, recipe: dict[str, Any]) -> Pictures:
     return Pictures(data, read_recipe(folder / "recipe.json"), folder)
 
 
-def trained(data: Path, out: Path, *options: str, code: int = 0) -> Result:
-    recipe = written(out.parent)
+def trained(data: Path, out: Path, *options: str, code: int = 0, **changes: Any) -> Result:
+    recipe = written(out.parent, **changes)
     asked = [str(recipe), "--data", str(data), "--out", str(out), "--threads", "1", *options]
     result = CliRunner().invoke(train.main, asked)
     assert result.exit_code == code, result.output
@@ -116,11 +116,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str
 ) -> None:
-    trained(data, tmp_path / "whole", "--crops", "24")
-    trained(data, tmp_path / "whole", "--cool-down", "24")
+    def go(name: str, *options: str) -> Result:
+        return trained(data, tmp_path / name, *options, optimiser=optimiser)
+
+    go("whole", "--crops", "24")
+    go("whole", "--cool-down", "24")
 
     step, steps = Training.step, []
 
@@ -131,21 +135,55 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
         return step(training, *batch)
 
     monkeypatch.setattr(Training, "step", stopped)
-    trained(data, tmp_path / "parts", "--crops", "24")
+    go("parts", "--crops", "24")
     assert len(steps) == 3
     monkeypatch.undo()
     monkeypatch.setattr(denoising, "PAIRS", 6)
     with safe_open(tmp_path / "parts" / CHECKPOINT, "pt") as file:
         progress = json.loads(file.metadata()["progress"])
     assert progress["step"] == 3
-    resumed = trained(data, tmp_path / "parts", "--crops", "24")
+    resumed = go("parts", "--crops", "24")
     assert f"going on from crop {progress['crops']} " in resumed.output
-    trained(data, tmp_path / "parts", "--cool-down", "24", "--crops", "34")
-    trained(data, tmp_path / "parts")
+    go("parts", "--cool-down", "24", "--crops", "34")
+    go("parts")
     assert (tmp_path / "parts" / CHECKPOINT).read_bytes() == (tmp_path / "whole" / CHECKPOINT).read_bytes()
     rows = [json.loads((tmp_path / name / train.LOG).read_text().splitlines()[-1]) for name in ("whole", "parts")]
     assert rows[0]["psnr_25"] == rows[1]["psnr_25"]
     assert rows[0]["rate"] == 0
+
+
+def test_muon_moves_matrices_alike_in_every_direction(tmp_path: Path) -> None:
+    """A first step of Muon has near the singular values rate 0.2 sqrt(the longer side), and the gradient's vectors."""
+    recipe = read_recipe(written(tmp_path, optimiser="muon", weight_decay=0, warm_up=1))
+    training = Training(recipe, "cpu", bf16=False)
+    before = {name: weight.detach().clone() for name, weight in training.weights.items()}
+    gradients: dict[str, torch.Tensor] = {}
+    for name, weight in training.weights.items():
+        weight.register_hook(lambda gradient, name=name: gradients.__setitem__(name, gradient.clone()))
+    draw = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(4, 3, 16, 16, generator=draw) for _ in range(2))
+    training.step(x0, torch.tensor([10, 200, 400, 800]), noise)
+    moved = {name: (before[name] - weight.detach()) / recipe.rate for name, weight in training.weights.items()}
+    seen = 0
+    for name, change in moved.items():
+        if change.ndim == 1 or name.startswith(("conv_in", "conv_out")):
+            # AdamW's first step is the rate times the gradient's sign
+            assert change.abs().max() <= 1.001
+            continue
+        change, gradient = change.flatten(1), gradients[name].flatten(1)
+        u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
+        kept = s > 0.02 * s[0]
+        along = torch.einsum("or,oi,ri->r", u, change, vh)[kept] / (0.2 * max(change.shape) ** 0.5)
+        assert along.min() > 0.5
+        assert along.max() < 1.3
+        seen += int(kept.sum())
+    assert seen > 100
+
+
+def test_a_checkpoint_of_another_optimiser_is_refused(data: Path, tmp_path: Path) -> None:
+    trained(data, tmp_path / "out", "--crops", "8")
+    refused = trained(data, tmp_path / "out", "--crops", "16", optimiser="muon", code=1)
+    assert "checkpoint.safetensors is of another optimiser than the recipe's" in refused.output
 
 
 def test_a_cool_down_ends_at_zero_from_any_crop_on(tmp_path: Path) -> None:
