@@ -1,7 +1,7 @@
 """Contenders of an evaluation: our methods, and others that restore a batch of measurements."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,7 +66,7 @@ class Method:
     restorer: Restorer
     name: str
     settings: Mapping[str, Any]
-    earlier: Sequence[Mapping[str, Any]] = ()
+    earlier: Sequence[Mapping[str, Any]] = field(default=(), kw_only=True)
     """The settings of the names before this one."""
 
     def takes(self, operator: Operator, sigma: float) -> bool:
@@ -93,7 +93,7 @@ class Method:
 def our_methods(restorer: Restorer, names: Sequence[str], settings: Mapping[str, Any]) -> list[Contender]:
     """Return a contender for each name of OURS; a method gets the `settings` that it reads."""
     each = [_settings(name, settings) for name in names]
-    return [Method(restorer, name, each[i], each[:i]) for i, name in enumerate(names)]
+    return [Method(restorer, name, each[i], earlier=each[:i]) for i, name in enumerate(names)]
 
 
 def _settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

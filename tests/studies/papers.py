@@ -267,7 +267,7 @@ def constants(study: Study, tasks: str) -> None:
     aim = {"aim": "fidelity"}
     plain = Changed(study.restorer, "without", aim)
     others = [
-        Changed(study.restorer, f"least {least:g}, error {error:g}", aim, (), least, error)
+        Changed(study.restorer, f"least {least:g}, error {error:g}", aim, least, error)
         for least, error in ((0.02, 0.17), (0.3, 0.17), (0.6, 0.17), (1.0, 0.17), (0.6, 0.14), (0.6, 0.2))
     ]
     chosen = tasks.split(",")

@@ -255,9 +255,7 @@ def _tried(study: Study) -> list[Method]:
         "noise renewed as fast as by ancestral steps": {"EARLY_RATE": 1.0, "LATE_RATE": 1.0},
         "noise never renewed (DDIM)": {"MOST_FRESH": 0.0},
     }.items():
-        made.append(
-            Renewed(study.restorer, f"frugal, T = 50, {name}", plain.settings, constants=tuple(constants.items()))
-        )
+        made.append(Renewed(study.restorer, f"frugal, T = 50, {name}", plain.settings, tuple(constants.items())))
     return made
 
 

@@ -299,6 +299,7 @@ def test_photographs_are_decoded_once_and_again_when_the_shards_change(data: Pat
     ("changes", "message"),
     [
         ({"lr": 1e-3}, "the recipe has no field 'lr'"),
+        ({"optimiser": "sgd"}, 'optimiser must be "adamw" or "muon"; it is \'sgd\''),
         ({"rate": 0}, "rate must be a number above 0 to 100; it is 0"),
         ({"rate": "fast"}, "rate must be a number"),
         ({"warm_up": 1.5}, "warm_up must be a whole number above 0"),
