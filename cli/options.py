@@ -79,9 +79,9 @@ aim = click.option(
     "--aim",
     type=click.Choice(list(AIMS)),
     help="Restore for detail (looks) or for fidelity (PSNR). Denoising takes 8 network calls for detail, its default, "
-    "and 4 for fidelity, or one by a prior for one size. Other tasks take 12 and 8, or 16 for fidelity by a prior that "
-    "sees the whole image; a JPEG and thin holes, which have no detail to make up, are restored for fidelity by "
-    "default. "
+    "and 4 for fidelity, or one by a prior for one size. Other tasks take 12 and 8, a JPEG 20 and 8; or 16 for "
+    "fidelity by a prior that sees the whole image. A JPEG and thin holes, which have no detail to make up, are "
+    "restored for fidelity by default. "
     "Not with --samples, --preset, --steps or an option of the sampler.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print what was done as one JSON object, for scripts.")

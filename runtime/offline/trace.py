@@ -10,7 +10,7 @@ from pathlib import Path
 from ...engines import MissingExtra, Plan
 from ...engines.files import atomic_write
 from ..result import Result
-from ..sampling.guidance import STEEP, switch_of
+from ..sampling.guidance import STEEP, last_of, switch_of
 from ..sampling.restoration import Phase
 from ..sampling.schedule import Schedule
 from ..sampling.switch import Switch
@@ -46,7 +46,7 @@ def explain(result: Result, plan: Plan, row: int = 0) -> Explanation:
     """Return the Explanation of a row of `result`, which a method restored with `plan`."""
     steps = result.settings["steps"]
     config, start = plan.manifest["schedule"], result.settings["start"]
-    schedule = Schedule.of(config, steps, start, STEEP)
+    schedule = Schedule.of(config, steps, start, STEEP, last_of(result.settings["operator"]["name"]))
     k = result.k[row]
     seen = [
         Seen(left, int(schedule.timesteps[left]), psnr, (Phase.GRADIENT if left > k else Phase.FORWARD).value)

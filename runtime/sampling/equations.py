@@ -8,9 +8,11 @@ They are pure functions of a batch (B, C, H, W), without devices or loops; `c` h
 import math
 from typing import Any
 
+import numpy as np
+
 from ...engines import Array, Pull
 from ...engines.array_api import array_namespace
-from ..operators import Decomposable, Linear, Operator
+from ..operators import Coded, Decomposable, Linear, Operator
 from .schedule import Coefficients
 
 TINY = 1e-12
@@ -25,6 +27,11 @@ CORRELATION_POWER = 0.5
 """The exponent in `ddrm_transition` for a measurement noisier than x_{t-1}: 1 is Bayes's rule, 0 ignores the noise."""
 MATCHED_LEAST = 0.6
 """The least product in `matched_estimate`. Chosen on tune-100 (docs/decisions/matched.md)."""
+DRAWN, DRAWN_SPREAD = 4.0, 0.25
+"""The variance that `mean_transition` draws x0 with, divided by V; and the variance of the mean that is taken then,
+divided by that around x0hat. Chosen on tune-20 (docs/decisions/fidelity.md)."""
+BLOCK = 8
+"""The side of a block of `local_variance`, in pixels."""
 MIN_SIGMA_RATIO = 0.01
 """The least ratio of sigma to sqrt(c), c = 4 (1 - abar') / abar', in `resolvent_transition`: it bounds the condition
 number."""
@@ -232,17 +239,54 @@ def resolvent_transition(
 
 
 def mean_transition(
-    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+    operator: Coded, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
 ) -> Array:
-    """Draw x_{t-1} around E[x0 | y].
+    """Draw x_{t-1} around E[x0 | y], with x0 drawn around x0hat first. y may be rounded: only that mean uses it.
 
-    It is sqrt(abar') E[x0 | y] + sqrt(1 - abar') (sqrt(1 - eta^2) eps + eta z), with eps = (x_t - sqrt(abar) x0hat) /
-    sqrt(1 - abar): DDIM (Song et al., 2021), eq. 12, with `Linear.mean` in place of x0hat. It uses y through that mean
-    alone, so y may be rounded.
+    With s and s' the deviations of the noise in x_t / sqrt(abar) and in x_{t-1} / sqrt(abar'), eta = c.fresh, kept =
+    sqrt(1 - eta^2) and eps = (x_t - sqrt(abar) x0hat) / sqrt(1 - abar), it is
+
+        sqrt(abar') E[x0 | y, x0hat + (1 - kept s'/s) sqrt(DRAWN V) z'] + sqrt(1 - abar') (kept eps + eta z).
+
+    With x0hat in the place of that mean it would be DDIM (Song et al., 2021), eq. 12, which takes x0hat for x0. But x0
+    varies around it by V, which eps, as it is made from x0hat, lacks: x_{t-1} would have (1 - kept s'/s)^2 V too little
+    variance, which is texture. V is `local_variance`. DRAWN times that is drawn, as the mean takes most of it back,
+    except in damaged pixels (`Coded.hidden`). z' is z turned by half a turn: no pixel shares its noise. At the last
+    step nothing is drawn.
     """
+    xp = array_namespace(x)
     eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
-    mean = operator.mean(y, x0hat, sigma, x0_variance(c))
-    return c.abar_prev**0.5 * mean + (1 - c.abar_prev) ** 0.5 * ((1 - c.fresh**2) ** 0.5 * eps + c.fresh * z)
+    kept, variance = (1 - c.fresh**2) ** 0.5, x0_variance(c)
+    ratio = ((1 - c.abar_prev) / c.abar_prev / variance) ** 0.5
+    hidden = operator.hidden
+    drawn: Any = DRAWN
+    if hidden is not None:
+        drawn = operator.place("drawn", lambda: np.where(hidden, 1.0, DRAWN)[None, None], x)
+    deviation = c.noise * (1 - kept * ratio) * xp.sqrt(drawn * local_variance(eps, variance))
+    x0 = x0hat + deviation * xp.flip(z, axis=(2, 3))
+    mean = operator.mean(y, x0, sigma, DRAWN_SPREAD * variance)
+    return c.abar_prev**0.5 * mean + (1 - c.abar_prev) ** 0.5 * (kept * eps + c.fresh * z)
+
+
+def local_variance(eps: Array, variance: Array) -> Array:
+    """Return the variance of x0 given x_t around each pixel, (B, 1, H, W), at least 0; H and W are multiples of 8.
+
+    Where x0hat = E[x0 | x_t] and v = s^2 is the `variance` of the noise in x_t / sqrt(abar) = x0 + s n, the mean of
+    (x_t / sqrt(abar) - x0hat)^2 = v eps^2 is v - V: the network's noise lacks what it takes for the image. The mean of
+    eps^2 is over channels and blocks of 8x8 pixels, each with its neighbours, weighed 1, 2, 1 along both axes.
+    """
+    xp, (batch, channels, height, width) = array_namespace(eps), eps.shape
+    rows, columns = height // BLOCK, width // BLOCK
+    cut = xp.reshape(eps**2, (batch, channels, rows, BLOCK, columns, BLOCK))
+    power = xp.sum(cut, axis=(1, 3, 5)) / (channels * BLOCK**2)
+    above = xp.concat([power[:, :1, :], power[:, :-1, :]], axis=1)
+    below = xp.concat([power[:, 1:, :], power[:, -1:, :]], axis=1)
+    power = (above + 2 * power + below) / 4
+    left = xp.concat([power[:, :, :1], power[:, :, :-1]], axis=2)
+    right = xp.concat([power[:, :, 1:], power[:, :, -1:]], axis=2)
+    power = (left + 2 * power + right) / 4
+    power = xp.repeat(xp.repeat(power, BLOCK, axis=1), BLOCK, axis=2)[:, None, :, :]
+    return variance * xp.clip(1 - power, 0.0, None)
 
 
 def gradient_at_x_t(

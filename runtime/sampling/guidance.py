@@ -8,7 +8,7 @@ from ...engines import InputError
 from ..operators import Coded, Denoise, Inpaint, Jpeg, Linear, MaskedJpeg, Operator
 from .choices import check_kinds
 from .plain_estimate import expected_error, expected_error_unseen
-from .schedule import FLIPS
+from .schedule import FLIPS, LEAST_NOISE
 from .switch import POSTER_THRESHOLD, Switch
 
 PRESETS = {"quality": 50, "balanced": 20, "fast": 12}
@@ -37,7 +37,7 @@ OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """The paper's zeta of DPS, for 1000 steps, by operator; 1, its largest, for other operators."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
-SAMPLER = 5
+SAMPLER = 6
 """The version of the sampler, in the settings of every result. Another version gives other pixels."""
 AIMS = {"detail": 8, "fidelity": FLIPS}
 """The most network calls of denoising by aim: the probability flow from the picture, or the mean over flips."""
@@ -67,10 +67,12 @@ is at least NOISE_RATIO times the deviation of the known pixels' noise, and unle
 CLOSE = 0.16
 """Holes are thin where the expected error in them is below this. They need no invented detail, so both aims are the
 splitting. Chosen on tune-20 (docs/method.md)."""
-JPEG_NOISE, JPEG_RATIO = 0.15, 2.0
+JPEG_NOISE, JPEG_RATIO, JPEG_LAST = 0.15, 2.0, 0.1
 """JPEG_NOISE: the deviation of noise that fidelity assumes in a JPEG's decoded picture, without drawing any.
-JPEG_RATIO: the deviation of the noise that `frugal` draws, divided by the expected error over the image. Chosen on
-tune-20 (docs/method.md)."""
+JPEG_RATIO: the deviation of the noise that `frugal` draws, divided by the expected error over the image. JPEG_LAST: the
+deviation of the noise at `frugal`'s last step. Chosen on tune-20 (docs/method.md)."""
+JPEG_STEPS = 20
+"""The most steps of a JPEG for detail; they take no gradients. Chosen on tune-20 (docs/method.md)."""
 DAMAGED_JPEG_NOISE, DAMAGED_JPEG_START = 0.3, 1.5
 """Where damage in the JPEG's picture was filled in: JPEG_NOISE, and the least deviation of the noise that `frugal`
 draws. Chosen on tune-20 (docs/decisions/fidelity.md)."""
@@ -86,6 +88,11 @@ SPELLED = {"lam": "lambda"}
 def stride_of(steps: int) -> int:
     """Return the steps between two gradients of `frugal`, and between the estimates that the switch compares."""
     return max(2, round(steps / GRADIENTS))
+
+
+def last_of(operator: str) -> float:
+    """Return the deviation of the noise at the last step of `frugal`, on the [-1, 1] scale, by the operator's name."""
+    return JPEG_LAST if operator == Jpeg.name else LEAST_NOISE
 
 
 def switch_of(method: str, steps: int, asked: str | int | None) -> Switch:
@@ -172,6 +179,8 @@ class Guidance:
         aim = self.aim_with(operator)
         if aim is not None:
             return AIMS[aim] if isinstance(operator, Denoise) else SPLITTING_STEPS
+        if self.aim == "detail" and isinstance(operator, Coded):
+            return JPEG_STEPS
         preset = self._preset
         if preset not in PRESETS:
             raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
@@ -263,7 +272,9 @@ class Guidance:
             power = EVEN if isinstance(operator, Coded | Denoise) else STEEP
             held = isinstance(operator, Denoise) and aim == "fidelity"
             levels = None if held else power
-            return Settled(None, steps, start, levels, Switch(0, 0), None, None, None, 1, aim, noise, matched)
+            return Settled(
+                None, steps, start, levels, LEAST_NOISE, Switch(0, 0), None, None, None, 1, aim, noise, matched
+            )
         method = self.method_with(operator)
         zeta, lam = self._constants(operator, method)
         every = self.every
@@ -274,7 +285,8 @@ class Guidance:
         if method == "frugal" and not self._takes_gradients(operator):
             switch = Switch(steps, steps)
         sparse = stride if method == "frugal" else None
-        return Settled(method, steps, start, STEEP, switch, zeta, lam, sparse, stride, None, noise, False)
+        lowest = last_of(operator.name)
+        return Settled(method, steps, start, STEEP, lowest, switch, zeta, lam, sparse, stride, None, noise, False)
 
     def _takes_gradients(self, operator: Operator) -> bool:
         """Return whether `frugal` takes gradients: if a setting asks for them, or if A leaves values unseen.
@@ -312,6 +324,8 @@ class Settled(NamedTuple):
     """Deviation of the noise at the first step, on the [-1, 1] scale; None for pure noise."""
     power: float | None
     """p: noise levels are even in deviation^(1/p) from `start` down (`Schedule.below`). None: they stay at `start`."""
+    last: float
+    """Deviation of the noise at the last step; not used where `start` or `power` is None."""
     switch: Switch
     zeta: float | None
     lam: float | None

@@ -102,6 +102,7 @@ class Schedule:
         steps: int,
         start: float | None = None,
         power: float | None = 0.5,
+        last: float = LEAST_NOISE,
         *,
         flips: bool = False,
     ) -> "Schedule":
@@ -111,7 +112,7 @@ class Schedule:
         elif power is None:
             made = cls.held(config, start, steps if flips else 1)
         else:
-            made = cls.below(config, start, steps, power)
+            made = cls.below(config, start, steps, power, last)
         return replace(made, flips=flips)
 
     @classmethod
@@ -131,15 +132,17 @@ class Schedule:
         )
 
     @classmethod
-    def below(cls, config: Mapping[str, Any], sigma: float, steps: int, power: float = 0.5) -> "Schedule":
+    def below(
+        cls, config: Mapping[str, Any], sigma: float, steps: int, power: float = 0.5, last: float = LEAST_NOISE
+    ) -> "Schedule":
         """Return a schedule of at most `steps` steps from a picture y = x0 + sigma n down to x0.
 
         With s^2 = (1 - abar) / abar, sqrt(abar) y is x_t where s = sigma. The first step has that abar, and the
         training timestep t with the nearest noise level. In the others s^(1/power) falls evenly to
-        LEAST_NOISE^(1/power), each at a training timestep. There are fewer steps where fewer different t lie between.
+        last^(1/power), each at a training timestep. There are fewer steps where fewer different t lie between.
         """
         abar, sigma = np.cumprod(1 - train_betas(config)), max(sigma, TINY)
-        variance, last = sigma**2, min(sigma, LEAST_NOISE)
+        variance, last = sigma**2, min(sigma, last)
         levels = np.linspace(sigma ** (1 / power), last ** (1 / power), steps) ** (2 * power)
         noises = (levels / (1 + levels)) ** 0.5  # sqrt(1 - abar), finite for any schedule
         kept = np.unique(np.abs((1 - abar) ** 0.5 - noises[:, None]).argmin(axis=1))

@@ -118,7 +118,7 @@ class Matched(FromPaper):
             return made, self.noise(rows, Use.START)
         how = Guidance(sigma=sigma, steps=self.steps).settle(operator)
         assert how.start is not None
-        schedule = Schedule.below(self.config(), how.start, self.steps, how.power)
+        schedule = Schedule.below(self.config(), how.start, self.steps, how.power, how.last)
         noise = np.stack([start_noise(self.restorer.image_shape, *row) for row in rows])
         first = np.stack([plain_estimate(operator, one, sigma) for one in y]) + how.start * noise
         return schedule, np.float32(schedule.abar[-1] ** 0.5 * first)

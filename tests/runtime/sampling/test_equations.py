@@ -182,10 +182,10 @@ def start(operator, y, x, steps, method, sigma=0.05, **guidance):
     """A row for each start x, of one measurement or each of its own."""
     settled = Guidance(steps=steps, method=method, sigma=sigma, **guidance).settle(operator)
     how = settled._asdict()
-    power, noise = how.pop("power"), how.pop("noise")
+    power, last, noise = (how.pop(name) for name in ("power", "last", "noise"))
     schedule, each = Schedule.respaced({}, steps), np.broadcast_to(y, (len(x), *operator.measurement_shape))
     if settled.start is not None:
-        schedule = Schedule.below({}, settled.start, steps, power)
+        schedule = Schedule.below({}, settled.start, steps, power, last)
         plain = np.stack([plain_estimate(operator, one, sigma) for one in each])
         x = np.asarray(schedule.abar[-1] ** 0.5 * (plain + noise * x), x.dtype)
     return [Restoration(operator, each[i], sigma, schedule, **how, seed=1, sample=i, x=x[i]) for i in range(len(x))]

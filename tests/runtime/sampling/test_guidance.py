@@ -107,8 +107,8 @@ def test_a_degradation_that_is_not_linear_is_left_to_dps():
     custom = operators.Custom(SHAPE, SHAPE, np.tanh, lambda x, r: r)
     settled = Guidance(steps=10).settle(custom)
     assert settled == Guidance(steps=10, method="dps").settle(custom)
-    assert settled[:5] == ("dps", 10, None, 2.0, Switch(0, 0))
-    assert settled[5:] == (None, None, None, 2, None, 0.0, False)
+    assert settled[:6] == ("dps", 10, None, 2.0, 0.02, Switch(0, 0))
+    assert settled[6:] == (None, None, None, 2, None, 0.0, False)
     with pytest.raises(InputError, match="every is a setting of frugal, and the method is dps"):
         Guidance(steps=10, every=4).settle(custom)
 

@@ -1,9 +1,11 @@
 """A JPEG by its aims: what is drawn, the steps against dense algebra, and a result that the file is of."""
 
 import io
+import types
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.stats
 from PIL import Image
 
@@ -11,11 +13,17 @@ from frugal_rt.runtime.operators import Jpeg, MaskedJpeg
 from frugal_rt.runtime.operators.jpeg import mean_in_cell
 from frugal_rt.runtime.pictures.images import PORTRAIT
 from frugal_rt.runtime.pictures.jpeg import read_jpeg
-from frugal_rt.runtime.sampling.equations import mean_transition, splitting_step
+from frugal_rt.runtime.sampling.equations import (
+    DRAWN,
+    DRAWN_SPREAD,
+    local_variance,
+    mean_transition,
+    splitting_step,
+)
 from frugal_rt.runtime.sampling.guidance import DAMAGED_JPEG_NOISE, DAMAGED_JPEG_START, JPEG_NOISE, JPEG_RATIO, Guidance
 from frugal_rt.runtime.sampling.plain_estimate import expected_error, filled, plain_estimate
 from frugal_rt.runtime.sampling.restoration import Move
-from frugal_rt.runtime.sampling.schedule import Schedule
+from frugal_rt.runtime.sampling.schedule import Coefficients, Schedule
 
 SIGMA = 0.12
 
@@ -36,7 +44,7 @@ def test_fidelity_is_the_default_and_detail_is_the_closed_form_s(restorer):
         (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, aim=aim))
         moves[aim] = (row.aim, row.method, row.move, row.steps)
     assert moves[None] == moves["fidelity"] == ("fidelity", None, Move.SPLITTING, 8)
-    assert moves["detail"] == (None, "frugal", Move.CLOSED_FORM, 12)
+    assert moves["detail"] == (None, "frugal", Move.CLOSED_FORM, 20)
     (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, method="frugal"))
     assert (row.aim, row.method) == (None, "frugal")
 
@@ -154,14 +162,79 @@ def test_a_splitting_step_is_the_mean_s():
     np.testing.assert_allclose(step, c.abar_prev**0.5 * mean)
 
 
-def test_a_draw_has_the_mean_of_the_cells_and_the_noise_of_its_step():
-    operator, y = compressed(30)
+def at_step(step: int, like: np.ndarray, steps: int = 50) -> Coefficients:
+    return Schedule.gather([Schedule.respaced({}, steps)], [step], like, np)
+
+
+@pytest.mark.parametrize("step", [20, 0])
+def test_a_draw_is_ddim_s_around_the_mean_in_the_cells_of_an_image_drawn_around_the_estimate(step):
+    operator, y = compressed(30, 32)
     random = np.random.default_rng(0)
-    x0hat = random.uniform(-1, 1, (1, 3, 16, 16))
-    c = Schedule.gather([Schedule.respaced({}, 50)], [20], x0hat, np)
-    eps, z = random.standard_normal((2, 1, 3, 16, 16))
+    x0hat = random.uniform(-1, 1, (1, 3, 32, 32))
+    c = at_step(step, x0hat)
+    eps, z = random.standard_normal((2, 1, 3, 32, 32))
+    eps[..., :16] *= 0.5
     x = c.abar**0.5 * x0hat + (1 - c.abar) ** 0.5 * eps
     drawn = mean_transition(operator, y[None].astype(np.float64), x, x0hat, z, SIGMA, c)
-    mean = operator.mean(y[None].astype(np.float64), x0hat, SIGMA, (1 - c.abar) / c.abar)
-    noise = (drawn - c.abar_prev**0.5 * mean) / (1 - c.abar_prev) ** 0.5
-    np.testing.assert_allclose(noise, (1 - c.fresh**2) ** 0.5 * eps + c.fresh * z, atol=1e-9)
+    kept, s, s_next = (1 - c.fresh**2) ** 0.5, (1 / c.abar - 1) ** 0.5, (1 / c.abar_prev - 1) ** 0.5
+    x0 = x0hat
+    if step:
+        x0 = x0hat + (1 - kept * s_next / s) * (DRAWN * local_variance(eps, s**2)) ** 0.5 * z[..., ::-1, ::-1]
+    mean = operator.mean(y[None].astype(np.float64), x0, SIGMA, DRAWN_SPREAD * s**2)
+    noise = (1 - c.abar_prev) ** 0.5 * (kept * eps + c.fresh * z)
+    np.testing.assert_allclose(drawn, c.abar_prev**0.5 * mean + noise, atol=1e-9)
+    assert np.abs(x0 - x0hat).max() > 0.1 * s.item() or step == 0
+
+
+def test_the_local_variance_is_that_of_a_mean_over_blocks_and_their_neighbours():
+    eps = np.random.default_rng(0).standard_normal((2, 3, 24, 40)) * np.linspace(0.2, 1.2, 40)
+    power = (eps**2).mean(1).reshape(2, 3, 8, 5, 8).mean((2, 4))
+    weights = np.outer([1, 2, 1], [1, 2, 1])[None] / 16
+    power = scipy.ndimage.convolve(power, weights, mode="nearest")
+    expected = np.maximum(0, 0.3 * (1 - np.kron(power, np.ones((1, 8, 8)))))[:, None]
+    found = local_variance(eps.astype(np.float32), np.float32(0.3))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (expected > 0).any()
+    assert (expected == 0).any()
+
+
+def test_textures_keep_their_variance_and_flat_pictures_get_none(monkeypatch):
+    """By a Gaussian prior, exactly: x0 of deviation 0.3 in one half and 0 in the other, and an operator without y."""
+    monkeypatch.setattr("frugal_rt.runtime.sampling.equations.DRAWN", 1.0)
+    operator = types.SimpleNamespace(hidden=None, mean=lambda y, x0hat, sigma, variance: x0hat)
+    random = np.random.default_rng(0)
+    deviation = np.where(np.arange(512) < 256, 0.3, 0.0)
+    x0, n, z = random.standard_normal((3, 1, 3, 512, 512))
+    c = at_step(2, x0, 20)
+    s, s_next = (1 / c.abar - 1) ** 0.5, (1 / c.abar_prev - 1) ** 0.5
+    x = c.abar**0.5 * (deviation * x0 + s * n)
+    x0hat = deviation**2 / (deviation**2 + s**2) * x / c.abar**0.5  # E[x0 | x_t]
+    variance = local_variance((x / c.abar**0.5 - x0hat) / s, s**2)
+    wanted = deviation**2 * s**2 / (deviation**2 + s**2)
+    assert np.abs(variance[0, 0, :, :240] / wanted[..., :240] - 1).mean() < 0.1
+    assert variance[..., 272:].mean() < 0.03 * s.item() ** 2
+    drawn = mean_transition(operator, None, x, x0hat, z, SIGMA, c) / c.abar_prev**0.5
+    ddim = x0hat + s_next * ((1 - c.fresh**2) ** 0.5 * (x / c.abar**0.5 - x0hat) / s + c.fresh * z)
+    for part in (np.s_[..., :240], np.s_[..., 272:]):
+        asked = float(deviation[part].max() ** 2 + s_next.item() ** 2)
+        assert abs(drawn[part].var() / asked - 1) < 0.04
+    assert ddim[..., :240].var() / (0.09 + s_next.item() ** 2) < 0.9
+
+
+def test_damaged_pixels_which_no_cell_holds_back_are_drawn_with_their_variance_once():
+    inner, file = compressed(10, 32)
+    hidden = np.zeros((32, 32), bool)
+    hidden[8:20, 4:30] = True
+    operator = MaskedJpeg(inner, hidden)
+    random = np.random.default_rng(0)
+    x0hat = random.uniform(-0.5, 0.5, (1, 3, 32, 32))
+    c = at_step(20, x0hat)
+    eps, z = 0.7 * random.standard_normal(x0hat.shape), random.standard_normal(x0hat.shape)
+    x = c.abar**0.5 * x0hat + (1 - c.abar) ** 0.5 * eps
+    drawn = mean_transition(operator, operator.undamaged(file)[None].astype(np.float64), x, x0hat, z, SIGMA, c)
+    kept, s, s_next = (1 - c.fresh**2) ** 0.5, (1 / c.abar - 1) ** 0.5, (1 / c.abar_prev - 1) ** 0.5
+    x0 = x0hat + (1 - kept * s_next / s) * local_variance(eps, s**2) ** 0.5 * z[..., ::-1, ::-1]
+    expected = c.abar_prev**0.5 * x0 + (1 - c.abar_prev) ** 0.5 * (kept * eps + c.fresh * z)
+    np.testing.assert_allclose(drawn[..., hidden], expected[..., hidden], atol=1e-9)
+    assert np.abs(drawn - expected)[..., ~hidden].max() > 0.01

@@ -76,7 +76,7 @@ def test_a_gaussian_prior_in_float64_exactly(gaussian_engine, kind, sigma):
     operator = kinds(shape)[kind]
     y = operator.observed(0.8 * random.standard_normal(operator.measurement_shape))
     how = Guidance(steps=steps, switch=k, sigma=sigma).settle(operator)
-    schedule = Schedule.below({}, how.start, steps, how.power)
+    schedule = Schedule.below({}, how.start, steps, how.power, how.last)
     x = plain_estimate(operator, y, sigma) + how.start * np.float64(start_noise(shape, seed, 0))
     row = Restoration(
         operator,
