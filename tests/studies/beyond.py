@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from frugal_rt.engines import Plan
 from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.engines.torch.engine import TorchEngine
 from frugal_rt.runtime.operators import Denoise, Inpaint, SuperResolution
 from frugal_rt.runtime.operators.masks import box_mask
 from frugal_rt.runtime.pictures.images import fit_photo, read_photo
-from frugal_rt.runtime.restorer import Plan, Restorer
+from frugal_rt.runtime.restorer import Restorer
 from frugal_rt.runtime.sampling.noise import Use, normal
 from frugal_rt.runtime.sampling.psnr import psnr
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -19,13 +20,15 @@ from safetensors.numpy import save
 
 from frugal_rt.engines import Plan
 from frugal_rt.engines.onnxruntime.engine import OnnxRuntimeEngine
+from frugal_rt.engines.onnxruntime.sessions import Sessions
 from frugal_rt.engines.plan import WEIGHTS
 from frugal_rt.engines.torch.network import build_network, load_weights
 from frugal_rt.engines.weights import read_safetensors
 from frugal_rt.export import build_plan, find_prior, read_prior
-from frugal_rt.export.graph import BATCH, conditions_of, serialise, take_conditions, width
+from frugal_rt.export.graph import conditions_of, serialise, take_conditions, width
 from frugal_rt.export.lowering import Emitter, upsample
 from frugal_rt.export.pullback import PullbackEmitter, reverse
+from frugal_rt.export.sizes import BATCH
 from frugal_rt.export.trace import Value, trace
 
 SCALE = 4
@@ -158,14 +161,13 @@ def joint_plans(plan: Plan) -> dict[str, Plan]:
 
 def engine_session(plan: Plan, graph: str) -> onnxruntime.InferenceSession:
     """A session made just as the engine makes its own."""
-    engine = OnnxRuntimeEngine.__new__(OnnxRuntimeEngine)
-    engine._ort, engine._plan, engine._arena, engine._keep = onnxruntime, plan, True, True
-    session = engine._session(graph, "cpu")
-    KEPT.append(engine)
-    return session
+    sessions = Sessions(plan, "cpu", arena=True, keep=True)
+    KEPT.append(sessions)
+    with patch("frugal_rt.engines.plan.check_graph"):  # it refuses operations that no plan has, such as Clip
+        return sessions.open(graph, "cpu")
 
 
-KEPT: list[OnnxRuntimeEngine] = []
+KEPT: list[Sessions] = []
 """The owners of the weights that sessions point into."""
 
 

@@ -23,8 +23,8 @@ from attack_pictures import HOSTILE
 
 from frugal_rt.engines import FrugalError
 from frugal_rt.runtime.pictures.damage import Damage
-from frugal_rt.runtime.pictures.decoding import decode_photo
-from frugal_rt.runtime.service.intake import MAX_METADATA, SERVED, Limits, Options
+from frugal_rt.runtime.pictures.decoding import Limits, decode_photo
+from frugal_rt.runtime.service.intake import MAX_METADATA, SERVED, Options
 from frugal_rt.runtime.service.preparer import Ask
 from frugal_rt.runtime.service.preparing import Preparers
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from frugal_rt.engines.onnxruntime.lpips import Lpips
 from frugal_rt.runtime.pictures.damage import Damage
@@ -64,6 +65,7 @@ def main() -> None:
 def _differing(job: Measurement, image: np.ndarray, given: bytes) -> int:
     """Coefficients of a result that are not the file's, once Pillow has encoded it as the file was."""
     with Image.open(io.BytesIO(given)) as picture:
+        assert isinstance(picture, JpegImageFile)
         tables = picture.quantization
     file = io.BytesIO()
     to_picture(image).save(file, "JPEG", qtables=tables, subsampling="4:2:0")

@@ -135,7 +135,8 @@ def vectors(clean: np.ndarray) -> list[Case]:
         damaged(clean, "sense, --keep-fraction 0.25", task="sense", fraction=0.25),
         damaged(clean, "matrix, random, 1024 x 4096 for each channel", task="matrix", matrix=matrix.astype(np.float32)),
     ]
-    return [case._replace(shown=(to_picture(case.operator.AT(case.y[None])[0]), "A^T y")) for case in cases]
+    backward = [np.asarray(case.operator.vjp(clean[None], case.y[None]))[0] for case in cases]
+    return [case._replace(shown=(to_picture(back), "A^T y")) for case, back in zip(cases, backward, strict=True)]
 
 
 def noisy(clean: np.ndarray) -> list[Case]:

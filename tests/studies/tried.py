@@ -18,6 +18,7 @@ import onnxruntime
 
 from frugal_rt.engines import Plan, open_engine
 from frugal_rt.engines.machine import cores
+from frugal_rt.engines.onnxruntime.engine import OnnxRuntimeEngine
 
 ROUNDS = 30
 
@@ -99,7 +100,7 @@ def int8(folder: Path, plan: Plan, images: int = 50) -> Iterator[str]:
     """The forward graph quantised (QDQ, per channel, MinMax), calibrated on noise scaled as x_t is."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-    engine, shape = open_engine(plan, "cpu"), plan.image_shape
+    engine, shape = OnnxRuntimeEngine(plan), plan.image_shape
     random = np.random.default_rng(0)
     steps = np.linspace(0, 999, images).astype(np.int64)
     feeds = [
@@ -133,7 +134,7 @@ def int8(folder: Path, plan: Plan, images: int = 50) -> Iterator[str]:
 @click.option("--engine", type=click.Path(exists=True, path_type=Path), required=True)
 def main(engine: Path) -> None:
     plan = Plan.open(engine)
-    runner = open_engine(plan, "cpu")
+    runner = OnnxRuntimeEngine(plan)
     shape = plan.image_shape
     x = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
     embedding = runner._embed(np.array([500]))
