@@ -250,9 +250,9 @@ def mean_transition(
 
     With x0hat in the place of that mean it would be DDIM (Song et al., 2021), eq. 12, which takes x0hat for x0. But x0
     varies around it by V, which eps, as it is made from x0hat, lacks: x_{t-1} would have (1 - kept s'/s)^2 V too little
-    variance, which is texture. V is `local_variance`. DRAWN times that is drawn, as the mean takes most of it back,
-    except in damaged pixels (`Coded.hidden`). z' is z turned by half a turn: no pixel shares its noise. At the last
-    step nothing is drawn.
+    variance, which is texture. V is `local_variance`. DRAWN times that is drawn, as lightness has most of V and the
+    mean takes part of it back, except in damaged pixels (`Coded.hidden`). z' is z turned by half a turn: no pixel
+    shares its noise. At the last step nothing is drawn.
     """
     xp = array_namespace(x)
     eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
