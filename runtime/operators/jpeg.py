@@ -69,6 +69,10 @@ class Coded(Linear):
     hidden: np.ndarray | None = None
     """(H, W) bool, True where the encoded picture is damaged; None where it is whole."""
 
+    def known(self, like: Array) -> Any:
+        """Return M: (1, 1, H, W), 0 in damaged pixels, 1 elsewhere; the number 1 where the picture is whole."""
+        return 1
+
     @abstractmethod
     def decoded(self, y: np.ndarray) -> np.ndarray:
         """Decode y to an image (C, H, W) float32, as viewers do."""

@@ -61,7 +61,7 @@ class MaskedJpeg(Coded, Iterative):
 
     def mean(self, y: Array, x0hat: Array, sigma: Any, variance: Any) -> Array:
         """Return E[x0 | y], (B, C, H, W), as `Jpeg.mean`; the damage is estimated TURNS times and subtracted."""
-        known = self._known(x0hat)
+        known = self.known(x0hat)
         encoded = moved = known * x0hat
         for _ in range(TURNS):
             moved = self.inner.mean(y, encoded, sigma, variance)
@@ -69,16 +69,15 @@ class MaskedJpeg(Coded, Iterative):
         return known * moved + (1 - known) * x0hat
 
     def A(self, x: Array) -> Array:
-        return self.inner.A(self._known(x) * x)
+        return self.inner.A(self.known(x) * x)
 
     def AT(self, y: Array) -> Array:
-        return self._known(y) * self.inner.AT(y)
+        return self.known(y) * self.inner.AT(y)
 
     def precondition(self, r: Array, sigma: Any, scale: Any) -> Array:
         return self.inner.resolvent(r, sigma, scale)
 
-    def _known(self, like: Array) -> Array:
-        """Return M: (1, 1, H, W), 0 in damaged pixels, 1 elsewhere."""
+    def known(self, like: Array) -> Array:
         return self.place("known", lambda: 1.0 - self.hidden[None, None], like)
 
     def _coefficients(self, x: np.ndarray) -> np.ndarray:

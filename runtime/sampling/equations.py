@@ -8,8 +8,6 @@ They are pure functions of a batch (B, C, H, W), without devices or loops; `c` h
 import math
 from typing import Any
 
-import numpy as np
-
 from ...engines import Array, Pull
 from ...engines.array_api import array_namespace
 from ..operators import Coded, Decomposable, Linear, Operator
@@ -28,8 +26,8 @@ CORRELATION_POWER = 0.5
 MATCHED_LEAST = 0.6
 """The least product in `matched_estimate`. Chosen on tune-100 (docs/decisions/matched.md)."""
 DRAWN, DRAWN_SPREAD = 4.0, 0.25
-"""The variance that `mean_transition` draws x0 with, divided by V; and the variance of the mean that is taken then,
-divided by that around x0hat. Chosen on tune-20 (docs/decisions/fidelity.md)."""
+"""DRAWN: the variance with which `mean_transition` draws x0, divided by V. DRAWN_SPREAD: the variance that the mean in
+the cells then assumes, divided by `x0_variance`. Chosen on tune-20 (docs/decisions/fidelity.md)."""
 BLOCK = 8
 """The side of a block of `local_variance`, in pixels."""
 MIN_SIGMA_RATIO = 0.01
@@ -251,17 +249,14 @@ def mean_transition(
     With x0hat in the place of that mean it would be DDIM (Song et al., 2021), eq. 12, which takes x0hat for x0. But x0
     varies around it by V, which eps, as it is made from x0hat, lacks: x_{t-1} would have (1 - kept s'/s)^2 V too little
     variance, which is texture. V is `local_variance`. DRAWN times that is drawn, as lightness has most of V and the
-    mean takes part of it back, except in damaged pixels (`Coded.hidden`). z' is z turned by half a turn: no pixel
-    shares its noise. At the last step nothing is drawn.
+    mean takes part of it back, except in damaged pixels. z' is z turned by half a turn: no pixel shares its noise. At
+    the last step nothing is drawn.
     """
     xp = array_namespace(x)
     eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
     kept, variance = (1 - c.fresh**2) ** 0.5, x0_variance(c)
     ratio = ((1 - c.abar_prev) / c.abar_prev / variance) ** 0.5
-    hidden = operator.hidden
-    drawn: Any = DRAWN
-    if hidden is not None:
-        drawn = operator.place("drawn", lambda: np.where(hidden, 1.0, DRAWN)[None, None], x)
+    drawn = 1 + (DRAWN - 1) * operator.known(x)
     deviation = c.noise * (1 - kept * ratio) * xp.sqrt(drawn * local_variance(eps, variance))
     x0 = x0hat + deviation * xp.flip(z, axis=(2, 3))
     mean = operator.mean(y, x0, sigma, DRAWN_SPREAD * variance)
@@ -279,12 +274,9 @@ def local_variance(eps: Array, variance: Array) -> Array:
     rows, columns = height // BLOCK, width // BLOCK
     cut = xp.reshape(eps**2, (batch, channels, rows, BLOCK, columns, BLOCK))
     power = xp.sum(cut, axis=(1, 3, 5)) / (channels * BLOCK**2)
-    above = xp.concat([power[:, :1, :], power[:, :-1, :]], axis=1)
-    below = xp.concat([power[:, 1:, :], power[:, -1:, :]], axis=1)
-    power = (above + 2 * power + below) / 4
-    left = xp.concat([power[:, :, :1], power[:, :, :-1]], axis=2)
-    right = xp.concat([power[:, :, 1:], power[:, :, -1:]], axis=2)
-    power = (left + 2 * power + right) / 4
+    for _ in range(2):  # along each axis, which takes the other's place
+        wider = xp.concat([power[:, :1, :], power, power[:, -1:, :]], axis=1)
+        power = xp.permute_dims((wider[:, :-2, :] + 2 * power + wider[:, 2:, :]) / 4, (0, 2, 1))
     power = xp.repeat(xp.repeat(power, BLOCK, axis=1), BLOCK, axis=2)[:, None, :, :]
     return variance * xp.clip(1 - power, 0.0, None)
 

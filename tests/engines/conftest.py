@@ -3,15 +3,15 @@
 import pytest
 
 from frugal_rt import Plan
-from frugal_rt.engines import doctor, nvidia, open_engine
+from frugal_rt.engines import nvidia, open_engine
 
+from .runnable import needs
 from .tensorrt.kept import H200
 
 
 @pytest.fixture
 def openvino(tiny_plan):
-    if not any(finding.backend == "openvino" and finding.usable for finding in doctor.findings()):
-        pytest.skip("openvino is not installed, or this CPU has no bfloat16")
+    needs("openvino")
     return open_engine(Plan.open(tiny_plan), "openvino")
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from frugal_rt import BackendError, Plan
-from frugal_rt.engines import doctor, open_engine
+from frugal_rt.engines import open_engine
 from frugal_rt.engines.tiled import Tiled
 from frugal_rt.export import build_plan, read_prior
 
 from .calls import inputs
+from .runnable import needs
 
 CPU_BACKENDS = ["auto", "cpu", "torch"]
 CLOSED = r"^this engine has been closed; load the plan again$"
@@ -113,8 +114,7 @@ def test_threads_may_share_an_engine(backend, tiny_plan, request):
 
 @pytest.fixture(params=("cpu", "torch", "openvino"))
 def usable(request) -> str:
-    if not any(finding.backend == request.param and finding.usable for finding in doctor.findings()):
-        pytest.skip(f"{request.param} cannot run here")
+    needs(request.param)
     return request.param
 
 

@@ -13,13 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from frugal_rt import Plan, PlanError, Restorer
 from frugal_rt.cli import main
-from frugal_rt.engines import doctor, extras, open_engine
+from frugal_rt.engines import extras, open_engine
 from frugal_rt.engines.plan import WEIGHTS
 from frugal_rt.engines.tensorrt import build, store
 from frugal_rt.engines.weights import read_safetensors
 from frugal_rt.export import build_plan, read_prior
 from frugal_rt.export.triton import write_repository
 from frugal_rt.runtime.operators import Denoise
+
+from .runnable import needs, runnable
 
 SHAPE = (3, 16, 16)
 WEIGHT, ALIKE = "unet.conv_in.weight", "unet.mid_block.resnets.0.conv1.bias"
@@ -223,7 +225,7 @@ def test_inspect_checks_the_graphs_in_half_precision(plan, here, precision):
 def test_every_runtime_is_given_checked_graphs_alone(plan, here):
     bad = crafted(plan, place("location", "planted.bin"))
     runtimes = {"triton": lambda: write_repository(bad, here / "repository")}
-    if any(finding.backend == "openvino" and finding.usable for finding in doctor.findings()):
+    if runnable("openvino"):
         runtimes["openvino"] = lambda: open_engine(bad, "openvino")
     if extras.installed("tensorrt_rtx"):
         runtimes["tensorrt-rtx"] = lambda: build.build(bad, "tensorrt-rtx", precision="fp32", capability="8.9", level=0)
@@ -265,8 +267,7 @@ def test_a_crafted_plan_does_not_change_what_an_honest_one_gives(plan, here, mon
 
 
 def test_planted_files_change_nothing_in_openvino(plan, here):
-    if not any(finding.backend == "openvino" and finding.usable for finding in doctor.findings()):
-        pytest.skip("openvino is not installed, or this CPU has no bfloat16")
+    needs("openvino")
     before = restored(plan, "openvino")
     plant(plan, here)
     np.testing.assert_array_equal(restored(plan, "openvino"), before)
@@ -274,8 +275,7 @@ def test_planted_files_change_nothing_in_openvino(plan, here):
 
 @pytest.mark.parametrize("member", [WEIGHTS, "../outside.onnx", "engines/a.onnx"])
 def test_openvino_is_given_files_that_we_name(plan, here, member):
-    if not any(finding.backend == "openvino" and finding.usable for finding in doctor.findings()):
-        pytest.skip("openvino is not installed, or this CPU has no bfloat16")
+    needs("openvino")
     manifest = {key: value for key, value in plan.manifest.items() if key != "members"}
     members = {name: plan.member(name) for name in plan.members}
     graphs = {**manifest["graphs"], "forward": {**manifest["graphs"]["forward"], "member": member}}

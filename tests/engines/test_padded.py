@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from frugal_rt import InputError, Plan, Restorer
-from frugal_rt.engines import doctor, open_engine
+from frugal_rt.engines import open_engine
 from frugal_rt.engines.padded import Padded, far_shares, reflections, tile_sides
 from frugal_rt.runtime.operators import Denoise
+
+from .runnable import needs
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +18,7 @@ def plan(local_plan) -> Plan:
 
 @pytest.fixture(scope="module", params=["cpu", "openvino", "torch"])
 def engine(request, plan):
-    if not any(finding.backend == request.param and finding.usable for finding in doctor.findings()):
-        pytest.skip(f"{request.param} cannot run here")
+    needs(request.param)
     return open_engine(plan, request.param)
 
 

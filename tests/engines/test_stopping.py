@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from frugal_rt import Plan
-from frugal_rt.engines import doctor, open_engine
+from frugal_rt.engines import open_engine
 from frugal_rt.engines.errors import Stopped
 from frugal_rt.engines.stopping import Stop, current, stoppable
 from frugal_rt.engines.tiled import Tiled
+
+from .runnable import needs
 
 T = np.array([500, 3])
 
@@ -35,8 +37,7 @@ class Late(Stop):
 
 @pytest.fixture(scope="module", params=["cpu", "openvino"])
 def engine(request, tiny_plan):
-    if not any(finding.backend == request.param and finding.usable for finding in doctor.findings()):
-        pytest.skip(f"{request.param} cannot run here")
+    needs(request.param)
     return open_engine(Plan.open(tiny_plan), request.param)
 
 

@@ -202,7 +202,7 @@ def test_the_local_variance_is_that_of_a_mean_over_blocks_and_their_neighbours()
 def test_textures_keep_their_variance_and_flat_pictures_get_none(monkeypatch):
     """By a Gaussian prior, exactly: x0 of deviation 0.3 in one half and 0 in the other, and an operator without y."""
     monkeypatch.setattr("frugal_rt.runtime.sampling.equations.DRAWN", 1.0)
-    operator = types.SimpleNamespace(hidden=None, mean=lambda y, x0hat, sigma, variance: x0hat)
+    operator = types.SimpleNamespace(known=lambda like: 1, mean=lambda y, x0hat, sigma, variance: x0hat)
     random = np.random.default_rng(0)
     deviation = np.where(np.arange(512) < 256, 0.3, 0.0)
     x0, n, z = random.standard_normal((3, 1, 3, 512, 512))
