@@ -79,8 +79,8 @@ aim = click.option(
     "--aim",
     type=click.Choice(list(AIMS)),
     help="Restore for detail (looks) or for fidelity (PSNR). Denoising takes 8 network calls for detail, its default, "
-    "and 4 for fidelity, or one by a prior for one size. Other tasks take 12 and 8, a JPEG 20 and 8; or 16 for "
-    "fidelity by a prior that sees the whole image. A JPEG and thin holes, which have no detail to make up, are "
+    "and 4 for fidelity, or one by a prior for one size. Other tasks take 12 for detail, a JPEG 20, and 8 for "
+    "fidelity, or 16 by a prior that sees the whole image. A JPEG and thin holes, which have no detail to make up, are "
     "restored for fidelity by default. "
     "Not with --samples, --preset, --steps or an option of the sampler.",
 )
