@@ -143,17 +143,18 @@ def move(
             return dmps_step(ancestral(x, x0hat, variance, z, c), _joined(scores), lam, c), x0hat
     draws = []
     for operator, y, rows in groups:
-        draws.append(_transition(operator)(operator, y, x[rows], x0hat[rows], z[rows], sigma[rows], c.rows(rows)))
+        draw = _transition(operator, kind is Move.DRAWN)
+        draws.append(draw(operator, y, x[rows], x0hat[rows], z[rows], sigma[rows], c.rows(rows)))
     drawn = _joined(draws)
     return (frugal_step(drawn, gradient, polyak, constant, c) if kind is Move.FRUGAL else drawn), x0hat
 
 
-def _transition(operator: Linear) -> Callable[..., Array]:
-    """Return the equation of the closed form's draw: `mean_transition` for rounded coefficients, `ddrm_transition` for
-    an operator with an SVD, `resolvent_transition` for any other."""
+def _transition(operator: Linear, drawn: bool) -> Callable[..., Array]:
+    """Return the equation of the closed form's draw: `mean_transition` for rounded coefficients, which draws x0 always,
+    `ddrm_transition` for an operator with an SVD, `resolvent_transition` for any other."""
     if isinstance(operator, Coded):
         return mean_transition
-    return ddrm_transition if isinstance(operator, Decomposable) else resolvent_transition
+    return partial(ddrm_transition if isinstance(operator, Decomposable) else resolvent_transition, drawn=drawn)
 
 
 def _move(rows: Sequence[Restoration], engine: Engine) -> tuple[Array, Array]:

@@ -25,9 +25,10 @@ CORRELATION_POWER = 0.5
 """The exponent in `ddrm_transition` for a measurement noisier than x_{t-1}: 1 is Bayes's rule, 0 ignores the noise."""
 MATCHED_LEAST = 0.6
 """The least product in `matched_estimate`. Chosen on tune-100 (docs/decisions/matched.md)."""
-DRAWN, DRAWN_SPREAD = 4.0, 0.25
-"""DRAWN: the variance with which `mean_transition` draws x0, divided by V. DRAWN_SPREAD: the variance that the mean in
-the cells then assumes, divided by `x0_variance`. Chosen on tune-20 (docs/decisions/fidelity.md)."""
+DRAWN, DRAWN_SPREAD = 0.5, 0.25
+"""DRAWN: the variance with which `drawn_estimate` draws x0, divided by V; twice that where the mean in a JPEG's cells
+takes part of it back. DRAWN_SPREAD: the variance that this mean then assumes, divided by `x0_variance`. Chosen on
+tune-20 (docs/decisions/fidelity.md, docs/decisions/drawn.md)."""
 BLOCK = 8
 """The side of a block of `local_variance`, in pixels."""
 MIN_SIGMA_RATIO = 0.01
@@ -173,7 +174,14 @@ def dmps_gain(lam: Array, c: Coefficients) -> tuple[Array, Array]:
 
 
 def ddrm_transition(
-    operator: Decomposable, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+    operator: Decomposable,
+    y: Array,
+    x: Array,
+    x0hat: Array,
+    z: Array,
+    sigma: Array,
+    c: Coefficients,
+    drawn: bool = False,
 ) -> Array:
     """Draw x_{t-1} given y in closed form: DDRM (Kawar et al., 2022, eq. 7 and 8), except for the third line.
 
@@ -190,27 +198,40 @@ def ddrm_transition(
     have a correlation rho, the ratio of their deviations, and q = rho gives the distribution of x_{t-1} given x0 and y.
     Here q = rho^CORRELATION_POWER (docs/method.md). DDRM has kept n + eta z, which weighs y more, the more steps there
     are.
+
+    drawn: in the first line x0 is drawn around x0hat (`drawn_estimate`), with V of the directions not measured.
     """
     xp = array_namespace(x)
     root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
     kept = (1 - c.fresh**2) ** 0.5
     eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
-    unseen = root * x0hat + left * (kept * eps + c.fresh * z)
     s = operator.spectrum(x)
     seen = xp.astype(s > 0, x.dtype)
     s = s + (1 - seen)  # avoids a division by 0
     noise = root * sigma / s  # of sqrt(abar') U^T y / s
-    estimate, drawn, eps = root * operator.Vt(x0hat), operator.Vt(z), operator.Vt(eps)
+    estimate, fresh, old = root * operator.Vt(x0hat), operator.Vt(z), operator.Vt(eps)
+    x0 = x0hat
+    if drawn:
+        variance = local_variance(eps - operator.V(seen * old), z - operator.V(seen * fresh), c)
+        x0 = drawn_estimate(x0hat, DRAWN * variance, z, c)
+    unseen = root * x0 + left * (kept * eps + c.fresh * z)
     gap = root * operator.Ut(y) / s - estimate
-    near = estimate + gap + xp.sqrt(xp.clip(left**2 - noise**2, 0.0, None)) * drawn
+    near = estimate + gap + xp.sqrt(xp.clip(left**2 - noise**2, 0.0, None)) * fresh
     q = xp.clip(left / (noise + TINY), None, 1.0) ** CORRELATION_POWER
     centre = q * gap / (noise + TINY)
-    far = estimate + left * (centre + kept * (eps - centre) + c.fresh * xp.sqrt(1 - q**2) * drawn)
+    far = estimate + left * (centre + kept * (old - centre) + c.fresh * xp.sqrt(1 - q**2) * fresh)
     return unseen + operator.V(seen * (xp.where(noise <= left, near, far) - operator.Vt(unseen)))
 
 
 def resolvent_transition(
-    operator: Linear, y: Array, x: Array, x0hat: Array, z: Array, sigma: Array, c: Coefficients
+    operator: Linear,
+    y: Array,
+    x: Array,
+    x0hat: Array,
+    z: Array,
+    sigma: Array,
+    c: Coefficients,
+    drawn: bool = False,
 ) -> Array:
     """Draw x_{t-1} given y, for an operator without an SVD, by one resolvent.
 
@@ -224,11 +245,15 @@ def resolvent_transition(
     has to be computed: w (y / s - x0hat) = c A^T (sigma^2 I + c A A^T)^{-1} (y - A x0hat), c = 4 (1 - abar') / abar'.
     The two terms in w are computed by one such solution. sigma is at least MIN_SIGMA_RATIO sqrt(c), so that the
     system's condition number is at most 1 / MIN_SIGMA_RATIO^2; directions that A almost loses keep x0hat.
+
+    drawn: x0 is drawn around x0hat (`drawn_estimate`), with V of all directions, and takes its place after eps.
     """
     xp = array_namespace(x)
     root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
     kept = (1 - c.fresh**2) ** 0.5
     eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
+    if drawn:
+        x0hat = drawn_estimate(x0hat, DRAWN * local_variance(eps, z, c), z, c)
     ahead = root - left * kept * (c.abar / (1 - c.abar)) ** 0.5
     scale = 4 * (1 - c.abar_prev) / c.abar_prev + TINY  # above 0 where neither x_{t-1} nor y has noise
     asked = ahead * (y - operator.A(x0hat)) - 2 * left * c.fresh * operator.A(z)
@@ -241,44 +266,62 @@ def mean_transition(
 ) -> Array:
     """Draw x_{t-1} around E[x0 | y], with x0 drawn around x0hat first. y may be rounded: only that mean uses it.
 
-    With s and s' the deviations of the noise in x_t / sqrt(abar) and in x_{t-1} / sqrt(abar'), eta = c.fresh, kept =
-    sqrt(1 - eta^2) and eps = (x_t - sqrt(abar) x0hat) / sqrt(1 - abar), it is
+    With kept, eta and eps as in `ddrm_transition` it is
 
-        sqrt(abar') E[x0 | y, x0hat + (1 - kept s'/s) sqrt(DRAWN V) z'] + sqrt(1 - abar') (kept eps + eta z).
+        sqrt(abar') E[x0 | y, x0] + sqrt(1 - abar') (kept eps + eta z)
 
-    With x0hat in the place of that mean it would be DDIM (Song et al., 2021), eq. 12, which takes x0hat for x0. But x0
-    varies around it by V, which eps, as it is made from x0hat, lacks: x_{t-1} would have (1 - kept s'/s)^2 V too little
-    variance, which is texture. V is `local_variance`. DRAWN times that is drawn, as lightness has most of V and the
-    mean takes part of it back, except in damaged pixels. z' is z turned by half a turn: no pixel shares its noise. At
-    the last step nothing is drawn.
+    with x0 from `drawn_estimate`. With x0hat in the place of that mean it would be DDIM (Song et al., 2021), eq. 12.
+    In damaged pixels, where the mean takes nothing back, x0 is drawn with half the variance.
     """
-    xp = array_namespace(x)
     eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
-    kept, variance = (1 - c.fresh**2) ** 0.5, x0_variance(c)
-    ratio = ((1 - c.abar_prev) / c.abar_prev / variance) ** 0.5
-    drawn = 1 + (DRAWN - 1) * operator.known(x)
-    deviation = c.noise * (1 - kept * ratio) * xp.sqrt(drawn * local_variance(eps, variance))
-    x0 = x0hat + deviation * xp.flip(z, axis=(2, 3))
-    mean = operator.mean(y, x0, sigma, DRAWN_SPREAD * variance)
+    x0 = drawn_estimate(x0hat, (1 + operator.known(x)) * DRAWN * local_variance(eps, z, c), z, c)
+    mean = operator.mean(y, x0, sigma, DRAWN_SPREAD * x0_variance(c))
+    kept = (1 - c.fresh**2) ** 0.5
     return c.abar_prev**0.5 * mean + (1 - c.abar_prev) ** 0.5 * (kept * eps + c.fresh * z)
 
 
-def local_variance(eps: Array, variance: Array) -> Array:
-    """Return the variance of x0 given x_t around each pixel, (B, 1, H, W), at least 0; H and W are multiples of 8.
+def drawn_estimate(x0hat: Array, variance: Array, z: Array, c: Coefficients) -> Array:
+    """Draw x0 around x0hat for DDIM's step (Song et al., 2021), eq. 12, which takes x0hat for it.
 
-    Where x0hat = E[x0 | x_t] and v = s^2 is the `variance` of the noise in x_t / sqrt(abar) = x0 + s n, the mean of
-    (x_t / sqrt(abar) - x0hat)^2 = v eps^2 is v - V: the network's noise lacks what it takes for the image. The mean of
-    eps^2 is over channels and blocks of 8x8 pixels, each with its neighbours, weighed 1, 2, 1 along both axes.
+    But x0 varies around x0hat by V, which eps, as it is made from x0hat, lacks. With s and s' the deviations of the
+    noise in x_t / sqrt(abar) and in x_{t-1} / sqrt(abar'), and kept as in `ddrm_transition`, x_{t-1} / sqrt(abar')
+    would have (1 - kept s'/s)^2 V too little variance, which is texture. So it is x0hat + (1 - kept s'/s) sqrt(V) z',
+    where z' is the mean of z over channels, as nearly all of V is lightness, turned by half a turn: no pixel shares its
+    noise. `variance` is V, (B, 1, H, W), from `local_variance`. At the last step nothing is drawn.
     """
-    xp, (batch, channels, height, width) = array_namespace(eps), eps.shape
-    rows, columns = height // BLOCK, width // BLOCK
-    cut = xp.reshape(eps**2, (batch, channels, rows, BLOCK, columns, BLOCK))
-    power = xp.sum(cut, axis=(1, 3, 5)) / (channels * BLOCK**2)
+    xp = array_namespace(z)
+    kept, ratio = (1 - c.fresh**2) ** 0.5, ((1 - c.abar_prev) / c.abar_prev / x0_variance(c)) ** 0.5
+    grey = xp.flip(xp.mean(z, axis=1, keepdims=True), axis=(2, 3))
+    return x0hat + c.noise * (1 - kept * ratio) * xp.sqrt(variance) * grey
+
+
+def local_variance(eps: Array, z: Array, c: Coefficients) -> Array:
+    """Return V, the variance of x0's lightness given x_t around each pixel, (B, 1, H, W), at least 0.
+
+    Where x0hat = E[x0 | x_t] and v = s^2 is the variance of the noise in x_t / sqrt(abar) = x0 + s n, the mean of
+    (x_t / sqrt(abar) - x0hat)^2 = v eps^2 is v - V: the network's noise lacks what it takes for the image. The square
+    is of the mean over channels, and its mean is over blocks of BLOCK x BLOCK pixels, each with its neighbours, weighed
+    1, 2, 1 along both axes. z is white noise of variance 1: the same mean of its square counts as 1, so that
+    projections of eps and z, which have fewer dimensions, give V within that subspace.
+    """
+    xp, (height, width) = array_namespace(eps), eps.shape[2:]
+    found, full = (_around(xp.mean(one, axis=1) ** 2) for one in (eps, z))
+    share = xp.repeat(xp.repeat(found / (full + TINY), BLOCK, axis=1), BLOCK, axis=2)
+    return x0_variance(c) * xp.clip(1 - share[:, None, :height, :width], 0.0, None)
+
+
+def _around(a: Array) -> Array:
+    """Return the sums of `a` (B, H, W) over blocks, with half of each beside: (B, ceil(H / 8), ceil(W / 8))."""
+    xp = array_namespace(a)
     for _ in range(2):  # along each axis, which takes the other's place
-        wider = xp.concat([power[:, :1, :], power, power[:, -1:, :]], axis=1)
-        power = xp.permute_dims((wider[:, :-2, :] + 2 * power + wider[:, 2:, :]) / 4, (0, 2, 1))
-    power = xp.repeat(xp.repeat(power, BLOCK, axis=1), BLOCK, axis=2)[:, None, :, :]
-    return variance * xp.clip(1 - power, 0.0, None)
+        batch, height, width = a.shape
+        blocks = -(-height // BLOCK)
+        below = xp.zeros((batch, blocks * BLOCK - height, width), dtype=a.dtype, device=a.device)
+        a = xp.sum(xp.reshape(xp.concat([a, below], axis=1), (batch, blocks, BLOCK, width)), axis=2)
+        none = xp.zeros_like(a[:, :1, :])
+        wide = xp.concat([none, a, none], axis=1)
+        a = xp.permute_dims(a + (wide[:, :-2, :] + wide[:, 2:, :]) / 2, (0, 2, 1))
+    return a
 
 
 def gradient_at_x_t(

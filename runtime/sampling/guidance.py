@@ -37,7 +37,7 @@ OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """The paper's zeta of DPS, for 1000 steps, by operator; 1, its largest, for other operators."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
-SAMPLER = 6
+SAMPLER = 7
 """The version of the sampler, in the settings of every result. Another version gives other pixels."""
 AIMS = {"detail": 8, "fidelity": FLIPS}
 """The most network calls of denoising by aim: the probability flow from the picture, or the mean over flips."""

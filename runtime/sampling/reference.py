@@ -1,8 +1,9 @@
 """The default methods on one page, for one image in float64.
 
 `restore`, for an operator with an SVD and a switch at a given step, starts from a plain estimate with noise. It takes
-DDRM's closed form at each step, and adds DPS's gradient at every M-th step until k steps are left. `denoise`, where the
-only damage is noise, follows the probability flow from the picture down. The runtime does not call them; a test holds
+DDRM's closed form at each step, and adds DPS's gradient at every M-th step until k steps are left; where no step takes
+one, it draws x0 around its estimate. `denoise`, where the only damage is noise, follows the probability flow from the
+picture down. The runtime does not call them; a test holds
 `Restorer` equal to them. docs/method.md gives the reasons, docs/equations.md the symbols.
 """
 
@@ -34,7 +35,7 @@ def restore(
 
     predict(x_t, t) returns the network's eps; pullback(x_t, t) returns eps and its vector-Jacobian product in x_t.
     estimate (1, C, H, W): a plain estimate of x0. start: standard deviation of the noise added to it, above 0. k: the
-    last steps, which take no gradient. every: M.
+    last steps, which take no gradient; from `steps` on, none does. every: M.
     """
     trained = np.cumprod(1 - train_betas)
     levels = np.linspace(start**0.5, min(start, 0.02) ** 0.5, steps) ** 2  # deviations of the noise in x_t / sqrt(abar)
@@ -57,7 +58,15 @@ def restore(
         root, left = abar_prev**0.5, (1 - abar_prev) ** 0.5  # factors of x0 and of the noise in x_{t-1}
         eta = min(0.85, (1 - (1 - beta / (1 - abar)) ** (1.5 + 6.5 * abar)) ** 0.5)  # the share of noise drawn anew
         old = (x - abar**0.5 * x0hat) / (1 - abar) ** 0.5
-        unseen = root * x0hat + left * ((1 - eta**2) ** 0.5 * old + eta * z)
+        x0 = x0hat
+        if k >= steps and step:  # x0 varies around x0hat by V, which `old` lacks (`drawn_estimate`)
+            hidden = (np.asarray(a - operator.V(seen * operator.Vt(a))) for a in (old, z))
+            found, full = (around(a.mean(1) ** 2) for a in hidden)
+            blocks = np.kron(found / (full + 1e-12), np.ones((8, 8)))[:, None, : shape[1], : shape[2]]
+            V = (1 - abar) / abar * np.maximum(1 - blocks, 0)
+            lost = 1 - (1 - eta**2) ** 0.5 * ((1 - abar_prev) / abar_prev / (1 - abar) * abar) ** 0.5
+            x0 = x0hat + lost * (0.5 * V) ** 0.5 * np.flip(z.mean(1, keepdims=True), (2, 3))
+        unseen = root * x0 + left * ((1 - eta**2) ** 0.5 * old + eta * z)
         noise = root * sigma / s  # deviation of the noise in sqrt(abar_prev) U^T y / s
         gap = root * (Uty / s - operator.Vt(x0hat))
         near = gap + np.maximum(left**2 - noise**2, 0) ** 0.5 * operator.Vt(z)
@@ -80,6 +89,15 @@ def restore(
             x_prev = x_prev - min((1 + abar) * polyak, longest) * g
         x = x_prev
     return np.asarray(np.clip(x, -1, 1))
+
+
+def around(a: np.ndarray) -> np.ndarray:
+    """Sum `a` (B, H, W) over blocks of 8x8, each with half of those beside it: (B, ceil(H / 8), ceil(W / 8))."""
+    for _ in range(2):
+        a = np.pad(a, ((0, 0), (0, -a.shape[1] % 8), (0, 0)))
+        a = np.pad(a.reshape(len(a), -1, 8, a.shape[2]).sum(2), ((0, 0), (1, 1), (0, 0)))
+        a = (a[:, 1:-1] + (a[:, :-2] + a[:, 2:]) / 2).transpose(0, 2, 1)
+    return a
 
 
 def denoise(

@@ -43,6 +43,8 @@ class Move(Enum):
     DMPS = "dmps_step"
     FRUGAL = "frugal_step"
     CLOSED_FORM = "closed_form"
+    DRAWN = "drawn_estimate"
+    """`CLOSED_FORM` with x0 drawn around its estimate: `frugal` without gradients, where texture would be lost."""
     FLOW = "probability_flow_step"
     SPLITTING = "splitting_step"
     MATCHED = "matched_estimate"
@@ -133,7 +135,9 @@ class Restoration:
         if self.method in ("dps", "hybrid", "dmps"):
             return Move.DPS if self.phase is Phase.GRADIENT else Move.DMPS
         due = self.phase is Phase.GRADIENT and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0
-        return Move.FRUGAL if due else Move.CLOSED_FORM
+        if due:
+            return Move.FRUGAL
+        return Move.DRAWN if self.method == "frugal" and not self.gradients else Move.CLOSED_FORM
 
     @property
     def compares(self) -> bool:

@@ -40,6 +40,7 @@ def test_rows_of_different_operators_moves_and_lengths_share_calls(restorer, fin
         ),
         (operators.Colorize(SHAPE), {"steps": 15, "lam": 0.7, "method": "dmps"}),
         (operators.SuperResolution(SHAPE, 4), {"aim": "fidelity"}),
+        (operators.SuperResolution(SHAPE, 4), {"aim": "detail", "sigma": 0.1}),
         (operators.Inpaint(SHAPE, mask), {"aim": "fidelity"}),
         (operators.Deblur.gaussian(SHAPE, 1.0), {"aim": "fidelity"}),
         (jpeg(SHAPE, (1, 1), (1, 1), (1, 1)), {"aim": "fidelity", "sigma": 0.12}),

@@ -1,7 +1,6 @@
 """A JPEG by its aims: what is drawn, the steps against dense algebra, and a result that the file is of."""
 
 import io
-import types
 
 import numpy as np
 import pytest
@@ -44,7 +43,7 @@ def test_fidelity_is_the_default_and_detail_is_the_closed_form_s(restorer):
         (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, aim=aim))
         moves[aim] = (row.aim, row.method, row.move, row.steps)
     assert moves[None] == moves["fidelity"] == ("fidelity", None, Move.SPLITTING, 8)
-    assert moves["detail"] == (None, "frugal", Move.CLOSED_FORM, 20)
+    assert moves["detail"] == (None, "frugal", Move.DRAWN, 20)
     (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, method="frugal"))
     assert (row.aim, row.method) == (None, "frugal")
 
@@ -99,7 +98,7 @@ def test_damage_in_a_jpeg_begins_filled_in_and_what_lies_around_it_as_decoded(re
     expected = (DAMAGED_JPEG_NOISE, 0) if aim is None else (DAMAGED_JPEG_START, DAMAGED_JPEG_START)
     assert (asked.start_with(operator), asked.noise_with(operator)) == expected
     (row,) = restorer._begin(y, operator, asked)
-    assert row.move is (Move.SPLITTING if aim is None else Move.CLOSED_FORM)
+    assert row.move is (Move.SPLITTING if aim is None else Move.DRAWN)
 
 
 def test_what_jpeg_spread_around_damage_is_not_continued_into_it():
@@ -177,52 +176,16 @@ def test_a_draw_is_ddim_s_around_the_mean_in_the_cells_of_an_image_drawn_around_
     x = c.abar**0.5 * x0hat + (1 - c.abar) ** 0.5 * eps
     drawn = mean_transition(operator, y[None].astype(np.float64), x, x0hat, z, SIGMA, c)
     kept, s, s_next = (1 - c.fresh**2) ** 0.5, (1 / c.abar - 1) ** 0.5, (1 / c.abar_prev - 1) ** 0.5
-    x0 = x0hat
+    x0, grey = x0hat, z.mean(1, keepdims=True)[..., ::-1, ::-1]
     if step:
-        x0 = x0hat + (1 - kept * s_next / s) * (DRAWN * local_variance(eps, s**2)) ** 0.5 * z[..., ::-1, ::-1]
+        x0 = x0hat + (1 - kept * s_next / s) * (2 * DRAWN * local_variance(eps, z, c)) ** 0.5 * grey
     mean = operator.mean(y[None].astype(np.float64), x0, SIGMA, DRAWN_SPREAD * s**2)
     noise = (1 - c.abar_prev) ** 0.5 * (kept * eps + c.fresh * z)
     np.testing.assert_allclose(drawn, c.abar_prev**0.5 * mean + noise, atol=1e-9)
-    assert np.abs(x0 - x0hat).max() > 0.1 * s.item() or step == 0
+    assert np.abs(x0 - x0hat).max() > 0.05 * s.item() or step == 0
 
 
-def test_the_local_variance_is_that_of_a_mean_over_blocks_and_their_neighbours():
-    eps = np.random.default_rng(0).standard_normal((2, 3, 24, 40)) * np.linspace(0.2, 1.2, 40)
-    power = (eps**2).mean(1).reshape(2, 3, 8, 5, 8).mean((2, 4))
-    weights = np.outer([1, 2, 1], [1, 2, 1])[None] / 16
-    power = scipy.ndimage.convolve(power, weights, mode="nearest")
-    expected = np.maximum(0, 0.3 * (1 - np.kron(power, np.ones((1, 8, 8)))))[:, None]
-    found = local_variance(eps.astype(np.float32), np.float32(0.3))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert (expected > 0).any()
-    assert (expected == 0).any()
-
-
-def test_textures_keep_their_variance_and_flat_pictures_get_none(monkeypatch):
-    """By a Gaussian prior, exactly: x0 of deviation 0.3 in one half and 0 in the other, and an operator without y."""
-    monkeypatch.setattr("frugal_rt.runtime.sampling.equations.DRAWN", 1.0)
-    operator = types.SimpleNamespace(known=lambda like: 1, mean=lambda y, x0hat, sigma, variance: x0hat)
-    random = np.random.default_rng(0)
-    deviation = np.where(np.arange(512) < 256, 0.3, 0.0)
-    x0, n, z = random.standard_normal((3, 1, 3, 512, 512))
-    c = at_step(2, x0, 20)
-    s, s_next = (1 / c.abar - 1) ** 0.5, (1 / c.abar_prev - 1) ** 0.5
-    x = c.abar**0.5 * (deviation * x0 + s * n)
-    x0hat = deviation**2 / (deviation**2 + s**2) * x / c.abar**0.5  # E[x0 | x_t]
-    variance = local_variance((x / c.abar**0.5 - x0hat) / s, s**2)
-    wanted = deviation**2 * s**2 / (deviation**2 + s**2)
-    assert np.abs(variance[0, 0, :, :240] / wanted[..., :240] - 1).mean() < 0.1
-    assert variance[..., 272:].mean() < 0.03 * s.item() ** 2
-    drawn = mean_transition(operator, None, x, x0hat, z, SIGMA, c) / c.abar_prev**0.5
-    ddim = x0hat + s_next * ((1 - c.fresh**2) ** 0.5 * (x / c.abar**0.5 - x0hat) / s + c.fresh * z)
-    for part in (np.s_[..., :240], np.s_[..., 272:]):
-        asked = float(deviation[part].max() ** 2 + s_next.item() ** 2)
-        assert abs(drawn[part].var() / asked - 1) < 0.04
-    assert ddim[..., :240].var() / (0.09 + s_next.item() ** 2) < 0.9
-
-
-def test_damaged_pixels_which_no_cell_holds_back_are_drawn_with_their_variance_once():
+def test_damaged_pixels_which_no_cell_holds_back_are_drawn_with_half_the_variance():
     inner, file = compressed(10, 32)
     hidden = np.zeros((32, 32), bool)
     hidden[8:20, 4:30] = True
@@ -234,7 +197,8 @@ def test_damaged_pixels_which_no_cell_holds_back_are_drawn_with_their_variance_o
     x = c.abar**0.5 * x0hat + (1 - c.abar) ** 0.5 * eps
     drawn = mean_transition(operator, operator.undamaged(file)[None].astype(np.float64), x, x0hat, z, SIGMA, c)
     kept, s, s_next = (1 - c.fresh**2) ** 0.5, (1 / c.abar - 1) ** 0.5, (1 / c.abar_prev - 1) ** 0.5
-    x0 = x0hat + (1 - kept * s_next / s) * local_variance(eps, s**2) ** 0.5 * z[..., ::-1, ::-1]
+    grey = z.mean(1, keepdims=True)[..., ::-1, ::-1]
+    x0 = x0hat + (1 - kept * s_next / s) * (DRAWN * local_variance(eps, z, c)) ** 0.5 * grey
     expected = c.abar_prev**0.5 * x0 + (1 - c.abar_prev) ** 0.5 * (kept * eps + c.fresh * z)
     np.testing.assert_allclose(drawn[..., hidden], expected[..., hidden], atol=1e-9)
     assert np.abs(drawn - expected)[..., ~hidden].max() > 0.01
