@@ -33,7 +33,7 @@ RECIPE = Path(frugal_rt.export.priors.__file__).parent / "photo/recipe.json"
 COOL = 0.7
 """The share of the time after which the rate begins to fall."""
 KERNEL, WIDER = 7, 2
-"""Of a depthwise block: the side of the kernel, and the channels between the convolutions divided by those before."""
+"""KERNEL: the side of a depthwise kernel. WIDER: the channels between the convolutions, divided by those before."""
 STRIDE = 16
 """Pixels that all of these networks' images are multiples of."""
 
