@@ -23,8 +23,8 @@ import torch
 
 from frugal_rt.engines.errors import FrugalError, InputError
 from frugal_rt.engines.files import make_folder
-from frugal_rt.export.priors.training.denoising import as_input, errors, psnr
-from frugal_rt.export.priors.training.pictures import Pictures, read_pictures
+from frugal_rt.export.priors.training.denoising import errors, psnr
+from frugal_rt.export.priors.training.pictures import Pictures, read_held_out
 from frugal_rt.export.priors.training.recipe import Recipe, read_recipe
 from frugal_rt.export.priors.training.state import CHECKPOINT, Training, build_network
 
@@ -84,13 +84,11 @@ def run(
     try:
         while not signals and (last is None or progress.crops < last):
             draw, before = pictures.draw(seed, progress.step), progress.crops
-            x0 = as_input(draw.crops, device)
-            noise = torch.randn(x0.shape, generator=torch.Generator(device).manual_seed(draw.noise_seed), device=device)
-            meter.add(training.step(x0, torch.from_numpy(draw.t), noise), len(x0))
+            meter.add(training.step_on(draw), len(draw.crops))
             ended = last is not None and progress.crops >= last
             measured = ended or progress.crops // every > before // every
             if measured or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                row = {"crops": progress.crops, "rate": progress.rate(recipe, len(x0)), **meter.row()}
+                row = {"crops": progress.crops, "rate": progress.rate(recipe, len(draw.crops)), **meter.row()}
                 training.save(out)
                 saved_at, saved = time.monotonic(), progress.step
             if measured:
@@ -103,18 +101,6 @@ def run(
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _held_out(path: Path, recipe: Recipe) -> list[np.ndarray]:
-    """Read the photographs of a folder or tar file, (H, W, 3) uint8, with sides cropped to multiples of the stride."""
-    stride, smallest = recipe.stride, recipe.batches[0].side
-    cut = []
-    for name, picture in read_pictures(path):
-        height, width = (side - side % stride for side in picture.shape[:2])
-        if min(height, width) < smallest:
-            raise InputError(f"{name} is smaller than the {smallest} pixels that the network is measured on")
-        cut.append(picture[:height, :width])
-    return cut
 
 
 def _log(path: Path, row: dict[str, float]) -> None:
@@ -167,7 +153,7 @@ def main(
     torch.manual_seed(seed)
     try:
         recipe = read_recipe(recipe_path)
-        measured = _held_out(data / (held_out or recipe.held_out), recipe)
+        measured = read_held_out(data / (held_out or recipe.held_out), recipe)
         training = Training(recipe, device, bf16, compiled)
         if evaluate is not None:
             training.start_from(evaluate, seen)

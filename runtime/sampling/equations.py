@@ -203,8 +203,7 @@ def ddrm_transition(
     """
     xp = array_namespace(x)
     root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
-    kept = (1 - c.fresh**2) ** 0.5
-    eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
+    kept, eps = c.kept, noise_found(x, x0hat, c)
     s = operator.spectrum(x)
     seen = xp.astype(s > 0, x.dtype)
     s = s + (1 - seen)  # avoids a division by 0
@@ -213,7 +212,7 @@ def ddrm_transition(
     x0 = x0hat
     if drawn:
         variance = local_variance(eps - operator.V(seen * old), z - operator.V(seen * fresh), c)
-        x0 = drawn_estimate(x0hat, DRAWN * variance, z, c)
+        x0 = drawn_estimate(x0hat, variance, z, c)
     unseen = root * x0 + left * (kept * eps + c.fresh * z)
     gap = root * operator.Ut(y) / s - estimate
     near = estimate + gap + xp.sqrt(xp.clip(left**2 - noise**2, 0.0, None)) * fresh
@@ -250,10 +249,9 @@ def resolvent_transition(
     """
     xp = array_namespace(x)
     root, left = c.abar_prev**0.5, (1 - c.abar_prev) ** 0.5
-    kept = (1 - c.fresh**2) ** 0.5
-    eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
+    kept, eps = c.kept, noise_found(x, x0hat, c)
     if drawn:
-        x0hat = drawn_estimate(x0hat, DRAWN * local_variance(eps, z, c), z, c)
+        x0hat = drawn_estimate(x0hat, local_variance(eps, z, c), z, c)
     ahead = root - left * kept * (c.abar / (1 - c.abar)) ** 0.5
     scale = 4 * (1 - c.abar_prev) / c.abar_prev + TINY  # above 0 where neither x_{t-1} nor y has noise
     asked = ahead * (y - operator.A(x0hat)) - 2 * left * c.fresh * operator.A(z)
@@ -271,13 +269,17 @@ def mean_transition(
         sqrt(abar') E[x0 | y, x0] + sqrt(1 - abar') (kept eps + eta z)
 
     with x0 from `drawn_estimate`. With x0hat in the place of that mean it would be DDIM (Song et al., 2021), eq. 12.
-    In damaged pixels, where the mean takes nothing back, x0 is drawn with half the variance.
+    It is given 2 V, and V in damaged pixels, where the mean takes nothing back.
     """
-    eps = (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
-    x0 = drawn_estimate(x0hat, (1 + operator.known(x)) * DRAWN * local_variance(eps, z, c), z, c)
+    eps = noise_found(x, x0hat, c)
+    x0 = drawn_estimate(x0hat, (1 + operator.known(x)) * local_variance(eps, z, c), z, c)
     mean = operator.mean(y, x0, sigma, DRAWN_SPREAD * x0_variance(c))
-    kept = (1 - c.fresh**2) ** 0.5
-    return c.abar_prev**0.5 * mean + (1 - c.abar_prev) ** 0.5 * (kept * eps + c.fresh * z)
+    return c.abar_prev**0.5 * mean + (1 - c.abar_prev) ** 0.5 * (c.kept * eps + c.fresh * z)
+
+
+def noise_found(x: Array, x0hat: Array, c: Coefficients) -> Array:
+    """Return eps = (x_t - sqrt(abar) x0hat) / sqrt(1 - abar), the noise that x0hat leaves in x_t."""
+    return (x - c.abar**0.5 * x0hat) / (1 - c.abar) ** 0.5
 
 
 def drawn_estimate(x0hat: Array, variance: Array, z: Array, c: Coefficients) -> Array:
@@ -285,14 +287,14 @@ def drawn_estimate(x0hat: Array, variance: Array, z: Array, c: Coefficients) -> 
 
     But x0 varies around x0hat by V, which eps, as it is made from x0hat, lacks. With s and s' the deviations of the
     noise in x_t / sqrt(abar) and in x_{t-1} / sqrt(abar'), and kept as in `ddrm_transition`, x_{t-1} / sqrt(abar')
-    would have (1 - kept s'/s)^2 V too little variance, which is texture. So it is x0hat + (1 - kept s'/s) sqrt(V) z',
-    where z' is the mean of z over channels, as nearly all of V is lightness, turned by half a turn: no pixel shares its
-    noise. `variance` is V, (B, 1, H, W), from `local_variance`. At the last step nothing is drawn.
+    would have (1 - kept s'/s)^2 V too little variance, which is texture. So x0 is x0hat + (1 - kept s'/s) sqrt(DRAWN V)
+    z', where z' is the mean of z over channels, as nearly all of V is lightness, turned by half a turn: no pixel shares
+    its noise. `variance` is V, (B, 1, H, W), from `local_variance`. At the last step nothing is drawn.
     """
     xp = array_namespace(z)
-    kept, ratio = (1 - c.fresh**2) ** 0.5, ((1 - c.abar_prev) / c.abar_prev / x0_variance(c)) ** 0.5
+    ratio = ((1 - c.abar_prev) / c.abar_prev / x0_variance(c)) ** 0.5
     grey = xp.flip(xp.mean(z, axis=1, keepdims=True), axis=(2, 3))
-    return x0hat + c.noise * (1 - kept * ratio) * xp.sqrt(variance) * grey
+    return x0hat + c.noise * (1 - c.kept * ratio) * xp.sqrt(DRAWN * variance) * grey
 
 
 def local_variance(eps: Array, z: Array, c: Coefficients) -> Array:
@@ -311,7 +313,7 @@ def local_variance(eps: Array, z: Array, c: Coefficients) -> Array:
 
 
 def _around(a: Array) -> Array:
-    """Return the sums of `a` (B, H, W) over blocks, with half of each beside: (B, ceil(H / 8), ceil(W / 8))."""
+    """Return the sums of `a` (B, H, W) over blocks, with half of each beside, (B, rows, columns)."""
     xp = array_namespace(a)
     for _ in range(2):  # along each axis, which takes the other's place
         batch, height, width = a.shape

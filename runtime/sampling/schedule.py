@@ -71,6 +71,12 @@ class Coefficients:
     share: Array
     """1 over the number of steps so far, this one included: the weight of this step's x0hat in their mean."""
 
+    @property
+    def kept(self) -> Array:
+        """sqrt(1 - eta^2): the amplitude of the noise in x_{t-1} that is x_t's, divided by that of all its noise."""
+        kept: Array = (1 - self.fresh**2) ** 0.5
+        return kept
+
     def rows(self, rows: slice) -> "Coefficients":
         """Select some rows' coefficients; values that rows share stay as they are."""
         return Coefficients(

@@ -2,7 +2,8 @@
 
     python tests/studies/aims.py --images ../shared/data/photos/report-20 --lpips lpips_alex.onnx
 
-PSNR and LPIPS, means over the first pictures by name, at their own size; seed 0.
+PSNR and LPIPS, means over the first pictures by name, at their own size; seed 0. `--drawn` is the share of V with which
+the estimate is drawn, DRAWN of `runtime/sampling/equations.py`.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from frugal_rt.runtime.operators import Deblur, Denoise, Inpaint, Linear, Shape,
 from frugal_rt.runtime.operators.masks import box_mask
 from frugal_rt.runtime.pictures.damage import sigma_of
 from frugal_rt.runtime.pictures.images import read_photo
+from frugal_rt.runtime.sampling import equations
 from frugal_rt.runtime.sampling.plain_estimate import plain_estimate
 from frugal_rt.runtime.sampling.psnr import psnr
 
@@ -67,11 +69,17 @@ def main() -> None:
     parser.add_argument("--images", required=True, type=Path)
     parser.add_argument("--lpips", required=True)
     parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--every", type=int, default=1, help="take every N-th picture")
     parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--drawn", type=float, default=equations.DRAWN)
     given = parser.parse_args()
+    equations.DRAWN, ways = given.drawn, {name: WAYS[name] for name in given.ways.split(",")}
     restorer, lpips = Restorer.load(given.engine, "cpu"), Lpips(given.lpips)
-    pictures = [read_photo(path).colour().pixels for path in sorted(given.images.iterdir())[: given.count]]
-    print("| task | plain method |", " | ".join(WAYS), "|\n| --- | ---: |", " ---: |" * len(WAYS))
+    pictures = [
+        read_photo(path).colour().pixels for path in sorted(given.images.iterdir())[:: given.every][: given.count]
+    ]
+    print("| task | plain method |", " | ".join(ways), "|\n| --- | ---: |", " ---: |" * len(ways))
     for task in given.tasks.split(","):
         rows: dict[str, list[tuple[float, float, int]]] = {}
         for clean in pictures:
@@ -80,7 +88,7 @@ def main() -> None:
             y = operator.observed(np.asarray(operator.A(clean[None])[0]) + np.float32(sigma) * noise)
             mine = restorer.at(*clean.shape[1:])
             found = {"plain": (np.clip(by_plain(operator, y, sigma), -1, 1), 0)}
-            for name, how in WAYS.items():
+            for name, how in ways.items():
                 if isinstance(operator, Denoise) and "preset" in how:
                     continue
                 result = mine.restore(y, operator, sigma=sigma, **how)

@@ -3,7 +3,7 @@
     python tests/studies/architectures.py --data ../shared/data/photos --out pictures --minutes 10
 
 Each is trained by the recipe of `photo` on one thread in bfloat16, with batches of half its size, for so many minutes
-of the processor's time; in the last quarter or so the rate cools down. Printed are the milliseconds of a call at
+of the processor's time; over the last three tenths the rate cools down. Printed are the milliseconds of a call at
 256x256 (torch, float32, one thread, the median of 9), the weights in millions, the crops seen, and the PSNR in dB of
 tune-20 at each noise level.
 """
@@ -24,8 +24,8 @@ from torch.nn.functional import conv2d, silu
 
 import frugal_rt.export.priors
 from frugal_rt.export.priors.training import state
-from frugal_rt.export.priors.training.denoising import LEVELS, as_input, psnr
-from frugal_rt.export.priors.training.pictures import Pictures, read_pictures
+from frugal_rt.export.priors.training.denoising import LEVELS, psnr
+from frugal_rt.export.priors.training.pictures import Pictures, read_held_out
 from frugal_rt.export.priors.training.recipe import Batch, Recipe, read_recipe
 from frugal_rt.export.priors.training.state import build_network
 
@@ -34,8 +34,6 @@ COOL = 0.7
 """The share of the time after which the rate begins to fall."""
 KERNEL, WIDER = 7, 2
 """KERNEL: the side of a depthwise kernel. WIDER: the channels between the convolutions, divided by those before."""
-STRIDE = 16
-"""Pixels that all of these networks' images are multiples of."""
 
 
 class PixelNorm(Module):
@@ -132,10 +130,7 @@ def trained(recipe: Recipe, data: Path, out: Path, minutes: float) -> state.Trai
         end = training.progress.end(recipe)
         if end is not None and training.progress.crops >= end:
             break
-        draw = pictures.draw(0, training.progress.step)
-        x0 = as_input(draw.crops, "cpu")
-        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(draw.noise_seed))
-        training.step(x0, torch.from_numpy(draw.t), noise)
+        training.step_on(pictures.draw(0, training.progress.step))
     return training
 
 
@@ -151,7 +146,7 @@ def milliseconds(network: Module, recipe: Recipe) -> float:
     return statistics.median(times[1:])
 
 
-def row(name: str, base: Recipe, held_out: list[Any], data: Path, out: Path, minutes: float) -> str:
+def row(name: str, base: Recipe, data: Path, out: Path, minutes: float) -> str:
     """Train a contender and return its row of the table; of 0 minutes, its cost and size alone."""
     network, change = CONTENDERS[name]
     recipe = dataclasses.replace(base, network=base.network | network)
@@ -168,6 +163,7 @@ def row(name: str, base: Recipe, held_out: list[Any], data: Path, out: Path, min
         with mock.patch.object(state, "build_network", build):
             training = trained(recipe, data, out, minutes)
         average.load_state_dict(training.average)
+        held_out = read_held_out(data / recipe.held_out, recipe)
         found = psnr(average, held_out, recipe.unshuffle, "cpu").values()
         cells += [str(training.progress.crops), *(f"{value:.2f}" for value in found)]
     return f"| {' | '.join(cells)} |"
@@ -184,15 +180,11 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     recipe = read_recipe(RECIPE)
     halved = tuple(Batch(kind.side, kind.crops // 2, kind.share) for kind in recipe.batches)
-    held_out = []
-    for _, picture in read_pictures(given.data / recipe.held_out):
-        height, width = (side - side % STRIDE for side in picture.shape[:2])
-        held_out.append(picture[:height, :width])
+    recipe = dataclasses.replace(recipe, batches=halved)
     print("| network | ms | M | crops |", " | ".join(str(level) for level in LEVELS), "|")
     print("| --- |", " | ".join(["---:"] * (3 + len(LEVELS))), "|")
     for name in CONTENDERS if given.only is None else [given.only]:
-        base = dataclasses.replace(recipe, batches=halved)
-        print(row(name, base, held_out, given.data, given.out, given.minutes), flush=True)
+        print(row(name, recipe, given.data, given.out, given.minutes), flush=True)
 
 
 if __name__ == "__main__":

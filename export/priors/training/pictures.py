@@ -64,6 +64,21 @@ def _files(path: Path) -> Iterator[tuple[str, Any]]:
         raise InputError(f"cannot read the photographs of {path}: {error}") from error
 
 
+def read_held_out(path: Path, recipe: Recipe) -> list[np.ndarray]:
+    """Read the photographs of a folder or tar file, (H, W, 3) uint8, with sides cropped to multiples of the stride.
+
+    Raises InputError where one is smaller than the recipe's first kind of crops.
+    """
+    stride, smallest = recipe.stride, recipe.batches[0].side
+    cut = []
+    for name, picture in read_pictures(path):
+        height, width = (side - side % stride for side in picture.shape[:2])
+        if min(height, width) < smallest:
+            raise InputError(f"{name} is smaller than the {smallest} pixels that the network is measured on")
+        cut.append(picture[:height, :width])
+    return cut
+
+
 class Pictures:
     """The photographs of a recipe's shards in `data`, decoded into `folder` where that has not been done.
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save
 
 from ....engines.errors import InputError
 from ....engines.files import atomic_write, make_folder
-from .denoising import SCHEDULER, loss_of
+from .denoising import SCHEDULER, as_input, loss_of
+from .pictures import Draw
 from .recipe import Recipe
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -120,6 +121,13 @@ class Training:
                 [*self.average.values()], [*self.weights.values()], progress.average_share(recipe, batch)
             )
         return loss.detach()
+
+    def step_on(self, draw: Draw) -> torch.Tensor:
+        """Train on a batch of pictures; return its loss, on the device."""
+        device = self.device
+        x0 = as_input(draw.crops, device)
+        noise = torch.randn(x0.shape, generator=torch.Generator(device).manual_seed(draw.noise_seed), device=device)
+        return self.step(x0, torch.from_numpy(draw.t), noise)
 
     def save(self, out: Path) -> None:
         """Write the checkpoint, and beside it the average as a prior in diffusers' layout."""

@@ -17,15 +17,13 @@ from frugal_rt.runtime.sampling.equations import (
 )
 from frugal_rt.runtime.sampling.guidance import Guidance
 from frugal_rt.runtime.sampling.restoration import Move
-from frugal_rt.runtime.sampling.schedule import Coefficients, Schedule
 
+from .coefficients import at_step
+
+STEPS = 20
 SIDE, DEVIATION = 512, 0.3
 """The Gaussian prior's images: a texture in grey of DEVIATION in the left half, and nothing in the right one."""
 LEFT, RIGHT = np.s_[..., : SIDE // 2 - 16], np.s_[..., SIDE // 2 + 16 :]
-
-
-def at_step(step: int, like: np.ndarray, steps: int = 20) -> Coefficients:
-    return Schedule.gather([Schedule.respaced({}, steps)], [step], like, np)
 
 
 class Texture:
@@ -36,7 +34,7 @@ class Texture:
         deviation = np.where(np.arange(SIDE) < SIDE // 2, DEVIATION, 0.0)
         self.x0 = np.repeat(deviation * random.standard_normal((1, 1, SIDE, SIDE)), 3, axis=1)
         n, self.z = random.standard_normal((2, *self.x0.shape))
-        self.c = at_step(step, self.x0)
+        self.c = at_step(step, self.x0, STEPS)
         self.s, self.s_next = ((1 / abar - 1).item() ** 0.5 for abar in (self.c.abar, self.c.abar_prev))
         self.x = self.c.abar**0.5 * (self.x0 + self.s * n)
         of_mean = self.s**2 / 3  # the variance of the noise in the mean over channels
@@ -57,7 +55,7 @@ def test_the_local_variance_is_that_of_a_mean_over_blocks_and_their_neighbours(h
     random = np.random.default_rng(0)
     eps = random.standard_normal((2, 3, height, width)) * np.linspace(0.2, 1.2, width)
     z = random.standard_normal((2, 3, height, width))
-    c = at_step(5, z)
+    c = at_step(5, z, STEPS)
 
     def power(of):
         square = np.pad(of.mean(1) ** 2, ((0, 0), (0, -height % 8), (0, -width % 8)))
@@ -68,7 +66,7 @@ def test_the_local_variance_is_that_of_a_mean_over_blocks_and_their_neighbours(h
     expected = (1 - c.abar) / c.abar * np.maximum(0, 1 - share)
     np.testing.assert_allclose(local_variance(eps, z, c), expected, rtol=1e-9, atol=1e-12)
     assert (expected > 0).any()
-    like = at_step(5, np.float32(z))
+    like = at_step(5, np.float32(z), STEPS)
     assert local_variance(np.float32(eps), np.float32(z), like).dtype == np.float32
 
 
@@ -126,8 +124,8 @@ def test_what_an_svd_measures_does_not_count_for_what_it_does_not():
 
 def test_nothing_is_drawn_at_the_last_step():
     z = np.random.default_rng(0).standard_normal((1, 3, 16, 16))
-    np.testing.assert_array_equal(drawn_estimate(0 * z, 1 + 0 * z[:, :1], z, at_step(0, z)), 0 * z)
-    assert drawn_estimate(0 * z, 1 + 0 * z[:, :1], z, at_step(1, z)).any()
+    np.testing.assert_array_equal(drawn_estimate(0 * z, 1 + 0 * z[:, :1], z, at_step(0, z, STEPS)), 0 * z)
+    assert drawn_estimate(0 * z, 1 + 0 * z[:, :1], z, at_step(1, z, STEPS)).any()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from frugal_rt.runtime.sampling.equations import (
 from frugal_rt.runtime.sampling.guidance import DAMAGED_JPEG_NOISE, DAMAGED_JPEG_START, JPEG_NOISE, JPEG_RATIO, Guidance
 from frugal_rt.runtime.sampling.plain_estimate import expected_error, filled, plain_estimate
 from frugal_rt.runtime.sampling.restoration import Move
-from frugal_rt.runtime.sampling.schedule import Coefficients, Schedule
+
+from .coefficients import at_step
 
 SIGMA = 0.12
 
@@ -155,14 +156,10 @@ def test_the_mean_of_a_jpeg_keeps_what_the_cells_leave_open():
 def test_a_splitting_step_is_the_mean_s():
     operator, y = compressed(30)
     x0hat = np.random.default_rng(0).uniform(-1, 1, (1, 3, 16, 16))
-    c = Schedule.gather([Schedule.respaced({}, 50)], [20], x0hat, np)
+    c = at_step(20, x0hat, 50)
     step = splitting_step(operator, y[None].astype(np.float64), x0hat, SIGMA, c)
     mean = operator.mean(y[None].astype(np.float64), x0hat, SIGMA, (1 - c.abar) / c.abar)
     np.testing.assert_allclose(step, c.abar_prev**0.5 * mean)
-
-
-def at_step(step: int, like: np.ndarray, steps: int = 50) -> Coefficients:
-    return Schedule.gather([Schedule.respaced({}, steps)], [step], like, np)
 
 
 @pytest.mark.parametrize("step", [20, 0])
@@ -170,7 +167,7 @@ def test_a_draw_is_ddim_s_around_the_mean_in_the_cells_of_an_image_drawn_around_
     operator, y = compressed(30, 32)
     random = np.random.default_rng(0)
     x0hat = random.uniform(-1, 1, (1, 3, 32, 32))
-    c = at_step(step, x0hat)
+    c = at_step(step, x0hat, 50)
     eps, z = random.standard_normal((2, 1, 3, 32, 32))
     eps[..., :16] *= 0.5
     x = c.abar**0.5 * x0hat + (1 - c.abar) ** 0.5 * eps
@@ -192,7 +189,7 @@ def test_damaged_pixels_which_no_cell_holds_back_are_drawn_with_half_the_varianc
     operator = MaskedJpeg(inner, hidden)
     random = np.random.default_rng(0)
     x0hat = random.uniform(-0.5, 0.5, (1, 3, 32, 32))
-    c = at_step(20, x0hat)
+    c = at_step(20, x0hat, 50)
     eps, z = 0.7 * random.standard_normal(x0hat.shape), random.standard_normal(x0hat.shape)
     x = c.abar**0.5 * x0hat + (1 - c.abar) ** 0.5 * eps
     drawn = mean_transition(operator, operator.undamaged(file)[None].astype(np.float64), x, x0hat, z, SIGMA, c)
