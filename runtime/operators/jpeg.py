@@ -31,9 +31,14 @@ YCBCR = np.array(
     ]
 )
 """Weights of R, G and B in Y, Cb and Cr (JFIF: Rec. 601, full range)."""
-ROUNDS, EDGE = 12, 0.8
-"""Constants of `finished`: the rounds, and the distance in grey levels that coefficients keep from the edges of their
-cells, as an encoder also rounds components."""
+ROUNDS, WHOLE, FURTHER, NARROWEST = 60, 12, 6, 0.1
+"""Constants of `finished`: the most rounds, and the most work in rounds of the whole picture; the first rounds, which
+bring coefficients further in each time; and the least distance from a cell's middle that they begin with, in steps."""
+EDGE, MARGIN = 0.8, 0.2
+"""Distances in grey levels that coefficients keep from the edges of their cells: before pixels and components are
+rounded, and after it, for the integers of an encoder's cosines (libjpeg's are an eighth of a level)."""
+FIXED = 1 << 16
+"""The unit of libjpeg's weights of R, G and B, which are integers."""
 SPREAD = 3.0
 """The standard deviation of a coefficient's error in x0hat, divided by the one that the same error in all pixels would
 give: errors concentrate in the coefficients that were rounded away. Chosen on tune-20 (docs/method.md)."""
@@ -197,29 +202,62 @@ class Jpeg(Coded, Decomposable):
         channels = np.tensordot(np.linalg.inv(self._weights), np.stack(planes), 1) - (HALF - LEVEL_SHIFT)
         return np.asarray(channels / HALF, np.float32)
 
-    def finished(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return an image near x (C, H, W) of 8-bit levels, whose coefficients round to y's wherever that is possible.
+    def encoded(self, levels: np.ndarray) -> np.ndarray:
+        """Measure the levels 0..255 of MCUs (n, C, h, w) as libjpeg does, but for the last rounding: (n, m).
 
-        In each of ROUNDS rounds, coefficients more than half a step from y are brought back by the pseudo-inverse,
-        which changes no others; then pixels are rounded. Those that rounding moved out again are brought in further.
+        libjpeg rounds components, whose weights are integers / FIXED, and then the means of boxes, of which it adds up
+        the first and the second of a pair to different halves. Its cosines, which are integers too, are not modelled.
         """
-        y = np.asarray(y, np.float64)
+        ycbcr, (height, width) = self.colour == "ycbcr", self.unit
+        planes = np.tensordot(np.rint(FIXED * self._weights), levels - LEVEL_SHIFT, (1, 1))
+        parts = []
+        for number, (plane, one) in enumerate(zip(planes, self.components, strict=True)):
+            check()
+            plane = np.floor((plane + FIXED / 2 - (ycbcr and number > 0)) / FIXED)
+            down, across = height // SIDE // one.down, width // SIDE // one.across
+            boxes = plane.reshape(-1, height // down, down, width // across, across).sum((2, 4))
+            added = np.full(boxes.shape[2], down * across // 2)
+            if across == 2 and down <= 2:
+                added[::2] -= 1
+            means = np.floor((boxes + added) / (down * across)).reshape(-1, one.down, SIDE, one.across, SIDE)
+            blocks = np.einsum("vr,narbs,us->nabvu", cosines(), means, cosines(), optimize=True)
+            parts.append((blocks / one.table).reshape(len(levels), -1))
+        return np.asarray(np.concatenate(parts, 1) - self.shift)
+
+    def finished(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return an image near x (C, H, W) of 8-bit levels, which libjpeg encodes to y wherever that is possible.
+
+        In each round pixels are rounded. In MCUs that `encoded` finds out of their cells, the pseudo-inverse
+        brings coefficients back, further in each of the first FURTHER rounds, and changes no others; after those,
+        another dither is tried in each round. An MCU that stays out is the one that was least so.
+        """
+        given = np.array(self._to_units(x[None])[0], np.float64)
+        wanted = np.asarray(self._by_unit(y[None])[0], np.float64)
         steps = np.concatenate(
             [np.tile(one.table.reshape(-1), one.values // one.table.size) for one in self.components]
         )
-        inside = np.maximum(0.5 - EDGE / steps, 0.1)[:, None, None]
-        half = np.broadcast_to(inside, y.shape).copy()
-        for _ in range(ROUNDS):
-            levels = np.rint(HALF * (np.clip(x, -1, 1) + 1)) / HALF - 1
-            apart = np.asarray(self.A(levels[None])[0]) - y
-            beyond = np.abs(apart) > inside
-            if not beyond.any():
+        half = np.tile(np.maximum(0.5 - EDGE / steps, NARROWEST), (len(given), 1))
+        left, dither, work = np.arange(len(given)), np.random.default_rng(0), 0
+        best, least = np.empty_like(given), np.full(len(given), np.inf)
+        U, s, Vt = self.decomposition
+        for number in range(ROUNDS):
+            pixels = np.clip(given[left], -1, 1)
+            moved = dither.uniform(-0.5, 0.5, pixels.shape) if number >= FURTHER else 0
+            levels = np.clip(np.rint(HALF * (pixels + 1) + moved), 0, 2 * HALF)
+            found = self.encoded(levels.reshape(-1, self.image_shape[0], *self.unit))
+            out = np.maximum(np.abs(found - wanted[left]) - (0.5 - MARGIN / steps), 0)
+            better = out.sum(1) < least[left]
+            best[left[better]], least[left[better]] = levels[better], out.sum(1)[better]
+            wrong, work = out.any(1), work + len(left)
+            if not wrong.any() or work >= WHOLE * len(given):
                 break
-            half[beyond] *= 0.5
-            apart = np.asarray(self.A(np.clip(x, -1, 1)[None].astype(np.float64))[0]) - y
-            change = np.clip(apart, -half, half) - apart
-            x = np.clip(x, -1, 1) + np.asarray(self._pseudo_inverse(change[None])[0])
-        return np.asarray(levels, np.float32)
+            left, pixels = left[wrong], pixels[wrong]
+            if number < FURTHER:
+                half[left] = np.where(out[wrong] > 0, 0.5, 1) * half[left]
+            apart = pixels @ self.matrix.T - wanted[left]
+            change = np.clip(apart, -half[left], half[left]) - apart
+            given[left] = pixels + change @ U / s @ Vt
+        return np.asarray(self._to_image(best[None])[0] / HALF - 1, np.float32)
 
     def mean(self, y: Array, x0hat: Array, sigma: Any, variance: Any) -> Array:
         """Return E[x0 | y], (B, C, H, W), where y gives the cell of width 1 of each coefficient; `sigma` is not used.
