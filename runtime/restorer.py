@@ -241,10 +241,10 @@ class Restorer:
           for thin holes, where detail means the same. A setting of a method (method to lam) selects a method instead of
           an aim.
         - `method`: "frugal", the default, starts from a plain estimate with some noise, and takes the closed form at
-          each step; where the operator leaves pixels unseen it adds sparse gradients until the switch, and without any
-          it draws the image around its estimate. The others start from pure noise: "hybrid", the poster's, is DPS until
-          the switch and then DMPS; "dps" is the default for a nonlinear operator; "dmps"; "closed-form" is DDRM's
-          transition alone.
+          each step; where the operator leaves pixels unseen it adds sparse gradients until the switch, and from there
+          on, where much is unknown, it draws the image around its estimate. The others start from pure noise: "hybrid",
+          the poster's, is DPS until the switch and then DMPS; "dps" is the default for a nonlinear operator; "dmps";
+          "closed-form" is DDRM's transition alone.
         - `preset`: "quality", "balanced" (the default) or "fast": 50, 20 and 12 steps of frugal, the last without
           gradients; 100, 50 and 20 steps of the others.
         - `steps`: T, in place of a preset's, from 2 to the prior's training steps.

@@ -29,15 +29,16 @@ METHODS = {
 """The methods, and the settings of each besides preset and steps.
 
 `frugal`, the default, starts from a plain estimate with noise and takes the closed form at each step, with DPS's
-gradient at every M-th step until the switch. The others start from pure noise. `hybrid`, the poster's, is DPS until the
-switch and then DMPS. `dps` and `dmps` are the papers'. `closed-form` is DDRM's transition.
+gradient at every M-th step until the switch; from there on it may draw x0 around its estimate. The others start from
+pure noise. `hybrid`, the poster's, is DPS until the switch and then DMPS. `dps` and `dmps` are the papers'.
+`closed-form` is DDRM's transition.
 """
 METHOD = next(iter(METHODS))
 OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """The paper's zeta of DPS, for 1000 steps, by operator; 1, its largest, for other operators."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
-SAMPLER = 7
+SAMPLER = 8
 """The version of the sampler, in the settings of every result. Another version gives other pixels."""
 AIMS = {"detail": 8, "fidelity": FLIPS}
 """The most network calls of denoising by aim: the probability flow from the picture, or the mean over flips."""

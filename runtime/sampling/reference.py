@@ -1,10 +1,10 @@
 """The default methods on one page, for one image in float64.
 
 `restore`, for an operator with an SVD and a switch at a given step, starts from a plain estimate with noise. It takes
-DDRM's closed form at each step, and adds DPS's gradient at every M-th step until k steps are left; where no step takes
-one, it draws x0 around its estimate. `denoise`, where the only damage is noise, follows the probability flow from the
-picture down. The runtime does not call them; a test holds
-`Restorer` equal to them. docs/method.md gives the reasons, docs/equations.md the symbols.
+DDRM's closed form at each step, and adds DPS's gradient at every M-th step until k steps are left; from there on it
+draws x0 around its estimate, unless almost all is known. `denoise`, where the only damage is noise, follows the
+probability flow from the picture down. The runtime does not call them; a test holds `Restorer` equal to them.
+docs/method.md gives the reasons, docs/equations.md the symbols.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def restore(
         eta = min(0.85, (1 - (1 - beta / (1 - abar)) ** (1.5 + 6.5 * abar)) ** 0.5)  # the share of noise drawn anew
         old = (x - abar**0.5 * x0hat) / (1 - abar) ** 0.5
         x0 = x0hat
-        if k >= steps and step:  # x0 varies around x0hat by V, which `old` lacks (`drawn_estimate`)
+        if 0 < step < k and start >= (0.5 if k >= steps else 1):  # x0 varies around x0hat by V (`drawn_estimate`)
             hidden = (np.asarray(a - operator.V(seen * operator.Vt(a))) for a in (old, z))
             found, full = (around(a.mean(1) ** 2) for a in hidden)
             blocks = np.kron(found / (full + 1e-12), np.ones((8, 8)))[:, None, : shape[1], : shape[2]]

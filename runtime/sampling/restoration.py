@@ -16,6 +16,10 @@ from .noise import Use, generator, normal
 from .schedule import Schedule
 from .switch import Switch
 
+DRAWN_FROM, DRAWN_FROM_GRADIENTS = 0.5, 1.0
+"""The least deviation of the start's noise from which `frugal` draws x0: where it takes no gradients, and after them.
+Below it, little but what was measured is left to restore. Chosen on tune-20 (docs/decisions/drawn.md)."""
+
 
 @cache
 def _prefetch(process: int) -> ThreadPoolExecutor:
@@ -44,7 +48,7 @@ class Move(Enum):
     FRUGAL = "frugal_step"
     CLOSED_FORM = "closed_form"
     DRAWN = "drawn_estimate"
-    """`CLOSED_FORM` with x0 drawn around its estimate: `frugal` without gradients, where texture would be lost."""
+    """`CLOSED_FORM` with x0 drawn around its estimate: `frugal` once no gradient follows, where texture is lost."""
     FLOW = "probability_flow_step"
     SPLITTING = "splitting_step"
     MATCHED = "matched_estimate"
@@ -137,7 +141,15 @@ class Restoration:
         due = self.phase is Phase.GRADIENT and (len(self.schedule) - 1 - self.step) % (self.every or 1) == 0
         if due:
             return Move.FRUGAL
-        return Move.DRAWN if self.method == "frugal" and not self.gradients else Move.CLOSED_FORM
+        return Move.DRAWN if self.draws_estimate else Move.CLOSED_FORM
+
+    @property
+    def draws_estimate(self) -> bool:
+        """Whether the next step, if it takes no gradient, draws x0 around its estimate: once `frugal` takes no more
+        gradients, where its start says that enough is unknown. In a JPEG's cells every step draws it."""
+        least = DRAWN_FROM_GRADIENTS if self.gradients else DRAWN_FROM
+        known = self.start is not None and self.start < least
+        return self.method == "frugal" and self.phase is Phase.FORWARD and not known
 
     @property
     def compares(self) -> bool:

@@ -21,10 +21,11 @@ from unittest.mock import patch
 
 import click
 import numpy as np
-from study import FIGURES, Row, Study, by, mean, spread, study
+from study import FIGURES, Row, Study, by, mean, study
 
 from frugal_rt import Restorer
 from frugal_rt.runtime.evaluation.contender import Contender, Method, OnStep, Outcome
+from frugal_rt.runtime.evaluation.report import paired
 from frugal_rt.runtime.evaluation.suite import TASKS
 from frugal_rt.runtime.operators import Decomposable, Operator
 from frugal_rt.runtime.sampling import equations, guidance
@@ -196,10 +197,8 @@ def table(rows: Sequence[Row], tasks: Sequence[str], ours: str, others: Sequence
             continue
         cells = [cell(of) for of in mine.values()]
         for name in others:
-            gaps = [
-                [a[figure] - b[figure] for a, b in zip(mine[ours], mine[name], strict=True)] for figure in FIGURES[:2]
-            ]
-            cells.append(f"{spread(gaps[0], 2)} / {spread(gaps[1], 4)}")
+            gap = paired([*mine[ours], *mine[name]], ours, name)[task]
+            cells.append(f"{gap['psnr'].text(2, '+')} / {gap['lpips'].text(4, '+')}")
         yield f"| {task} | {' | '.join(cells)} |"
 
 

@@ -70,15 +70,16 @@ class Study:
     count: int
     lpips: Lpips
     folder: Path
+    seeds: int = 1
 
     def method(self, name: str, steps: int, called: str | None = None, **settings: Any) -> Method:
         return Method(self.restorer, called or name, {"steps": steps, "method": name, **settings})
 
     def rows(self, part: str, contenders: Sequence[Contender], tasks: Iterable[str], sigma: float | None) -> list[Row]:
-        """A row for each task, image and contender, kept in FOLDER/PART."""
+        """A row for each task, image, seed and contender, kept in FOLDER/PART."""
         pictures = read_pictures(self.images, self.restorer.image_shape, self.count, "resize")
         distance = self.lpips.for_images(self.restorer.image_shape)
-        evaluation = Evaluation(pictures, contenders, list(tasks), sigma=sigma, lpips=distance)
+        evaluation = Evaluation(pictures, contenders, list(tasks), self.seeds, sigma=sigma, lpips=distance)
         store = Store(
             self.folder / part,
             {
@@ -98,7 +99,8 @@ class Study:
         """Name the images and the machine that the figures were made with."""
         images = f"the first {self.count} of {self.images.name}"
         machine = f"{self.restorer.engine.name}, {cores()} cores of {processor()}, Python {platform.python_version()}"
-        return f"{images}, seed 0; frugal-rt {__version__}, {machine}"
+        seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"
+        return f"{images}, {seeds}; frugal-rt {__version__}, {machine}"
 
     def write(self, name: str, lines: Iterable[str]) -> None:
         text = "\n".join(lines) + "\n"
@@ -110,14 +112,17 @@ def study(command: Callable[[Study], None]) -> Callable[..., None]:
     """A command of this script: its options, and a Study made of them."""
 
     @wraps(command)
-    def run(engine: Path, backend: str, images: Path, count: int, lpips: Path, output: Path, **more: Any) -> None:
+    def run(
+        engine: Path, backend: str, images: Path, count: int, seeds: int, lpips: Path, output: Path, **more: Any
+    ) -> None:
         output.mkdir(parents=True, exist_ok=True)
-        command(Study(Restorer.load(engine, backend), images, count, Lpips(lpips), output), **more)
+        command(Study(Restorer.load(engine, backend), images, count, Lpips(lpips), output, seeds), **more)
 
     path = click.Path(exists=True, path_type=Path)
     for option in (
         click.option("-o", "--output", type=click.Path(path_type=Path), required=True),
         click.option("--lpips", type=path, required=True),
+        click.option("--seeds", default=1, show_default=True, help="how many seeds, from 0 on"),
         click.option("--count", default=20, show_default=True, help="how many of the images"),
         click.option("--images", type=path, required=True),
         click.option("--backend", default="auto", show_default=True),

@@ -1,4 +1,4 @@
-"""Where no step takes a gradient, x0 is drawn around its estimate with the variance that x_t shows."""
+"""Where no gradient follows, x0 is drawn around its estimate with the variance that x_t shows."""
 
 import types
 
@@ -128,25 +128,35 @@ def test_nothing_is_drawn_at_the_last_step():
     assert drawn_estimate(0 * z, 1 + 0 * z[:, :1], z, at_step(1, z, STEPS)).any()
 
 
+GRADIENTS, CLOSED, DRAWN = {Move.FRUGAL, Move.CLOSED_FORM}, {Move.CLOSED_FORM}, {Move.DRAWN}
+
+
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("factor", "asked", "before", "after"),
     [
-        ({"aim": "detail"}, {Move.DRAWN}),
-        ({"preset": "fast"}, {Move.DRAWN}),
-        ({"preset": "balanced"}, {Move.FRUGAL, Move.CLOSED_FORM}),
-        ({"steps": 12, "switch": 12}, {Move.DRAWN}),
-        ({"method": "closed-form"}, {Move.CLOSED_FORM}),
-        ({"method": "hybrid", "switch": 50}, {Move.DMPS}),
+        (4, {"aim": "detail"}, DRAWN, DRAWN),
+        (4, {"preset": "fast"}, DRAWN, DRAWN),
+        (4, {"steps": 12, "switch": 12}, DRAWN, DRAWN),
+        (4, {"preset": "balanced", "switch": 8}, GRADIENTS, DRAWN),
+        (4, {"preset": "balanced", "switch": 0}, GRADIENTS, GRADIENTS),
+        (4, {"method": "closed-form"}, CLOSED, CLOSED),
+        (4, {"method": "hybrid", "switch": 8}, {Move.DPS}, {Move.DMPS}),
+        (2, {"aim": "detail"}, DRAWN, DRAWN),
+        (2, {"preset": "balanced", "switch": 8}, GRADIENTS, CLOSED),
+        (1, {"preset": "fast"}, CLOSED, CLOSED),
     ],
 )
-def test_rows_of_frugal_draw_where_they_take_no_gradient(restorer, asked, expected):
-    operator = operators.SuperResolution(restorer.image_shape, 4)
+def test_frugal_draws_once_no_gradient_follows_where_enough_is_unknown(restorer, factor, asked, before, after):
+    """`before` are the moves until 8 steps are left, where a switch is asked for. A factor of 1 hides single pixels."""
+    shape = restorer.image_shape
+    single = np.arange(shape[2]) % 4 + np.arange(shape[1])[:, None] % 4 == 0
+    operator = operators.Inpaint(shape, single) if factor == 1 else operators.SuperResolution(shape, factor)
     rng = np.random.default_rng(0)
     y = rng.uniform(-1, 1, operator.measurement_shape).astype(np.float32)
     (row,) = restorer._begin(y, operator, Guidance(sigma=0.05, **asked))
-    moves = set()
+    moves = []
     while row.step >= 0:
-        moves.add(row.move)
+        moves.append(row.move)
         row.accept(row.x, row.x, None)
-    assert moves <= expected
-    assert len(moves) == len(expected) or asked.get("preset") == "balanced"
+        row.switch_if_due()
+    assert (set(moves[:-8]), set(moves[-8:])) == (before, after)

@@ -44,7 +44,7 @@ def test_fidelity_is_the_default_and_detail_is_the_closed_form_s(restorer):
         (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, aim=aim))
         moves[aim] = (row.aim, row.method, row.move, row.steps)
     assert moves[None] == moves["fidelity"] == ("fidelity", None, Move.SPLITTING, 8)
-    assert moves["detail"] == (None, "frugal", Move.DRAWN, 20)
+    assert moves["detail"] == (None, "frugal", Move.CLOSED_FORM, 20)
     (row,) = restorer._begin(y, operator, Guidance(sigma=SIGMA, method="frugal"))
     assert (row.aim, row.method) == (None, "frugal")
 

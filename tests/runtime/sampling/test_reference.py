@@ -92,6 +92,7 @@ def test_a_gaussian_prior_in_float64_exactly(gaussian_engine, kind, sigma, k):
         seed,
         0,
         x=schedule.abar[-1] ** 0.5 * x,
+        start=how.start,
     )
     run([row], engine)
     assert row.k == min(k, len(schedule))
