@@ -73,6 +73,7 @@ def main() -> None:
             "Real-ESRGAN x4plus": enlarge,
             "`--aim fidelity`": lambda y, r=mine, o=operator: r.restore(y, o, aim="fidelity").image,
             "`--aim detail`": lambda y, r=mine, o=operator: r.restore(y, o, aim="detail").image,
+            "`--preset balanced`": lambda y, r=mine, o=operator: r.restore(y, o, preset="balanced").image,
         }
         for name, way in ways.items():
             started = time.perf_counter()
