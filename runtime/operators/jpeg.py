@@ -227,9 +227,9 @@ class Jpeg(Coded, Decomposable):
     def finished(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return an image near x (C, H, W) of 8-bit levels, which libjpeg encodes to y wherever that is possible.
 
-        In each round pixels are rounded. In MCUs that `encoded` finds out of their cells, the pseudo-inverse
-        brings coefficients back, further in each of the first FURTHER rounds, and changes no others; after those,
-        another dither is tried in each round. An MCU that stays out is the one that was least so.
+        In each round pixels are rounded. In MCUs that `encoded` finds out of their cells, the pseudo-inverse brings
+        coefficients back, further in each of the first FURTHER rounds, and changes no others; after those, another
+        dither is tried in each round. Of an MCU that stays out, the try that was least so is returned.
         """
         given = np.array(self._to_units(x[None])[0], np.float64)
         wanted = np.asarray(self._by_unit(y[None])[0], np.float64)
@@ -238,7 +238,7 @@ class Jpeg(Coded, Decomposable):
         )
         half = np.tile(np.maximum(0.5 - EDGE / steps, NARROWEST), (len(given), 1))
         left, dither, work = np.arange(len(given)), np.random.default_rng(0), 0
-        best, least = np.empty_like(given), np.full(len(given), np.inf)
+        best, least = np.full_like(given, np.nan), np.full(len(given), np.inf)
         U, s, Vt = self.decomposition
         for number in range(ROUNDS):
             pixels = np.clip(given[left], -1, 1)

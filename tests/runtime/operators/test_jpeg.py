@@ -123,6 +123,17 @@ def test_a_finished_image_re_encodes_to_the_file_s_coefficients(quality, subsamp
     assert lost > 20
 
 
+def test_finishing_brings_most_of_a_fine_file_s_coefficients_back_and_lets_nan_pass():
+    data, operator, y = file_of(portrait(), quality=96)
+    image = operator.finished(np.float32(operator.decoded(y) + 0.1 * normal(operator.image_shape)), y)
+    with Image.open(io.BytesIO(data)) as given:
+        tables = given.quantization
+    pixels = Image.fromarray(np.rint(127.5 * (image + 1)).astype(np.uint8).transpose(1, 2, 0))
+    again = file_of(pixels, qtables=tables)[2]
+    assert 0 < np.mean(np.abs(again - y) > 0.5) < 0.03
+    assert np.isnan(operator.finished(np.full(operator.image_shape, np.nan, np.float32), y)).all()
+
+
 def test_finishing_leaves_an_image_that_agrees_as_it_is():
     _, operator, y = file_of(portrait(), quality=30)
     image = operator.finished(np.asarray(portrait(), np.float32).transpose(2, 0, 1) / 127.5 - 1, y)
