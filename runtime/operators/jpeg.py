@@ -34,6 +34,8 @@ YCBCR = np.array(
 ROUNDS, WHOLE, FURTHER, NARROWEST = 60, 12, 6, 0.1
 """Constants of `finished`: the most rounds, and the most work in rounds of the whole picture; the first rounds, which
 bring coefficients further in each time; and the least distance from a cell's middle that they begin with, in steps."""
+STUBBORN, NUDGES = 16, 24
+"""The number of MCUs up to which those that are still out of their cells are tried by single pixels, and the pixels."""
 EDGE, MARGIN = 0.8, 0.2
 """Distances in grey levels that coefficients keep from the edges of their cells: before pixels and components are
 rounded, and after it, for the integers of an encoder's cosines (libjpeg's are an eighth of a level)."""
@@ -229,13 +231,15 @@ class Jpeg(Coded, Decomposable):
 
         In each round pixels are rounded. In MCUs that `encoded` finds out of their cells, the pseudo-inverse brings
         coefficients back, further in each of the first FURTHER rounds, and changes no others; after those, another
-        dither is tried in each round. Of an MCU that stays out, the try that was least so is returned.
+        dither is tried in each round. Of an MCU that stays out, the try that was least so is taken, and where they are
+        few, `_nudged`.
         """
         given = np.array(self._to_units(x[None])[0], np.float64)
         wanted = np.asarray(self._by_unit(y[None])[0], np.float64)
         steps = np.concatenate(
             [np.tile(one.table.reshape(-1), one.values // one.table.size) for one in self.components]
         )
+        inside = 0.5 - MARGIN / steps
         half = np.tile(np.maximum(0.5 - EDGE / steps, NARROWEST), (len(given), 1))
         left, dither, work = np.arange(len(given)), np.random.default_rng(0), 0
         best, least = np.full_like(given, np.nan), np.full(len(given), np.inf)
@@ -244,8 +248,7 @@ class Jpeg(Coded, Decomposable):
             pixels = np.clip(given[left], -1, 1)
             moved = dither.uniform(-0.5, 0.5, pixels.shape) if number >= FURTHER else 0
             levels = np.clip(np.rint(HALF * (pixels + 1) + moved), 0, 2 * HALF)
-            found = self.encoded(levels.reshape(-1, self.image_shape[0], *self.unit))
-            out = np.maximum(np.abs(found - wanted[left]) - (0.5 - MARGIN / steps), 0)
+            out = self._beyond(levels, wanted[left], inside)
             better = out.sum(1) < least[left]
             best[left[better]], least[left[better]] = levels[better], out.sum(1)[better]
             wrong, work = out.any(1), work + len(left)
@@ -257,7 +260,27 @@ class Jpeg(Coded, Decomposable):
             apart = pixels @ self.matrix.T - wanted[left]
             change = np.clip(apart, -half[left], half[left]) - apart
             given[left] = pixels + change @ U / s @ Vt
+        stubborn = np.flatnonzero(least > 0)
+        for unit in stubborn if len(stubborn) <= STUBBORN else ():
+            best[unit] = self._nudged(best[unit], wanted[unit], inside)
         return np.asarray(self._to_image(best[None])[0] / HALF - 1, np.float32)
+
+    def _beyond(self, levels: np.ndarray, wanted: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Return how far `encoded` levels (n, C h w) are further than `inside` (m,) from those wanted: (n, m)."""
+        found = self.encoded(levels.reshape(-1, self.image_shape[0], *self.unit))
+        return np.asarray(np.maximum(np.abs(found - wanted) - inside, 0))
+
+    def _nudged(self, levels: np.ndarray, wanted: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Change levels (C h w,) of an MCU by 1, in each round the one that most brings it into its cells, while one
+        does."""
+        least = self._beyond(levels[None], wanted, inside).sum()
+        for _ in range(NUDGES):
+            tries = np.clip(np.concatenate([levels + np.eye(len(levels)), levels - np.eye(len(levels))]), 0, 2 * HALF)
+            out = self._beyond(tries, wanted, inside).sum(1)
+            if not out.min() < least:
+                break
+            levels, least = tries[out.argmin()], out.min()
+        return levels
 
     def mean(self, y: Array, x0hat: Array, sigma: Any, variance: Any) -> Array:
         """Return E[x0 | y], (B, C, H, W), where y gives the cell of width 1 of each coefficient; `sigma` is not used.

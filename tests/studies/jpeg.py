@@ -23,7 +23,6 @@ from frugal_rt.runtime.pictures.simulate import compress
 from frugal_rt.runtime.restorer import Restorer
 from frugal_rt.runtime.sampling.psnr import psnr
 
-QUALITIES = (10, 30, 75)
 AIMS = ("fidelity", "detail")
 JPEG = Damage(task="jpeg")
 
@@ -35,12 +34,13 @@ def main() -> None:
     parser.add_argument("--lpips", required=True)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--every", type=int, default=1, help="take every N-th picture")
+    parser.add_argument("--qualities", default="10,30,75", help="libjpeg's")
     given = parser.parse_args()
     restorer, lpips = Restorer.load(given.engine, "cpu"), Lpips(given.lpips)
     pictures = sorted(given.images.iterdir())[:: given.every][: given.count]
     print("| quality | as decoded |", " | ".join(f"`--aim {aim}`" for aim in AIMS), "| differ |")
     print("| --- | ---: |", " ---: |" * len(AIMS), "---: |")
-    for quality in QUALITIES:
+    for quality in map(int, given.qualities.split(",")):
         rows: dict[str, list[tuple[float, float]]] = {}
         differ = total = 0
         for path in pictures:

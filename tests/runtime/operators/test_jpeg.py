@@ -105,7 +105,7 @@ def test_encoded_is_libjpeg_s_measurement_but_for_its_integer_cosines(quality, s
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
-@pytest.mark.parametrize("quality", [10, 30, 75, 85])
+@pytest.mark.parametrize("quality", [10, 30, 75, 85, 90])
 def test_a_finished_image_re_encodes_to_the_file_s_coefficients(quality, subsampling):
     """By Pillow at the file's tables, from 8-bit pixels: 98,304 to 196,608 coefficients."""
     data, operator, y = file_of(portrait(256), quality=quality, subsampling=subsampling)
