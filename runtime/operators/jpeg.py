@@ -35,7 +35,8 @@ ROUNDS, WHOLE, FURTHER, NARROWEST = 60, 12, 6, 0.1
 """Constants of `finished`: the most rounds, and the most work in rounds of the whole picture; the first rounds, which
 bring coefficients further in each time; and the least distance from a cell's middle that they begin with, in steps."""
 STUBBORN, NUDGES = 16, 24
-"""The number of MCUs up to which those that are still out of their cells are tried by single pixels, and the pixels."""
+"""Constants of `finished`: the most MCUs still out of their cells for which `_nudged` is tried, and the most levels of
+each that it changes."""
 EDGE, MARGIN = 0.8, 0.2
 """Distances in grey levels that coefficients keep from the edges of their cells: before pixels and components are
 rounded, and after it, for the integers of an encoder's cosines (libjpeg's are an eighth of a level)."""
@@ -207,8 +208,8 @@ class Jpeg(Coded, Decomposable):
     def encoded(self, levels: np.ndarray) -> np.ndarray:
         """Measure the levels 0..255 of MCUs (n, C, h, w) as libjpeg does, but for the last rounding: (n, m).
 
-        libjpeg rounds components, whose weights are integers / FIXED, and then the means of boxes, of which it adds up
-        the first and the second of a pair to different halves. Its cosines, which are integers too, are not modelled.
+        libjpeg rounds components, whose weights are integers / FIXED, and then the means of boxes; where these are two
+        pixels wide, a half is rounded down in even columns and up in odd ones. Its integer cosines are not modelled.
         """
         ycbcr, (height, width) = self.colour == "ycbcr", self.unit
         planes = np.tensordot(np.rint(FIXED * self._weights), levels - LEVEL_SHIFT, (1, 1))
@@ -271,8 +272,8 @@ class Jpeg(Coded, Decomposable):
         return np.asarray(np.maximum(np.abs(found - wanted) - inside, 0))
 
     def _nudged(self, levels: np.ndarray, wanted: np.ndarray, inside: np.ndarray) -> np.ndarray:
-        """Change levels (C h w,) of an MCU by 1, in each round the one that most brings it into its cells, while one
-        does."""
+        """Change levels (C h w,) of an MCU by 1, one a round, each time the one that brings it nearest to its cells;
+        stop where none brings it nearer."""
         least = self._beyond(levels[None], wanted, inside).sum()
         for _ in range(NUDGES):
             tries = np.clip(np.concatenate([levels + np.eye(len(levels)), levels - np.eye(len(levels))]), 0, 2 * HALF)
