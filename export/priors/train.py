@@ -6,7 +6,8 @@ trains an unconditional DDPM by v-prediction as the recipe says, on a CUDA devic
 After an interruption the same command continues from OUT's checkpoint and gives the same weights: the random numbers of
 a step depend on the seed and the step alone. The learning rate is constant until --cool-down lowers it to zero, which
 may begin at any crop. To keep training without a cool-down as well, copy OUT's checkpoint into another folder first. At
-every checkpoint OUT is a prior in diffusers' layout: the average of the weights, in float16.
+every checkpoint OUT is a prior in diffusers' layout: the average of the weights, in float16. --widen starts a network
+of other widths near what a trained one computes.
 """
 
 import json
@@ -118,6 +119,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--data", type=FOLDER, required=True, help="Folder of the photographs that the recipe names.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for checkpoint, log, prior and decoded pictures.")
 @click.option("--init", type=FOLDER, help="Prior of the same network to start from.  [default: random weights]")
+@click.option("--widen", type=FOLDER, help="Prior whose network differs in its widths alone, to start from.")
 @click.option("--seen", type=click.IntRange(0), default=0, help="Crops that the weights of --init have seen.")
 @click.option("--crops", type=click.IntRange(1), help="Crops to see in all.  [default: until stopped, or at rate zero]")
 @click.option("--cool-down", type=click.IntRange(1), help="Bring the rate to zero over so many crops from here.")
@@ -133,6 +135,7 @@ def main(
     data: Path,
     out: Path | None,
     init: Path | None,
+    widen: Path | None,
     seen: int,
     crops: int | None,
     cool_down: int | None,
@@ -167,6 +170,8 @@ def main(
             training.load(out)
         elif init is not None:
             training.start_from(init, seen)
+        elif widen is not None:
+            training.widen(widen, seed)
         if cool_down is not None and recipe.cosine is not None:
             raise InputError("the recipe's rate falls along a cosine; leave out --cool-down")
         if cool_down is not None:

@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save
 from ....engines.errors import InputError
 from ....engines.files import atomic_write, make_folder
 from .denoising import SCHEDULER, as_input, loss_of
+from .muon import Muon
 from .pictures import Draw
 from .recipe import Recipe
+from .widths import carried_over
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -88,9 +90,8 @@ class Training:
         common: dict[str, Any] = {"lr": recipe.rate, "weight_decay": recipe.weight_decay}
         self.optimisers: list[Any] = [torch.optim.AdamW(rest, betas=recipe.betas, fused=True, **common)]
         if self.matrices:
-            # The scale gives its steps AdamW's size, so that one rate serves both (Liu et al. 2025). Muon works in
-            # bfloat16, which some CPUs only emulate: 1.4 crops a second there, where AdamW alone has 8.
-            self.optimisers.append(torch.optim.Muon(self.matrices.values(), adjust_lr_fn="match_rms_adamw", **common))
+            precision = torch.bfloat16 if device == "cuda" else torch.float32  # many CPUs only emulate bfloat16
+            self.optimisers.append(Muon(self.matrices.values(), precision=precision, **common))
         self.progress = Progress()
 
     def start_from(self, folder: Path, seen: int) -> None:
@@ -98,6 +99,12 @@ class Training:
         self._copy(read_prior_weights(folder), self.weights, folder.name)
         self._copy(self.weights, self.average, folder.name)
         self.progress = Progress(crops=seen, start=seen)
+
+    def widen(self, folder: Path, seed: int) -> None:
+        """Start from a prior whose network has other widths, by `widths.carried_over`. Raises InputError."""
+        weights, config = read_network(folder)
+        self._copy(carried_over(weights, config, self.network.config, seed), self.weights, folder.name)
+        self._copy(self.weights, self.average, folder.name)
 
     def step(self, x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Train on a batch x0 (B, 3, H, W) at timesteps t (B,), on the CPU; return its loss, on the device."""
@@ -203,6 +210,18 @@ def read_prior_weights(folder: Path) -> dict[str, torch.Tensor]:
     if prediction != "v_prediction":
         raise InputError(f"{folder.name} predicts {prediction}; only a v_prediction can be trained on")
     return _tensors(folder / WEIGHTS)
+
+
+def read_network(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read the weights of a prior and its network's config, defaults included. Raises InputError."""
+    weights, of = read_prior_weights(folder), f"unet/config.json of {folder.name}"
+    try:
+        network: Any = UNet2DModel.from_config(UNet2DModel.load_config(folder / "unet"))
+    except (OSError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise InputError(f"cannot build the network by {of}: {error}") from error
+    if {n: t.shape for n, t in network.state_dict().items()} != {n: t.shape for n, t in weights.items()}:
+        raise InputError(f"the weights are of another network than that of {of}")
+    return weights, dict(network.config)
 
 
 def write_prior(out: Path, network: Any, weights: dict[str, torch.Tensor]) -> None:

@@ -378,6 +378,36 @@ def test_out_is_a_prior_of_the_average_and_a_start_for_others(data: Path, tmp_pa
     assert 0 < max(changes) < 2 * RECIPE["rate"]
 
 
+def test_a_training_starts_from_a_prior_of_other_widths(data: Path, tmp_path: Path) -> None:
+    plain = RECIPE["network"] | {"add_attention": False}
+    trained(data, tmp_path / "out", "--crops", "40", network=plain)
+    wide = plain | {"block_out_channels": [12, 16]}
+    trained(data, tmp_path / "wide", "--widen", str(tmp_path / "out"), "--crops", "4", network=wide)
+    training = Training(read_recipe(tmp_path / "recipe.json"), "cpu", bf16=False)
+    training.load(tmp_path / "wide")
+    learned, now = read_prior(tmp_path / "out").tensors(), training.weights
+    assert now["conv_in.weight"].shape == (12, 12, 3, 3)
+    apart = (now["conv_out.bias"].detach() - torch.from_numpy(learned["conv_out.bias"]).float()).abs().max()
+    assert 0 < apart < 2 * RECIPE["rate"]
+    assert training.progress.crops == 4
+
+    deeper = plain | {"layers_per_block": 2}
+    asked = ["--widen", str(tmp_path / "out"), "--crops", "4"]
+    refused = trained(data, tmp_path / "deep", *asked, network=deeper, code=1)
+    assert "only the widths may differ: layers_per_block is 2, and was 1" in refused.output
+    config = tmp_path / "out/unet/config.json"
+    for content, message in (
+        ({"norm_num_groups": 3}, "cannot build the network by unet/config.json of out"),
+        ({"block_out_channels": [8, 24]}, "the weights are of another network than that of unet/config.json of out"),
+        ({"layers_per_block": "1"}, "cannot build the network by unet/config.json of out"),
+    ):
+        whole = config.read_text()
+        config.write_text(json.dumps(json.loads(whole) | content))
+        refused = trained(data, tmp_path / "odd", *asked, network=wide, code=1)
+        config.write_text(whole)
+        assert message in refused.output
+
+
 def test_psnr_of_a_network_that_says_nothing() -> None:
     """v = 0 leaves x0hat = y / (1 + sigma^2), whose error on mid-grey is noise alone, where little is clipped."""
     grey = [np.full((64, 64, 3), 128, np.uint8)] * 2
