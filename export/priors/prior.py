@@ -229,9 +229,12 @@ def make_prior(
 
 def _float32(prior: str, name: str, tensor: Any) -> np.ndarray:
     try:
-        return np.ascontiguousarray(tensor, np.float32)
+        weights = np.ascontiguousarray(tensor, np.float32)
     except (TypeError, ValueError) as error:
         raise ExportError(f"{prior}: {name} is no array of numbers that numpy knows; save it as float32") from error
+    if not np.isfinite(weights).all():
+        raise ExportError(f"{prior}: {name} holds values that are not finite; save weights beyond 65504 as float32")
+    return weights
 
 
 def _known(name: str, what: str, value: str, known: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from ....engines.errors import InputError
+from ....engines.errors import FrugalError, InputError
 from ....engines.files import atomic_write, make_folder
 from .denoising import SCHEDULER, as_input, loss_of
 from .muon import Muon
@@ -225,8 +225,14 @@ def read_network(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 def write_prior(out: Path, network: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Write the folder that `frugal-rt export --weights` reads: float16 weights and the configs."""
+    """Write the folder that `frugal-rt export --weights` reads: float16 weights and the configs.
+
+    Raises FrugalError, and writes nothing, where a weight is beyond float16.
+    """
     half = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()}
+    for name, tensor in half.items():
+        if not torch.isfinite(tensor).all():
+            raise FrugalError(f"{name} holds values beyond 65504, which float16 does not; start from other weights")
     index: dict[str, Any] = {
         "_class_name": "DDPMPipeline",
         "unet": ["diffusers", "UNet2DModel"],

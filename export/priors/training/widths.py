@@ -18,6 +18,9 @@ from .denoising import ABAR
 
 NOISE = 0.02
 """The standard deviation of the noise that parts the copies of a channel, divided by that of the weights."""
+LEAST_SHARE = 0.01
+"""The least singular value of the new frequencies, over the timesteps, that takes part in the fit, divided by the
+largest: slow frequencies are nearly alike, and those below would have weights beyond float16."""
 Weights = Mapping[str, torch.Tensor]
 
 
@@ -205,9 +208,10 @@ def _refitted(weight: torch.Tensor, new: Mapping[str, Any]) -> torch.Tensor:
 
     def frequencies(count: int) -> torch.Tensor:
         flip, shift = new["flip_sin_to_cos"], new["freq_shift"]
-        features: torch.Tensor = get_timestep_embedding(torch.arange(len(ABAR)), count, flip, shift)
-        return features.double()
+        embedded: torch.Tensor = get_timestep_embedding(torch.arange(len(ABAR)), count, flip, shift)
+        return embedded.double()
 
     wanted = frequencies(weight.shape[1]) @ weight.double().T
-    fitted: torch.Tensor = torch.linalg.lstsq(frequencies(new["block_out_channels"][0]), wanted, driver="gelsd")[0]
+    features = frequencies(new["block_out_channels"][0])
+    fitted: torch.Tensor = torch.linalg.lstsq(features, wanted, rcond=LEAST_SHARE, driver="gelsd")[0]
     return fitted.T.float()

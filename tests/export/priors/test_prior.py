@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from frugal_rt import ExportError, InputError, PlanError
 from frugal_rt.export import build_plan, find_prior, read_prior
@@ -19,6 +21,13 @@ def change_config(folder, name, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def overflow(folder):
+    path = next((folder / "unet").glob("*.safetensors"))
+    weights = load_file(path)
+    weights["conv_in.bias"][0] = np.inf  # what float16 makes of a million
+    save_file(weights, path)
+
+
 @pytest.mark.parametrize(
     ("break_it", "error", "sentence"),
     [
@@ -26,6 +35,7 @@ def change_config(folder, name, **changes):
         (lambda f: (f / "unet" / "config.json").write_text("{"), InputError, "is not JSON"),
         (lambda f: next((f / "unet").glob("*.safetensors")).unlink(), InputError, r"holds no unet/diffusion_pytorch"),
         (lambda f: next((f / "unet").glob("*.safetensors")).write_text("x"), ExportError, "cannot read"),
+        (overflow, ExportError, "conv_in.bias holds values that are not finite; save weights beyond 65504 as float32"),
         (
             lambda f: change_config(f, "unet/config.json", _class_name="UNet2DConditionModel"),
             ExportError,

@@ -17,13 +17,13 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors import safe_open
 
-from frugal_rt.engines import InputError
+from frugal_rt.engines import FrugalError, InputError
 from frugal_rt.export import read_prior
 from frugal_rt.export.priors import train
 from frugal_rt.export.priors.training import denoising
 from frugal_rt.export.priors.training.pictures import Pictures
 from frugal_rt.export.priors.training.recipe import read_recipe
-from frugal_rt.export.priors.training.state import CHECKPOINT, Progress, Training, build_network
+from frugal_rt.export.priors.training.state import CHECKPOINT, WEIGHTS, Progress, Training, build_network
 
 PRIORS = Path(train.__file__).parent
 GROUPS = {"sea": 0.6, "sky": 0.4, "land": 0.0}
@@ -376,6 +376,17 @@ def test_out_is_a_prior_of_the_average_and_a_start_for_others(data: Path, tmp_pa
     learned = read_prior(tmp_path / "out").tensors()
     changes = [abs(training.weights[name].detach().numpy() - value).max() for name, value in learned.items()]
     assert 0 < max(changes) < 2 * RECIPE["rate"]
+
+
+def test_weights_beyond_float16_are_not_written(data: Path, tmp_path: Path) -> None:
+    trained(data, tmp_path / "out", "--crops", "4")
+    before = (tmp_path / "out" / WEIGHTS).read_bytes()
+    training = Training(read_recipe(tmp_path / "recipe.json"), "cpu", bf16=False)
+    training.load(tmp_path / "out")
+    training.average["conv_in.bias"][0] = 1e6
+    with pytest.raises(FrugalError, match=r"conv_in\.bias holds values beyond 65504, which float16 does not"):
+        training.save(tmp_path / "out")
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == before
 
 
 def test_a_training_starts_from_a_prior_of_other_widths(data: Path, tmp_path: Path) -> None:
