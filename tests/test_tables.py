@@ -93,3 +93,11 @@ def test_what_has_finished_is_kept_and_a_failure_leaves_the_page(tmp_path: Path,
     assert page.read_text() == before.replace("27.4", "27.5")
     script.write_text("raise SystemExit(1)")
     assert CliRunner().invoke(tables.main, asked).exit_code == 0
+
+
+def test_commands_that_end_alike_are_kept_apart(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        script, tail = tmp_path / f"{name}.py", "same " * 40
+        script.write_text(f"print('{name}')")
+        for _ in range(2):
+            assert tables.finished([sys.executable, str(script), *tail.split()], tmp_path) == f"{name}\n"

@@ -119,7 +119,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--data", type=FOLDER, required=True, help="Folder of the photographs that the recipe names.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for checkpoint, log, prior and decoded pictures.")
 @click.option("--init", type=FOLDER, help="Prior of the same network to start from.  [default: random weights]")
-@click.option("--widen", type=FOLDER, help="Prior whose network differs in its widths alone, to start from.")
+@click.option("--widen", type=FOLDER, help="Prior to start from whose network differs in its widths alone.")
 @click.option("--seen", type=click.IntRange(0), default=0, help="Crops that the weights of --init have seen.")
 @click.option("--crops", type=click.IntRange(1), help="Crops to see in all.  [default: until stopped, or at rate zero]")
 @click.option("--cool-down", type=click.IntRange(1), help="Bring the rate to zero over so many crops from here.")
@@ -162,6 +162,8 @@ def main(
             training.start_from(evaluate, seen)
             click.echo(json.dumps(figures(training.network.eval(), recipe, measured, device)))
             return
+        if init is not None and widen is not None:
+            raise InputError("a training starts from one prior: give --init or --widen")
         if out is None:
             raise InputError("a training needs a folder to write to: --out DIR")
         make_folder(out)

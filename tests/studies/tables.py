@@ -9,6 +9,7 @@ printed. What has finished is kept in the output folder, so that an interrupted 
 or the weights take another folder.
 """
 
+import hashlib
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import click
 
+from frugal_rt.engines.files import atomic_write
 from frugal_rt.runtime.evaluation.suite import EVERYDAY
 
 BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python|frugal-rt) ")
@@ -47,7 +49,10 @@ def blocks(lines: list[str]) -> Iterator[Block]:
 
 
 def jobs_of(command: str) -> list[list[str]]:
-    """Return the command's words, without variables and outputs; an evaluation of every task as one for each."""
+    """Return the words of the processes that make up a command, without variables and outputs.
+
+    An evaluation of every task beside plain methods is a process for each task, any other command is one.
+    """
     words = [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_]+=", word)]
     for option in ("-o", "--output"):
         if option in words:
@@ -60,7 +65,8 @@ def jobs_of(command: str) -> list[list[str]]:
 
 def finished(words: list[str], folder: Path) -> str:
     """Return what the command prints, by a run of it or from the folder. Raises ClickException where it fails."""
-    name = re.sub(r"[^a-zA-Z0-9.]+", "-", " ".join(words[1:]))[-150:].strip("-")
+    readable = re.sub(r"[^a-zA-Z0-9.]+", "-", " ".join(words[1:]))[-80:].strip("-")
+    name = f"{readable}-{hashlib.sha256(shlex.join(words[1:]).encode()).hexdigest()[:12]}"
     kept = folder / f"{name}.txt"
     if not kept.exists():
         into = ["-o", str(folder / name)] if "eval" in words else []
@@ -68,7 +74,8 @@ def finished(words: list[str], folder: Path) -> str:
         done = subprocess.run([*words, *into], capture_output=True, text=True, env=os.environ | one_thread)
         if done.returncode:
             raise click.ClickException(f"{shlex.join(words)}\n{done.stderr}")
-        kept.write_text(done.stdout)
+        with atomic_write(kept) as file:
+            file.write(done.stdout.encode())
         click.echo(f"{len(list(folder.glob('*.txt')))}: {name}", err=True)
     return kept.read_text()
 
@@ -87,7 +94,7 @@ class Row:
         return [first, *(cell for cell in rest if not re.search(r"\d", cell) and cell not in ("", "as fidelity"))]
 
     def holds(self, other: "Row") -> bool:
-        """Whether the row has a place for every cell of another."""
+        """Tell whether the row has a place for every cell of another."""
         return self.cells.keys() >= other.cells.keys()
 
 
@@ -136,7 +143,8 @@ def main(page: Path, only: str, jobs: int, output: Path) -> None:
     for (block, _), text in zip(found, texts, strict=True):
         for row in place(lines, block.lines, rows(text, range(len(text)))):
             click.echo(f"no place: {' | '.join(row.cells.values())}")
-    page.write_text("\n".join(lines), encoding="utf-8")
+    with atomic_write(page) as file:
+        file.write("\n".join(lines).encode())
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ class Training:
             yield name, held, self.optimisers[name in self.matrices].state[held]
 
     def _copy(self, source: dict[str, torch.Tensor], target: dict[str, torch.Tensor], what: str) -> None:
-        if {n: t.shape for n, t in source.items()} != {n: t.shape for n, t in target.items()}:
+        if _shapes(source) != _shapes(target):
             raise InputError(f"the weights in {what} are of another network than the recipe's")
         with torch.no_grad():
             for name, tensor in target.items():
@@ -216,10 +216,11 @@ def read_network(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     """Read the weights of a prior and its network's config, defaults included. Raises InputError."""
     weights, of = read_prior_weights(folder), f"unet/config.json of {folder.name}"
     try:
-        network: Any = UNet2DModel.from_config(UNet2DModel.load_config(folder / "unet"))
+        with torch.device("meta"):  # which gives the weights no memory, whatever their sizes
+            network: Any = UNet2DModel.from_config(UNet2DModel.load_config(folder / "unet"))
     except (OSError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise InputError(f"cannot build the network by {of}: {error}") from error
-    if {n: t.shape for n, t in network.state_dict().items()} != {n: t.shape for n, t in weights.items()}:
+    if _shapes(network.state_dict()) != _shapes(weights):
         raise InputError(f"the weights are of another network than that of {of}")
     return weights, dict(network.config)
 
@@ -247,6 +248,10 @@ def write_prior(out: Path, network: Any, weights: dict[str, torch.Tensor]) -> No
 def _part(saved: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
     """Return the tensors whose names begin with `name` and a dot, under the rest of their names."""
     return {key.removeprefix(f"{name}."): tensor for key, tensor in saved.items() if key.startswith(f"{name}.")}
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

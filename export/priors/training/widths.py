@@ -34,7 +34,7 @@ class Channels:
 
     @property
     def shares(self) -> torch.Tensor:
-        """1 / the number of copies, for each new channel."""
+        """Return for each new channel 1 / the number of copies that its old channel has."""
         return 1 / torch.bincount(self.copied)[self.copied]
 
 
@@ -119,7 +119,7 @@ def carried_over(
     channels = {
         part.writes: chosen(importance[part.writes], new["block_out_channels"][part.level], groups) for part in parts
     }
-    within, time = (chosen(one, 4 * new["block_out_channels"][0], 1) for one in _of_time(held))
+    hidden, time = (chosen(one, 4 * new["block_out_channels"][0], 1) for one in _importance_of_time(held))
     generator = torch.Generator().manual_seed(seed)
     made: dict[str, torch.Tensor] = {}
 
@@ -134,9 +134,9 @@ def carried_over(
             weight = weight + _beside(writes.shares < 1, weight) * parted
         made[f"{name}.weight"], made[f"{name}.bias"] = weight, bias
 
-    carry("time_embedding.linear_1", None, within)
-    made["time_embedding.linear_1.weight"] = _refitted(held["time_embedding.linear_1.weight"][within.copied], new)
-    carry("time_embedding.linear_2", within, time)
+    carry("time_embedding.linear_1", None, hidden)
+    made["time_embedding.linear_1.weight"] = _refitted(held["time_embedding.linear_1.weight"][hidden.copied], new)
+    carry("time_embedding.linear_2", hidden, time)
     for part in parts:
         read = concatenated([channels[name] for name in part.reads]) if part.reads else None
         written = channels[part.writes]
@@ -168,15 +168,15 @@ def _check(weights: Weights, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
 
 
 def _importance(parts: Sequence[Part], weights: Weights) -> dict[str, torch.Tensor]:
-    """Return for each channel of each tensor (C,) the squared weights with which it is read, after a norm its own."""
+    """Return for each tensor the squared weights with which each channel is read, (C,), a norm's weight included."""
     found: dict[str, torch.Tensor] = {}
     for part in parts:
         if f"{part.name}.weight" in weights:
             read, written = _squares(weights, part.name), f"{part.name}.bias"
         else:
             read, written = _squares(weights, f"{part.name}.conv1", f"{part.name}.norm1"), f"{part.name}.conv2.bias"
-            if (shortcut := f"{part.name}.conv_shortcut.weight") in weights:
-                read = read + _squares(weights, shortcut.removesuffix(".weight"))
+            if f"{part.name}.conv_shortcut.weight" in weights:
+                read = read + _squares(weights, f"{part.name}.conv_shortcut")
         first = 0
         for name in part.reads:
             found[name] += read[first : first + len(found[name])]
@@ -186,14 +186,14 @@ def _importance(parts: Sequence[Part], weights: Weights) -> dict[str, torch.Tens
     return found
 
 
-def _of_time(weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the same for the two layers of the timestep's embedding, (4 C,) each."""
+def _importance_of_time(weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return for both layers of the timestep's embedding how strongly each channel is read, (4 C,)."""
     read = [weight.square().sum(0) for name, weight in weights.items() if name.endswith("time_emb_proj.weight")]
     return weights["time_embedding.linear_2.weight"].square().sum(0), torch.stack(read).sum(0)
 
 
 def _squares(weights: Weights, convolution: str, norm: str | None = None) -> torch.Tensor:
-    """Return the sum of the squared weights with which a convolution reads each channel, those of a norm included."""
+    """Return the squared weights with which a convolution reads each channel, (C,), times those of a norm before it."""
     squares = weights[f"{convolution}.weight"].square().sum((0, 2, 3))
     return squares if norm is None else squares * weights[f"{norm}.weight"].square()
 

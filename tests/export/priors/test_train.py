@@ -21,6 +21,7 @@ from frugal_rt.engines import FrugalError, InputError
 from frugal_rt.export import read_prior
 from frugal_rt.export.priors import train
 from frugal_rt.export.priors.training import denoising
+from frugal_rt.export.priors.training.muon import Muon
 from frugal_rt.export.priors.training.pictures import Pictures
 from frugal_rt.export.priors.training.recipe import read_recipe
 from frugal_rt.export.priors.training.state import CHECKPOINT, WEIGHTS, Progress, Training, build_network
@@ -178,6 +179,25 @@ def test_muon_moves_matrices_alike_in_every_direction(tmp_path: Path) -> None:
         assert along.max() < 1.3
         seen += int(kept.sum())
     assert seen > 100
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_muon_is_torch_s_in_bfloat16(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    first = torch.randn(shape)
+    theirs, ours = (torch.nn.Parameter(first.clone()) for _ in range(2))
+    settings = {"lr": 0.01, "weight_decay": 0.1}
+    optimisers = (
+        torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings),
+        Muon([ours], precision=torch.bfloat16, **settings),
+    )
+    for _ in range(3):
+        theirs.grad = torch.randn(shape)
+        ours.grad = theirs.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    assert (ours - first).abs().max() > 0.01
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_a_checkpoint_of_another_optimiser_is_refused(data: Path, tmp_path: Path) -> None:
@@ -406,10 +426,12 @@ def test_a_training_starts_from_a_prior_of_other_widths(data: Path, tmp_path: Pa
     asked = ["--widen", str(tmp_path / "out"), "--crops", "4"]
     refused = trained(data, tmp_path / "deep", *asked, network=deeper, code=1)
     assert "only the widths may differ: layers_per_block is 2, and was 1" in refused.output
+    refused = trained(data, tmp_path / "both", *asked, "--init", str(tmp_path / "out"), network=wide, code=1)
+    assert "a training starts from one prior: give --init or --widen" in refused.output
     config = tmp_path / "out/unet/config.json"
     for content, message in (
         ({"norm_num_groups": 3}, "cannot build the network by unet/config.json of out"),
-        ({"block_out_channels": [8, 24]}, "the weights are of another network than that of unet/config.json of out"),
+        ({"block_out_channels": [8, 2**24]}, "the weights are of another network than that of unet/config.json of out"),
         ({"layers_per_block": "1"}, "cannot build the network by unet/config.json of out"),
     ):
         whole = config.read_text()
