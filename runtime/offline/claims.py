@@ -14,6 +14,8 @@ except ImportError:  # Windows, where each process has the folder to itself
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".frugal-rt.lock"
+TRIES = 100
+"""The most times that the file is opened, each time just before another process removes it."""
 
 
 class Claims:
@@ -25,11 +27,9 @@ class Claims:
     def __init__(self, folder: Path):
         self._folder = folder
         self._made = [one for one in (folder, *folder.parents) if not is_there(one)]
-        make_folder(folder)
         self._file: IO[bytes] | None = None
         with contextlib.suppress(OSError):  # writing the results will raise the same error
-            self._file = (folder / NAME).open("a+b")
-        self._lock(0, shared=True)
+            self._open()
 
     def take(self, name: str, wait: bool = False) -> bool:
         """Claim a name; return whether that succeeded. With `wait`, wait until no other process holds it."""
@@ -53,6 +53,21 @@ class Claims:
         with contextlib.suppress(OSError):  # the folder is not empty
             for folder in self._made:
                 folder.rmdir()
+
+    def _open(self) -> None:
+        """Make the folder, open the file and share it; again where the file's last process removed it in between.
+
+        Raises FileError for the folder, OSError for the file.
+        """
+        for _ in range(TRIES):
+            make_folder(self._folder)
+            self._file = (self._folder / NAME).open("a+b")
+            self._lock(0, wait=True, shared=True)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._file.fileno()), (self._folder / NAME).stat()):
+                    return
+            self._file.close()
+        self._file = None
 
     def _lock(self, byte: int, wait: bool = False, shared: bool = False) -> bool:
         if fcntl is None or self._file is None:

@@ -66,15 +66,16 @@ class Targets:
             if output.suffix.lower() in PICTURES and not in_folder:
                 raise InputError(f"{output} is named as a picture; several go into a folder: -o FOLDER")
             targets = _in_folder(output, sources, suffix)
-        there = [source for source, target in targets.items() if resume and is_whole(target, samples)]
-        due = {source: target for source, target in targets.items() if source not in there}
+        whole = {source for source, target in targets.items() if is_whole(target, samples)}  # as others may add to them
+        there = [source for source in targets if resume and source in whole]
+        due = {source: target for source, target in targets.items() if not (resume and source in whole)}
         whys = {} if one else {source: _unfit(target, samples) for source, target in due.items()}
         unfit = [Failed(source, why) for source, why in whys.items() if why]
         due = {source: target for source, target in due.items() if not whys.get(source)}
         if one or in_folder:
             for target in due.values():
                 check_outputs(target, samples, force or resume)
-        replaced = frozenset(source for source, target in due.items() if is_whole(target, samples))
+        replaced = frozenset(whole).intersection(due)
         return cls(due, there, None if one else output, suffix, unfit, output is not None, replaced)
 
 

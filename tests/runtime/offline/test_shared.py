@@ -16,8 +16,9 @@ from PIL import Image
 
 from frugal_rt import FileError
 from frugal_rt.engines.files import remove_drafts
-from frugal_rt.runtime.offline import claims, run
+from frugal_rt.runtime.offline import claims, outputs, run
 from frugal_rt.runtime.offline.claims import Claims
+from frugal_rt.runtime.offline.outputs import Targets
 from frugal_rt.runtime.pictures import images
 
 from ...commands import frugal
@@ -175,6 +176,16 @@ def test_two_processes_share_one_folder(here):
     assert sorted(path.name for path in Path("out").iterdir()) == names
 
 
+def test_a_result_that_appears_as_the_targets_are_settled_is_not_replaced(tmp_path, monkeypatch):
+    """Whatever look at the folder finds it first: with --resume it is another process's, or it is there."""
+    for looks in range(1, 6):
+        asked = iter([False] * looks)
+        monkeypatch.setattr(outputs, "is_whole", lambda target, samples, asked=asked: next(asked, True))
+        targets = Targets.settle([Path("a.png")], False, tmp_path, 1, resume=True, force=False)
+        assert not targets.replaced
+        assert (targets.there == []) == bool(targets.paths)
+
+
 def last(said: tuple[str, str]) -> str:
     """The last line that a command wrote: how many were restored, failed, and were there."""
     return said[0].strip().splitlines()[-1]
@@ -204,6 +215,27 @@ def test_a_claim_is_of_one_process_and_goes_with_it(tmp_path):
     other.wait()
     mine.close()
     assert not list(folder.iterdir())  # it was the other's to take away
+
+
+def test_claims_hold_where_the_file_was_removed_as_it_was_opened(tmp_path, monkeypatch):
+    """As the last of the other processes does; one that comes later then makes another file."""
+    folder, lock, others = tmp_path / "out", claims.fcntl.lockf, []
+
+    def removed(*arguments):
+        monkeypatch.setattr(claims.fcntl, "lockf", lock)
+        (folder / claims.NAME).unlink()
+        command = [sys.executable, "-c", HOLD, str(folder)]
+        others.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert others[0].stdout.readline() == "True\n"
+        lock(*arguments)
+
+    monkeypatch.setattr(claims.fcntl, "lockf", removed)
+    mine = Claims(folder)
+    assert not mine.take("a")
+    assert mine.take("b")
+    others[0].communicate("\n")
+    assert mine.take("a")
+    mine.close()
 
 
 def test_a_folder_without_locks_gives_every_claim(tmp_path, monkeypatch):
