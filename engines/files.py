@@ -38,8 +38,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(target)
-        created = False
+            if fcntl is not None:  # still locked, so that no other process takes it for abandoned
+                draft.replace(target)
+                created = False
+        if created:  # on Windows, which renames no open file
+            draft.replace(target)
+            created = False
     except FrugalError:
         raise
     except OSError as error:
@@ -68,23 +72,23 @@ def remove_drafts(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 if stat.S_ISREG(draft.lstat().st_mode):
                     with draft.open("rb+") as file:
-                        if lock(file):
+                        if lock(file, without=False):
                             draft.unlink()
 
 
-def lock(file: IO[bytes], wait: bool = False) -> bool:
-    """Lock the file until it is closed; return whether this succeeded, or locks do not exist here.
+def lock(file: IO[bytes], wait: bool = False, without: bool = True) -> bool:
+    """Lock the file until it is closed; return whether this succeeded.
 
-    wait: whether to wait until nobody else has it locked.
+    wait: whether to wait until nobody else has it locked. without: what to return where locks do not exist.
     """
     if fcntl is None:
-        return True
+        return without
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
-        return True
+        return without
     return True
 
 

@@ -37,16 +37,15 @@ class Claims:
 
     def give_back(self, name: str) -> None:
         """Release a name."""
-        if fcntl is not None and self._file is not None:
-            with contextlib.suppress(OSError):
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte_of(name), os.SEEK_SET)
+        self._unlock(_byte_of(name))
 
     def close(self) -> None:
         """Release all names. The last process removes the file, and empty folders that it made."""
         if self._file is None:
             return
+        self._unlock(0)  # before it tries to be the last, so that of several one is
         with contextlib.suppress(OSError):
-            if self._lock(0):
+            if self._lock(0) and self._is_there(self._file):
                 (self._folder / NAME).unlink()
         self._file.close()
         self._file = None
@@ -55,19 +54,26 @@ class Claims:
                 folder.rmdir()
 
     def _open(self) -> None:
-        """Make the folder, open the file and share it; again where the file's last process removed it in between.
+        """Make the folder, open the file and share it; again where its last process removed either in between.
 
         Raises FileError for the folder, OSError for the file.
         """
         for _ in range(TRIES):
             make_folder(self._folder)
-            self._file = (self._folder / NAME).open("a+b")
-            self._lock(0, wait=True, shared=True)
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._file.fileno()), (self._folder / NAME).stat()):
+                self._file = (self._folder / NAME).open("a+b")
+                self._lock(0, wait=True, shared=True)
+                if self._is_there(self._file):
                     return
-            self._file.close()
-        self._file = None
+                self._file.close()
+            self._file = None
+
+    def _is_there(self, file: IO[bytes]) -> bool:
+        """Return whether the open file is the folder's, and not one that was removed. Raises OSError."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), (self._folder / NAME).stat())
+        except FileNotFoundError:
+            return False
 
     def _lock(self, byte: int, wait: bool = False, shared: bool = False) -> bool:
         if fcntl is None or self._file is None:
@@ -80,6 +86,11 @@ class Claims:
         except OSError:
             return True
         return True
+
+    def _unlock(self, byte: int) -> None:
+        if fcntl is not None and self._file is not None:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte, os.SEEK_SET)
 
 
 def _byte_of(name: str) -> int:

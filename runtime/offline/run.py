@@ -125,7 +125,8 @@ class Run:
         self._restorer = None if engine is None else Restorer(plan, engine)
         folder = None if beside.steps is None else animation.check_folder(beside.steps, beside.force)
         self._recorder = animation.Recorder(folder, keep=beside.video is not None)
-        for one in {target.parent for target in targets.paths.values() if target != streams.STREAM}:
+        written = {target.parent for target in targets.paths.values() if target != streams.STREAM}
+        for one in written if targets.folder is None else {targets.folder}:
             remove_drafts(one)
 
     @property

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from frugal_rt import FileError
-from frugal_rt.engines.files import remove_drafts
+from frugal_rt.engines import files
+from frugal_rt.engines.files import atomic_write, remove_drafts
 from frugal_rt.runtime.offline import claims, outputs, run
 from frugal_rt.runtime.offline.claims import Claims
 from frugal_rt.runtime.offline.outputs import Targets
@@ -151,8 +152,40 @@ def test_drafts_of_a_killed_process_are_removed_and_those_of_a_living_one_are_no
         living.wait()
 
 
+def test_a_file_is_renamed_before_another_process_can_take_it_for_abandoned(tmp_path, monkeypatch):
+    rename = Path.replace
+
+    def late(draft, target):
+        script = "import sys; from pathlib import Path; from frugal_rt.engines.files import remove_drafts as remove"
+        subprocess.run([sys.executable, "-c", f"{script}; remove(Path(sys.argv[1]))", str(tmp_path)], check=True)
+        return rename(draft, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    with atomic_write(tmp_path / "a.png") as file:
+        file.write(b"whole")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+
+
+def test_a_file_being_written_stays_where_there_are_no_locks(tmp_path, monkeypatch):
+    def refused(*more):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", refused)
+    with atomic_write(tmp_path / "a.png") as file:
+        file.write(b"whole")
+        remove_drafts(tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == b"whole"
+
+
+def test_a_run_with_nothing_to_do_removes_what_a_killed_one_was_writing(here):
+    assert frugal(*RESTORE, "faces", "-o", "out").exit_code == 0
+    Path("out/.a.png.0123abcd.tmp").write_bytes(b"half a picture")
+    assert frugal(*RESTORE, "faces", "-o", "out", "--resume").exit_code == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.png", "c.png"]
+
+
 def test_a_run_after_one_that_was_killed_finishes_it_and_leaves_nothing_else(here):
-    names = many(12)
+    names = many(40)  # more than are restored together, so that it is killed before the last
     slow = [*RESTORE, "--samples", "1", "many", "-o", "out"]
     process = begun(*slow)
     while not Path("out").is_dir() or len(list(Path("out").glob("*.png"))) < 1:
@@ -198,15 +231,21 @@ from frugal_rt.runtime.offline.claims import Claims
 claims = Claims(Path(sys.argv[1]))
 print(claims.take("a"), flush=True)
 sys.stdin.readline()
+claims.close()
 """
+
+
+def holder(folder: Path) -> "subprocess.Popen[str]":
+    """A process that has claimed "a" in the folder, until a line comes."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "True\n"
+    return process
 
 
 def test_a_claim_is_of_one_process_and_goes_with_it(tmp_path):
     folder = tmp_path / "out"
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "True\n"
+    other = holder(folder)
     mine = Claims(folder)
     assert not mine.take("a")
     assert mine.take("b")
@@ -224,9 +263,7 @@ def test_claims_hold_where_the_file_was_removed_as_it_was_opened(tmp_path, monke
     def removed(*arguments):
         monkeypatch.setattr(claims.fcntl, "lockf", lock)
         (folder / claims.NAME).unlink()
-        command = [sys.executable, "-c", HOLD, str(folder)]
-        others.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        assert others[0].stdout.readline() == "True\n"
+        others.append(holder(folder))
         lock(*arguments)
 
     monkeypatch.setattr(claims.fcntl, "lockf", removed)
@@ -235,6 +272,45 @@ def test_claims_hold_where_the_file_was_removed_as_it_was_opened(tmp_path, monke
     assert mine.take("b")
     others[0].communicate("\n")
     assert mine.take("a")
+    mine.close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_of_two_that_close_together_one_takes_the_file_away(tmp_path, monkeypatch, when):
+    """Whichever side of this process's try for the last place the other one closes on."""
+    folder, lock = tmp_path / "out", Claims._lock
+    mine, other = Claims(folder), holder(folder)
+
+    def tried(self, byte, *more):
+        if when == "before":
+            other.communicate("\n")
+        got = lock(self, byte, *more)
+        if when == "after":
+            other.communicate("\n")
+        return got
+
+    monkeypatch.setattr(Claims, "_lock", tried)
+    mine.close()
+    assert other.returncode == 0
+    assert not folder.exists()
+
+
+def test_claims_hold_where_the_folder_was_removed_as_the_file_was_opened(tmp_path, monkeypatch):
+    """As by a process that had made it, and wrote nothing."""
+    folder, make_folder, times = tmp_path / "out", claims.make_folder, []
+
+    def removed(path):
+        make_folder(path)
+        times.append(path)
+        if len(times) < 3:
+            path.rmdir()
+
+    monkeypatch.setattr(claims, "make_folder", removed)
+    mine = Claims(folder)
+    monkeypatch.undo()
+    other = holder(folder)
+    assert not mine.take("a")
+    other.communicate("\n")
     mine.close()
 
 
