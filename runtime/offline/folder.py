@@ -112,13 +112,16 @@ class Untouched:
     sigma: float
     notes: Sequence[str] = ()
     """`Photo.notes`."""
+    options: Sequence[str] = ()
+    """Options that say what may be wrong with it."""
 
     @classmethod
     def of(cls, one: Prepared, data: bytes | None) -> "Untouched":
         photo, measurement = one.photo, one.measurement
         whole = measurement.picture.shape[1:] == photo.pixels.shape[1:]
         kept = data if whole else None
-        said = measurement.because, measurement.sigma, photo.notes
+        options = ["--noise 5", *["--task jpeg"] * (photo.coding is not None), *["--task colorize"] * photo.is_grey]
+        said = measurement.because, measurement.sigma, photo.notes, options
         return cls(one.source, kept, measurement.picture, photo.metadata, *said)
 
 

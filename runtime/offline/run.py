@@ -249,7 +249,7 @@ class Run:
     def _pass_on(self, one: Untouched) -> Written | Failed:
         """Write a picture in which nothing wrong was found, if the user named an output."""
         if not self.targets.named:
-            ask = "say what was done to it, such as --noise 5, or where it goes as it is: -o"
+            ask = f"say what was done to it, such as {' or '.join(one.options)}, or where it goes as it is: -o"
             return Failed(one.source, f"{name_of(one.source)}: {one.because}; {ask}")
         paths = write_untouched(self.targets.paths[one.source], one, self.targets.suffix)
         return Written(one.source, paths, "denoise", one.because, one.sigma, None, {}, unchanged=True, notes=one.notes)

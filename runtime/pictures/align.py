@@ -196,7 +196,7 @@ def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
     """Find at most MOST faces in `photo`, frame them as the prior of `plan` was trained, and measure them.
 
     `damage.sigma`, or its estimate in denoising, is of the photograph's pixels; a frame that is shrunk averages them,
-    and has less noise. A grey photograph is denoised unless `damage` asks for colour. Left out are faces that would be
+    and has less noise. Left out are faces that would be
     enlarged by more than ENLARGED, and in inpainting faces without a missing pixel.
 
     Raises InputError without a face, for a task that is not in ALIGNED, and where the plan has no framing;
@@ -245,7 +245,6 @@ def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
 
 def _framed(settled: SettledDamage, frame: Frame, cut: Photo, shape: Shape) -> tuple[FramedFace, str]:
     """Measure the square `cut`; return it, and a clause about its noise."""
-    measurement = measure(replace(settled, photo=cut, damage=replace(settled.damage, sigma=0.0)), shape)
     own, sigma, whence = settled.damage.sigma, settled.damage.sigma, "as asked"
     if own is None or sigma is None:
         _, rows, columns = frame.places(settled.photo)
@@ -253,7 +252,8 @@ def _framed(settled: SettledDamage, frame: Frame, cut: Photo, shape: Shape) -> t
         own, whence = (SIGMA, "assumed") if found is None else (found, "estimated")
     averaged = sigma * min(1, shape[2] / frame.side) if whence != "assumed" else sigma
     said = f"sigma {sigma:.3f} {whence}" + (f", {averaged:.3f} in the frame" if averaged < sigma else "")
-    return FramedFace(frame, replace(measurement, sigma=averaged), own), said
+    measurement = measure(replace(settled, photo=cut, damage=replace(settled.damage, sigma=averaged)), shape)
+    return FramedFace(frame, measurement, own), said
 
 
 def _grey(images: np.ndarray) -> np.ndarray:
@@ -269,9 +269,6 @@ def _accepted(photo: Photo, channels: int, damage: Damage) -> SettledDamage:
         raise InputError("--hole and --keep are about the middle of a picture, not of a face; draw a --mask to --align")
     shape = (channels, *photo.pixels.shape[1:])
     settled = settle(photo, damage, shape)
-    if settled.task == "colorize" and damage.task is None and damage.grey is None:
-        settled = settle(photo, replace(damage, task="denoise"), shape)
-        settled = replace(settled, because="grey stays grey, and --task colorize colours it")
     if settled.task not in ALIGNED:
         raise InputError(
             f"--align changes the scale, and {settled.task} is about pixels of one scale; it goes with "

@@ -138,7 +138,7 @@ def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = N
     """Settle the damage of `photo`, a measurement of an image of `image_shape` (C, H, W).
 
     Without a task, or an option that implies one, the photo decides: smaller by a whole factor is super-resolution,
-    transparent pixels are inpainting, one channel is colourising, anything else is denoising. fit: how the photo will
+    transparent pixels are inpainting, anything else is denoising: grey stays grey. fit: how the photo will
     be brought to the image's size; with "pad" boxes lie in the middle of the photo before padding.
 
     Raises InputError for an option that the task does not read, a mask that does not fit the photo, a box that leaves
@@ -192,9 +192,8 @@ def _task(photo: Photo, damage: Damage, image_shape: Shape, factor: int | None) 
         return "sr", f"{width}x{height} is 1/{factor} of {image_shape[2]}x{image_shape[1]} a side"
     if photo.missing is not None:
         return "inpaint", "pixels are missing"
-    if len(photo.pixels) == 1 and image_shape[0] == 3:
-        return "colorize", "the picture has one channel"
-    return "denoise", "nothing is missing from the picture"
+    grey = ", and grey stays grey: --task colorize colours it" if photo.is_grey and image_shape[0] == 3 else ""
+    return "denoise", f"nothing is missing from the picture{grey}"
 
 
 def named_task(damage: Damage) -> str | None:
@@ -203,6 +202,7 @@ def named_task(damage: Damage) -> str | None:
         return damage.task
     tasks: Mapping[str, Any] = {
         "sr": damage.scale,
+        "colorize": damage.grey,
         "deblur": damage.kernel,
         "inpaint": damage.hole,
         "outpaint": damage.keep,

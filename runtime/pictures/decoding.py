@@ -159,6 +159,14 @@ class Photo:
         """The JPEG to restore from: `earlier`, or the picture's file; None for neither."""
         return self.earlier or self.jpeg
 
+    @cached_property
+    def is_grey(self) -> bool:
+        """Whether all channels are equal, where pixels are not missing."""
+        if len(self.pixels) == 1:
+            return True
+        equal = (self.pixels == self.pixels[:1]).all(axis=0)
+        return bool((equal if self.missing is None else equal | self.missing).all())
+
     @property
     def size(self) -> tuple[int, int]:
         """(width, height)."""

@@ -65,17 +65,19 @@ class JpegFile:
     def operator(self, channels: int = 3) -> Jpeg:
         """Return the operator whose measurement the file is, for images of whole coded units.
 
-        A grey file is the measurement of each of `channels` equal channels. Raises InputError where it has more
-        components.
+        A grey file is lightness; of an image in colour, it is as if Cb and Cr had been stored too, by the same table,
+        and were 0. Raises InputError for other numbers of channels and components.
         """
         down, across = unit_size(self.components)
         width, height = self.size
-        components = self.components * (channels if len(self.components) == 1 else 1)
-        return Jpeg((channels, -(-height // down) * down, -(-width // across) * across), components, self.colour)
+        lightness = channels == 3 and len(self.components) == 1
+        components, colour = (self.components * 3, "ycbcr") if lightness else (self.components, self.colour)
+        return Jpeg((channels, -(-height // down) * down, -(-width // across) * across), components, colour)
 
     def measurement(self, operator: Jpeg) -> np.ndarray:
         """Return y of `operator`, which must be this file's."""
-        return operator.measurement(self.blocks * (len(operator.components) // len(self.blocks)))
+        colours = len(operator.components) - len(self.blocks)
+        return operator.measurement((*self.blocks, *(np.zeros_like(self.blocks[0]),) * colours))
 
 
 @lru_cache(100)

@@ -35,6 +35,7 @@ from ..operators import (
 from ..operators.dense import is_small
 from ..operators.kernels import KINDS, valid_part
 from ..operators.masks import border_mask
+from ..sampling.noise import Use, normal
 from .damage import (
     BORDERS,
     FILTERS,
@@ -51,11 +52,13 @@ from .damage import (
 from .decoding import MAX_PIXELS, JpegSource, Photo
 from .images import fit_photo, pad_photo, turned
 from .jpeg import COARSE
-from .noise_level import CLEAN, estimate_sigma, unnamed_sigma
+from .noise_level import estimate_sigma, least_noise, noise_left, unnamed_sigma
 from .saved_again import SavedJpeg
 
 PAINTED = ("inpaint", "outpaint")
 """The tasks whose operator is a mask alone."""
+AT_SIZE = (*PAINTED, "deblur")
+"""The tasks whose measurement has the photo's own pixels, so that its noise can be told from texture."""
 KEPT = 4
 """The most operators that are kept for later pictures."""
 KEPT_BYTES = 256 << 20
@@ -65,17 +68,17 @@ KEPT_BYTES = 256 << 20
 def told_by_file(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, fit: str | None = None) -> Damage:
     """Return `damage` with the task jpeg, where no task is given and the photo is, or was, a coarse JPEG.
 
-    Its quantisation tables must be COARSE, it must be whole and in colour, and no noise must be found in it, which
-    would be the greater damage. A mask may mark damage in it. The prior must take images of any size, as a JPEG's
+    Its quantisation tables must be COARSE, it must be whole, and no noise must be found in it, which would be the
+    greater damage. A mask may mark damage in it. The prior must take images of any size, as a JPEG's
     blocks cannot be moved. A kind of JPEG whose coefficients cannot be read is left as it is. Other arguments as in
     `own_size`. Raises InputError as `estimate_sigma`.
     """
     named = not replace(damage, mask=None).leaves_task or damage.sigma is not None or fit is not None
-    whole = photo.missing is None and len(photo.pixels) == prior_shape[0] == 3
+    whole = photo.missing is None and prior_shape[0] == 3
     if named or not any_size or not whole:
         return damage
     coding = photo.coding
-    if coding is None or coding.step < COARSE or estimate_sigma(photo.pixels) >= CLEAN:
+    if coding is None or coding.step < COARSE or estimate_sigma(photo.pixels) >= least_noise(photo.is_grey):
         return damage
     try:
         _ = coding.file  # read only for a coarse one, as it takes long for a large photograph
@@ -101,18 +104,33 @@ class Measurement:
     """Whether no damage was given and none was found; `because` then says what was looked for."""
     turn: int = 1
     """EXIF's orientation of the restored image; 1 where it is upright."""
-    is_grey: bool = False
-    """Whether the restored channels are copies of one grey channel."""
+    grey: "Grey | None" = None
+    """The conversion of restored images to grey, where the photo is grey and stays so."""
 
     @property
     def picture(self) -> np.ndarray:
         """(C, H, W): the picture to denoise, without its padding."""
-        return self.y if self.inside is None else self.y[(..., *self.inside)]
+        return self.shown(self.y)
 
     @property
     def shown(self) -> "Shown":
         """The function that makes pictures of restored images."""
-        return Shown(self.inside or (slice(None), slice(None)), self.turn, self.is_grey)
+        return Shown(self.inside or (slice(None), slice(None)), self.turn, self.grey)
+
+
+class Grey(NamedTuple):
+    """Conversion of colours to grey."""
+
+    weights: str
+    """A name of GREY_WEIGHTS."""
+    channels: int
+    """The equal channels of the result: as many as the source has."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Convert images (..., 3, H, W) to grey ones (..., `channels`, H, W)."""
+        weights = np.asarray(GREY_WEIGHTS[self.weights], np.float32)
+        grey = np.tensordot(np.moveaxis(images, -3, -1), weights, 1)[..., None, :, :]
+        return np.repeat(grey, self.channels, axis=-3)
 
 
 class Shown(NamedTuple):
@@ -120,12 +138,12 @@ class Shown(NamedTuple):
 
     inside: tuple[slice, slice]
     turn: int
-    is_grey: bool
+    grey: Grey | None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Convert images (..., C, H, W) to pictures (..., C, h, w)."""
         images = turned(images[(..., *self.inside)], self.turn)
-        return images.mean(axis=-3, keepdims=True) if self.is_grey else images
+        return images if self.grey is None else self.grey(images)
 
 
 def prepare(
@@ -151,16 +169,17 @@ def measure(
     `Measurement.inside` is then the picture's part of the restored image. made: a dictionary, at first empty, that
     keeps a few operators over calls with the same Damage, so that pictures of one size share them.
 
-    Where sigma is not given it is `unnamed_sigma`'s. Raises InputError.
+    Where sigma is not given it is `unnamed_sigma`'s. A grey photo is measured by `in_colour`. Raises InputError.
     """
     photo, task, damage, because = settled.photo, settled.task, settled.damage, settled.because
     if task == "jpeg":
         return _compressed(settled, image_shape, fit)
+    damage = replace(damage, border=_border(photo, damage, image_shape, fit))
     if task == "outpaint" and damage.keep is None and photo.missing is None:
         photo = _centred(photo, image_shape)
     if damage.border == "valid" and damage.kernel is not None and photo.size == image_shape[:0:-1]:
         photo = _inside(photo, valid_part(_weights(damage.kernel), image_shape))
-    made, key = {} if made is None else made, (task, damage.scale, image_shape)
+    made, key = {} if made is None else made, (task, damage.scale, damage.border, image_shape)
     whole = _once(made, key, lambda: whole_operator(task, image_shape, damage))
     photo = _sized(photo, whole.measurement_shape[:0:-1], fit, task)
     operator, missing = whole, (photo.missing, settled.boxes)
@@ -173,11 +192,18 @@ def measure(
         share = f"{lost:.0%} of the pixels are missing"
         because = share if isinstance(operator, Inpaint) else f"{because}; {share}"
     y = _measured(photo, operator, task, damage)
-    sigma, is_clean = damage.sigma, False
+    sigma, is_clean, grey = damage.sigma, False, _grey(photo, task, operator)
+    found = sigma  # given or estimated; the default says nothing of the picture
     if sigma is None:
         sigma, found = unnamed_sigma(y[(..., *seen)], task == "denoise")
-        is_clean = damage.task is None and found is not None and found < CLEAN
-        because += _noise(sigma, found, is_clean)
+        least = least_noise(photo.is_grey)
+        is_clean = damage.task is None and found is not None and found < least
+        because += _noise(sigma, found, least if is_clean else None)
+        if task in AT_SIZE:
+            known = None if operator.missing is None else operator.missing[seen]
+            because += _left(noise_left(y[(..., *seen)], known, photo.is_grey))
+    if grey is not None and found is not None and not is_clean:
+        y, sigma = in_colour(y, sigma)
     inside = None
     if photo.outside is not None:
         factor = image_shape[1] // operator.measurement_shape[1]
@@ -185,17 +211,60 @@ def measure(
             slice(factor * seen[0].start, factor * seen[0].stop),
             slice(factor * seen[1].start, factor * seen[1].stop),
         )
-    return Measurement(operator, operator.observed(y), sigma, task, because, inside, is_clean)
+    return Measurement(operator, operator.observed(y), sigma, task, because, inside, is_clean, grey=grey)
 
 
-def _noise(sigma: float, found: float | None, is_clean: bool) -> str:
-    """Return the clause that says where a sigma that was not given comes from."""
+def _border(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None) -> str | None:
+    """Return the border to assume: valid for a kernel that cannot be mirrored, where none is given.
+
+    A photograph that is padded, or smaller than the image, keeps `_blur`'s choice.
+    """
+    if damage.border is not None or damage.kernel is None or damage.scale is not None:
+        return damage.border
+    fills = fit != "pad" and photo.size == image_shape[:0:-1]
+    return "valid" if fills and not is_mirrored(_weights(damage.kernel)) else None
+
+
+def _grey(photo: Photo, task: str, operator: Operator) -> Grey | None:
+    """Return how restored images become grey again; None for a photo of colours, or one to be coloured."""
+    if operator.measurement_shape[0] != 3 or task in VECTORS or not photo.is_grey:
+        return None
+    return Grey("mean", len(photo.pixels))
+
+
+def in_colour(y: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:
+    """Return a measurement (3, h, w) of equal channels as one with white noise, and the deviation of that.
+
+    Channels that share their noise say no more than one does: along grey it has sqrt(3) times the deviation. As much is
+    added along the colours, where nothing else is.
+    """
+    among = sigma * 3**0.5
+    drawn = normal(y.shape, 0, 0, Use.MEASUREMENT, step=2)  # not as `simulate` draws it
+    return y + np.float32(among) * (drawn - drawn.mean(axis=0)), among
+
+
+def _noise(sigma: float, found: float | None, least: float | None) -> str:
+    """Return the clause that says where a sigma that was not given comes from.
+
+    least: in a clean picture, the deviation that its noise stays below; None in others.
+    """
     if found is None:
         return f"; sigma {sigma:.3f} assumed"
     levels = f"{127.5 * found:.1f} grey levels of 255"
-    if is_clean:
-        return f", and its noise is {levels}, below {127.5 * CLEAN:g}: nothing was found wrong"
-    return f"; sigma {sigma:.3f} estimated, {levels}"
+    if least is None:
+        return f"; sigma {sigma:.3f} estimated, {levels}"
+    return (
+        f", and its noise from pixel to pixel is {levels}, below {127.5 * least:g}: nothing was found wrong; larger "
+        "spots, as phones leave them, are not looked for"
+    )
+
+
+def _left(found: float | None) -> str:
+    """Return the clause that names the noise which the restoration leaves in; "" where none was found."""
+    if found is None:
+        return ""
+    levels = f"{127.5 * found:.0f}"
+    return f", while its noise seems to be {levels} grey levels of 255: --noise {levels} removes that too"
 
 
 def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> Measurement:
@@ -218,9 +287,9 @@ def _compressed(settled: SettledDamage, image_shape: Shape, fit: str | None) -> 
     if mask is not None:
         operator = damaged = MaskedJpeg(whole, _as_stored(photo, mask, coding.turn, image_shape))
         because, y = f"{because}; {mask.mean():.0%} of the pixels are missing", damaged.undamaged(y)
-    is_grey = len(file.components) == 1
+    grey = Grey("rec601", len(photo.pixels)) if photo.is_grey else None  # the weights of JPEG's lightness
     sigma = JPEG_SIGMA if sigma is None else sigma
-    return Measurement(operator, y, sigma, "jpeg", because, inside, turn=coding.turn, is_grey=is_grey)
+    return Measurement(operator, y, sigma, "jpeg", because, inside, turn=coding.turn, grey=grey)
 
 
 def _as_stored(photo: Photo, mask: np.ndarray, turn: int, image_shape: Shape) -> np.ndarray:

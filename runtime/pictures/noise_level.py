@@ -1,5 +1,7 @@
 """Estimation of the standard deviation of white noise in a picture."""
 
+import contextlib
+
 import numpy as np
 
 from ...engines import InputError
@@ -15,6 +17,8 @@ noise of 2 or more. (In lightness, one of the 20, which is all fine texture, cou
 """
 SIDES = (8, 6, 5, 4, 3, 2, 1)
 """Possible sides of patches in pixels, descending; the first with enough patches is used."""
+LEAST = 3
+"""The smallest side of patches beside missing pixels."""
 PER_DIMENSION = 8
 """The least number of patches for each dimension of a patch."""
 MOST = 80_000
@@ -43,8 +47,24 @@ def unnamed_sigma(pixels: np.ndarray, denoising: bool) -> tuple[float, float | N
     return max(SIGMA, found), found
 
 
-def estimate_sigma(pixels: np.ndarray) -> float:
-    """Estimate the standard deviation of white noise in a picture (C, H, W) on [-1, 1].
+def least_noise(grey: bool) -> float:
+    """Return the deviation below which a picture, grey or in colour, counts as clean."""
+    return LIGHT if grey else CLEAN
+
+
+def noise_left(y: np.ndarray, missing: np.ndarray | None, grey: bool) -> float | None:
+    """Return the noise of a picture (C, H, W) beside its missing pixels (H, W), which a default sigma would leave in.
+
+    None where it may be texture, or cannot be estimated. grey: whether the picture is grey.
+    """
+    with contextlib.suppress(InputError):
+        found = estimate_sigma(y, missing)
+        return found if found >= least_noise(grey) else None
+    return None
+
+
+def estimate_sigma(pixels: np.ndarray, missing: np.ndarray | None = None) -> float:
+    """Estimate the standard deviation of white noise in a picture (C, H, W) on [-1, 1], without pixels missing (H, W).
 
     Chen, Zhu and Heng (2015): the small eigenvalues of the patches' covariance equal the noise's variance, and those of
     texture are larger. The largest are dropped until the mean of the rest is at most their median. In colour, texture
@@ -52,7 +72,8 @@ def estimate_sigma(pixels: np.ndarray) -> float:
     patches are selected first, by the estimate so far (Liu, Tanaka and Okutomi, 2013).
 
     A JPEG has little noise in its colours, which it stores at half the resolution. Where colours show none, lightness
-    alone is used; there a picture of fine texture counts as noisy. Raises InputError for a side below 4.
+    alone is used; there a picture of fine texture counts as noisy. Raises InputError for a side below 4, and where too
+    few pixels lie together.
     """
     check()
     height, width = pixels.shape[1:]
@@ -60,19 +81,26 @@ def estimate_sigma(pixels: np.ndarray) -> float:
         raise InputError(f"the noise of a picture of {width}x{height} cannot be estimated; say --noise")
     if len(pixels) == 3 and (pixels == pixels[:1]).all():
         pixels = pixels[:1]  # grey, stored as colour
-    found = _estimate(pixels)
+    found = _estimate(pixels, missing)
     if len(pixels) == 1:
         return found
     weights = np.asarray(GREY_WEIGHTS[GREY], np.float32)
-    light = _estimate(np.tensordot(weights, pixels, 1)[None]) / float(np.linalg.norm(weights))
+    light = _estimate(np.tensordot(weights, pixels, 1)[None], missing) / float(np.linalg.norm(weights))
     return light if light > LIGHT and found < SUBSAMPLED * light else found
 
 
-def _estimate(pixels: np.ndarray) -> float:
-    """Estimate the deviation of noise that is white over all channels of a picture (C, H, W)."""
+def _estimate(pixels: np.ndarray, missing: np.ndarray | None) -> float:
+    """Estimate the deviation of noise that is white over all channels of a picture (C, H, W). Raises InputError."""
     channels = len(pixels)
-    side = next((one for one in SIDES if _count(pixels, one) >= PER_DIMENSION * channels * one**2), SIDES[-1])
-    patches = _unclipped(_patches(np.asarray(pixels, np.float32), side))
+    for side in [one for one in SIDES if one <= min(pixels.shape[1:])]:
+        patches = _patches(np.asarray(pixels, np.float32), side)
+        if missing is not None:
+            patches = patches[~_patches(missing[None], side).any(axis=(1, 2, 3))]
+        if len(patches) >= PER_DIMENSION * channels * side**2:
+            break
+    if missing is not None and side < LEAST:
+        raise InputError("too few pixels lie together for an estimate of the noise; say --noise")
+    patches = _unclipped(patches)
     variance = _smallest(patches)
     if channels == 1 and side > 1:
         energies = sum((np.diff(patches, axis=axis) ** 2).sum((1, 2, 3)) for axis in (2, 3))
