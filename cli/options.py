@@ -78,11 +78,9 @@ lam = click.option("--lambda", "lam", type=float, help="Take this constant step 
 aim = click.option(
     "--aim",
     type=click.Choice(list(AIMS)),
-    help="Restore for detail (looks) or for fidelity (PSNR). Denoising takes 8 network calls for detail, its default, "
-    "and 4 for fidelity, or one by a prior for one size. Other tasks take 12 for detail, a JPEG 20, and 8 for "
-    "fidelity, or 16 by a prior that sees the whole image. A JPEG and thin holes, which have no detail to make up, are "
-    "restored for fidelity by default. "
-    "Not with --samples, --preset, --steps or an option of the sampler.",
+    help="detail looks sharper, and may invent; fidelity is closest on average, and softer. Default: detail for noise, "
+    "fidelity for a JPEG and for thin holes such as scratches; other damage takes --preset. Not with --samples, "
+    "--preset, --steps or an option of the sampler.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print what was done as one JSON object, for scripts.")
 force = click.option("--force", is_flag=True, help="Replace an output that exists.")
@@ -110,7 +108,8 @@ _DAMAGE = (
     click.option(
         "--border",
         type=click.Choice(list(BORDERS)),
-        help="The pixels assumed past a blurred picture's border. Default: mirror, or circular for a lopsided kernel.",
+        help="The pixels assumed past a blurred picture's border. Default: mirror. For a lopsided kernel: valid, or "
+        "circular to degrade.",
     ),
     click.option(
         "--keep-fraction", type=float, metavar="F", help="This share of the Walsh-Hadamard coefficients was measured."

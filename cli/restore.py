@@ -47,7 +47,7 @@ EXAMPLES = (
     "frugal-rt restore small.jpg --scale 2 --aim detail              # twice the size",
     "frugal-rt restore blurred.jpg --kernel gaussian:2 --noise 3     # undo a blur of 2 pixels",
     "frugal-rt restore photos -o restored --resume                   # a folder",
-    "frugal-rt restore --engine celeba.plan face.png --preset quality",
+    "frugal-rt restore -e celeba party.jpg --align                   # the faces in a photograph",
 )
 
 
@@ -67,7 +67,8 @@ EXAMPLES = (
     "--align",
     "align_",
     is_flag=True,
-    help="Find the faces in a photograph, restore them, and paste them back. The rest is not touched.",
+    help="Find the faces in a photograph, restore them, and paste them back. The rest is not touched. It needs a prior "
+    "of faces: -e celeba.",
 )
 @click.option(
     "--frame",
@@ -193,10 +194,10 @@ def command(
     IMAGE is a picture, a measurement (.npy), or - for standard input. Several may be named, and folders, and patterns
     such as 'a/*.jpg'. Where two are named and the second is a picture's name that does not exist, it is the output.
 
-    Without --task the picture decides. Transparent pixels are filled in. A picture of one channel is coloured,
-    a coarse JPEG has its artefacts removed, and any other is denoised. Where nothing is found wrong, nothing is
-    written, or with -o the picture as it was. A picture that is smaller by a whole factor than the images of a prior of
-    one size is enlarged to them. Where --noise is left out, it is estimated to denoise, and 1.3 grey levels otherwise.
+    Without --task the picture decides. Transparent pixels are filled in, a coarse JPEG has its artefacts removed, and
+    any other picture is denoised. A grey picture stays grey. Where nothing is found wrong, nothing is written, or with
+    -o the picture as it was. A picture that is smaller by a whole factor than the images of a prior of one size is
+    enlarged to them. Where --noise is left out, it is estimated to denoise, and 1.3 grey levels otherwise.
 
     A picture that fails stops no other; all failures are printed at the end, and the exit status is 1.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import PlanError
+from .errors import MissingPlan, PlanError
 from .files import is_there
 from .plan import MANIFEST, WEIGHTS, Plan
 from .weights import read_safetensors
@@ -30,7 +30,17 @@ PREFIX = "unet."
 def open_plan(path: str | os.PathLike[str]) -> Plan:
     """Open the plan at `path`, or the embedded prior of that name where no such file exists. Raises PlanError."""
     name = os.fspath(path)
-    return embedded_plan(name) if name in FOLDERS and not is_there(Path(path)) else Plan.open(path)
+    if name in FOLDERS and not is_there(Path(path)):
+        return embedded_plan(name)
+    try:
+        return Plan.open(path)
+    except MissingPlan:
+        if (stem := Path(path).stem) not in FOLDERS:
+            raise
+        raise MissingPlan(
+            f"there is no file {path}, but the package has the prior {stem}; use it by its name: -e {stem} (or make "
+            f"the file: frugal-rt export --model {stem})"
+        ) from None
 
 
 def embedded_plan(name: str) -> Plan:

@@ -1,8 +1,8 @@
 """Restore every picture of a folder, each as a request of its own. Requests share network calls.
 
-Pictures of another size than the prior's are cropped to its shape and scaled. A failure is printed and stops no other.
+Every picture is restored at its own size. A failure is printed and stops no other.
 
-python examples/batch.py celeba.plan noisy restored
+python examples/batch.py photo noisy restored
 """
 
 import sys
@@ -17,16 +17,14 @@ def main() -> None:
     out.mkdir(exist_ok=True)
     paths = sorted(folder.glob("*.png"))
     with Pool(plan, limit=max(1, len(paths))) as pool:
-        _, height, width = pool.image_shape
-        operator = operators.Denoise(pool.image_shape)
         names = {}
         for path in paths:
             try:
-                y = read(path, size=(width, height))
+                y = read(path)
+                operator = operators.Denoise(y.shape)
+                names[pool.submit(y, operator, sigma=0.25, preset="fast")] = path.name  # 32 grey levels
             except FrugalError as error:  # it concerns this picture alone
                 print(f"{path.name}: {error}", file=sys.stderr)
-                continue
-            names[pool.submit(y, operator, sigma=0.25, preset="fast")] = path.name
         for future in as_completed(names):
             try:
                 image = future.result().image

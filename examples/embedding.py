@@ -1,7 +1,7 @@
 """Use a pool in a web application of your own: all requests share the network's calls.
 
 pip install '.[cpu,serve]'    # in a checkout
-FRUGAL_RT_PLAN=celeba.plan uvicorn --app-dir examples embedding:app
+FRUGAL_RT_PLAN=photo uvicorn --app-dir examples embedding:app
 curl --data-binary @small.png http://127.0.0.1:8000/upscale -o large.png
 """
 
@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, HTTPException, Request, Response
 
 from frugal_rt import BusyError, InputError, Pool, operators, read, to_pil
+
+LARGEST = 256 * 256
 
 
 @asynccontextmanager
@@ -30,7 +32,11 @@ async def upscale(request: Request) -> Response:
     pool: Pool = request.app.state.pool
     try:
         y = read(io.BytesIO(await request.body()))
-        result = await pool.restore(y, operators.SuperResolution(pool.image_shape, 4), sigma=0.01, preset="fast")
+        channels, height, width = y.shape
+        if height * width > LARGEST:
+            raise HTTPException(413, f"the picture has more than {LARGEST} pixels")
+        operator = operators.SuperResolution((channels, 4 * height, 4 * width), 4)
+        result = await pool.restore(y, operator, sigma=0.01, preset="fast")
     except BusyError as error:
         raise HTTPException(429, str(error), {"Retry-After": str(round(error.retry_after))}) from error
     except InputError as error:  # the body is no picture, or does not fit

@@ -1,6 +1,6 @@
 """Restore from three nonlinear operators, each written in a few lines, by DPS.
 
-    python examples/nonlinear.py celeba.plan face.png hdr --steps 100
+    python examples/nonlinear.py celeba face.png hdr --steps 100
 
 writes hdr.png: the picture, its measurement and the restoration. The operators have no A^T, so DPS takes every step.
 """

@@ -120,30 +120,33 @@ def test_the_notebook_runs(tiny_plan, tmp_path, monkeypatch):
     assert len(shown) == 3
 
 
-def test_a_pool_inside_another_application(tiny_plan, monkeypatch):
+def test_a_pool_inside_another_application(local_plan, monkeypatch):
     reason = "needs fastapi and its test client's httpx (pip install 'frugal-rt[test]')"
     testclient = pytest.importorskip("fastapi.testclient", reason=reason, exc_type=(ImportError, RuntimeError))
-    monkeypatch.setenv("FRUGAL_RT_PLAN", str(tiny_plan))
-    small = picture()[:, :4, :4]
-    with testclient.TestClient(example("embedding").app) as client:
+    monkeypatch.setenv("FRUGAL_RT_PLAN", str(local_plan))
+    small = picture()[:, :8, :12]
+    embedding = example("embedding")
+    with testclient.TestClient(embedding.app) as client:
         answer = client.post("/upscale", content=png(small))
-        assert client.post("/upscale", content=png(picture())).status_code == 422
+        assert client.post("/upscale", content=b"no picture").status_code == 422
+        monkeypatch.setattr(embedding, "LARGEST", 95)
+        assert client.post("/upscale", content=png(small)).status_code == 413
     assert answer.status_code == 200, answer.text
-    restorer = Restorer.load(tiny_plan)
+    restorer = Restorer.load(local_plan).at(32, 48)
     operator = operators.SuperResolution(restorer.image_shape, 4)
     y = pixels(png(small)).transpose(2, 0, 1) / np.float32(127.5) - 1
     alone = restorer.restore(y, operator, sigma=0.01, preset="fast").image
     np.testing.assert_array_equal(pixels(answer.content), np.asarray(to_pil(alone)))
 
 
-def test_a_folder_by_a_pool(tiny_plan, tmp_path, monkeypatch, capsys):
+def test_a_folder_by_a_pool(local_plan, tmp_path, monkeypatch, capsys):
     (tmp_path / "noisy").mkdir()
     for seed in range(3):
         (tmp_path / "noisy" / f"{seed}.png").write_bytes(png(picture(seed)))
-    monkeypatch.setattr(sys, "argv", ["batch.py", str(tiny_plan), str(tmp_path / "noisy"), str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["batch.py", str(local_plan), str(tmp_path / "noisy"), str(tmp_path / "out")])
     example("batch").main()
     assert sorted(capsys.readouterr().out.split()) == ["0.png", "1.png", "2.png"]
-    assert {Image.open(path).size for path in (tmp_path / "out").iterdir()} == {(16, 16)}
+    assert {Image.open(path).size for path in (tmp_path / "out").iterdir()} == {SHAPE[:0:-1]}
 
 
 @pytest.fixture
@@ -183,13 +186,13 @@ def test_examples_import_public_names_alone():
             assert {one.strip() for one in names.split(",")} <= set(frugal_rt.__all__), name
 
 
-def test_the_pool_of_docs_service_runs_as_a_script(tiny_plan, tmp_path):
+def test_the_pool_of_docs_service_runs_as_a_script(local_plan, tmp_path):
     (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "service.md").read_text(), re.DOTALL)
-    (tmp_path / "celeba.plan").symlink_to(tiny_plan)
+    (tmp_path / "photo").symlink_to(local_plan)  # a file of that name goes before the prior
     (tmp_path / "script.py").write_text(script)
     run = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = run.stdout.splitlines()
-    assert lines[0] == "(3, 16, 16)"
+    assert lines[0] == "(3, 64, 96)"
     assert sum(line.startswith("Moved(") for line in lines) == 20
 
 

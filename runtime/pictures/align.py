@@ -204,9 +204,10 @@ def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
     """
     framing, name = framing_of(plan), plan.manifest["prior"]["name"]
     if framing is None:
+        own = "or put a framing.json beside the weights of a prior of faces of your own, and export it again"
         raise InputError(
-            f"{name} does not say how the faces are framed that it was trained on, so none can be aligned; export it "
-            "again if it is celeba, or put a framing.json beside its weights"
+            f"{name} does not say how the faces are framed that it was trained on, so none can be aligned; "
+            + ("export it again" if name == "celeba" else f"use -e celeba --align, {own}")
         )
     shape: Shape = plan.image_shape
     settled = _accepted(photo, shape[0], damage)

@@ -163,9 +163,22 @@ def refuse_unread(task: str, damage: Damage) -> None:
     if task not in TASK_FIELDS:
         raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASK_FIELDS)}")
     for name in sorted({name for names in TASK_FIELDS.values() for name in names} - set(TASK_FIELDS[task])):
-        if getattr(damage, name) is not None:
-            option = {"share": "random", "fraction": "keep-fraction"}.get(name, name)
-            raise InputError(f"--{option} does not go with {task}; one damage at a time")
+        if (value := getattr(damage, name)) is not None:
+            option = "--" + {"share": "random", "fraction": "keep-fraction"}.get(name, name)
+            shown = f"{option} {value}" if isinstance(value, (int, str)) else option
+            if named_task(Damage(**{name: value})) is None:  # says how, and not which damage
+                instead = f"it goes with {', '.join(one for one, names in TASK_FIELDS.items() if name in names)}"
+            elif task == "denoise":
+                instead = f"leave the task out: --noise goes with {option}"
+            elif not damage.is_picture:
+                instead = "leave one of them out"
+            elif name in ("hole", "keep") and "mask" in TASK_FIELDS[task]:
+                instead = "mark what is missing by --mask"
+            elif task == "jpeg" and damage.quality is None:
+                instead = f"restore the JPEG first, then its result with {shown}"
+            else:
+                instead = "one damage at a time: run it for one, then on the result for the other"
+            raise InputError(f"{option} does not go with {task}; {instead}")
 
 
 def boxed_pixels(size: tuple[int, int], damage: Damage) -> np.ndarray | None:

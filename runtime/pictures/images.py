@@ -35,6 +35,8 @@ NEAR, MOST_GREY, FEW = 16, 0.85, 8
 white, and its FEW commonest levels hold under half of them. This is so for 56 of the 60 photographs of tune-20,
 report-20 and people-20, and 57 of them in grey; not for strokes, soft brushes, and masks saved as JPEG of quality 10,
 except where blurred strokes leave no black ground."""
+OTHER_MASKS = "or erase the damage to transparency in the photograph itself, or paint it on the page of frugal-rt serve"
+"""Ways to mark damage without a mask in black and white, for messages."""
 SETTINGS_KEY = "frugal-rt"
 """The PNG text chunk that carries a restoration's settings as JSON."""
 SUFFIXES = (
@@ -139,7 +141,8 @@ def as_mask(photo: Photo, name: str) -> np.ndarray:
     if opaque.mean() > 0.5:
         return photo.missing
     raise InputError(
-        f"{name}: it is mostly transparent, and the rest is neither black nor white; paint white what is missing"
+        f"{name}: it is mostly transparent, and the rest is neither black nor white; paint white what is missing, "
+        f"{OTHER_MASKS}"
     )
 
 
@@ -150,7 +153,7 @@ def _refuse_photograph(light: np.ndarray, name: str) -> None:
     if grey > MOST_GREY and np.sort(levels)[-FEW:].sum() < light.size / 2:
         raise InputError(
             f"{name} looks like a photograph and no mask: {grey:.0%} of its pixels are neither black nor white; make "
-            "what is missing white, and all else black"
+            f"what is missing white, and all else black, {OTHER_MASKS}"
         )
 
 

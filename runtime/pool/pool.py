@@ -37,7 +37,7 @@ SETTINGS = {field.name for field in fields(Guidance)}
 class Pool:
     """`Restorer.restore` for many callers, by a worker process for each device.
 
-        with Pool("celeba.plan") as pool:
+        with Pool("photo") as pool:
             future = pool.submit(y, operator, sigma=0.05)     # from any thread
             result = await pool.restore(y, operator)          # from a coroutine
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from frugal_rt import Plan, PlanError, Restorer
-from frugal_rt.engines import embedded, open_plan
+from frugal_rt.engines import MissingPlan, embedded, open_plan
 from frugal_rt.engines.embedded import FOLDERS, embedded_plan
 from frugal_rt.engines.plan import WEIGHTS
 from frugal_rt.export.ready import ready
@@ -77,6 +77,12 @@ def test_a_file_of_that_name_goes_before(tmp_path, monkeypatch, tiny_plan):
     assert open_plan("photo").manifest["prior"]["name"] == "tiny"
     with pytest.raises(PlanError, match="nor a prior of that name"):
         open_plan("foto")
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_file_that_is_not_there_names_the_prior_in_the_package(tmp_path, name):
+    with pytest.raises(MissingPlan, match=rf"use it by its name: -e {name} \(or .* export --model {name}\)$"):
+        open_plan(tmp_path / f"{name}.plan")
 
 
 def test_no_torch_is_imported(tmp_path):

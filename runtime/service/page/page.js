@@ -82,7 +82,7 @@ async function load(file, clean = isClean()) {
 
 const isClean = () => $("form").elements.clean.value === "yes";
 const isWhole = () => !isClean() && (service.image.any_size || $("fit").value === "own");
-const noise = () => $("sigma").value.trim() || (isClean() ? ($("task").value === "denoise" ? "0.25" : "0.01") : "");
+const noise = () => $("noise").value.trim() || (isClean() ? ($("task").value === "denoise" ? "25" : "1") : "");
 
 function surface(width, height) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
@@ -143,7 +143,7 @@ function withHoles(canvas, colour) {
 
 // ---------------------------------------------------------------------------------------------- damage
 
-/** Return y = A x + sigma n by the service's operators, rounded to 8 bits. Throws for what cannot be simulated. */
+/** Return y = A x + noise by the service's operators, rounded to 8 bits. Throws for what cannot be simulated. */
 function damaged(clean) {
   const { width, height } = clean;
   const { data } = clean.getContext("2d").getImageData(0, 0, width, height);
@@ -159,10 +159,10 @@ function damaged(clean) {
   } else if (task === "deblur") {
     planes = planes.map((plane) => blurred(plane, w, h, weights($("kernel").value)));
   }
-  const sigma = 127.5 * (Number(noise()) || 0);
+  const level = Number(noise()) || 0;
   const normal = normals(Number($("seed").value) || 0);
-  const grey = task === "colorize" && planes[0].map((value) => value + sigma * normal());
-  planes = planes.map((plane) => grey || plane.map((value) => value + sigma * normal()));
+  const grey = task === "colorize" && planes[0].map((value) => value + level * normal());
+  planes = planes.map((plane) => grey || plane.map((value) => value + level * normal()));
   const pixels = new ImageData(w, h);
   for (let i = 0; i < w * h; i++) pixels.data.set([planes[0][i], planes[1][i], planes[2][i], 255], 4 * i);
   const [canvas, context] = surface(w, h);
@@ -303,7 +303,7 @@ function parameters() {
   if (task === "sr") number("scale", $("scale").value);
   if (task === "outpaint" && (isClean() || !isSmall())) asked.keep = [Number($("keep").value), Number($("keep").value)];
   if (task === "deblur") asked.kernel = $("kernel").value.trim();
-  number("sigma", noise());
+  number("noise", noise());
   if (!isClean()) {
     const scale = task === "sr" ? Number($("scale").value) : 1;
     const { bitmap } = photo;
@@ -353,7 +353,7 @@ function say() {
     deblur: `, blurred by ${$("kernel").value.trim()} over a mirrored border`,
   }[task];
   const image = isClean()
-    ? `the middle of ${photo.name} at ${width}×${height}${did ?? ""}, with noise of sigma ${noise()}, as a PNG of 8 bits`
+    ? `the middle of ${photo.name} at ${width}×${height}${did ?? ""}, with noise of ${noise()} grey levels, as a PNG of 8 bits`
     : `${photo.name} as it is, ${photo.bitmap.width}×${photo.bitmap.height}`;
   const share = task === "inpaint" ? painted() : 0;
   const hidden = share ? `; a mask of that size, white where you painted (${Math.max(1, Math.round(100 * share))}%)` : "";
@@ -393,7 +393,7 @@ function edit() {
   task.options[0].disabled = $("jpeg").disabled = isClean();
   for (const field of document.querySelectorAll("[data-for]")) field.hidden = field.dataset.for !== task.value;
   $("sized").hidden = isClean() || service.image.any_size;
-  $("sigma").placeholder = isClean() ? noise() : task.value === "denoise" || !task.value ? "estimated" : "0.01";
+  $("noise").placeholder = isClean() ? noise() : task.value === "denoise" || !task.value ? "estimated" : "1.3";
   $("steps").placeholder = service?.presets[$("preset").value] ?? "";
   if (!photo) return view("empty");
   report("");

@@ -329,7 +329,7 @@ def test_what_cannot_be_aligned_is_refused_in_a_sentence(here, monkeypatch):
     corner[:4, :4] = 255
     Image.fromarray(corner).save("corner.png")
     refused("no pixel of a face's frame is missing", "photo.png", "--align", "--mask", "corner.png")
-    refused("tiny does not say how the faces are framed", "photo.png", "--align", "-e", "tiny.plan")
+    refused("so none can be aligned; use -e celeba --align", "photo.png", "--align", "-e", "tiny.plan")
     faces._detector.cache_clear()
     monkeypatch.setitem(sys.modules, "skimage.feature", None)
     refused("pip install 'frugal-rt[align]'", "photo.png", "--align")

@@ -125,7 +125,7 @@ def test_a_compressed_photo_is_a_measurement_of_it():
         (Damage(task="jpeg"), "--quality, 1 to 100; got None"),
         (Damage(task="jpeg", quality=0), "got 0"),
         (Damage(task="jpeg", quality=50, sigma=0.1), "only noise is its rounding"),
-        (Damage(task="jpeg", quality=50, scale=2), "--scale does not go with jpeg"),
+        (Damage(task="jpeg", quality=50, scale=2), "--scale does not go with jpeg; one damage at a time: run it"),
     ],
 )
 def test_what_cannot_be_compressed_is_said(damage, said):

@@ -182,7 +182,8 @@ def picture(width: int, height: int, noise: float = 0.0) -> bytes:
 def test_drop_restores_what_is_damaged(page: Page) -> None:
     page.drop(picture(24, 20, noise=20), "mine.png")
     assert "mine.png as it is, 24×20" in page.text("sends")
-    page.set(steps="4")
+    page.set(steps="4", noise="20")
+    assert '"noise":20' in page.text("sends")
     page.choose("method", "hybrid")
     page.restore()
     assert page.text("status").startswith("Restored (denoise:")
@@ -243,7 +244,7 @@ def test_damage_is_what_the_service_calls_it(page: Page) -> None:
     page.drop(picture(16, 16), "clean.png")
     page.browser.find_element("css selector", "[name=clean][value=yes]").click()
     clean = np.asarray(Image.open(io.BytesIO(picture(16, 16))), np.float32).transpose(2, 0, 1)[None]
-    page.set(sigma="0")
+    page.set(noise="0")
     page.choose("task", "sr")
     expected = whole_operator("sr", (3, 16, 16), Damage(scale=4)).A(clean)[0].transpose(1, 2, 0)
     assert np.abs(page.pixels("picture")[:4, :4, :3] - expected).max() <= 0.51
@@ -335,7 +336,7 @@ def test_tab_reaches_every_control(page: Page) -> None:
             names.append(name)
         return names
 
-    form = ["clean", "task", "preset", "summary", "sigma", "method", "steps", "seed", "restore"]
+    form = ["clean", "task", "preset", "summary", "noise", "method", "steps", "seed", "restore"]
     assert walk() == ["file", "sample", "mask", "size", "erase", "hole", "clear", *form]
     page.restore()
     assert walk() == ["file", "sample", "slider", "download", "back", *form]
