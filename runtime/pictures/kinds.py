@@ -117,6 +117,8 @@ class Kind:
     output: Output
     batched: bool = False
     channels_last: bool = False
+    flat: bool = False
+    """Whether an array was (H, W), as a grey result is then too."""
     dtype: np.dtype[Any] | None = None
     """The dtype of an array; None for other kinds."""
     range: Range | None = None
@@ -149,6 +151,8 @@ class Kind:
             image = image if self.dtype is None else image.astype(self.dtype)
         else:
             image = np.atleast_3d(np.asarray(to_picture(image))).transpose(2, 0, 1)
+        if self.flat and len(image) == 1:
+            return np.array(image[0], order="C")
         return np.array(image.transpose(1, 2, 0) if self.channels_last else image, order="C")  # a writable copy
 
 
@@ -209,6 +213,7 @@ def read_pictures(
         "array" if tensor is None else "tensor",
         batched,
         channels_last,
+        rows[0].ndim == 2,
         np.dtype(np.float32) if values.dtype.kind != "f" and not levels else values.dtype,
         None if levels else range,
         tensor,
@@ -229,7 +234,7 @@ def _refuse_frame(frame: int | None) -> None:
 
 
 def _is_channels_last(shape: tuple[int, ...], levels: bool) -> bool:
-    """Return whether the last axis of a picture is its channels; True for levels (H, W), whose result is (H, W, 3)."""
+    """Return whether the last axis of a picture is its channels; True for levels (H, W), coloured to (H, W, 3)."""
     if len(shape) not in (2, 3):
         raise InputError(f"a picture is (H, W), (H, W, C) or (C, H, W), or a batch of the last two; got {shape}")
     if len(shape) == 2:

@@ -59,6 +59,8 @@ PAINTED = ("inpaint", "outpaint")
 """The tasks whose operator is a mask alone."""
 AT_SIZE = (*PAINTED, "deblur")
 """The tasks whose measurement has the photo's own pixels, so that its noise can be told from texture."""
+SURROUNDED = "surrounded"
+"""The fit of a blurred photo to an image that is larger by what its outer pixels have seen, and is cut off again."""
 KEPT = 4
 """The most operators that are kept for later pictures."""
 KEPT_BYTES = 256 << 20
@@ -205,7 +207,9 @@ def measure(
     if grey is not None and found is not None and not is_clean:
         y, sigma = in_colour(y, sigma)
     inside = None
-    if photo.outside is not None:
+    if fit == SURROUNDED:
+        inside = valid_part(_weights(damage.kernel), image_shape)
+    elif photo.outside is not None:
         factor = image_shape[1] // operator.measurement_shape[1]
         inside = (
             slice(factor * seen[0].start, factor * seen[0].stop),
@@ -215,10 +219,12 @@ def measure(
 
 
 def _border(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None) -> str | None:
-    """Return the border to assume: valid for a kernel that cannot be mirrored, where none is given.
+    """Return the border to assume: the one given, or valid, but where the prior's size allows the photo none.
 
-    A photograph that is padded, or smaller than the image, keeps `_blur`'s choice.
+    There a kernel that allows it is mirrored. A photo that is padded keeps what `_blur` chooses.
     """
+    if fit == SURROUNDED:
+        return "valid"
     if damage.border is not None or damage.kernel is None or damage.scale is not None:
         return damage.border
     fills = fit != "pad" and photo.size == image_shape[:0:-1]
@@ -500,9 +506,22 @@ def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, f
     if height * width > MAX_PIXELS:
         raise InputError(f"the image would be {width}x{height}; up to {MAX_PIXELS / 1e6:.0f} megapixels are restored")
     if any_size:
-        return Sizing((channels, height, width), None)
+        high, wide = _surrounding(damage)
+        around = None if not (high or wide) else SURROUNDED if scale == 1 else "pad"
+        return Sizing((channels, height + high * scale, width + wide * scale), around)
     high, wide = (max(n, -(-side // scale) * scale) for n, side in zip((height, width), least, strict=True))
     return Sizing((channels, high, wide), None if (high, wide) == (height, width) else "pad")
+
+
+def _surrounding(damage: Damage) -> tuple[int, int]:
+    """Return how many more rows and columns than a blurred photo has its outer pixels have seen.
+
+    None where a border is given that says what lies there.
+    """
+    if damage.kernel is None or damage.border not in (None, "valid"):
+        return 0, 0
+    (high, wide), scale = _weights(damage.kernel).shape, damage.scale or 1
+    return (high - 1, wide - 1) if scale == 1 else (2 * -(-(high // 2) // scale), 2 * -(-(wide // 2) // scale))
 
 
 def _size_of_jpeg(photo: Photo, prior_shape: Shape, any_size: bool, fit: str | None) -> Sizing:

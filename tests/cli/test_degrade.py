@@ -21,7 +21,6 @@ RESTORE = ("restore", "-e", "tiny.plan", "--steps", "4")
         (["--task", "inpaint", "--hole", "6x6"], "y.png", "inpaint (14% of the pixels are missing"),
         (["--task", "inpaint", "--random", "0.4"], "y.npy", "inpaint ("),
         (["--task", "outpaint", "--keep", "10x10"], "y.png", "inpaint (61%"),
-        (["--task", "colorize"], "y.png", "colorize (the picture has one channel"),
         (["--task", "denoise", "--sigma", "51/255"], "y.png", "denoise (nothing is missing"),
     ],
 )
@@ -42,10 +41,11 @@ def test_what_degrade_writes_restore_understands(here, damage, written, task):
     ("task", "damage", "operator"),
     [
         ("deblur", ["--kernel", "gaussian:1.2"], {"name": "deblur", "border": "mirror"}),
-        ("deblur", ["--kernel", "motion:5,30"], {"name": "deblur", "kernel": "5x3", "border": "circular"}),
+        ("deblur", ["--kernel", "motion:5,30"], {"name": "deblur", "kernel": "5x3", "border": "valid"}),
         ("deblur", ["--kernel", "kernel.png", "--border", "circular"], {"kernel": "4x3", "border": "circular"}),
         ("deblur", ["--kernel", "motion:5,30", "--border", "valid"], {"kernel": "5x3", "border": "valid"}),
-        ("deblur", ["--kernel", "kernel.npy"], {"kernel": "4x3", "border": "circular"}),
+        ("deblur", ["--kernel", "kernel.npy"], {"kernel": "4x3", "border": "valid"}),
+        ("colorize", ["--grey", "mean"], {"name": "colorize", "weights": "mean"}),
         ("matrix", ["--matrix", "A.npy"], {"name": "matrix", "rows": 20, "columns": 256}),
         ("sense", ["--keep-fraction", "0.25"], {"name": "sense", "fraction": 0.25, "seed": 0}),
         ("sr", ["--scale", "4", "--kernel", "gaussian:1.5"], {"name": "sr", "scale": 4, "kernel": "13x13"}),

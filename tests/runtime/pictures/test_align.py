@@ -264,7 +264,8 @@ def test_the_settings_in_a_picture_repeat_it(here):
 def test_a_grey_picture_s_face_is_denoised_and_coloured_only_as_asked(here):
     Image.open("photo.png").convert("L").save("grey.png")
     result = frugal(*RESTORE, "grey.png", "--align")
-    assert "grey.png: denoise (grey stays grey" in result.output
+    assert "grey.png: denoise (" in result.output
+    assert "grey stays grey: --task colorize colours it; the face" in result.output
     assert Image.open("grey.restored.png").mode == "L"
 
 

@@ -108,13 +108,15 @@ def test_colour_is_told_as_libjpeg_tells_it():
     assert np.abs(apart).max() < 0.7
 
 
-def test_a_grey_file_measures_every_channel_alike():
+def test_a_grey_file_is_lightness_and_its_colours_are_0():
     image = picture(mode="L")
     file = read_jpeg(encoded(image, quality=20), "a.jpg", MOST)
     assert file.operator(1).measurement_shape == (64, 8, 8)
     y = file.measurement(file.operator(3))
-    assert np.array_equal(y[:64], y[64:128])
     assert np.array_equal(y[:64], file.measurement(file.operator(1)))
+    assert not y[64:].any()
+    grey = np.repeat(padded(image, file), 3, axis=1)
+    assert np.abs(file.operator(3).A(grey)[0] - y).max() < 0.7
     assert np.abs(file.operator(1).A(padded(image, file))[0] - y[:64]).max() < 0.7
 
 

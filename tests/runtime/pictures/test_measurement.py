@@ -1,6 +1,8 @@
 """A user's meaning, from the picture and a few words."""
 
 import io
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from frugal_rt.runtime.operators import MaskedJpeg
 from frugal_rt.runtime.operators.masks import border_mask, box_mask
 from frugal_rt.runtime.pictures import measurement
 from frugal_rt.runtime.pictures.damage import JPEG_SIGMA, Damage
-from frugal_rt.runtime.pictures.decoding import decode_photo
+from frugal_rt.runtime.pictures.decoding import Photo, decode_photo
 from frugal_rt.runtime.pictures.jpeg import COARSE
 from frugal_rt.runtime.pictures.measurement import (
     Measurement,
@@ -21,7 +23,7 @@ from frugal_rt.runtime.pictures.measurement import (
     whole_operator,
     without,
 )
-from frugal_rt.runtime.pictures.simulate import compress
+from frugal_rt.runtime.pictures.simulate import compress, simulate
 
 from .photos import HOLE, SHAPE, photo, scene
 
@@ -31,7 +33,7 @@ from .photos import HOLE, SHAPE, photo, scene
     [
         (photo(4, 4), "sr", "4x4 is 1/4 of 16x16"),
         (photo(missing=HOLE), "inpaint", "9% of the pixels are missing"),
-        (photo(channels=1), "colorize", "one channel"),
+        (photo(channels=1), "denoise", "grey stays grey: --task colorize colours it; sigma"),
         (photo(), "denoise", "estimated"),
         (photo(4, 4, channels=1), "sr", "4x4 is 1/4"),
     ],
@@ -64,7 +66,7 @@ def test_missing_pixels_of_a_small_or_a_grey_picture():
 
 def test_pixels_missing_after_a_blur_or_a_bicubic():
     for picture, damage in (
-        (photo(), Damage(task="deblur", kernel="motion:5,30", mask=HOLE)),
+        (photo(), Damage(task="deblur", kernel="motion:5,30", border="circular", mask=HOLE)),
         (photo(missing=HOLE), Damage(kernel="gaussian:1")),
         (photo(4, 4), Damage(scale=4, filter="bicubic", mask=np.eye(4, dtype=bool))),
     ):
@@ -74,7 +76,7 @@ def test_pixels_missing_after_a_blur_or_a_bicubic():
 
 
 def test_pictures_of_one_size_share_an_operator_and_what_is_missing_tells_them_apart(monkeypatch):
-    damage, made = Damage(kernel="motion:5,30"), {}
+    damage, made = Damage(kernel="motion:5,30", border="circular"), {}
     first, again = (prepare(photo(), SHAPE, damage, made=made).operator for _ in range(2))
     assert first is again
     holed, other = (prepare(photo(missing=hole), SHAPE, damage, made=made).operator for hole in (HOLE, ~HOLE))
@@ -307,7 +309,7 @@ def test_what_is_said_or_seen_of_a_coarse_jpeg_goes_before_what_its_file_tells()
         assert told(data, damage) == damage.task
     assert told(data, fit="crop") is None
     assert told(data, any_size=False) is None
-    assert told(file_of(scene().convert("L"), quality=30)) is None
+    assert told(file_of(scene().convert("L"), quality=30)) == "jpeg"
     assert told(file_of(scene().convert("CMYK"), quality=30)) is None
     noisy = np.asarray(scene()) + 25 * np.random.default_rng(0).standard_normal((150, 200, 3))
     assert told(file_of(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), quality=70)) is None
@@ -394,3 +396,95 @@ def test_a_mask_that_does_not_fit_a_jpeg_is_refused():
         job_of(data, Damage(task="jpeg", hole=(4, 4)))
     with pytest.raises(InputError, match="none can be lost by --mask"):
         compress(photo(32, 32), Damage(task="jpeg", quality=50, mask=np.eye(32) > 0))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grey_picture_is_measured_in_colour_with_white_noise_and_given_back_grey(channels):
+    """Its channels share their noise; of the measurement each has noise of its own, with the same sum."""
+    noise = 0.2 * np.random.default_rng(1).standard_normal((1, 64, 64)).astype(np.float32)
+    job = prepare(Photo(np.repeat(noise, channels, axis=0)), (3, 64, 64), Damage(task="denoise", sigma=0.2))
+    assert job.sigma == pytest.approx(0.2 * 3**0.5)
+    assert np.cov(job.y.reshape(3, -1)) == pytest.approx(0.12 * np.eye(3), abs=0.01)
+    np.testing.assert_allclose(job.y.mean(axis=0), noise[0], atol=1e-6)
+    images = np.random.default_rng(2).standard_normal((2, 3, 64, 64))
+    shown = job.shown(images)
+    assert shown.shape == (2, channels, 64, 64)
+    np.testing.assert_allclose(shown[:, 0], images.mean(axis=1))
+    np.testing.assert_array_equal(shown, np.repeat(shown[:, :1], channels, axis=1))
+
+
+def test_a_grey_picture_is_as_it_was_where_nothing_is_known_of_its_noise_or_nothing_is_wrong():
+    flat = Photo(np.full((1, 16, 16), 0.5, np.float32), np.eye(16, dtype=bool))
+    filled = prepare(flat, SHAPE, Damage())
+    assert (filled.task, filled.sigma, filled.grey.channels) == ("inpaint", 0.01, 1)
+    assert set(np.unique(filled.y)) == {0, 0.5}
+    clean = prepare(Photo(flat.pixels), SHAPE, Damage())
+    assert clean.is_clean
+    np.testing.assert_array_equal(clean.picture, flat.pixels)
+    for coloured in (Damage(task="colorize"), Damage(grey="mean")):
+        assert prepare(flat, SHAPE, coloured).grey is None
+
+
+def test_what_is_erased_in_a_grey_picture_may_have_any_colour():
+    pixels = np.full((3, 16, 16), 0.5, np.float32)
+    pixels[0, HOLE] = 1
+    assert Photo(pixels, HOLE).is_grey
+    assert not Photo(pixels).is_grey
+
+
+@pytest.mark.parametrize("task", ["inpaint", "deblur"])
+def test_noise_that_would_stay_is_told_with_the_option_against_it(task):
+    random = np.random.default_rng(3)
+    noisy = Photo((0.118 * random.standard_normal((3, 64, 64))).astype(np.float32))
+    hole = box_mask((3, 64, 64), 20, 20)
+    damage = Damage(mask=hole) if task == "inpaint" else Damage(kernel="gaussian:1", mask=hole)
+    said = prepare(noisy, (3, 64, 64), damage).because
+    told = re.search(
+        r"; sigma 0.010 assumed, while its noise seems to be (\d+) grey levels of 255: --noise \1 removes", said
+    )
+    assert int(told[1]) == pytest.approx(15, abs=1)
+    clean = Photo(np.zeros((3, 64, 64), np.float32))
+    assert "--noise" not in prepare(clean, (3, 64, 64), damage).because
+    assert "--noise" not in prepare(noisy, (3, 64, 64), replace(damage, sigma=0.1)).because
+    few = replace(damage, mask=np.arange(64)[:, None] % 2 == np.zeros(64))
+    assert "--noise" not in prepare(noisy, (3, 64, 64), few).because
+
+
+def test_a_photograph_that_is_padded_wraps_around_for_a_lopsided_kernel():
+    damage = Damage(kernel="motion:5,30")
+    for picture, fit, border in ((photo(), None, "valid"), (photo(12, 12), "pad", "circular")):
+        assert prepare(picture, SHAPE, damage, fit).operator.settings["border"] == border
+
+
+@pytest.mark.parametrize("kernel", ["gaussian:1", "motion:5,30", "uniform:5", np.ones((2, 3))])
+def test_a_blurred_photograph_is_restored_with_its_surroundings_which_are_cut_off(kernel):
+    """By a prior of any size: the middle of a blurred scene is what the scene measures, wherever the kernel's is."""
+    scene, damage = photo(40, 36), Damage(kernel=kernel)
+    blurred, _, whole = simulate(scene, replace(damage, border="valid", sigma=0.0))
+    middle = Photo(blurred)
+    for border in (None, "valid"):
+        asked = replace(damage, border=border)
+        sizing = own_size(middle, asked, SHAPE, any_size=True)
+        job = prepare(middle, sizing.image_shape, asked, sizing.fit)
+        assert (job.operator.image_shape, job.operator.settings["border"]) == (whole.image_shape, "valid")
+        np.testing.assert_allclose(job.operator.A(scene.pixels[None])[0], job.y, atol=1e-5)
+        assert job.shown(scene.pixels).shape == middle.pixels.shape
+        seen = prepare(scene, scene.pixels.shape, Damage(kernel=kernel, border="circular")).operator
+        np.testing.assert_allclose(job.shown(np.asarray(seen.A(scene.pixels[None])[0])), job.y, atol=1e-5)
+    assert own_size(middle, replace(damage, border="circular"), SHAPE, any_size=True).image_shape == middle.pixels.shape
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_pixels_around_a_photograph_that_was_blurred_and_made_smaller_are_unmeasured(scale):
+    scene, damage = photo(48, 48), Damage(kernel="motion:7,30", scale=scale)
+    whole = whole_operator("sr", (3, 48, 48), damage)
+    side, cut = 48 // scale, 5
+    middle = Photo(np.asarray(whole.A(scene.pixels[None])[0])[:, cut : side - cut, cut : side - cut])
+    sizing = own_size(middle, damage, SHAPE, any_size=True)
+    job = prepare(middle, sizing.image_shape, damage, sizing.fit)
+    top, left = ((48 - side) // 2 for side in sizing.image_shape[1:])
+    around = scene.pixels[:, top : 48 - top, left : 48 - left]
+    np.testing.assert_allclose(job.operator.A(around[None])[0], job.y, atol=1e-5)
+    np.testing.assert_array_equal(
+        job.shown(around), scene.pixels[:, cut * scale : 48 - cut * scale, cut * scale : -cut * scale]
+    )

@@ -110,7 +110,7 @@ def test_a_padded_picture_s_noise_is_estimated_in_the_picture():
 
 
 def test_noise_is_not_estimated_in_a_few_pixels():
-    few = Photo(np.zeros((3, 3, 9), np.float32))
+    few = photo(9, 3)
     with pytest.raises(InputError, match="9x3 cannot be estimated; say --noise"):
         prepare(few, (3, 16, 16), Damage(task="denoise"), fit="pad")
     assert prepare(few, (3, 16, 16), Damage(task="denoise", sigma=0.1), fit="pad").sigma == 0.1
