@@ -74,8 +74,8 @@ def remove_drafts(folder: Path) -> None:
                             draft.unlink()
 
 
-def lock(file: IO[bytes], wait: bool = False) -> bool:
-    """Lock the file until it is closed; return whether this succeeded, or locks do not exist here.
+def lock(file: IO[bytes] | int, wait: bool = False) -> bool:
+    """Lock the file, or that of a descriptor, until it is closed; return whether this succeeded, or locks do not exist.
 
     wait: whether to wait until nobody else has it locked.
     """

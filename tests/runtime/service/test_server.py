@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,9 @@ import httpx
 import psutil
 import pytest
 
+from frugal_rt.engines.files import lock
 from frugal_rt.export import export_plan, read_prior
+from frugal_rt.runtime.service.server import _listen_on_file
 
 from ..waiting import until
 from .asking import begin, counts, error, events, restore
@@ -106,6 +109,20 @@ def test_an_address_that_is_taken_is_one_sentence(server, plan_copy):
     assert run.stderr.splitlines()[-1].startswith("Error: cannot listen on 127.0.0.1:")
     assert "Address already in use" in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_socket_s_file_is_not_taken_for_a_dead_one_s_before_it_is_listened_on(tmp_path, monkeypatch):
+    real, free = socket.socket.listen, []
+
+    def listen(self):
+        another = os.open(tmp_path, os.O_RDONLY)
+        free.append(lock(another))
+        os.close(another)
+        real(self)
+
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    with _listen_on_file(tmp_path / "s"):
+        assert free == [False]
 
 
 def test_a_worker_s_death_is_in_the_log_and_the_counts(server):
