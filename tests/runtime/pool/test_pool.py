@@ -248,6 +248,29 @@ def test_a_plan_that_cannot_be_loaded_leaves_the_old_one(pool, tmp_path):
     assert len(pool.processes) == 1
 
 
+def test_of_two_swaps_the_plan_that_was_asked_for_last_stays(monkeypatch):
+    opened = []
+
+    class Workers:
+        def __init__(self, on_report): ...
+
+        def open(self, devices, setup):
+            opened.append(setup.plan)
+            if setup.plan == "second":
+                later.start()
+                later.join(0.2)  # it waits for this swap
+
+        def stop(self): ...
+
+    monkeypatch.setattr("frugal_rt.runtime.pool.pool.Workers", Workers)
+    with Pool("first") as pool:
+        later = threading.Thread(target=pool.swap, args=("third",))
+        pool.swap("second")
+        later.join()
+        assert opened == ["first", "second", "third"]
+        assert pool.plan == "third"
+
+
 def test_opening_raises_what_the_plan_or_backend_is_refused_for(tmp_path):
     with pytest.raises(PlanError, match="no file"):
         Pool(tmp_path / "nothing.plan")
