@@ -153,7 +153,7 @@ def serve(
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         server = _Server(config, app.state.service)
         listening = _listen(address)
-        made = address.uds and _identity(address.uds)
+        made = None if address.uds is None else _identity(address.uds)
         on_ready(pool, address if address.uds else replace(address, port=listening.getsockname()[1]))
         before = signal.getsignal(signal.SIGTERM)
         try:
