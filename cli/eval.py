@@ -1,6 +1,7 @@
 """frugal-rt eval"""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -162,17 +163,17 @@ def command(
             lpips=None if lpips is None else Lpips(lpips).for_images(restorer.image_shape),
         )
     run = _run(restorer, evaluation, asked)
-    store = None if output is None else Store(output, run, force)
-    rows = _evaluate(evaluation, store)
-    judges = ("scikit-image", *{"deepinv": ["deepinv"], "classical": ["bm3d"]}.get(vs or "", []))
-    tools = {**versions(), **{name: found for name in judges if (found := version(name))}}
-    run["made_with"] = {"cores": cores(), "processor": processor(), "versions": tools}
-    page, report = markdown(rows, run, restorer.image_shape), json.dumps(results(rows, run), indent=1) + "\n"
-    click.echo(page, nl=False)
-    if store is not None:
-        store.write("summary.md", page)
-        store.write("results.json", report)
-        write_png(store.folder / "sheet.png", sheet(rows, evaluation.pictures, store.pictures, evaluation.sigma))
+    with nullcontext() if output is None else Store.alone(output, run, force) as store:
+        rows = _evaluate(evaluation, store)
+        judges = ("scikit-image", *{"deepinv": ["deepinv"], "classical": ["bm3d"]}.get(vs or "", []))
+        tools = {**versions(), **{name: found for name in judges if (found := version(name))}}
+        run["made_with"] = {"cores": cores(), "processor": processor(), "versions": tools}
+        page, report = markdown(rows, run, restorer.image_shape), json.dumps(results(rows, run), indent=1) + "\n"
+        click.echo(page, nl=False)
+        if store is not None:
+            store.write("summary.md", page)
+            store.write("results.json", report)
+            write_png(store.folder / "sheet.png", sheet(rows, evaluation.pictures, store.pictures, evaluation.sigma))
     if target is not None:
         with atomic_write(target) as file:
             file.write(report.encode())

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from .errors import FileError, FrugalError
+from .errors import FileError, FrugalError, InputError
 
 try:
     import fcntl
@@ -21,6 +21,8 @@ except ImportError:  # Windows, where nothing is locked
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 """Names of files that are being written."""
+HELD = ".held.lock"
+"""The file that a command locks in a folder that it holds alone."""
 
 
 @contextmanager
@@ -76,8 +78,8 @@ def remove_drafts(folder: Path) -> None:
                             draft.unlink()
 
 
-def lock(file: IO[bytes], wait: bool = False, without: bool = True) -> bool:
-    """Lock the file until it is closed; return whether this succeeded.
+def lock(file: IO[bytes] | int, wait: bool = False, without: bool = True) -> bool:
+    """Lock the file, or that of a descriptor, until it is closed; return whether this succeeded.
 
     wait: whether to wait until nobody else has it locked. without: what to return where locks do not exist.
     """
@@ -90,6 +92,40 @@ def lock(file: IO[bytes], wait: bool = False, without: bool = True) -> bool:
     except OSError:  # a file system without locks
         return without
     return True
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder, which is made where it is missing, until the block or the process ends.
+
+    Raises InputError where another command holds it, and FileError where the system refuses. On a file system without
+    locks it is always held.
+    """
+    path = folder / HELD
+    while True:
+        make_folder(folder)
+        try:
+            file = path.open("ab")
+        except OSError as error:
+            raise FileError(f"cannot write {path}: {_reason(error)}") from error
+        with file:
+            if not lock(file):
+                raise InputError(f"another command is writing into {folder}; wait for its end, or name another folder")
+            if not _is_at(file, path):  # its last holder removed it before it was locked
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            return
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Return whether the open file still has that name."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def is_there(path: Path) -> bool:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 _BOOT = (
     "import signal; both = signal.SIGINT, signal.SIGTERM; [signal.signal(number, signal.SIG_IGN) for number in both]; "
@@ -67,6 +68,16 @@ def how_it_ended(process: "subprocess.Popen[bytes] | None") -> str:
         return ending(0 if process is None else process.wait(1))
     except subprocess.TimeoutExpired:
         return "its connection closed"
+
+
+def cpu_ticks(process: "subprocess.Popen[bytes] | None") -> int | None:
+    """Return the CPU time of a running process in the system's ticks; None where the system does not tell it."""
+    try:
+        status = Path(f"/proc/{0 if process is None else process.pid}/stat").read_text()
+    except OSError:
+        return None
+    user, system = status.rpartition(")")[2].split()[11:13]  # its name in brackets may hold spaces
+    return int(user) + int(system)
 
 
 def ending(code: int) -> str:

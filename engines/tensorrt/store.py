@@ -25,7 +25,7 @@ from typing import Any
 from .. import cache
 from ..base import PRECISIONS
 from ..errors import BackendError, InputError, MissingExtra, PlanError
-from ..files import make_folder, sha256_of
+from ..files import make_folder
 from ..nvidia import Device
 from ..plan import Buffer, Plan
 
@@ -38,6 +38,7 @@ MEMBERS = "engines"
 RECORD = "record.json"
 LIMIT = 16 << 30
 """The most bytes of engines kept in the cache; those used longest ago are removed first."""
+REMEDY = "delete it, or build again with: frugal-rt build --force"
 
 
 @dataclass(frozen=True)
@@ -315,7 +316,7 @@ def _cached(path: Path) -> Built | None:
     except (OSError, ValueError):
         logger.warning("%s holds no engines that can be read; it may be deleted", path)
         return None
-    return Built(record, "the engine in the cache", _is_own(path), partial(_of_cache, path, record))
+    return Built(record, "the engine in the cache", _is_own(path), _InCache(path, record))
 
 
 def _is_own(path: Path) -> bool:
@@ -326,15 +327,36 @@ def _is_own(path: Path) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
-def _of_cache(path: Path, record: Record, name: str) -> Buffer:
-    remedy = "delete it, or build again with: frugal-rt build --force"
-    file, said = path / f"{name}.engine", record.files[name]
-    try:
-        if file.stat().st_size != said["bytes"] or sha256_of(file) != said["sha256"]:
-            raise BackendError(f"{file} is damaged: it does not match its SHA-256; {remedy}")
+class _InCache:
+    """Reader of the engines in a folder of the cache.
+
+    The first read opens all of them, so that a build that replaces the folder leaves this set whole.
+    """
+
+    def __init__(self, path: Path, record: Record):
+        self._path, self._record = path, record
+        self._opened: dict[str, memoryview] = {}
+
+    def __call__(self, name: str) -> Buffer:
+        self._opened = self._opened or {one: self._open(one) for one in ENGINES}
+        if hashlib.sha256(self._opened[name]).hexdigest() != self._record.files[name]["sha256"]:
+            raise self._damaged(name)
         with contextlib.suppress(OSError):  # a read-only cache removes nothing
-            os.utime(path)
-        with file.open("rb") as opened:
-            return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise BackendError(f"{file} cannot be read: {error.strerror or error}; {remedy}") from error
+            os.utime(self._path)
+        return self._opened[name]
+
+    def _open(self, name: str) -> memoryview:
+        """Map a file of the size that the record says. Raises BackendError."""
+        try:
+            with self._file(name).open("rb") as file:
+                if os.fstat(file.fileno()).st_size != self._record.files[name]["bytes"]:
+                    raise self._damaged(name)
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise BackendError(f"{self._file(name)} cannot be read: {error.strerror or error}; {REMEDY}") from error
+
+    def _damaged(self, name: str) -> BackendError:
+        return BackendError(f"{self._file(name)} is damaged: it does not match its SHA-256; {REMEDY}")
+
+    def _file(self, name: str) -> Path:
+        return self._path / f"{name}.engine"

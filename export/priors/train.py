@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from frugal_rt.engines.errors import FrugalError, InputError
-from frugal_rt.engines.files import make_folder
+from frugal_rt.engines.files import alone
 from frugal_rt.export.priors.training.denoising import errors, psnr
 from frugal_rt.export.priors.training.pictures import Pictures, read_held_out
 from frugal_rt.export.priors.training.recipe import Recipe, read_recipe
@@ -166,21 +166,21 @@ def main(
             raise InputError("a training starts from one prior: give --init or --widen")
         if out is None:
             raise InputError("a training needs a folder to write to: --out DIR")
-        make_folder(out)
-        pictures = Pictures(data, recipe, out)
-        if (out / CHECKPOINT).exists():
-            training.load(out)
-        elif init is not None:
-            training.start_from(init, seen)
-        elif widen is not None:
-            training.widen(widen, seed)
-        if cool_down is not None and recipe.cosine is not None:
-            raise InputError("the recipe's rate falls along a cosine; leave out --cool-down")
-        if cool_down is not None:
-            training.progress.begin_cool_down(cool_down)
-        ends = [end for end in (crops, training.progress.end(recipe)) if end is not None]
-        click.echo(f"{len(pictures)} photographs; going on from crop {training.progress.crops} on {device}")
-        run(training, pictures, measured, out, seed, min(ends, default=None), every)
+        with alone(out):
+            pictures = Pictures(data, recipe, out)
+            if (out / CHECKPOINT).exists():
+                training.load(out)
+            elif init is not None:
+                training.start_from(init, seen)
+            elif widen is not None:
+                training.widen(widen, seed)
+            if cool_down is not None and recipe.cosine is not None:
+                raise InputError("the recipe's rate falls along a cosine; leave out --cool-down")
+            if cool_down is not None:
+                training.progress.begin_cool_down(cool_down)
+            ends = [end for end in (crops, training.progress.end(recipe)) if end is not None]
+            click.echo(f"{len(pictures)} photographs; going on from crop {training.progress.crops} on {device}")
+            run(training, pictures, measured, out, seed, min(ends, default=None), every)
     except FrugalError as error:
         raise click.ClickException(str(error)) from error
 

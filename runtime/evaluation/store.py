@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...engines import FileError, InputError
-from ...engines.files import atomic_write
+from ...engines.files import HELD, alone, atomic_write
 from ..pictures.images import read_photo, to_picture, write_png
 from .evaluate import Group, Key, Row
 
@@ -26,17 +27,19 @@ class Store:
     """Store of finished groups' rows in FOLDER/rows.csv, and of the run's settings in FOLDER/run.json.
 
     `run` holds the settings that figures depend on, in JSON's types. Tasks, methods and seeds are no part of it, so
-    that a later command may add some. Nothing is written before the first group. Raises InputError where the folder
-    holds another run or other files, unless `force`, which starts over.
+    that a later command may add some. Nothing is written before the first group. A store that groups are added to is
+    opened by `alone`, others only read. Raises InputError where the folder holds another run or other files, unless
+    `force`, which starts over.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], force: bool = False):
         self.folder, self.run = folder, json.loads(json.dumps(run))
         self.rows: list[Row] = []
         try:
-            taken = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+            there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
         except OSError as error:
             raise InputError(f"{folder} is not a folder that can be read: {error.strerror}") from error
+        taken = [name for name in there if name != HELD]
         if force or not taken:
             return
         if RUN not in taken:
@@ -53,6 +56,16 @@ class Store:
                 f"{folder} holds a run of another {', '.join(other)}; name another folder, or --force to start over"
             )
         self.rows = rows
+
+    @classmethod
+    @contextmanager
+    def alone(cls, folder: Path, run: Mapping[str, Any], force: bool = False) -> Iterator["Store"]:
+        """Open a store and hold its folder: each command writes all rows, and two would drop each other's.
+
+        Raises InputError where another command holds it.
+        """
+        with alone(folder):
+            yield cls(folder, run, force)
 
     @property
     def finished(self) -> set[Key]:

@@ -200,8 +200,9 @@ class Linear(Operator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop cached properties and placed arrays: a copy for another process holds only what was given."""
-        computed = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
-        return {**{name: value for name, value in vars(self).items() if name not in computed}, "_placed": {}}
+        held = dict(vars(self))  # another thread may cache a property meanwhile
+        computed = {name for name in held if isinstance(getattr(type(self), name, None), cached_property)}
+        return {**{name: value for name, value in held.items() if name not in computed}, "_placed": {}}
 
     @abstractmethod
     def AT(self, y: Array) -> Array:

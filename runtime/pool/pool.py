@@ -5,6 +5,7 @@ import atexit
 import itertools
 import os
 import pickle
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -70,6 +71,7 @@ class Pool:
         self._keys = itertools.count()
         self._places = Places(limit)
         self._workers = Workers(on_report)
+        self._swapping = threading.Lock()
         try:
             self._workers.open(self._devices, self._setup(plan, backend))
         except BaseException:
@@ -215,8 +217,9 @@ class Pool:
 
         Raises what `Restorer.load` raises; the old plan then stays in use.
         """
-        self._workers.open(self._devices, self._setup(plan, backend or self._backend))
-        self._plan, self._backend = plan, backend or self._backend
+        with self._swapping:  # the plan that was asked for last stays
+            self._workers.open(self._devices, self._setup(plan, backend or self._backend))
+            self._plan, self._backend = plan, backend or self._backend
 
     def close(self, drain: bool = True, timeout: float | None = None) -> None:
         """Stop taking requests; with `drain` finish those taken, for at most `timeout` seconds; stop the workers.

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +106,7 @@ class Service:
         request.state.facts = {"task": measurement.task}
         job = Job.of(measurement, prepared.metadata, parameters.options(), prepared.files, prepared.notes)
         if measurement.is_clean:
-            return job, asyncio.create_task(self._pass_on(job, measurement))
+            return job, self._running_as(job, self._pass_on(job, measurement))
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def submit(**more: Any) -> "Future[Result]":
@@ -115,9 +115,7 @@ class Service:
             return future
 
         settings |= {"deadline": deadline - time.monotonic(), "previews": previews}
-        task = asyncio.create_task(self._see_through(job, submit, settings))
-        self._running[task] = job
-        task.add_done_callback(self._running.pop)
+        task = self._running_as(job, self._see_through(job, submit, settings))
         await asyncio.wait({task, submitted}, return_when=asyncio.FIRST_COMPLETED)
         if not submitted.done():
             await task  # raises what `submit` raised
@@ -133,6 +131,13 @@ class Service:
         if not work.done():
             raise HTTPException(400, "the client hung up")  # told to nobody, and counted
         return work.result()
+
+    def _running_as(self, job: Job, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Begin a job's work; a stopping service waits for it."""
+        task = asyncio.create_task(work)
+        self._running[task] = job
+        task.add_done_callback(self._running.pop)
+        return task
 
     async def _see_through(self, job: Job, submit: Callable[..., "Future[Result]"], settings: dict[str, Any]) -> None:
         started = time.perf_counter()

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from ...engines import DeadlineError, FrugalError, InputError, WorkerError
 from ..pictures.damage import Damage
 from ..pictures.decoding import Limits
-from ..process import how_it_ended, launch
+from ..process import cpu_ticks, how_it_ended, launch
 from .preparer import Ask, Larger, Prepared, Setup
 from .uploads import size_of
 
@@ -28,7 +28,7 @@ QUICK_SECONDS = 1.0
 SLOW_SECONDS = 5.0
 """Seconds of CPU time: for a small picture, after which it counts as a large one; and for a large one."""
 PATIENCE = 60.0
-"""Seconds after which a process that neither answers nor ends counts as hanging."""
+"""Seconds after which a process that neither answers nor ends, and used no CPU time in them, counts as hanging."""
 BYTES_A_PIXEL = 64
 SPARE_BYTES = 128 << 20
 """Bytes of memory of a process for its largest picture: decoding alone takes 16 bytes a pixel."""
@@ -38,6 +38,8 @@ CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 """Signals by which a decoder dies over a broken picture, and which nobody sends from outside."""
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """Environment variables of the processes, which use one core each."""
+
+Answer = Prepared | Larger | FrugalError
 
 logger = logging.getLogger(__name__)
 
@@ -154,19 +156,19 @@ class _Lane:
             self._process.wait()
         self._process = self._connection = None  # the connection is closed when no thread waits on it any more
 
-    async def ask(self, peer: str, *message: Any) -> Prepared | Larger | FrugalError:
+    async def ask(self, peer: str, *message: Any) -> Answer:
         """Have the process prepare a request. Raises _Ended."""
         turn = self._turns.setdefault(peer, asyncio.Lock())
         async with turn, self._turn:
             return await self._ask(*message)
 
-    async def _ask(self, *message: Any) -> Prepared | Larger | FrugalError:
+    async def _ask(self, *message: Any) -> Answer:
         self.start()
         process, connection = self._process, self._connection
         answering = asyncio.get_running_loop().run_in_executor(None, _exchange, connection, *message)
         answering.add_done_callback(lambda done: done.cancelled() or done.exception())  # `wait_for` raises it
         try:
-            return await asyncio.wait_for(asyncio.shield(answering), PATIENCE)
+            return await _answered(answering, process)
         except asyncio.TimeoutError:
             raise _Ended("no answer") from None
         except (EOFError, OSError):
@@ -177,9 +179,21 @@ class _Lane:
                 self.start()
 
 
-def _exchange(
-    connection: Connection | None, ask: Ask, picture: IO[bytes], mask: IO[bytes] | None
-) -> Prepared | Larger | FrugalError:
+async def _answered(answering: "asyncio.Future[Answer]", process: "subprocess.Popen[bytes] | None") -> Answer:
+    """Wait for an answer for as long as the process works, which a busy machine may let it do seldom.
+
+    Raises TimeoutError, and EOFError and OSError when the process has ended.
+    """
+    while True:
+        before = cpu_ticks(process)
+        try:
+            return await asyncio.wait_for(asyncio.shield(answering), PATIENCE)
+        except asyncio.TimeoutError:
+            if cpu_ticks(process) in (None, before):
+                raise
+
+
+def _exchange(connection: Connection | None, ask: Ask, picture: IO[bytes], mask: IO[bytes] | None) -> Answer:
     """Send a request and wait for its answer, in a thread. Raises EOFError and OSError when the process has ended."""
     if connection is None:
         raise EOFError("the lane is closed")
@@ -189,5 +203,5 @@ def _exchange(
             connection.send(size_of(part))
             while piece := part.read(PIECE):
                 connection.send_bytes(piece)
-    answer: Prepared | Larger | FrugalError = connection.recv()
+    answer: Answer = connection.recv()
     return answer

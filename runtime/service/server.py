@@ -3,10 +3,12 @@
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, cast
 import uvicorn
 
 from ...engines import FrugalError
+from ...engines.files import lock
 from ..pool import Pool
 from ..process import return_large_blocks
 from .app import create_app
@@ -150,6 +153,7 @@ def serve(
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         server = _Server(config, app.state.service)
         listening = _listen(address)
+        made = None if address.uds is None else _identity(address.uds)
         on_ready(pool, address if address.uds else replace(address, port=listening.getsockname()[1]))
         before = signal.getsignal(signal.SIGTERM)
         try:
@@ -157,7 +161,7 @@ def serve(
         finally:
             signal.signal(signal.SIGTERM, before)
             if address.uds is not None:
-                address.uds.unlink(missing_ok=True)
+                _remove(address.uds, made)
             pool.close(drain=False)  # its requests are answered, or given up
 
 
@@ -182,15 +186,43 @@ def _listen_on_file(path: Path) -> socket.socket:
     """Return a socket that listens on a file; a file on which nobody listens is replaced. Raises FrugalError."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.is_socket():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-                if other.connect_ex(str(path)) == errno.ECONNREFUSED:
-                    path.unlink()
-        listening.bind(str(path))
-        listening.listen()
+        with _turn(path.parent):  # another service's file is not looked at between its binding and its listening
+            if path.is_socket():
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+                    if other.connect_ex(str(path)) == errno.ECONNREFUSED:
+                        path.unlink()
+            listening.bind(str(path))
+            listening.listen()
     except OSError as error:
         listening.close()
         raise FrugalError(
             f"cannot listen on {path}: {error.strerror or error}; choose another --uds or remove it"
         ) from error
     return listening
+
+
+def _remove(path: Path, made: tuple[int, ...] | None) -> None:
+    """Remove a socket's file, unless its successor has taken the name since it was `made`."""
+    with _turn(path.parent):
+        if _identity(path) == made:
+            path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Return what tells a file from a later one of its name, even of the same inode; None where there is none."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Lock the folder: one service at a time makes or removes a socket's file in it."""
+    with ExitStack() as turn:
+        with suppress(OSError):  # a folder that may not be read has no turns
+            descriptor = os.open(folder, os.O_RDONLY)
+            turn.callback(os.close, descriptor)
+            lock(descriptor, wait=True)
+        yield

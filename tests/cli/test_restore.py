@@ -205,7 +205,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(here, monkeypatch):
 def running(here):
     """Start a restoration in a process of its own; wait until some steps are done."""
     process = subprocess.Popen(
-        [*FRUGAL, "restore", "-e", "tiny.plan", "clean.png", "--steps", "1000", "--method", "dmps"],
+        [*FRUGAL, "restore", "-e", "tiny.plan", "clean.png", "--steps", "1000", "--method", "dmps", "--samples", "64"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -80,18 +80,16 @@ class Study:
         pictures = read_pictures(self.images, self.restorer.image_shape, self.count, "resize")
         distance = self.lpips.for_images(self.restorer.image_shape)
         evaluation = Evaluation(pictures, contenders, list(tasks), self.seeds, sigma=sigma, lpips=distance)
-        store = Store(
-            self.folder / part,
-            {
-                "weights_sha256": self.restorer.plan.manifest["members"][WEIGHTS]["sha256"],
-                "backend": self.restorer.engine.name,
-                "images": pictures.sha256,
-                "sigma": sigma,
-            },
-        )
-        for group in evaluation.groups(store.finished):
-            store.add(group)
-            click.echo("{} by {}: {:.2f} dB".format(*group.key[:2], mean(group.rows, "psnr")), err=True)
+        run = {
+            "weights_sha256": self.restorer.plan.manifest["members"][WEIGHTS]["sha256"],
+            "backend": self.restorer.engine.name,
+            "images": pictures.sha256,
+            "sigma": sigma,
+        }
+        with Store.alone(self.folder / part, run) as store:
+            for group in evaluation.groups(store.finished):
+                store.add(group)
+                click.echo("{} by {}: {:.2f} dB".format(*group.key[:2], mean(group.rows, "psnr")), err=True)
         names = {contender.name for contender in contenders}
         return [row for row in store.rows if row["method"] in names]
 

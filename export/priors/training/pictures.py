@@ -164,6 +164,7 @@ def _decoded(shards: list[Path], folder: Path) -> list[tuple[str, int, int, int]
         if kept["sources"] == sources:
             listed: list[tuple[str, int, int, int]] = kept["pictures"]
             return listed
+    table.unlink(missing_ok=True)  # its offsets are not those of the pixels that follow
     rows, place = [], 0
     with atomic_write(folder / PIXELS) as file:
         for shard in shards:

@@ -137,7 +137,11 @@ class Training:
         return self.step(x0, torch.from_numpy(draw.t), noise)
 
     def save(self, out: Path) -> None:
-        """Write the checkpoint, and beside it the average as a prior in diffusers' layout."""
+        """Write the average as a prior in diffusers' layout, and then the checkpoint beside it.
+
+        A training that is killed in between makes the prior again, as it goes on from the checkpoint before.
+        """
+        write_prior(out, self.network, self.average)
         tensors = {}
         for name, weight in self.weights.items():
             tensors[f"network.{name}"], tensors[f"average.{name}"] = weight.detach(), self.average[name]
@@ -145,7 +149,6 @@ class Training:
             tensors |= {f"{moment}.{name}": state[moment] for moment in self._moments(name)}
         whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         _write(out / CHECKPOINT, save(whole, {"progress": json.dumps(asdict(self.progress))}))
-        write_prior(out, self.network, self.average)
 
     def load(self, out: Path) -> None:
         """Load the checkpoint in `out`. Raises InputError where it is of another network or damaged."""

@@ -1,6 +1,7 @@
 """Built engines: which may be loaded here, and how one that may not is refused."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -160,6 +161,17 @@ def test_what_is_built_again_takes_the_place_of_what_was(plan, cache_folder):
     assert first.record.key == second.record.key
     assert store.find(plan, HERE).record.level == 5
     assert sorted(path.name for path in cache_folder.iterdir()) == sorted([second.record.key, "lock"])
+
+
+def test_engines_that_are_built_again_leave_a_set_that_was_opened(plan):
+    kept(plan, level=1)
+    found = store.find(plan, HERE)
+    assert bytes(found.read("predict")) == b"pred"
+    files = {name: {"bytes": 3, "sha256": hashlib.sha256(b"new").hexdigest()} for name in ENGINES}
+    with store.building() as root:
+        store.keep(replace(found.record, files=files), dict.fromkeys(ENGINES, b"new"), root)
+    assert bytes(found.read("pullback")) == b"pull"
+    assert bytes(store.find(plan, HERE).read("pullback")) == b"new"
 
 
 def test_a_full_disk_leaves_what_was(plan, cache_folder, monkeypatch):

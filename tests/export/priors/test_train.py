@@ -18,9 +18,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from frugal_rt.engines import FrugalError, InputError
+from frugal_rt.engines.files import alone, atomic_write
 from frugal_rt.export import read_prior
 from frugal_rt.export.priors import train
 from frugal_rt.export.priors.training import denoising
+from frugal_rt.export.priors.training import pictures as decoding
 from frugal_rt.export.priors.training.muon import Muon
 from frugal_rt.export.priors.training.pictures import Pictures
 from frugal_rt.export.priors.training.recipe import read_recipe
@@ -315,6 +317,24 @@ def test_photographs_are_decoded_once_and_again_when_the_shards_change(data: Pat
     assert len(pictures(one, tmp_path, EPOCHS)) == COUNT // 2
 
 
+def test_pixels_that_a_killed_training_replaced_are_not_read_by_the_old_table(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures(data, tmp_path, EPOCHS)
+
+    def killed(path: Path) -> Any:
+        if path.name == decoding.TABLE:
+            raise KeyboardInterrupt
+        return atomic_write(path)
+
+    monkeypatch.setattr(decoding, "atomic_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pictures(data, tmp_path, EPOCHS | {"shards": "train-1.tar"})
+    monkeypatch.undo()
+    whole = pictures(data, tmp_path, EPOCHS)
+    assert len(whole.pixels) == sum(height * width * 3 for *_, height, width in whole.rows)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -398,15 +418,23 @@ def test_out_is_a_prior_of_the_average_and_a_start_for_others(data: Path, tmp_pa
     assert 0 < max(changes) < 2 * RECIPE["rate"]
 
 
-def test_weights_beyond_float16_are_not_written(data: Path, tmp_path: Path) -> None:
+def test_weights_beyond_float16_are_not_written_and_the_checkpoint_is_no_later_than_the_prior(
+    data: Path, tmp_path: Path
+) -> None:
     trained(data, tmp_path / "out", "--crops", "4")
-    before = (tmp_path / "out" / WEIGHTS).read_bytes()
+    before = [(tmp_path / "out" / name).read_bytes() for name in (WEIGHTS, CHECKPOINT)]
     training = Training(read_recipe(tmp_path / "recipe.json"), "cpu", bf16=False)
     training.load(tmp_path / "out")
     training.average["conv_in.bias"][0] = 1e6
     with pytest.raises(FrugalError, match=r"conv_in\.bias holds values beyond 65504, which float16 does not"):
         training.save(tmp_path / "out")
-    assert (tmp_path / "out" / WEIGHTS).read_bytes() == before
+    assert [(tmp_path / "out" / name).read_bytes() for name in (WEIGHTS, CHECKPOINT)] == before
+
+
+def test_a_second_training_into_one_folder_is_refused(data: Path, tmp_path: Path) -> None:
+    with alone(tmp_path / "out"):
+        refused = trained(data, tmp_path / "out", "--crops", "4", code=1)
+    assert "another command is writing into" in refused.output
 
 
 def test_a_training_starts_from_a_prior_of_other_widths(data: Path, tmp_path: Path) -> None:

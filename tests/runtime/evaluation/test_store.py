@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from frugal_rt import Restorer
+from frugal_rt import InputError, Restorer
+from frugal_rt.engines.files import HELD, alone
+from frugal_rt.runtime.evaluation.evaluate import Group
+from frugal_rt.runtime.evaluation.store import Store
 
 from ...commands import frugal, refuses, runs
 
@@ -86,6 +90,8 @@ def test_another_run_is_refused_and_replaced_by_force(here, restored):
     levels[0, 0] ^= 1
     Image.fromarray(levels).save("faces/b.png")
     refuses("a run of another images", *arguments)
+    with alone(Path("out")):
+        refuses("another command is writing into out; wait for its end", *arguments, "--force")
     runs(*arguments, "--steps", "4", "--force")
     assert json.loads(Path("out/run.json").read_text())["settings"] == {"steps": 4}
     assert len(Path("out/rows.csv").read_text().splitlines()) == 4
@@ -94,3 +100,25 @@ def test_another_run_is_refused_and_replaced_by_force(here, restored):
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("precious")
     refuses("mine holds thesis.txt and no evaluation", *arguments[:-1], "mine")
+
+
+def group(task: str) -> Group:
+    row = {"task": task, "method": "dps", "seed": 0, "image": "a.png", "psnr": 1.0}
+    return Group((task, "dps", 0), [row], np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_a_second_command_is_refused_and_no_row_is_lost(tmp_path):
+    with Store.alone(tmp_path, {}) as first:
+        with pytest.raises(InputError, match="another command is writing into"), Store.alone(tmp_path, {}):
+            pass
+        first.add(group("sr4"))
+    with Store.alone(tmp_path, {}) as second:
+        second.add(group("box"))
+    assert Store(tmp_path, {}).finished == {("sr4", "dps", 0), ("box", "dps", 0)}
+
+
+def test_a_command_that_was_killed_before_its_first_group_leaves_a_folder_that_is_free(tmp_path):
+    (tmp_path / HELD).touch()
+    with Store.alone(tmp_path, {}) as store:
+        store.add(group("sr4"))
+    assert Store(tmp_path, {}).finished == {("sr4", "dps", 0)}

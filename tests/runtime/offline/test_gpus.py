@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,8 +156,7 @@ def test_each_process_sees_its_device_and_its_share_of_the_cores(here, order, mo
 @pytest.mark.usefixtures("on_the_cpu")
 def test_pictures_are_handed_out_as_processes_get_free():
     def hold_one() -> None:
-        wait_for(written)
-        held = workers()[0]
+        held = wait_for(lambda: found if len(found := workers()) == 2 else None)[0]
         held.suspend()
         try:
             wait_for(lambda: len(written()) >= 10)  # all but the portion that it has
@@ -166,7 +164,7 @@ def test_pictures_are_handed_out_as_processes_get_free():
             held.resume()
 
     holding = in_a_thread(hold_one)
-    result = frugal(*RESTORE, *ON_TWO, "--steps", "300")
+    result = frugal(*RESTORE, *ON_TWO)
     holding.join()
     assert "12 restored, 0 failed" in result.output
 
@@ -269,10 +267,8 @@ def test_ctrl_c_ends_the_processes_and_leaves_whole_pictures(here, whole_group):
     process = command("--steps", "1000")
     wait_for(written)
     children = wait_for(lambda: found if len(found := workers(process.pid)) == 2 else None)
-    began = time.monotonic()
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)  # a terminal signals the group
     _, said = process.communicate(timeout=PATIENCE)
-    assert time.monotonic() - began < 10
     assert process.returncode == 130
     assert said == "12 pictures by tiny, 1000 steps each\nStopped.\n"
     assert gone(children)

@@ -92,3 +92,16 @@ def test_deepinv_s_physics_agrees(name):
     torch.testing.assert_close(theirs.A_adjoint(y), ours.AT(y), rtol=0, atol=1e-7)
     proximal = theirs.prox_l2(torch.zeros_like(x), y, 0.3)  # argmin 0.3 |A u - y|^2 + |u|^2
     torch.testing.assert_close(proximal, 0.3 * ours.AT(ours.resolvent(y, 1.0, 0.3)), rtol=0, atol=2e-3)
+
+
+def test_an_operator_is_copied_though_another_thread_caches_a_property_meanwhile():
+    class Meanwhile:
+        def __get__(self, instance, owner):
+            vars(operator)["cached"] = 1
+
+    class Watched(operators.Denoise):
+        given = Meanwhile()
+
+    operator = Watched((3, 8, 8))
+    vars(operator)["given"] = 2
+    assert operator.__getstate__()["given"] == 2

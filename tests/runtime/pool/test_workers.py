@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -260,7 +259,7 @@ def test_closing_ends_a_swap_that_hangs(tiny_plan, monkeypatch):
 
     swapping = threading.Thread(target=swap, daemon=True)
     swapping.start()
-    time.sleep(1)
+    until(lambda: len(pool.processes) == 2, PATIENCE)
     pool.close(drain=False)
     swapping.join(60)
     assert not swapping.is_alive()

@@ -25,6 +25,8 @@ from frugal_rt.runtime.pictures.decoding import decode_photo
 from frugal_rt.runtime.pictures.images import to_picture
 from frugal_rt.runtime.pictures.measurement import prepare
 
+from ..waiting import stopped
+
 SOAK = int(os.environ.get("FRUGAL_RT_SOAK", 100))
 LIMIT = 12
 LONG = 900
@@ -94,16 +96,18 @@ def is_idle(serving) -> Callable[[], bool]:
 
 def test_a_worker_killed_under_load_loses_no_request(serving, alone):
     with ThreadPoolExecutor(8) as clients:
-        asked = [clients.submit(ask, serving, seed, 200) for seed in range(8)]
-        serving.wait(lambda: serving.metric("frugal_inflight_rows") == 8)
         (worker,) = serving.workers()
+        with stopped(worker.pid):
+            before = serving.metric("frugal_call_seconds_total")
+            asked = [clients.submit(ask, serving, seed, 200) for seed in range(8)]
+            serving.wait(lambda: serving.metric("frugal_images") == 8)
+        serving.wait(lambda: serving.metric("frugal_call_seconds_total") > before)
         worker.kill()
         answers = [one.result() for one in asked]
     assert [answer.status_code for answer in answers] == [200] * 8
     for seed, answer in enumerate(answers):
         np.testing.assert_array_equal(pixels(answer.content), alone(picture(seed), seed, 200))
-    (again,) = serving.workers()
-    assert again.pid != worker.pid
+    serving.wait(lambda: [one for one in serving.workers() if one.pid != worker.pid])
 
 
 def test_a_worker_killed_twice_is_told_of_and_serves_on(serving, alone):
@@ -158,10 +162,10 @@ def test_a_stopped_worker_leaves_nobody_without_an_answer(serve, alone):
 def test_sigterm_ends_a_service_whose_worker_is_stopped(serve, alone):
     serving = serve(limit=LIMIT)
     (worker,) = serving.workers()
+    worker.suspend()
     with ThreadPoolExecutor(8) as clients:
         honest = [clients.submit(ask, serving, seed, 200) for seed in range(3)]
         serving.wait(lambda: serving.metric("frugal_images") == 3)
-        worker.suspend()
         hurried = [clients.submit(large, serving, seed, timeout=3) for seed in range(4)]
         serving.wait(lambda: serving.metric("frugal_images") > 3)
         serving.process.send_signal(signal.SIGTERM)
@@ -191,13 +195,13 @@ def test_a_full_disk_is_no_error(serve, tmp_path):
 
 
 def test_an_upload_that_stalls_is_given_up_and_disturbs_nobody(serving):
+    began = time.monotonic()
     with send(serving, picture()[:100], 5000) as stalled:
-        began = time.monotonic()
         assert ask(serving, 0, 3).status_code == 200
         answer = b"".join(iter(lambda: stalled.recv(1 << 16), b"")).decode()
     assert answer.startswith("HTTP/1.1 408 ")
     assert "took over 1 s to arrive" in answer
-    assert 0.8 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 0.8
 
 
 def test_an_upload_cut_short_leaves_nothing_behind(serving):
@@ -213,7 +217,7 @@ def test_an_upload_cut_short_leaves_nothing_behind(serving):
 
 
 def test_a_client_that_hangs_up_stops_its_restoration(serving):
-    text = json.dumps({"task": "denoise", "steps": LONG, "method": "closed-form"})
+    text = json.dumps({"task": "denoise", "steps": LONG, "method": "dps"})
     from urllib.parse import quote
 
     body = picture()
@@ -224,7 +228,7 @@ def test_a_client_that_hangs_up_stops_its_restoration(serving):
     with socket.create_connection(serving.address) as connection:
         connection.sendall(head.encode() + body)
         serving.wait(lambda: serving.metric("frugal_step_seconds_count") > before)
-    serving.wait(is_idle(serving), 5)
+    serving.wait(is_idle(serving))
     steps = serving.metric("frugal_step_seconds_count")
     assert steps - before < LONG
     time.sleep(0.3)
@@ -256,7 +260,7 @@ def test_the_limit_and_the_deadline_are_told(serving):
     assert int(refused.headers["retry-after"]) >= 1
     for job in jobs:
         assert httpx.delete(serving.url + job).status_code == 204
-    serving.wait(is_idle(serving), 5)
+    serving.wait(is_idle(serving))
     late = ask(serving, 0, LONG, timeout=0.2)
     assert late.status_code == 504, late.text
     assert ask(serving, 0, 3).status_code == 200
@@ -269,12 +273,13 @@ def test_sigterm_under_load_answers_what_was_taken_and_refuses_the_rest(serve, a
     serving = serve()
     processes = serving.children()
     with ThreadPoolExecutor(8) as clients:
-        asked = [clients.submit(ask, serving, seed, 200) for seed in range(6)]
-        jobs = [begin(serving, seed, 200) for seed in (6, 7)]
-        serving.wait(lambda: serving.metric("frugal_images") == 8)
-        serving.process.send_signal(signal.SIGTERM)
-        serving.wait(lambda: serving.get("/readyz").status_code == 503)
-        assert ask(serving, 9, 3).status_code == 503
+        with stopped(serving.workers()[0].pid):
+            asked = [clients.submit(ask, serving, seed, 200) for seed in range(6)]
+            jobs = [begin(serving, seed, 200) for seed in (6, 7)]
+            serving.wait(lambda: serving.metric("frugal_images") == 8)
+            serving.process.send_signal(signal.SIGTERM)
+            serving.wait(lambda: serving.get("/readyz").status_code == 503)
+            assert ask(serving, 9, 3).status_code == 503
         images = {6 + i: clients.submit(fetch, serving, job) for i, job in enumerate(jobs)}
         answers = [one.result() for one in asked]
         answers += [images[seed].result() for seed in (6, 7)]

@@ -1,8 +1,13 @@
 """Requests that are refused before anything is restored, or given up."""
 
+import asyncio
 import io
+import threading
 
 import numpy as np
+from PIL import Image
+
+from frugal_rt.runtime.service.jobs import Job
 
 from ..waiting import until
 from .asking import begin, error, png, restore
@@ -45,3 +50,20 @@ def test_a_full_pool_says_when_to_come_back(client, pool):
 def test_a_deadline_is_kept(client, pool):
     assert "deadline" in error(restore(client, steps=1000, method="dps", timeout=0.2), 504)
     until(lambda: pool.images == 0)
+
+
+def test_a_stopping_service_waits_for_a_picture_that_is_passed_on(client, monkeypatch):
+    pass_on, gate, grey = Job.pass_on, threading.Event(), io.BytesIO()
+
+    async def gated(job, measurement):
+        await asyncio.to_thread(gate.wait)
+        await pass_on(job, measurement)
+
+    monkeypatch.setattr(Job, "pass_on", gated)
+    Image.new("RGB", (16, 16), (20, 90, 60)).save(grey, "PNG")
+    job = begin(client, image=grey.getvalue())
+    busy = client.app.state.service.is_busy
+    gate.set()
+    assert busy
+    until(lambda: not client.app.state.service.is_busy)
+    assert client.get(job).json()["unchanged"]

@@ -5,6 +5,7 @@ import io
 import json
 import threading
 from concurrent.futures import Future
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from frugal_rt.runtime.service import jobs
 from frugal_rt.runtime.service.intake import MAX_METADATA
 from frugal_rt.runtime.service.jobs import Job, Jobs
 
-from ..waiting import until
+from ..waiting import stopped, until
 from .asking import begin, error, events
 
 
@@ -126,9 +127,19 @@ def test_what_a_picture_carries_is_not_kept_with_its_job(serve):
     assert serving.memory() - before < 60 << 20
 
 
-def test_a_job_is_watched_to_its_end_and_then_forgotten(client):
-    job = begin(client, task="sr", scale=2, steps=12, fit="resize")
-    seen = events(client, job)
+def test_a_job_is_watched_to_its_end_and_then_forgotten(client, pool, monkeypatch):
+    changes, still = Job.changes, ExitStack()
+
+    async def watched(job):
+        still.close()  # the worker goes on when the job is watched
+        async for changed in changes(job):
+            yield changed
+
+    monkeypatch.setattr(Job, "changes", watched)
+    with still:
+        still.enter_context(stopped(*pool.processes))
+        job = begin(client, task="sr", scale=2, steps=12, fit="resize")
+        seen = events(client, job)
     assert {name for name, _ in seen[:-1]} <= {"queued", "running"}
     name, last = seen[-1]
     assert name == last["state"] == "done"

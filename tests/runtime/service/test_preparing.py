@@ -1,11 +1,16 @@
 """Pictures that cost whoever decodes them: the service and everybody else go on, and the clock runs from arrival."""
 
+import asyncio
 import io
 import json
+import os
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -17,6 +22,8 @@ from PIL import Image
 from frugal_rt.runtime.pictures import decoding
 from frugal_rt.runtime.pictures.damage import Damage
 from frugal_rt.runtime.pictures.decoding import Limits
+from frugal_rt.runtime.process import cpu_ticks
+from frugal_rt.runtime.service import preparing
 from frugal_rt.runtime.service.preparer import Ask, Setup, _answer
 
 MANY = 40_000
@@ -157,6 +164,36 @@ def test_a_process_that_hangs_is_replaced_at_the_deadline(serving, png):
         process.send_signal(signal.SIGSTOP)
     assert "deadline" in error(ask(serving, png, timeout=0.5), 504)
     assert ask(serving, png).status_code == 200
+
+
+@pytest.mark.parametrize(("ticks", "answered"), [([0, 3, 3, 5], True), ([0, 3, 3, 3], False), ([None] * 4, False)])
+def test_a_process_that_works_is_waited_for_and_one_that_does_not_is_given_up(monkeypatch, ticks, answered):
+    """It answers at the fourth look at its CPU time, where there is one."""
+    looks, gate = iter(ticks), threading.Event()
+
+    def look(process):
+        found = next(looks, 9)
+        if found == 5:
+            gate.set()
+        return found
+
+    process = SimpleNamespace(poll=lambda: None, kill=gate.set, wait=lambda: None)
+    connection = SimpleNamespace(send=lambda setup: None)
+    monkeypatch.setattr(preparing, "launch", lambda *arguments: (process, connection))
+    monkeypatch.setattr(preparing, "cpu_ticks", look, raising=False)
+    monkeypatch.setattr(preparing, "_exchange", lambda *message: gate.wait() and "an answer")
+    monkeypatch.setattr(preparing, "PATIENCE", 0.02)
+    lane = preparing._Lane(Setup(Limits(), 0, 0, 0, 0))
+    with nullcontext() if answered else pytest.raises(preparing._Ended, match="no answer"):
+        assert asyncio.run(lane.ask("a peer")) == "an answer"
+
+
+def test_a_process_s_cpu_time_is_this_one_s():
+    me = SimpleNamespace(pid=os.getpid())
+    before = cpu_ticks(me)
+    if before is None:
+        pytest.skip("the system does not tell it")
+    assert before / os.sysconf("SC_CLK_TCK") == pytest.approx(sum(os.times()[:2]), abs=0.5)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

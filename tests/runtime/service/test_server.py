@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,10 +13,12 @@ import httpx
 import psutil
 import pytest
 
+from frugal_rt.engines.files import lock
 from frugal_rt.export import export_plan, read_prior
+from frugal_rt.runtime.service.server import _listen_on_file
 
-from ..waiting import until
-from .asking import begin, counts, error, events, restore
+from ..waiting import stopped, until
+from .asking import begin, counts, error, events, png, restore
 
 
 @pytest.fixture
@@ -35,6 +38,13 @@ def server(plan_copy, tmp_path):
             process.wait()
 
 
+def worker_of(process) -> psutil.Process:
+    """Return the process in which the service restores."""
+    children = psutil.Process(process.pid).children()
+    (worker,) = (child for child in children if "frugal_rt.runtime.pool.worker" in child.cmdline())
+    return worker
+
+
 def _ready(address):
     try:
         return httpx.get(f"{address}/readyz").status_code == 200
@@ -49,15 +59,16 @@ def test_a_stopped_service_answers_what_it_took_and_nothing_more(server):
         threading.Thread(target=lambda: answers.append(restore(httpx.Client(base_url=address, timeout=60), steps=300)))
         for _ in range(3)
     ]
-    for thread in asking:
-        thread.start()
     with httpx.Client(base_url=address, timeout=60) as client:
-        job = begin(client, steps=300)
-        until(lambda: client.get(job).json()["state"] == "running")
-        os.kill(process.pid, signal.SIGTERM)
-        until(lambda: client.get("/readyz").status_code == 503)
-        assert client.get("/livez").status_code == 200
-        assert error(restore(client), 503)
+        with stopped(worker_of(process).pid):
+            for thread in asking:
+                thread.start()
+            job = begin(client, steps=300)
+            until(lambda: counts(client)["frugal_images"] == 4)
+            os.kill(process.pid, signal.SIGTERM)
+            until(lambda: client.get("/readyz").status_code == 503)
+            assert client.get("/livez").status_code == 200
+            assert error(restore(client), 503)
         assert events(client, job)[-1][0] == "done"
         time.sleep(1)  # it waits for its picture to be fetched
         assert client.get(f"{job}/image").status_code == 200
@@ -73,11 +84,15 @@ def test_a_stopped_service_answers_what_it_took_and_nothing_more(server):
 
 def test_a_client_that_hangs_up_stops_its_restoration(server):
     address, _, _ = server
-    with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=address, timeout=0.5) as client:
-        restore(client, steps=1000, method="dps")
-    with httpx.Client(base_url=address, timeout=10) as client:
-        until(lambda: counts(client)["frugal_images"] == 0, 2)
-        assert counts(client)['frugal_restorations_total{outcome="cancelled"}'] == 1
+    with httpx.Client(base_url=address, timeout=60) as client:
+        data = {"parameters": json.dumps({"steps": 1000, "method": "dps"})}
+        asked = client.build_request("POST", "/v1/restore", files={"image": png()}, data=data)
+        head = "".join(f"{name}: {value}\r\n" for name, value in asked.headers.items())
+        with socket.create_connection((asked.url.host, asked.url.port)) as connection:
+            connection.sendall(f"POST /v1/restore HTTP/1.1\r\n{head}\r\n".encode() + asked.read())
+            until(lambda: counts(client)["frugal_images"] == 1)
+        until(lambda: counts(client).get('frugal_restorations_total{outcome="cancelled"}') == 1)
+        assert counts(client)["frugal_images"] == 0
 
 
 def test_a_hangup_signal_goes_over_to_the_plan_that_is_there_now(server, plan_copy, make_prior, tmp_path):
@@ -108,11 +123,23 @@ def test_an_address_that_is_taken_is_one_sentence(server, plan_copy):
     assert len(run.stderr.splitlines()) == 1
 
 
+def test_a_socket_s_file_is_not_taken_for_a_dead_one_s_before_it_is_listened_on(tmp_path, monkeypatch):
+    real, free = socket.socket.listen, []
+
+    def listen(self):
+        another = os.open(tmp_path, os.O_RDONLY)
+        free.append(lock(another))
+        os.close(another)
+        real(self)
+
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    with _listen_on_file(tmp_path / "s"):
+        assert free == [False]
+
+
 def test_a_worker_s_death_is_in_the_log_and_the_counts(server):
     address, process, log = server
-    children = psutil.Process(process.pid).children()
-    (worker,) = (child for child in children if "frugal_rt.runtime.pool.worker" in child.cmdline())
-    worker.kill()
+    worker_of(process).kill()
     with httpx.Client(base_url=address, timeout=60) as client:
         until(lambda: counts(client)["frugal_worker_restarts"] == 1)
         assert restore(client, steps=3).status_code == 200

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -243,10 +242,12 @@ def status(path: Path) -> int:
         connection.close()
 
 
-def test_a_unix_socket_is_listened_on_and_taken_over_from_the_dead(tiny_plan, tmp_path):
+def test_a_unix_socket_is_listened_on_taken_over_from_the_dead_and_left_to_the_next(tiny_plan, tmp_path):
     path = tmp_path / "s"
     command = [sys.executable, "-m", "frugal_rt", "serve", "-e", str(tiny_plan), "--backend", "cpu", "--uds", str(path)]
-    for end in (signal.SIGKILL, signal.SIGTERM):  # the second finds the file that the first has left
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))  # its file stays
+    for succeeded in (False, True):
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
                 until(lambda: status(path) == 200, 60)
@@ -254,10 +255,14 @@ def test_a_unix_socket_is_listened_on_and_taken_over_from_the_dead(tiny_plan, tm
                 assert second.returncode == 1
                 assert f"cannot listen on {path}" in second.stderr
                 assert status(path) == 200
+                if succeeded:
+                    path.rename(tmp_path / "old")
+                    with socket.socket(socket.AF_UNIX) as successor:
+                        successor.bind(str(path))
             finally:
-                process.send_signal(end)
+                process.terminate()
                 process.wait(60)
-    assert not path.exists()
+        assert path.exists() == succeeded
 
 
 @pytest.mark.parametrize(
