@@ -111,7 +111,7 @@ def alone(folder: Path) -> Iterator[None]:
         with file:
             if not lock(file):
                 raise InputError(f"another command is writing into {folder}; wait for its end, or name another folder")
-            if not _is_at(file, path):  # its last holder removed it before it was locked
+            if not is_at(file, path):  # its last holder removed it before it was locked
                 continue
             try:
                 yield
@@ -121,8 +121,8 @@ def alone(folder: Path) -> Iterator[None]:
             return
 
 
-def _is_at(file: IO[bytes], path: Path) -> bool:
-    """Return whether the open file still has that name."""
+def is_at(file: IO[bytes], path: Path) -> bool:
+    """Return whether the open file still has that name. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False

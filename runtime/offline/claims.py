@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
-from ...engines.files import is_there, make_folder
+from ...engines.files import is_at, is_there, make_folder
 
 try:
     import fcntl
@@ -45,7 +45,7 @@ class Claims:
             return
         self._unlock(0)  # before it tries to be the last, so that of several one is
         with contextlib.suppress(OSError):
-            if self._lock(0) and self._is_there(self._file):
+            if self._lock(0) and is_at(self._file, self._folder / NAME):
                 (self._folder / NAME).unlink()
         self._file.close()
         self._file = None
@@ -63,17 +63,10 @@ class Claims:
             with contextlib.suppress(FileNotFoundError):
                 self._file = (self._folder / NAME).open("a+b")
                 self._lock(0, wait=True, shared=True)
-                if self._is_there(self._file):
+                if is_at(self._file, self._folder / NAME):
                     return
                 self._file.close()
             self._file = None
-
-    def _is_there(self, file: IO[bytes]) -> bool:
-        """Return whether the open file is the folder's, and not one that was removed. Raises OSError."""
-        try:
-            return os.path.samestat(os.fstat(file.fileno()), (self._folder / NAME).stat())
-        except FileNotFoundError:
-            return False
 
     def _lock(self, byte: int, wait: bool = False, shared: bool = False) -> bool:
         if fcntl is None or self._file is None:

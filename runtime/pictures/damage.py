@@ -56,7 +56,8 @@ class Damage:
     kernel: str | np.ndarray | None = None
     """Text for `parse_kernel`, or weights (h, w). With `scale`, the blur before one pixel of scale x scale is kept."""
     border: str | None = None
-    """The assumption about pixels outside a blurred picture, one of BORDERS; None: mirrored if the kernel allows it."""
+    """The assumption about pixels outside a blurred picture, one of BORDERS; None: nothing, or by a prior of one
+    size, and to simulate, mirrored if the kernel allows it."""
     fraction: float | None = None
     """Share of the Walsh-Hadamard coefficients that are measured."""
     matrix: np.ndarray | None = None

@@ -207,7 +207,7 @@ def measure(
     if grey is not None and found is not None and not is_clean:
         y, sigma = in_colour(y, sigma)
     inside = None
-    if fit == SURROUNDED:
+    if fit == SURROUNDED and damage.kernel is not None:
         inside = valid_part(_weights(damage.kernel), image_shape)
     elif photo.outside is not None:
         factor = image_shape[1] // operator.measurement_shape[1]

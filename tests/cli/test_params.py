@@ -110,7 +110,7 @@ def test_a_picture_is_repeated_in_the_same_way_or_refused(here, local_plan, monk
 
 def test_what_the_command_line_says_takes_the_place_of_an_alternative_in_the_file(here):
     """Noise in grey levels for sigma, an aim for the sampler's settings, and the other way round."""
-    Image.new("RGB", (16, 16), "grey").save("flat.png")
+    Image.new("RGB", (16, 16), "teal").save("flat.png")
     asked = ("restore", "-e", "tiny.plan", "flat.png")
     assert frugal(*asked, "--sigma", "0.2", "--steps", "4", "-o", "first.png").exit_code == 0
     assert (

@@ -193,7 +193,7 @@ def test_an_operator_of_another_size_is_refused(restorer):
 
 def test_sigma_left_out_is_by_the_rule_of_the_command_line(restorer, operator):
     """Estimated to denoise, of a batch as a mean variance, and 0.01 otherwise: as `measure` settles it."""
-    smooth = np.linspace(-0.8, 0.8, 16 * 16, dtype=np.float32).reshape(16, 16) * np.ones((3, 1, 1), np.float32)
+    smooth = np.linspace(-0.8, 0.8, 16 * 16, dtype=np.float32).reshape(16, 16) * np.float32([[[1]], [[0.9]], [[0.8]]])
     y = smooth + 0.1 * np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
     denoise = operators.Denoise(SHAPE)
     asked = prepare(Photo(y), SHAPE, Damage(task="denoise")).sigma
