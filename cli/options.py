@@ -108,8 +108,8 @@ _DAMAGE = (
     click.option(
         "--border",
         type=click.Choice(list(BORDERS)),
-        help="The pixels assumed past a blurred picture's border. Default: valid, which assumes nothing. By a prior of one "
-        "size, and to degrade: mirror, where the kernel allows it.",
+        help="The pixels assumed past a blurred picture's border. Default: valid, which assumes nothing. By a prior of "
+        "one size, and to degrade: mirror, where the kernel allows it.",
     ),
     click.option(
         "--keep-fraction", type=float, metavar="F", help="This share of the Walsh-Hadamard coefficients was measured."

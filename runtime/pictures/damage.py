@@ -206,8 +206,7 @@ def _task(photo: Photo, damage: Damage, image_shape: Shape, factor: int | None) 
         return "sr", f"{width}x{height} is 1/{factor} of {image_shape[2]}x{image_shape[1]} a side"
     if photo.missing is not None:
         return "inpaint", "pixels are missing"
-    grey = ", and grey stays grey: --task colorize colours it" if photo.is_grey and image_shape[0] == 3 else ""
-    return "denoise", f"nothing is missing from the picture{grey}"
+    return "denoise", "nothing is missing from the picture"
 
 
 def named_task(damage: Damage) -> str | None:

@@ -206,6 +206,7 @@ def measure(
             because += _left(noise_left(y[(..., *seen)], known, photo.is_grey))
     if grey is not None and found is not None and not is_clean:
         y, sigma = in_colour(y, sigma)
+        because += "; grey stays grey: --task colorize colours it" if damage.task is None else ""
     inside = None
     if fit == SURROUNDED and damage.kernel is not None:
         inside = valid_part(_weights(damage.kernel), image_shape)

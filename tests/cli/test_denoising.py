@@ -89,7 +89,8 @@ def test_a_clean_picture_alone_is_left_alone_and_writes_nothing(smooth):
     before = set(Path().iterdir())
     refuses(
         "smooth.png: nothing is missing from the picture, and its noise from pixel to pixel is 0.0 grey levels of 255, "
-        "below 2: nothing was found wrong; larger spots, as phones leave them, are not looked for; say what was done to it, such as --noise 5, or where it goes as it is: -o",
+        "below 2: nothing was found wrong; larger spots, as phones leave them, are not looked for; say what was done "
+        "to it, such as --noise 5, or where it goes as it is: -o",
         *DENOISE,
         "smooth.png",
     )

@@ -33,7 +33,7 @@ from .photos import HOLE, SHAPE, photo, scene
     [
         (photo(4, 4), "sr", "4x4 is 1/4 of 16x16"),
         (photo(missing=HOLE), "inpaint", "9% of the pixels are missing"),
-        (photo(channels=1), "denoise", "grey stays grey: --task colorize colours it; sigma"),
+        (photo(channels=1), "denoise", "of 255; grey stays grey: --task colorize colours it"),
         (photo(), "denoise", "estimated"),
         (photo(4, 4, channels=1), "sr", "4x4 is 1/4"),
     ],
