@@ -38,7 +38,7 @@ OFFICIAL_ZETA = {"sr": 0.3, "deblur": 0.3, "inpaint": 0.5}
 """The paper's zeta of DPS, for 1000 steps, by operator; 1, its largest, for other operators."""
 OFFICIAL_LAMBDA = 1.75
 GUIDANCE = ("own", "official")
-SAMPLER = 8
+SAMPLER = 9
 """The version of the sampler, in the settings of every result. Another version gives other pixels."""
 AIMS = {"detail": 8, "fidelity": FLIPS}
 """The most network calls of denoising by aim: the probability flow from the picture, or the mean over flips."""
@@ -211,7 +211,8 @@ class Guidance:
         if isinstance(operator, Coded):
             return JPEG_NOISE if operator.hidden is None else DAMAGED_JPEG_NOISE
         least = max(SPLITTING_NOISE, expected_error(operator, self.noise))
-        if not operator.unseen:
+        around = operator.name == "deblur" and operator.missing is None
+        if around or not operator.unseen:  # a blur leaves unseen what lies around the picture, if anything
             return least
         error, most = SPLITTING_ERROR, SPLITTING_MOST_OF_HOLES if isinstance(operator, Inpaint) else SPLITTING_MOST
         if matched:

@@ -206,7 +206,10 @@ def test_gradients_are_for_what_is_not_seen(restorer, how, gradients):
 def test_a_splitting_starts_at_the_noise_that_the_error_expected_says(sigma):
     shape, asked = (3, 64, 64), Guidance(sigma=sigma, aim="fidelity")
     blur, grey = operators.Deblur.gaussian(shape, 1.0), operators.Colorize(shape, "rec601")
-    assert asked.start_with(blur) == max(SPLITTING_NOISE, expected_error(blur, sigma))
+    around = operators.valid_blur(shape, operators.motion_kernel(9, 30))
+    assert around.unseen > 0
+    for whole in (blur, around):
+        assert asked.start_with(whole) == max(SPLITTING_NOISE, expected_error(whole, sigma))
     there = ((expected_error(grey, sigma) ** 2 - sigma**2 / 3) * 1.5) ** 0.5
     least = max(SPLITTING_NOISE, expected_error(grey, sigma))
     assert asked.start_with(grey) == pytest.approx(max(least, min(SPLITTING_MOST, (there / SPLITTING_ERROR) ** 4)))
