@@ -66,7 +66,7 @@ class Targets:
             if output.suffix.lower() in PICTURES and not in_folder:
                 raise InputError(f"{output} is named as a picture; several go into a folder: -o FOLDER")
             targets = _in_folder(output, sources, suffix)
-        whole = {source for source, target in targets.items() if is_whole(target, samples)}  # as others may add to them
+        whole = {source for source, target in targets.items() if is_whole(target, samples)}  # others may add
         there = [source for source in targets if resume and source in whole]
         due = {source: target for source, target in targets.items() if not (resume and source in whole)}
         whys = {} if one else {source: _unfit(target, samples) for source, target in due.items()}

@@ -9,7 +9,7 @@ import numpy as np
 from ...engines import InputError, MissingExtra, Plan
 from ..operators import GREY_WEIGHTS, Shape
 from .damage import GREY, SIGMA, Damage, SettledDamage, settle
-from .decoding import Photo
+from .decoding import Photo, is_grey
 from .detail import detail
 from .faces import SURE, Face, find_faces
 from .images import fit_photo, resized
@@ -101,7 +101,7 @@ class FramedFace(NamedTuple):
         if colours:
             weights = np.asarray(GREY_WEIGHTS[self.measurement.operator.settings["weights"]], np.float32)
             old = old if len(old) == 1 else np.tensordot(weights, old, 1)[None]
-        elif (old == old[:1])[:, known].all():
+        elif is_grey(old, ~known):
             old, images = old[:1], _grey(images)
         for image, restored in zip(whole, images, strict=True):
             new = np.stack([resized(channel, (frame.side, frame.side)) for channel in restored])
@@ -196,8 +196,8 @@ def align(photo: Photo, plan: Plan, damage: Damage) -> Aligned:
     """Find at most MOST faces in `photo`, frame them as the prior of `plan` was trained, and measure them.
 
     `damage.sigma`, or its estimate in denoising, is of the photograph's pixels; a frame that is shrunk averages them,
-    and has less noise. Left out are faces that would be
-    enlarged by more than ENLARGED, and in inpainting faces without a missing pixel.
+    and has less noise. Left out are faces that would be enlarged by more than ENLARGED, and in inpainting faces without
+    a missing pixel.
 
     Raises InputError without a face, for a task that is not in ALIGNED, and where the plan has no framing;
     MissingExtra.

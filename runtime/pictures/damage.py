@@ -139,8 +139,8 @@ def settle(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None = N
     """Settle the damage of `photo`, a measurement of an image of `image_shape` (C, H, W).
 
     Without a task, or an option that implies one, the photo decides: smaller by a whole factor is super-resolution,
-    transparent pixels are inpainting, anything else is denoising: grey stays grey. fit: how the photo will
-    be brought to the image's size; with "pad" boxes lie in the middle of the photo before padding.
+    transparent pixels are inpainting, anything else is denoising: grey stays grey. fit: how the photo will be brought
+    to the image's size; with "pad" boxes lie in the middle of the photo before padding.
 
     Raises InputError for an option that the task does not read, a mask that does not fit the photo, a box that leaves
     nothing, and a photo that cannot be padded.

@@ -162,10 +162,7 @@ class Photo:
     @cached_property
     def is_grey(self) -> bool:
         """Whether all channels are equal, where pixels are not missing."""
-        if len(self.pixels) == 1:
-            return True
-        equal = (self.pixels == self.pixels[:1]).all(axis=0)
-        return bool((equal if self.missing is None else equal | self.missing).all())
+        return is_grey(self.pixels, self.missing)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -175,6 +172,12 @@ class Photo:
     def colour(self) -> "Photo":
         """The same picture with three channels."""
         return replace(self, pixels=np.broadcast_to(self.pixels, (3, *self.pixels.shape[1:])))
+
+
+def is_grey(pixels: np.ndarray, missing: np.ndarray | None = None) -> bool:
+    """Return whether all channels of a picture (C, H, W) are equal, where its pixels are not missing (H, W)."""
+    equal = (pixels[1:] == pixels[:1]).all(axis=0)
+    return bool((equal if missing is None else equal | missing).all())
 
 
 def decode_photo(

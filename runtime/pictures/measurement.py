@@ -71,9 +71,9 @@ def told_by_file(photo: Photo, damage: Damage, prior_shape: Shape, any_size: boo
     """Return `damage` with the task jpeg, where no task is given and the photo is, or was, a coarse JPEG.
 
     Its quantisation tables must be COARSE, it must be whole, and no noise must be found in it, which would be the
-    greater damage. A mask may mark damage in it. The prior must take images of any size, as a JPEG's
-    blocks cannot be moved. A kind of JPEG whose coefficients cannot be read is left as it is. Other arguments as in
-    `own_size`. Raises InputError as `estimate_sigma`.
+    greater damage. A mask may mark damage in it. The prior must take images of any size, as a JPEG's blocks cannot be
+    moved. A kind of JPEG whose coefficients cannot be read is left as it is. Other arguments as in `own_size`. Raises
+    InputError as `estimate_sigma`.
     """
     named = not replace(damage, mask=None).leaves_task or damage.sigma is not None or fit is not None
     whole = photo.missing is None and prior_shape[0] == 3
@@ -167,9 +167,9 @@ def measure(
 ) -> Measurement:
     """Make the measurement of an image of `image_shape` (C, H, W) from a photo with its settled damage.
 
-    fit: how to bring a photo to the size needed: "crop", "resize", or "pad", which leaves its surroundings unmeasured;
-    `Measurement.inside` is then the picture's part of the restored image. made: a dictionary, at first empty, that
-    keeps a few operators over calls with the same Damage, so that pictures of one size share them.
+    fit: how to bring a photo to the size needed: "crop", "resize", "pad", which leaves its surroundings unmeasured, or
+    SURROUNDED; after the last two `Measurement.inside` is the picture's part of the restored image. made: a dictionary,
+    at first empty, that keeps a few operators over calls with the same Damage, so that pictures of one size share them.
 
     Where sigma is not given it is `unnamed_sigma`'s. A grey photo is measured by `in_colour`. Raises InputError.
     """
@@ -220,9 +220,10 @@ def measure(
 
 
 def _border(photo: Photo, damage: Damage, image_shape: Shape, fit: str | None) -> str | None:
-    """Return the border to assume: the one given, or valid, but where the prior's size allows the photo none.
+    """Return the border to assume; None leaves the choice to `_blur`.
 
-    There a kernel that allows it is mirrored. A photo that is padded keeps what `_blur` chooses.
+    Where none is given it is valid for a photo that is surrounded, and for one of the prior's size whose kernel cannot
+    be mirrored.
     """
     if fit == SURROUNDED:
         return "valid"
@@ -481,7 +482,7 @@ def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, f
     prior_shape: (C, H, W) of the prior's images. any_size: whether the prior takes other sizes too. A prior of one size
     runs larger images in tiles, and smaller ones are padded. The prior's size is used for measurements that are no
     picture, and for damages of the prior's whole image: a photo smaller by a whole factor, outpainting without a box,
-    the inside of a blur.
+    the inside of a blur. A prior of any size restores what lies around a blurred photo too.
 
     fit: "crop" or "resize" to the prior's size; "pad" keeps the photo's. Raises InputError for a size that cannot be
     determined, or exceeds MAX_PIXELS.
@@ -515,9 +516,9 @@ def own_size(photo: Photo, damage: Damage, prior_shape: Shape, any_size: bool, f
 
 
 def _surrounding(damage: Damage) -> tuple[int, int]:
-    """Return how many more rows and columns than a blurred photo has its outer pixels have seen.
+    """Count the rows and columns around a blurred photo, of its own pixels, that its outer pixels have seen.
 
-    None where a border is given that says what lies there.
+    Both are 0 without a blur, and where a given border says what lies there.
     """
     if damage.kernel is None or damage.border not in (None, "valid"):
         return 0, 0

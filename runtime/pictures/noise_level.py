@@ -8,6 +8,7 @@ from ...engines import InputError
 from ...engines.stopping import check
 from ..operators import GREY_WEIGHTS
 from .damage import GREY, SIGMA
+from .decoding import is_grey
 
 CLEAN = 2 / 127.5
 """Noise below which a picture counts as clean, on the [-1, 1] scale: 2 grey levels of 255.
@@ -79,8 +80,8 @@ def estimate_sigma(pixels: np.ndarray, missing: np.ndarray | None = None) -> flo
     height, width = pixels.shape[1:]
     if min(height, width) < 4:
         raise InputError(f"the noise of a picture of {width}x{height} cannot be estimated; say --noise")
-    if len(pixels) == 3 and (pixels == pixels[:1]).all():
-        pixels = pixels[:1]  # grey, stored as colour
+    if is_grey(pixels, missing):
+        pixels = pixels[:1]  # which may be stored as colour
     found = _estimate(pixels, missing)
     if len(pixels) == 1:
         return found
